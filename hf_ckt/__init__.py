@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Contrastive knowledge transfer and robust alignment on top of TRL's `SFTTrainer`.
+
+The public names are loaded at their first use: `import hf_ckt` alone takes milliseconds and imports no torch, so the
+command line answers at once and a tool that only asks for the version does not pay for a deep learning framework.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import ContrastiveRobustConfig
+    from .kernels import LinearHead, chunked_token_losses
+    from .trainer import ContrastiveRobustTrainer
+
+__version__ = "0.1.0"
+
+# public name -> module that defines it
+_HOMES = {
+    "ContrastiveRobustConfig": ".config",
+    "ContrastiveRobustTrainer": ".trainer",
+    "LinearHead": ".kernels",
+    "chunked_token_losses": ".kernels",
+}
+
+__all__ = ["ContrastiveRobustConfig", "ContrastiveRobustTrainer", "LinearHead", "__version__", "chunked_token_losses"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name], __name__), name)
+    globals()[name] = value  # later uses do not come here again
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Every private or undocumented name of trl, transformers and peft that the package touches, with the version it was read
+from and the reason. When a release moves a seam, this is the file to mend.
+"""
+
+import functools
+import types
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import Tensor
+from transformers import PreTrainedModel
+from trl.trainer.utils import create_model_from_path, get_config_model_id, maybe_gather_lm_head_ctx
+
+__all__ = [
+    "adapters_disabled",
+    "create_model_from_path",
+    "gathered_head",
+    "get_config_model_id",
+    "has_switchable_adapters",
+    "install_objective_forward",
+    "load_balancing_loss",
+    "logit_scale",
+]
+
+
+def install_objective_forward(model: PreTrainedModel) -> None:
+    """
+    Lets `model(..., objective=f)` return `f(model, inputs)` instead of logits; without `objective` nothing changes.
+
+    The objective runs several backbone passes and reads the head; inside one forward of the wrapped model the hooks of
+    DDP, FSDP and accelerate's autocast fire once around all of it. trl 1.16 patches the forward of the base model for
+    its fused head in the same way (`add_fused_lm_head`), so both patches stack, in either order.
+    """
+    if getattr(model, "_hf_ckt_objective_forward", False):
+        return
+    inner = model.forward
+
+    # `generate` validates its arguments against the signature, so the original one is kept.
+    @functools.wraps(type(model).forward)
+    def forward(self: PreTrainedModel, *args: Any, objective: Callable | None = None, **kwargs: Any) -> Any:
+        if objective is None:
+            return inner(*args, **kwargs)
+        return objective(self, {name: value for name, value in kwargs.items() if value is not None})
+
+    model.forward = types.MethodType(forward, model)  # type: ignore[method-assign]
+    model._hf_ckt_objective_forward = True  # type: ignore[assignment]
+
+
+def _switchable(model: torch.nn.Module) -> list[Any]:
+    return [module for module in model.modules() if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))]
+
+
+def has_switchable_adapters(model: torch.nn.Module) -> bool:
+    """Whether the model holds adapter layers that can be switched off (LoRA, DoRA, IA3, ...; no prompt learning)."""
+    return any(isinstance(module, BaseTunerLayer) for module in _switchable(model))
+
+
+@contextmanager
+def adapters_disabled(model: torch.nn.Module) -> Iterator[None]:
+    """
+    Switches all adapters off for a pass and back on afterwards.
+
+    peft 0.21's public `disable_adapter` also sets `requires_grad` on the adapter weights, which un-freezes what the
+    user had frozen; its layers and wrappers only read `_disable_adapters` in their forward.
+    """
+    modules = [module for module in _switchable(model) if not module._disable_adapters]
+    try:
+        for module in modules:
+            module._disable_adapters = True
+        yield
+    finally:
+        for module in modules:
+            module._disable_adapters = False
+
+
+def gathered_head(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None, AbstractContextManager]:
+    """
+    Returns the whole head where FSDP2 or ZeRO-3 sharded it, and the context in which it stays whole.
+
+    trl 1.16's `maybe_gather_lm_head_ctx` handles ZeRO-3, tied embeddings included; FSDP2's DTensor gathers itself.
+    """
+    if hasattr(weight, "full_tensor"):
+        weight = weight.full_tensor()
+        bias = None if bias is None else bias.full_tensor()  # type: ignore[attr-defined]
+    return weight, bias, maybe_gather_lm_head_ctx(weight, bias)
+
+
+def logit_scale(config: Any) -> float:
+    """
+    Returns the factor a text config applies to its logits.
+
+    transformers 5.23 has no common name for it: Cohere `logit_scale`, Muse `output_multiplier`, Falcon-H1
+    `lm_head_multiplier`; Granite and MiniCPM3 divide by `logits_scaling`, HyperCLOVA X multiplies by it.
+    """
+    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
+        value = getattr(config, name, None)
+        if value is not None:
+            return float(value)
+    value = getattr(config, "logits_scaling", None)
+    if value is None:
+        return 1.0
+    return float(value) if config.model_type == "hyperclovax" else 1.0 / float(value)
+
+
+def load_balancing_loss(router_logits: Any, config: Any, attention_mask: Tensor | None) -> Tensor:
+    """Returns the auxiliary loss of a mixture of experts; every family of transformers 5.23 shares Mixtral's."""
+    from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
+
+    return load_balancing_loss_func(router_logits, config.num_experts, config.num_experts_per_tok, attention_mask)

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The starter set: short harmful, look-alike and plain prompts, each with the answer an aligned model should give."""
+
+import json
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..checks import require_columns, require_known
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SPLITS = ("train", "heldout")
+KINDS = ("harmful", "lookalike", "plain")
+COLUMNS = ("id", "kind", "category", "prompt", "response")
+
+
+def load_starter_set(split: Literal["train", "heldout"] = "train") -> "Dataset":
+    """
+    Loads one part of the starter set; nothing is downloaded.
+
+    The harmful prompts are short requests without harmful content, answered by a refusal that gives its reason and a
+    safe way on. The look-alikes use a violent or illegal word innocently and are answered helpfully, like the plain
+    ones: without them a model learns to refuse by keyword. The two parts share no wording, so a rate measured on
+    `"heldout"` is not recall.
+
+    Args:
+        split (`str`, *optional*, defaults to `"train"`):
+            `"train"` or `"heldout"`.
+
+    Returns:
+        [`~datasets.Dataset`] with the string columns `id`, `kind` (`"harmful"`, `"lookalike"` or `"plain"`),
+        `category`, `prompt` and `response`.
+
+    Raises:
+        ValueError: If there is no such split, or if a line of the packaged file cannot be read as a row.
+
+    Example:
+
+    >>> from hf_ckt.data import load_starter_set
+    >>> rows = load_starter_set("heldout")
+    >>> sorted(set(rows["kind"]))
+    ['harmful', 'lookalike', 'plain']
+    """
+    require_known("split", split, SPLITS)
+    # Imported here: the command line reads this module's names without wanting to wait for pyarrow.
+    from datasets import Dataset
+
+    rows = _read_rows(split)
+    return Dataset.from_dict({name: [row[name] for row in rows] for name in COLUMNS})
+
+
+def to_prompt_completion(dataset: "Dataset", system_prompt: str | None = None) -> "Dataset":
+    """
+    Turns starter rows into TRL's conversational prompt-completion format, so that only the answers are trained on.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            Rows with `prompt` and `response` as text. Their other columns are kept.
+        system_prompt (`str`, *optional*):
+            Put before each prompt as a system message.
+
+    Returns:
+        [`~datasets.Dataset`] with `prompt` and `completion` as lists of messages, without `response`.
+
+    Raises:
+        ValueError: If `prompt` or `response` is missing.
+
+    Example:
+
+    >>> from hf_ckt.data import load_starter_set, to_prompt_completion
+    >>> row = to_prompt_completion(load_starter_set("train"))[0]
+    >>> [message["role"] for message in row["prompt"] + row["completion"]]
+    ['user', 'assistant']
+    """
+    require_columns("starter", dataset.column_names, ("prompt", "response"), "to_prompt_completion")
+    before = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
+
+    def to_messages(row: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "prompt": [*before, {"role": "user", "content": row["prompt"]}],
+            "completion": [{"role": "assistant", "content": row["response"]}],
+        }
+
+    return dataset.map(to_messages, remove_columns=["response"], desc="Writing prompts and answers as messages")
+
+
+def _read_rows(split: str) -> list[dict[str, str]]:
+    file_name = f"starter_{split}.jsonl"
+    text = resources.files(__package__).joinpath(file_name).read_text(encoding="utf-8")
+    rows = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{file_name}, line {number}: is not JSON ({error}).") from error
+        if sorted(row) != sorted(COLUMNS) or row["kind"] not in KINDS:
+            raise ValueError(
+                f"{file_name}, line {number}: a row needs exactly the keys {', '.join(COLUMNS)}, with kind one of "
+                f"{', '.join(KINDS)}, got {row!r}."
+            )
+        rows.append(row)
+    return rows

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The card that is saved and pushed beside the weights: what was trained, on what, how, and what is not claimed."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCard
+
+_TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
+
+_TAGS = ("hf_ckt", "trl", "sft", "contrastive-distillation", "knowledge-distillation", "robustness", "safety")
+
+_PAPER_CITATION = """\
+@misc{2510.27077,
+  title         = {Contrastive Knowledge Transfer and Robust Optimization for Secure Alignment of Large Language Models},
+  year          = {2025},
+  eprint        = {2510.27077},
+  archivePrefix = {arXiv}
+}"""
+
+_TRL_CITATION = """\
+@software{trl,
+  title   = {{TRL: Transformers Reinforcement Learning}},
+  author  = {von Werra, Leandro and Belkada, Younes and Tunstall, Lewis and Beeching, Edward and Thrush, Tristan and
+             Lambert, Nathan and Huang, Shengyi and Rasul, Kashif and Gallou{\\'e}dec, Quentin},
+  license = {Apache-2.0},
+  url     = {https://github.com/huggingface/trl},
+  year    = {2020}
+}"""
+
+# Settings that name a place on the machine or a secret. They are left out whole; everything else is cleaned by value.
+_PRIVATE_SETTING = re.compile(r"(_dir|_path|_file|_cache|^run_name|^resume_from_checkpoint|password|secret|api_key)$")
+_PUBLIC_TOKENS = ("eos_token", "pad_token", "bos_token", "unk_token")
+
+_SECRET = re.compile(
+    r"\b(?:hf_|api_org_|ghp_|gho_)[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}|\bsk-[\w-]{20,}|(?<=://)[^/@\s]+(?=@)"
+)
+_HUB_CACHE = re.compile(r"\bmodels--(?P<id>[\w.-]+?)[/\\]snapshots\b")
+# An absolute path inside a longer text: at least two parts, not the path of a web address and not a ratio.
+_ABSOLUTE_PATH = re.compile(r"(?<![\w:/.~\\])(?:file://)?(?:~?(?:/[\w.@+ -]*[\w.@+-]){2,}|[A-Za-z]:[\\/][^\s'\"|]+)/?")
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+
+
+def build_model_card(
+    *,
+    model_name: str,
+    base_model: str | None,
+    hub_model_id: str | None,
+    dataset_name: str | Sequence[str] | None,
+    tags: str | Sequence[str] | None,
+    objective: Sequence[Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    framework_versions: Mapping[str, str],
+    teacher: str | None,
+    is_adapter: bool,
+    training_summary: Mapping[str, Any] | None,
+    results: Sequence[Mapping[str, Any]] | None = None,
+) -> "ModelCard":
+    """
+    Writes the card of a trained model or adapter.
+
+    Nothing of the machine reaches the card: a folder is shown by its last name alone and stays out of the metadata
+    (a snapshot in the Hub's cache is named by its Hub id), and settings that hold a place or a token are left out.
+
+    Args:
+        model_name (`str`):
+            Title of the card.
+        base_model (`str`, *optional*):
+            Hub id or folder of the base model. None: not known.
+        hub_model_id (`str`, *optional*):
+            Where the model is, or will be, on the Hub. None: it stays local, and the snippet says to put the folder in.
+        dataset_name (`str` or `Sequence[str]`, *optional*):
+            Hub ids of the training data; what is local is shown by name only.
+        tags (`str` or `Sequence[str]`, *optional*):
+            Tags besides hf_ckt's own.
+        objective (`Sequence[Mapping]`):
+            One entry for each active term with `role`, `loss`, `weight`, `schedule` and `settings` (a mapping).
+        settings (`Mapping`):
+            Training settings by name.
+        framework_versions (`Mapping[str, str]`):
+            Library to version.
+        teacher (`str`, *optional*):
+            Hub id or folder of the teacher, or words that describe it. None: trained without one.
+        is_adapter (`bool`):
+            True when an adapter was saved and not a whole model.
+        training_summary (`Mapping`, *optional*):
+            Last logged values, steps, time. They are shown as measured on the training run.
+        results (`Sequence[Mapping]`, *optional*):
+            Rows of an evaluation table. None: the card says that nothing was evaluated.
+
+    Returns:
+        [`~huggingface_hub.ModelCard`]
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    datasets = [dataset_name] if isinstance(dataset_name, str) else list(dataset_name or [])
+    extra_tags = [tags] if isinstance(tags, str) else list(tags or [])
+    base_id, hub_id = _hub_id(base_model), _hub_id(hub_model_id)
+    data = ModelCardData(
+        library_name="peft" if is_adapter else "transformers",
+        pipeline_tag="text-generation",
+        base_model=base_id,
+        datasets=[name for name in map(_hub_id, datasets) if name] or None,
+        tags=list(dict.fromkeys([*_TAGS, *extra_tags])),
+    )
+    if is_adapter and base_id:
+        data["base_model_relation"] = "adapter"
+    name = public_text(model_name)
+    return ModelCard.from_template(
+        data,
+        template_path=str(_TEMPLATE),
+        model_name=name,
+        base_link=_link(base_model, "https://huggingface.co/") or "not recorded",
+        dataset_link=", ".join(_link(item, "https://huggingface.co/datasets/") for item in datasets) or "not recorded",
+        teacher=_link(teacher, "https://huggingface.co/") or "none",
+        is_adapter=is_adapter,
+        is_published=hub_id is not None,
+        load_from=hub_id or name,
+        objective_table=_objective_table(objective),
+        settings_table=_table(("setting", "value"), _public_items(settings)),
+        summary_table=_table(("value", ""), _public_items(training_summary)) if training_summary else "",
+        results_table=_results_table(results) if results else "",
+        versions_table=_table(("library", "version"), list(framework_versions.items())),
+        paper_citation=_PAPER_CITATION,
+        trl_citation=_TRL_CITATION,
+    )
+
+
+def public_text(value: Any) -> str:
+    """
+    Returns a value as text that may be published: folders become their last name, tokens are removed.
+
+    Example:
+
+    >>> public_text("/data/models/my-base")
+    'my-base'
+    >>> public_text("org/name"), public_text(2e-4), public_text(["q_proj", "v_proj"])
+    ('org/name', '0.0002', 'q_proj, v_proj')
+    """
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={public_text(item)}" for key, item in value.items() if not _is_private(str(key)))
+    if isinstance(value, (list, tuple, set, frozenset)):
+        items = sorted(map(str, value)) if isinstance(value, (set, frozenset)) else value
+        return ", ".join(public_text(item) for item in items)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = str(getattr(value, "value", value))  # an enum is shown by its value
+    cached = _HUB_CACHE.search(text)
+    if cached:
+        return cached["id"].replace("--", "/")
+    if _is_local(text):
+        text = _last_name(text)
+    text = _ABSOLUTE_PATH.sub(lambda match: _last_name(match[0]), text)
+    return _SECRET.sub("[removed]", text)
+
+
+def _is_local(text: str) -> bool:
+    """True for a folder or file of this machine, also for a relative one, which transformers prefers to a Hub id."""
+    if text.startswith(("./", "../", "~", "file://", ".\\", "..\\")) or re.match(r"[A-Za-z]:[\\/]", text):
+        return True
+    return os.path.isabs(text) or (("/" in text or os.sep in text or "." in text) and os.path.exists(text))
+
+
+def _last_name(path: str) -> str:
+    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
+
+
+def _hub_id(name: str | None) -> str | None:
+    """Returns the name where it is a Hub id (also of a snapshot in the cache), None where it is local or free text."""
+    if not name:
+        return None
+    cached = _HUB_CACHE.search(name)
+    if cached:
+        return cached["id"].replace("--", "/")
+    is_id = _HUB_ID.fullmatch(name) and not _is_local(name) and not os.path.exists(name) and not _SECRET.search(name)
+    return name if is_id else None
+
+
+def _link(name: str | None, address: str) -> str:
+    hub_id = _hub_id(name)
+    # A word without an owner may be a description ("self") as well as an old Hub id: it is no link.
+    if hub_id and "/" in hub_id:
+        return f"[{hub_id}]({address}{hub_id})"
+    return _cell(name) if name else ""
+
+
+def _is_private(key: str) -> bool:
+    if key.endswith("token"):
+        return key not in _PUBLIC_TOKENS
+    return _PRIVATE_SETTING.search(key) is not None
+
+
+def _public_items(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return [(key, value) for key, value in values.items() if not _is_private(key)]
+
+
+def _objective_table(objective: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        (term["role"], term["loss"], term["weight"], term.get("schedule") or "constant", term.get("settings") or "")
+        for term in objective
+    ]
+    return _table(("role", "loss", "weight", "schedule", "settings"), rows)
+
+
+def _results_table(results: Sequence[Mapping[str, Any]]) -> str:
+    columns = list(dict.fromkeys(column for row in results for column in row))
+    return _table(columns, [[row.get(column, "") for column in columns] for row in results])
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [header, ["---"] * len(header), *([_cell(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) if rows else "None."
+
+
+def _cell(value: Any) -> str:
+    return " ".join(public_text(value).split()).replace("|", "\\|")

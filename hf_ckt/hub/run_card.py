@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The card of a trainer's run: what is read off the trainer for [`build_model_card`]."""
+
+import os
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from accelerate.utils import is_peft_model
+
+from .._upstream import get_config_model_id
+from ..discovery import part_name, part_settings
+from .model_card import build_model_card
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCard
+
+_SETTINGS = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "optim",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "max_length",
+    "packing",
+    "bf16",
+    "fp16",
+    "seed",
+    "perturbation",
+    "consistency_target",
+    "contrastive_level",
+    "contrastive_queue_size",
+    "contrastive_rejected",
+)
+_LIBRARIES = ("hf-ckt", "trl", "transformers", "peft", "torch", "datasets")
+
+
+def run_card(
+    trainer: Any, model_name: str | None, dataset_name: str | None, tags: str | list[str] | None
+) -> "ModelCard":
+    """
+    Returns the card of a [`~trainer.ContrastiveRobustTrainer`]'s run.
+
+    Args:
+        trainer ([`~trainer.ContrastiveRobustTrainer`]):
+            Its model, arguments, objective and log are read.
+        model_name (`str`, *optional*), dataset_name (`str`, *optional*), tags (`str` or `list[str]`, *optional*):
+            As Trainer's `create_model_card` takes them.
+    """
+    args, history = trainer.args, trainer.state.log_history
+    settings = {name: getattr(args, name) for name in _SETTINGS}
+    quantization = getattr(trainer.model.config, "quantization_config", None)
+    if quantization is not None:
+        settings["quantization"] = getattr(quantization, "quant_method", "quantized")
+        for flag in ("load_in_4bit", "load_in_8bit"):
+            if getattr(quantization, flag, False):
+                settings["quantization"] = f"bitsandbytes {flag.removeprefix('load_in_')}"
+    summary = {
+        name: value for entry in history[-2:] for name, value in entry.items() if isinstance(value, (int, float))
+    }
+    return build_model_card(
+        model_name=model_name or os.path.basename(os.path.normpath(args.output_dir)),
+        base_model=get_config_model_id(trainer.model.config) or None,
+        hub_model_id=trainer.hub_model_id,
+        dataset_name=dataset_name,
+        tags=[*([tags] if isinstance(tags, str) else tags or []), *trainer._tag_names],
+        objective=_terms(trainer),
+        settings=settings,
+        framework_versions={name: version(name) for name in _LIBRARIES},
+        teacher=trainer.teacher_name,
+        is_adapter=is_peft_model(trainer.model),
+        training_summary=summary or None,
+    )
+
+
+def _terms(trainer: Any) -> list[dict[str, Any]]:
+    if trainer.objective is None:
+        return [{"role": "task", "loss": trainer.args.loss_type, "weight": 1.0, "schedule": "constant"}]
+    return [
+        {
+            "role": role,
+            "loss": part_name(term.loss),
+            "weight": term.schedule.weight,
+            "schedule": term.schedule.shape,
+            "settings": {name: getattr(term.loss, name) for name in part_settings(type(term.loss))},
+        }
+        for role, term in trainer.objective.terms.items()
+    ]

@@ -1,0 +1,420 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+All token losses in one pass over the logits, a tile of kept positions at a time.
+
+Per tile: each view (student, noisy student, teacher, reference) is projected once, every active loss and metric is
+evaluated on the shared log-probabilities, autograd gives the gradient with respect to the tile's logits, one product
+with the head per student view gives the gradient of its hidden states, and the tile is dropped. No `(N, V)` tensor
+ever lives, and the gradient is ready when the forward pass ends.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..checks import require_count
+from ..discovery import load_part, part_name
+from ..views import LinearHead, LogitsView, TokenViews
+
+logger = logging.getLogger(__name__)
+
+# Bytes of one float32 logits tile. On CPU about the last-level cache per core pair; on an accelerator large enough
+# to keep the matrix units busy. Both bound the extra memory to a few such buffers.
+_TILE_BYTES = {"cpu": 32 * 2**20, "accelerator": 256 * 2**20}
+_STUDENT_VIEWS = ("student", "noisy")
+
+
+@dataclass
+class TokenLossOutput:
+    """
+    What [`chunked_token_losses`] returns.
+
+    Args:
+        total (`torch.Tensor`):
+            Weighted sum of the terms divided by `num_items`; a scalar in nats, differentiable.
+        terms (`dict[str, torch.Tensor]`):
+            Sum over the kept tokens of each loss, unweighted, in nats; detached.
+        metrics (`dict[str, torch.Tensor]`):
+            Sum over the kept tokens of each metric; detached.
+        num_kept (`int`):
+            Number of kept tokens.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    metrics: dict[str, Tensor]
+    num_kept: int
+
+
+def default_chunk_size(vocab_size: int, device: torch.device) -> int:
+    """Returns how many positions make a tile of the default size, a multiple of 16."""
+    budget = _TILE_BYTES["cpu" if device.type == "cpu" else "accelerator"]
+    return max(16, budget // (4 * vocab_size) // 16 * 16)
+
+
+class TileProgram:
+    """
+    The losses and metrics of an objective, evaluated on one tile of logits.
+
+    Args:
+        losses (`Sequence[tuple[str, TokenLoss]]`):
+            Key under which each loss is reported, and the loss.
+        metrics (`Sequence[tuple[str, TokenMetric]]`):
+            The same for metrics.
+    """
+
+    def __init__(self, losses: Sequence[tuple[str, Any]], metrics: Sequence[tuple[str, Any]] = ()):
+        self.losses, self.metrics = tuple(losses), tuple(metrics)
+        self.needs = frozenset().union(*(part.needs for _, part in (*self.losses, *self.metrics)))
+
+    @property
+    def key(self) -> tuple:
+        """Equal for programs that compute the same thing."""
+        return tuple((key, type(part), repr(part)) for key, part in (*self.losses, *self.metrics))
+
+    def __call__(
+        self,
+        logits: dict[str, Tensor],
+        views: dict[str, str],
+        caps: dict[str, tuple[float, float | None]],
+        labels: Tensor,
+        mask: Tensor | None,
+        weights: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """
+        Returns the tile's weighted total and the sums of all losses, then all metrics.
+
+        Args:
+            logits (`dict[str, torch.Tensor]`):
+                Raw projections `(N, V)` by name.
+            views (`dict[str, str]`):
+                Which projection each view reads: two views may share one.
+            caps (`dict[str, tuple[float, float | None]]`):
+                Logit scale and softcap of each projection.
+            labels (`torch.Tensor` of shape `(N,)`), mask (`torch.Tensor` of shape `(N,)`, *optional*):
+                Next-token ids; 0 in `mask` leaves a (padding) position out.
+            weights (`torch.Tensor`):
+                Weight of each loss.
+        """
+        shared = {name: LogitsView(_scale_and_cap(raw, *caps[name])) for name, raw in logits.items()}
+        tile = TokenViews(labels=labels, **{view: shared[name] for view, name in views.items()})
+
+        def total_of(per_token: Tensor) -> Tensor:
+            return (per_token if mask is None else per_token * mask).sum()
+
+        terms = [total_of(loss.per_token(tile)) for _, loss in self.losses]
+        total = (torch.stack(terms) * weights).sum() if terms else weights.sum()
+        with torch.no_grad():
+            metrics = [total_of(metric.per_token(tile)) for _, metric in self.metrics]
+        sums = torch.stack([value.detach().to(weights.dtype) for value in (*terms, *metrics)])
+        return total, sums
+
+
+def _scale_and_cap(raw: Tensor, scale: float, softcap: float | None) -> Tensor:
+    logits = raw.to(torch.promote_types(raw.dtype, torch.float32))
+    if scale != 1.0:
+        logits = logits * scale
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    return logits
+
+
+def chunked_token_losses(
+    losses: Mapping[Any, float],
+    student_hidden: Tensor,
+    head: LinearHead,
+    labels: Tensor,
+    *,
+    noisy_hidden: Tensor | None = None,
+    teacher_hidden: Tensor | None = None,
+    teacher_head: LinearHead | None = None,
+    reference_hidden: Tensor | None = None,
+    reference_head: LinearHead | None = None,
+    metrics: Sequence[str] = (),
+    num_items: Tensor | float | None = None,
+    chunk_size: int | None = None,
+    compile: bool | None = None,
+) -> TokenLossOutput:
+    """
+    Computes several token losses and their gradients in one pass, without ever building the `(N, V)` logits.
+
+    Args:
+        losses (`Mapping[str | TokenLoss, float]`):
+            Name of a loss, or the loss itself, to its weight (>= 0).
+        student_hidden (`torch.Tensor` of shape `(N, D)`):
+            The student's last hidden states; position i predicts `labels[i]`.
+        head ([`LinearHead`]):
+            The student's head.
+        labels (`torch.Tensor` of shape `(N,)`):
+            Next-token ids; -100 leaves a position out, and it is then never projected.
+        noisy_hidden (`torch.Tensor` of shape `(N, D)`, *optional*):
+            The student's hidden states on the perturbed input.
+        teacher_hidden (`torch.Tensor` of shape `(N, D_t)`, *optional*), teacher_head ([`LinearHead`], *optional*):
+            The teacher's. No gradient flows into them. Heads of different size are compared over the shared ids.
+        reference_hidden (`torch.Tensor` of shape `(N, D)`, *optional*), reference_head ([`LinearHead`], *optional*):
+            The base model's; the head defaults to the student's.
+        metrics (`Sequence[str]`, *optional*):
+            Names of token metrics to sum on the way.
+        num_items (`float` or `torch.Tensor`, *optional*):
+            What the sums are divided by; the number of kept tokens by default.
+        chunk_size (`int`, *optional*):
+            Positions in a tile. By default a tile of logits takes 32 MiB on CPU and 256 MiB on an accelerator.
+        compile (`bool`, *optional*):
+            Whether a tile runs through `torch.compile`. `None`: on an accelerator only.
+
+    Returns:
+        [`TokenLossOutput`]
+
+    Raises:
+        ValueError: If a loss needs hidden states that are not given, or shapes do not fit.
+
+    Example:
+
+    >>> import torch
+    >>> from hf_ckt.kernels import LinearHead, chunked_token_losses
+    >>> hidden = torch.zeros(3, 8, requires_grad=True)
+    >>> head = LinearHead(torch.ones(16, 8))
+    >>> output = chunked_token_losses({"nll": 1.0}, hidden, head, torch.tensor([0, -100, 5]))
+    >>> output.total, output.num_kept  # log 16, averaged over the two kept tokens
+    (tensor(2.7726, grad_fn=<_ChunkedTokenLossesBackward>), 2)
+    """
+    resolved = []
+    for entry in losses:
+        loss = load_part("losses", entry)() if isinstance(entry, str) else entry
+        if not hasattr(loss, "per_token"):
+            raise ValueError(f"losses: {part_name(loss)!r} is not a loss per token; only token losses run on tiles.")
+        resolved.append((part_name(loss), loss))
+    names = [key for key, _ in resolved]
+    if len(set(names)) < len(names):
+        resolved = [(f"{key}@{getattr(loss, 'role', '')}", loss) for key, loss in resolved]
+    program = TileProgram(resolved, [(name, load_part("metrics", name)()) for name in metrics])
+    hidden = {
+        name: states
+        for name, states in zip(
+            ("student", "noisy", "teacher", "reference"),
+            (student_hidden, noisy_hidden, teacher_hidden, reference_hidden),
+            strict=True,
+        )
+        if states is not None
+    }
+    heads = {"student": head, "noisy": head, "teacher": teacher_head, "reference": reference_head or head}
+    kept = (labels != -100).nonzero().squeeze(1)
+    hidden = {name: states.index_select(0, kept) for name, states in hidden.items()}
+    weights = torch.tensor(list(losses.values()), dtype=torch.float64)
+    return run_tiles(
+        program, weights, hidden, heads, labels[kept], num_items=num_items, chunk_size=chunk_size, compile=compile
+    )
+
+
+def run_tiles(
+    program: TileProgram,
+    weights: Tensor,
+    hidden: dict[str, Tensor],
+    heads: Mapping[str, LinearHead | None],
+    labels: Tensor,
+    *,
+    num_items: Tensor | float | None,
+    chunk_size: int | None = None,
+    compile: bool | None = None,
+) -> TokenLossOutput:
+    """
+    Runs a program over kept positions only; see [`chunked_token_losses`] for the arguments.
+
+    Args:
+        program ([`TileProgram`]):
+            Losses and metrics.
+        weights (`torch.Tensor` of shape `(number of losses,)`):
+            Weight of each loss; a tensor on any device, so that a schedule neither syncs nor recompiles.
+        hidden (`dict[str, torch.Tensor]`), heads (`dict[str, LinearHead]`):
+            Hidden states `(N, D)` at the kept positions and head of each view. Two views given the same tensor and
+            head are projected once.
+        labels (`torch.Tensor` of shape `(N,)`):
+            Next-token ids, no -100.
+    """
+    student = hidden["student"]
+    for name in sorted(program.needs):
+        if name not in hidden or heads.get(name) is None:
+            parts = [key for key, part in (*program.losses, *program.metrics) if name in part.needs]
+            raise ValueError(f"{', '.join(parts)}: needs the {name}'s hidden states and head. Pass {name}_hidden.")
+        if hidden[name].shape[0] != labels.shape[0]:
+            raise ValueError(
+                f"{name}_hidden: has {hidden[name].shape[0]} positions, labels have {labels.shape[0]}. Each kept "
+                "position needs its state in every view."
+            )
+    if chunk_size is not None:
+        require_count("chunk_size", chunk_size, 1, "A tile must hold at least one position.")
+    head = heads["student"]
+    assert head is not None  # checked above
+    device = student.device
+    views: dict[str, str] = {}
+    for name in sorted(program.needs):
+        same = (other for other in views.values() if hidden[other] is hidden[name] and _same_head(heads, other, name))
+        views[name] = next(same, name)
+    plan = _Plan(
+        program=program,
+        views=views,
+        hidden={name: hidden[name].detach() for name in set(views.values())},
+        heads={name: heads[name] for name in set(views.values())},
+        labels=labels,
+        chunk_size=chunk_size or default_chunk_size(head.weight.shape[0], device),
+        compile=device.type != "cpu" if compile is None else compile,
+        grad=torch.is_grad_enabled(),
+        dtype=torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None,
+        weights=weights,
+        num_items=max(labels.shape[0], 1) if num_items is None else num_items,
+    )
+    total, sums = _ChunkedTokenLosses.apply(plan, student, hidden.get("noisy"), head.weight, head.bias)
+    keys = [key for key, _ in (*program.losses, *program.metrics)]
+    values = dict(zip(keys, sums.unbind(), strict=True))
+    return TokenLossOutput(
+        total=total,
+        terms={key: values[key] for key, _ in program.losses},
+        metrics={key: values[key] for key, _ in program.metrics},
+        num_kept=labels.shape[0],
+    )
+
+
+def _same_head(heads: Mapping[str, LinearHead | None], first: str, second: str) -> bool:
+    one, two = heads[first], heads[second]
+    return one is not None and two is not None and one.weight is two.weight and one[2:] == two[2:]
+
+
+@dataclass
+class _Plan:
+    program: TileProgram
+    views: dict[str, str]
+    hidden: dict[str, Tensor]
+    heads: dict[str, Any]
+    labels: Tensor
+    chunk_size: int
+    compile: bool
+    grad: bool
+    dtype: torch.dtype | None
+    weights: Tensor
+    num_items: Tensor | float
+
+
+class _ChunkedTokenLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, plan: _Plan, student: Tensor, noisy: Tensor | None, weight: Tensor, bias: Tensor | None):
+        wide = torch.promote_types(student.dtype, torch.float32)
+        inputs = {"student": student, "noisy": noisy, "weight": weight, "bias": bias}
+        grads = {
+            name: torch.zeros(tensor.shape, dtype=wide, device=tensor.device)
+            for name, tensor in inputs.items()
+            if plan.grad and tensor is not None and tensor.requires_grad
+        }
+        # A head that trains needs the logits' gradients also where the hidden states need none.
+        differentiable = [
+            name for name in _STUDENT_VIEWS if name in plan.hidden and grads.keys() & {name, "weight", "bias"}
+        ]
+        weights = plan.weights.to(student.device, wide, non_blocking=True)
+        sums = torch.zeros(len(plan.program.losses) + len(plan.program.metrics), dtype=wide, device=student.device)
+
+        with torch.autocast(student.device.type, enabled=False):
+            heads = _cast_heads(plan, student.device)
+            for start in range(0, plan.labels.shape[0], plan.chunk_size):
+                rows = slice(start, start + plan.chunk_size)
+                states = {
+                    name: hidden[rows].to(student.device, heads[name].weight.dtype)
+                    for name, hidden in plan.hidden.items()
+                }
+                tile_sums, logit_grads = _run_tile(plan, heads, states, rows, weights, differentiable)
+                sums += tile_sums
+                for name, logit_grad in logit_grads.items():
+                    if name in grads:
+                        grads[name][rows] = (logit_grad @ heads[name].weight).to(wide)
+                    if "weight" in grads:
+                        grads["weight"].addmm_(logit_grad.t().to(wide), states[name].to(wide))
+                    if "bias" in grads:
+                        grads["bias"] += logit_grad.to(wide).sum(0)
+
+        ctx.grads = [grads.get(name) for name in inputs]
+        ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in inputs.values()]
+        ctx.num_items = plan.num_items
+        ctx.mark_non_differentiable(sums)
+        return (sums[: len(plan.program.losses)] * weights).sum() / plan.num_items, sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_total: Tensor, _: Tensor):  # type: ignore[override]
+        # Divided by the token count only here, in float32: in float16 the share of one token among thousands is 0.
+        scale = grad_total / ctx.num_items
+        return (
+            None,
+            *(None if g is None else (g * scale).to(dtype) for g, dtype in zip(ctx.grads, ctx.dtypes, strict=True)),
+        )
+
+
+def _cast_heads(plan: _Plan, device: torch.device) -> dict[str, LinearHead]:
+    """Each distinct head, once, detached, in the dtype it is projected in (autocast's, where that is on)."""
+    done: dict[int, LinearHead] = {}
+    for head in plan.heads.values():
+        if id(head.weight) not in done:
+            weight = head.weight.detach().to(device, plan.dtype or head.weight.dtype)
+            bias = None if head.bias is None else head.bias.detach().to(device, weight.dtype)
+            done[id(head.weight)] = head._replace(weight=weight, bias=bias)
+    return {name: done[id(head.weight)] for name, head in plan.heads.items()}
+
+
+def _run_tile(
+    plan: _Plan,
+    heads: dict[str, LinearHead],
+    states: dict[str, Tensor],
+    rows: slice,
+    weights: Tensor,
+    differentiable: list[str],
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Projects a tile and returns its sums and, by student view, the gradient of its raw logits."""
+    labels, mask = plan.labels[rows], None
+    count, missing = labels.shape[0], 0
+    if plan.compile:
+        # Static shapes: the last tile is filled up with masked rows instead of being compiled for its own size.
+        missing = plan.chunk_size - count
+        mask = F.pad(torch.ones_like(labels, dtype=weights.dtype), (0, missing))
+        labels = F.pad(labels, (0, missing))
+        states = {name: F.pad(tensor, (0, 0, 0, missing)) for name, tensor in states.items()}
+    logits = {name: F.linear(tensor, heads[name].weight, heads[name].bias) for name, tensor in states.items()}
+    caps = {name: (heads[name].logit_scale, heads[name].softcap) for name in logits}
+    with torch.enable_grad() if differentiable else nullcontext():
+        for name in differentiable:
+            logits[name].requires_grad_()
+        total, sums = _evaluate(plan, logits, caps, labels, mask, weights)
+        gradients = (
+            torch.autograd.grad(total, [logits[name] for name in differentiable], allow_unused=True)
+            if differentiable and total.requires_grad
+            else ()
+        )
+    found = {
+        name: gradient[:count]
+        for name, gradient in zip(differentiable, gradients, strict=False)
+        if gradient is not None
+    }
+    return sums, found
+
+
+_compiled: dict[tuple, Any] = {}
+
+
+def _evaluate(plan: _Plan, logits: dict, caps: dict, labels: Tensor, mask: Tensor | None, weights: Tensor):
+    if not plan.compile:
+        return plan.program(logits, plan.views, caps, labels, mask, weights)
+    key = (plan.program.key, tuple(sorted(caps.items())), tuple(sorted(plan.views.items())))
+    if key not in _compiled:
+        _compiled[key] = torch.compile(plan.program.__call__, dynamic=False)
+    try:
+        return _compiled[key](logits, plan.views, caps, labels, mask, weights)
+    except Exception as error:
+        if _compiled[key] is plan.program:
+            raise
+        # Whatever the compiler stumbled over (most often: no C++ compiler), the plain program computes the same.
+        logger.warning("torch.compile of the objective failed (%s); running it without.", str(error).split("\n")[0])
+        _compiled[key] = plan.program
+        return plan.program(logits, plan.views, caps, labels, mask, weights)

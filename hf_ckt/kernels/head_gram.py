@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Similarities of full-vocabulary logits at hidden-state cost.
+
+Logits are linear in the hidden states, so with C = I - 11^T / V the inner product of two vocabulary-centred logit
+vectors is <C z_i, C z_j> = h_i^T (W_1^T C W_2) h_j: three D x D Gram matrices of the two heads give the exact cosine of
+every pair, and no `(N, V)` tensor is built. A bias is one more column of W, its hidden unit always 1. A logit scale
+cancels in the cosine. A soft cap is not linear: the similarity is of the logits before the cap.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..views import LinearHead
+
+# Rows of the head that are upcast at a time: bounds the extra memory to rows * D * 4 bytes.
+_ROWS = 8192
+
+
+@dataclass
+class HeadGram:
+    """
+    Gram matrices of a student's and a teacher's head over the ids that both share.
+
+    Args:
+        student (`torch.Tensor` of shape `(D_s, D_s)`), teacher (`torch.Tensor` of shape `(D_t, D_t)`),
+        cross (`torch.Tensor` of shape `(D_s, D_t)`):
+            W^T C W of the heads with themselves and with each other, float32 or wider; one more row and column where a
+            head has a bias.
+    """
+
+    student: Tensor
+    teacher: Tensor
+    cross: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def from_heads(cls, student: LinearHead, teacher: LinearHead, vocab_size: int | None = None) -> "HeadGram":
+        """
+        Computes the Gram matrices.
+
+        Args:
+            student, teacher ([`LinearHead`]):
+                The heads; `(V_s, D_s)` and `(V_t, D_t)`.
+            vocab_size (`int`, *optional*):
+                Number of ids that both models share, padded rows left out; the smaller head by default.
+        """
+        shared = min(student.weight.shape[0], teacher.weight.shape[0])
+        shared = shared if vocab_size is None else min(shared, vocab_size)
+        wide = torch.promote_types(student.weight.dtype, torch.float32)
+        device = student.weight.device
+        grams: list[Tensor] = []
+        sums: list[Tensor] = []
+        for start in range(0, shared, _ROWS):
+            rows = slice(start, min(start + _ROWS, shared))
+            first, second = (_columns(head, rows).to(device, wide) for head in (student, teacher))
+            products = [first.t() @ first, second.t() @ second, first.t() @ second]
+            totals = [first.sum(0), second.sum(0)]
+            grams = [a + b for a, b in zip(grams, products, strict=True)] if grams else products
+            sums = [a + b for a, b in zip(sums, totals, strict=True)] if sums else totals
+        means = [total / shared for total in sums]
+        return cls(
+            student=grams[0] - shared * means[0].outer(means[0]),
+            teacher=grams[1] - shared * means[1].outer(means[1]),
+            cross=grams[2] - shared * means[0].outer(means[1]),
+        )
+
+    def cosines(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        candidates: Tensor,
+        *,
+        student_mean: Tensor | None = None,
+        teacher_mean: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """
+        Returns the cosines of vocabulary-centred logits between A anchors and K candidates.
+
+        Args:
+            student (`torch.Tensor` of shape `(A, D_s)`), teacher (`torch.Tensor` of shape `(A, D_t)`):
+                States of student and teacher at the anchors.
+            candidates (`torch.Tensor` of shape `(K, D_t)`):
+                States of the teacher at the candidates.
+            student_mean (`torch.Tensor` of shape `(D_s,)`, *optional*), teacher_mean (`torch.Tensor` of shape
+            `(D_t,)`, *optional*):
+                Subtracted from the states first. Linear, so the mean logits are subtracted exactly: without it
+                unrelated tokens are far from orthogonal and the negatives carry little.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: student-teacher and teacher-teacher cosines, each `(A, K)`; only the
+            first carries a gradient.
+        """
+        device, wide = self.student.device, self.student.dtype
+        teacher, candidates = teacher.detach(), candidates.detach()
+        student = _centre(student.to(device, wide), student_mean, self.student)
+        teacher = _centre(teacher.to(device, wide), teacher_mean, self.teacher)
+        candidates = _centre(candidates.to(device, wide), teacher_mean, self.teacher)
+        norms = _norms(candidates, self.teacher)
+        student_teacher = (student @ self.cross) @ candidates.t() / (_norms(student, self.student)[:, None] * norms)
+        teacher_teacher = (teacher @ self.teacher) @ candidates.t() / (_norms(teacher, self.teacher)[:, None] * norms)
+        return student_teacher, teacher_teacher
+
+
+def _columns(head: LinearHead, rows: slice) -> Tensor:
+    weight = head.weight[rows]
+    return weight if head.bias is None else torch.cat([weight, head.bias[rows, None].to(weight.dtype)], dim=1)
+
+
+def _centre(states: Tensor, mean: Tensor | None, gram: Tensor) -> Tensor:
+    """Appends the unit that carries the head's bias, if it has one, and subtracts the mean."""
+    unit = gram.shape[0] - states.shape[-1]
+    if mean is not None:
+        states = states - mean.to(states.device, states.dtype)
+    # The unit is 1 in every state, so it is 0 after centring: the bias is common to all logits.
+    return (
+        torch.cat([states, states.new_full((states.shape[0], unit), float(mean is None))], dim=-1) if unit else states
+    )
+
+
+def _norms(states: Tensor, gram: Tensor) -> Tensor:
+    squares = ((states @ gram) * states).sum(-1)
+    # A state equal to the batch mean has no direction; the floor keeps its cosine 0 and its gradient finite.
+    floor = torch.finfo(squares.dtype).eps * gram.diagonal().abs().mean().clamp(min=torch.finfo(squares.dtype).tiny)
+    return squares.clamp(min=floor).sqrt()

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""InfoNCE between the student's and the teacher's readings."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..checks import require_positive, require_within
+from ..views import Similarities
+from .base import ContrastiveLoss
+
+
+@dataclass(eq=False)
+class InfoNCELoss(ContrastiveLoss):
+    r"""
+    Makes the student at a position resemble the teacher at the same position more than at any other.
+
+        loss_i = -log( exp(s_ii / temperature) / sum_j exp(s_ij / temperature) )        nats
+
+    with s_ij the cosine of the student's logits at i and the teacher's at candidate j. A candidate where the teacher
+    says nearly the same as at i (teacher-teacher cosine above the threshold) is no negative and is left out.
+
+    Source: van den Oord et al. 2018 (CPC), https://huggingface.co/papers/1807.03748; Tian et al. 2019
+    (CRD), https://huggingface.co/papers/1910.10699, for contrast between teacher and student. Differs: on the logits'
+    cosine, through the heads' Gram matrices.
+    Related: [`RelationalKLLoss`] matches the teacher's own similarities instead of pushing all negatives away. This
+    loss is not 0 when student and teacher agree: it is at its least, -log of the positive's share.
+
+    Args:
+        temperature (`float`, *optional*, defaults to `0.1`):
+            Unitless, > 0. Lower looks only at the hardest negatives. 0.1 is the value of CRD and SimCLR.
+        false_negative_threshold (`float`, *optional*, defaults to `0.95`):
+            Teacher-teacher cosine above which a candidate is left out, in (-1, 1]; 1 keeps all.
+
+    Shapes:
+        [`~views.Similarities`] of A anchors and K candidates -> `(A,)`.
+
+    Raises:
+        ValueError: If temperature is not positive, or the threshold is no cosine.
+
+    Example:
+
+    >>> similarities = Similarities(torch.zeros(2, 4), torch.zeros(2, 4), torch.tensor([0, 1]))
+    >>> InfoNCELoss().per_anchor(similarities)  # log 4: nothing learnt yet
+    tensor([1.3863, 1.3863])
+    """
+
+    temperature: float = 0.1
+    false_negative_threshold: float = 0.95
+
+    def __post_init__(self) -> None:
+        require_positive("temperature", self.temperature, "The softmax over candidates would be undefined.")
+        require_within(
+            "false_negative_threshold",
+            self.false_negative_threshold,
+            -1,
+            1,
+            "It is compared with a cosine.",
+            open_low=True,
+        )
+
+    def per_anchor(self, similarities: Similarities) -> Tensor:
+        false_negative = similarities.teacher_teacher > self.false_negative_threshold
+        false_negative = false_negative.scatter(1, similarities.positive[:, None], False)
+        logits = (similarities.student_teacher / self.temperature).masked_fill(false_negative, -torch.inf)
+        return F.cross_entropy(logits, similarities.positive, reduction="none")

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract that metrics on token distributions keep."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor
+
+from ..views import TokenViews
+
+
+class TokenMetric(ABC):
+    """A quantity per kept token, reported as its mean, computed on the tiles that the losses read anyway."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"student"})
+    """Names of the views it reads."""
+
+    @abstractmethod
+    def per_token(self, views: TokenViews) -> Tensor:
+        """Returns the quantity at each token, `(N,)`."""

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Token accuracy."""
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from ..views import TokenViews
+from .base import TokenMetric
+
+
+class MeanTokenAccuracyMetric(TokenMetric):
+    r"""
+    Whether the student holds the next token of the data most probable.
+
+        value_i = [argmax p_s = y_i]        0 or 1
+
+    Source: SFTTrainer logs the same under this name.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"student"})
+
+    def per_token(self, views: TokenViews) -> Tensor:
+        log_probs = views.student.log_probs()
+        return (log_probs.argmax(-1) == views.labels).to(log_probs.dtype)

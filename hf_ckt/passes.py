@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The backbone passes of a micro-batch: clean, noisy, teacher, reference. Each view is computed once."""
+
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedModel
+
+from ._upstream import load_balancing_loss
+from .backbone import read_head, run_backbone
+from .objective import Objective, Scale, StudentStates
+from .perturbations.base import EmbeddingNoise
+from .teachers.base import Teacher
+from .views import Batch
+
+
+class Players(NamedTuple):
+    """
+    Who takes part beside the student.
+
+    Args:
+        teacher ([`~teachers.base.Teacher`], *optional*):
+            Supplies the `teacher` view.
+        reference ([`~teachers.base.Teacher`], *optional*):
+            Supplies the `reference` view; the same object as the teacher shares its pass.
+        perturbation ([`~perturbations.base.EmbeddingNoise`], *optional*):
+            Makes the noisy view.
+    """
+
+    teacher: Teacher | None = None
+    reference: Teacher | None = None
+    perturbation: EmbeddingNoise | None = None
+
+
+def run_objective(
+    model: PreTrainedModel,
+    inputs: dict[str, Any],
+    objective: Objective,
+    players: Players,
+    batch: Batch,
+    scale: Scale,
+    *,
+    rejected: Batch | None,
+    seed: int,
+    training: bool,
+) -> dict[str, Any]:
+    """
+    Runs the passes that the objective needs, then the objective; called within the student's own forward.
+
+    Args:
+        model (`PreTrainedModel`):
+            The student's causal language model.
+        inputs (`dict`):
+            Its inputs, without labels.
+        objective ([`~objective.Objective`]), players ([`Players`]):
+            What is computed, and with whom.
+        batch ([`~views.Batch`]), rejected ([`~views.Batch`], *optional*):
+            Kept positions of the batch and of its rejected answers.
+        scale ([`~objective.Scale`]):
+            Progress and normalisation.
+        seed (`int`):
+            Seed of the step's noise.
+        training (`bool`):
+            Whether the batch is trained on.
+
+    Returns:
+        `dict`: `loss`, a scalar to differentiate; `sums`, see [`~objective.ObjectiveOutput`]; and `aux_loss`, the
+        unweighted auxiliary loss of a mixture of experts, if the model returned its router logits.
+    """
+    hidden, heads, rejected_states = {}, {}, None
+    if "teacher" in objective.views and players.teacher is not None:
+        hidden["teacher"], heads["teacher"] = players.teacher.signal(batch, model)
+        if rejected is not None:
+            rejected_states = (rejected, players.teacher.signal(rejected, model).hidden)
+    if "reference" in objective.views and players.reference is not None:
+        if players.reference is players.teacher and "teacher" in hidden:
+            hidden["reference"], heads["reference"] = hidden["teacher"], heads["teacher"]
+        else:
+            hidden["reference"], heads["reference"] = players.reference.signal(batch, model)
+    if "noisy" in objective.views and players.perturbation is not None:
+        width = model.get_input_embeddings().weight.shape[-1]
+        noise = players.perturbation.noise(inputs["input_ids"], batch.documents, width, seed)
+        hidden["noisy"] = batch.keep(run_backbone(model, inputs, noise).last_hidden_state)
+    outputs = run_backbone(model, inputs)
+    hidden["student"] = batch.keep(outputs.last_hidden_state)
+
+    with read_head(model) as head:
+        heads["student"] = heads["noisy"] = head
+        states = StudentStates(hidden, heads, rejected_states)
+        result = objective(states, batch, model, scale, training=training)
+
+    # A plain dict: the wrappers around the forward look for tensors in it.
+    output: dict[str, Any] = {"loss": result.loss, "sums": result.sums}
+    if inputs.get("output_router_logits"):
+        config = model.config.get_text_config()
+        output["aux_loss"] = load_balancing_loss(outputs.router_logits, config, inputs.get("attention_mask"))
+    return output

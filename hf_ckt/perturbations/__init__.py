@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Perturbations, one file each; `base.py` is the contract. `hf-ckt parts --family perturbations` lists them."""

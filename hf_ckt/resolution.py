@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which roles are on: weights of `None` resolved by what the run has, numbers checked against what they need."""
+
+import logging
+from typing import NamedTuple
+
+from .config import EXTRA_ROLES, RECOMMENDED_WEIGHTS, ContrastiveRobustConfig
+from .schedules import Schedule
+
+logger = logging.getLogger(__name__)
+
+
+class RunFacts(NamedTuple):
+    """
+    What a run has.
+
+    Args:
+        has_teacher (`bool`):
+            A teacher was given, or the student's adapters can be switched off to make its base one.
+        has_adapters (`bool`):
+            The student trains a PEFT adapter.
+        has_reference (`bool`):
+            The student's adapters can be switched off.
+        obstacle (`str`, *optional*):
+            Why no extra term can run at all, as a sentence without its end.
+    """
+
+    has_teacher: bool
+    has_adapters: bool
+    has_reference: bool
+    obstacle: str | None = None
+
+
+def resolve_schedules(args: ContrastiveRobustConfig, facts: RunFacts) -> dict[str, Schedule]:
+    """
+    Returns the schedule of each role that is on.
+
+    Raises:
+        ValueError: If a weight was set whose need is missing, or every weight is 0.
+    """
+    schedules = {"task": args.build_schedule("task", args.task_weight)}
+    chosen = []
+    for role in EXTRA_ROLES:
+        weight = getattr(args, f"{role}_weight")
+        missing = facts.obstacle or _missing(role, args, facts)
+        if weight is None:
+            weight = 0.0 if missing else RECOMMENDED_WEIGHTS[role]
+            chosen.append(f"{role}_weight={weight:g}" + (f" ({missing})" if missing else ""))
+            if missing:
+                continue
+        schedules[role] = args.build_schedule(role, weight)
+        if missing and schedules[role].ever_on:
+            raise ValueError(f"{role}_weight={weight:g}: {missing}. Remedy that, or set {role}_weight=0.")
+    if chosen:
+        logger.warning("Weights that were left at None: %s.", ", ".join(chosen))
+    active = {role: schedule for role, schedule in schedules.items() if schedule.ever_on}
+    if not active:
+        raise ValueError("task_weight=0: every weight of the objective is 0, so nothing would train. Raise one.")
+    return active
+
+
+def _missing(role: str, args: ContrastiveRobustConfig, facts: RunFacts) -> str | None:
+    no_teacher = (
+        "there is no teacher: none was given, and without a PEFT adapter the student has no frozen base to learn "
+        "from; pass teacher_model=... or peft_config=..."
+    )
+    if role in ("distillation", "contrastive") and not facts.has_teacher:
+        return no_teacher
+    if role == "consistency" and args.consistency_target == "teacher" and not facts.has_teacher:
+        return f"consistency_target='teacher', but {no_teacher}"
+    if role == "regularization":
+        if args.regularization_loss == "reference_kl" and not facts.has_reference:
+            return "reference_kl compares with the base model, which needs a PEFT adapter that can be switched off"
+        if args.regularization_loss != "reference_kl" and not facts.has_adapters:
+            return (
+                f"{args.regularization_loss} is a penalty on an adapter, and the model has none; pass peft_config=..."
+            )
+    return None

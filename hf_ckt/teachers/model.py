@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Another causal language model as the teacher."""
+
+import logging
+from typing import Any
+
+from accelerate import DistributedType
+from peft import AutoPeftModelForCausalLM, PeftModel
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.peft_utils import find_adapter_config_file
+from trl.models import prepare_deepspeed, prepare_fsdp
+
+from .._upstream import create_model_from_path, get_config_model_id, install_objective_forward
+from ..backbone import frozen, read_head, run_backbone
+from ..checks import require_same_vocabulary
+from ..views import Batch, TeacherSignal
+from .base import Teacher
+
+logger = logging.getLogger(__name__)
+
+
+class ModelTeacher(Teacher):
+    """
+    Any causal language model with the student's tokenizer, frozen and in eval mode.
+
+    Source: Hinton et al. 2015, https://huggingface.co/papers/1503.02531.
+    Related: [`SelfTeacher`] needs no second model.
+
+    Args:
+        model (`PreTrainedModel` or `PeftModel`):
+            The teacher; its parameters are frozen in place. It may be quantized, and wrapped for FSDP or DeepSpeed
+            afterwards through the attribute `model`.
+    """
+
+    def __init__(self, model: PreTrainedModel | PeftModel):
+        self.name = get_config_model_id(model.config) or type(model).__name__
+        self.model: Any = model.requires_grad_(False).eval()
+        install_objective_forward(model.get_base_model() if isinstance(model, PeftModel) else model)
+
+    @classmethod
+    def load(
+        cls,
+        model: str | PreTrainedModel | PeftModel,
+        init_kwargs: dict[str, Any] | None = None,
+        *,
+        quantization_config: Any = None,
+        trust_remote_code: bool = False,
+        student_tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> "ModelTeacher":
+        """
+        Loads a teacher by name (a loaded one is taken as it is) and checks its tokenizer against the student's.
+
+        Args:
+            model (`str`, `PreTrainedModel` or `PeftModel`):
+                Hub id or folder of a model or of an adapter, or the model.
+            init_kwargs (`dict`, *optional*):
+                Passed to `from_pretrained`; `dtype` defaults to the checkpoint's own.
+            quantization_config (`BitsAndBytesConfig`, *optional*), trust_remote_code (`bool`):
+                As for `from_pretrained`.
+            student_tokenizer, tokenizer (`PreTrainedTokenizerBase`):
+                The student's and the teacher's; the latter is looked up under the teacher's name when not given.
+
+        Raises:
+            ValueError: If an id means different tokens to the two tokenizers, or the teacher uses prompt learning.
+        """
+        if isinstance(model, str):
+            kwargs = {"dtype": "auto", "trust_remote_code": trust_remote_code, **(init_kwargs or {})}
+            if quantization_config is not None:
+                kwargs["quantization_config"] = quantization_config
+            tokenizer = tokenizer or _find_tokenizer(model, kwargs)
+            # Checked before the weights are loaded: they may take minutes.
+            _check_tokenizer(student_tokenizer, tokenizer, model)
+            is_adapter = find_adapter_config_file(model, revision=kwargs.get("revision")) is not None
+            model = (
+                AutoPeftModelForCausalLM.from_pretrained(model, **kwargs)
+                if is_adapter
+                else create_model_from_path(model, **kwargs)
+            )
+        else:
+            for name, value in (
+                ("teacher_model_init_kwargs", init_kwargs),
+                ("teacher_quantization_config", quantization_config),
+            ):
+                if value is not None:
+                    logger.warning("%s: ignored, the teacher is loaded already.", name)
+            name = get_config_model_id(model.config)
+            _check_tokenizer(student_tokenizer, tokenizer or _find_tokenizer(name, {}), name)
+        if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+            raise ValueError(
+                "teacher_model: its prompt-learning adapter prepends virtual tokens, so its positions would not be the "
+                "student's. Use a teacher with LoRA, or a plain model."
+            )
+        return cls(model)
+
+    def place(self, accelerator: Any) -> None:
+        """Moves the teacher to the training device, or shards it as the run shards its models."""
+        distributed = accelerator.distributed_type
+        if distributed == DistributedType.DEEPSPEED:
+            self.model = prepare_deepspeed(self.model, accelerator)
+        elif distributed == DistributedType.FSDP:
+            self.model = prepare_fsdp(self.model, accelerator)
+        elif not getattr(self.model, "hf_device_map", None) and not _is_quantized(self.model):
+            self.model.to(accelerator.device)
+
+    def signal(self, batch: Batch, student: PreTrainedModel) -> TeacherSignal:
+        device = batch.labels.device
+
+        def read(model: PreTrainedModel, inputs: dict[str, Any]) -> TeacherSignal:
+            with read_head(model) as head:
+                return TeacherSignal(batch.keep(run_backbone(model, inputs).last_hidden_state), head)
+
+        with frozen(self.model):
+            hidden, head = self.model(**batch.inputs, objective=read)
+        return TeacherSignal(hidden.to(device), head)
+
+
+def _is_quantized(model: Any) -> bool:
+    return getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False)
+
+
+def _find_tokenizer(name: str | None, kwargs: dict[str, Any]) -> PreTrainedTokenizerBase | None:
+    if not name:
+        return None
+    options = {key: kwargs[key] for key in ("revision", "trust_remote_code", "gguf_file") if key in kwargs}
+    try:
+        return AutoTokenizer.from_pretrained(name, **options)
+    except (OSError, ValueError):
+        return None
+
+
+def _check_tokenizer(
+    student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase | None, name: str | None
+) -> None:
+    if teacher is None:
+        logger.warning(
+            "teacher_model: no tokenizer found under %r, so it could not be compared with the student's. If they "
+            "differ, distillation teaches noise; pass teacher_processing_class to have it checked.",
+            name,
+        )
+    else:
+        require_same_vocabulary(student.get_vocab(), teacher.get_vocab())

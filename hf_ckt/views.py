@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What flows between the parts, shapes stated once.
+
+Letters, everywhere: B sequences, T tokens, N kept next-token positions (shifted label != -100), V vocabulary,
+D hidden width, K candidates.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class LinearHead(NamedTuple):
+    """
+    A language-model head: logits = softcap(logit_scale * (hidden @ weight.T + bias)).
+
+    Args:
+        weight (`torch.Tensor` of shape `(V, D)`):
+            Output embedding.
+        bias (`torch.Tensor` of shape `(V,)`, *optional*):
+            Added before scale and cap.
+        logit_scale (`float`, *optional*, defaults to `1.0`):
+            Factor of the logits (Cohere, Granite).
+        softcap (`float`, *optional*):
+            Logits become `softcap * tanh(logits / softcap)` (Gemma 2).
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    logit_scale: float = 1.0
+    softcap: float | None = None
+
+    @property
+    def trainable(self) -> bool:
+        return self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
+
+
+class LogitsView:
+    """
+    One model's next-token distributions at the positions of a tile; log-probabilities are computed once and shared.
+
+    Args:
+        logits (`torch.Tensor` of shape `(N, V)`):
+            float32 or wider, after scale and softcap.
+    """
+
+    def __init__(self, logits: Tensor):
+        self.logits = logits
+        self._cache: dict[tuple[float, int], Tensor] = {}
+
+    @property
+    def vocab_size(self) -> int:
+        return self.logits.shape[-1]
+
+    def log_probs(self, temperature: float = 1.0, vocab_size: int | None = None) -> Tensor:
+        """Returns log softmax(logits / temperature) over the first `vocab_size` ids (all by default), `(N, V)`."""
+        vocab_size = self.vocab_size if vocab_size is None else vocab_size
+        key = (float(temperature), vocab_size)
+        if key not in self._cache:
+            logits = self.logits if vocab_size == self.vocab_size else self.logits[:, :vocab_size]
+            self._cache[key] = torch.log_softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
+        return self._cache[key]
+
+
+@dataclass
+class TokenViews:
+    """
+    What a token loss or a token metric sees of one tile.
+
+    Args:
+        labels (`torch.Tensor` of shape `(N,)`):
+            Next-token ids, all kept (no -100).
+        student, noisy, teacher, reference ([`LogitsView`], *optional*):
+            The student on the clean and on the perturbed input, the teacher, and the student's base without adapters.
+            Present when a part of the objective names them in `needs`.
+    """
+
+    labels: Tensor
+    student: LogitsView
+    noisy: LogitsView | None = None
+    teacher: LogitsView | None = None
+    reference: LogitsView | None = None
+
+    def pair(self, target: str, prediction: str, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """
+        Returns two views' log-probabilities over the ids that both models share, each `(N, V)`.
+
+        Heads of one tokenizer may be padded to different sizes; the surplus ids are left out of both softmaxes.
+        """
+        first, second = getattr(self, target), getattr(self, prediction)
+        vocab_size = min(first.vocab_size, second.vocab_size)
+        return first.log_probs(temperature, vocab_size), second.log_probs(temperature, vocab_size)
+
+
+@dataclass
+class Similarities:
+    """
+    What a contrastive loss sees: cosines of vocabulary-centred logits between A anchors and K candidates.
+
+    Args:
+        student_teacher (`torch.Tensor` of shape `(A, K)`):
+            Student at the anchor against the teacher at the candidate.
+        teacher_teacher (`torch.Tensor` of shape `(A, K)`):
+            Teacher at the anchor against the teacher at the candidate.
+        positive (`torch.Tensor` of shape `(A,)`):
+            Index of the candidate that is the anchor's own position.
+    """
+
+    student_teacher: Tensor
+    teacher_teacher: Tensor
+    positive: Tensor
+
+
+@dataclass
+class Documents:
+    """
+    Where each token's document lies, right for padded, padding-free and packed batches.
+
+    Args:
+        index (`torch.Tensor` of shape `(B, T)`):
+            Number of the token's document within the batch, 0 to `count - 1`.
+        lengths (`torch.Tensor` of shape `(B, T)`):
+            Number of real tokens in the token's document; at least 1.
+        positions (`torch.Tensor` of shape `(B, T)`):
+            Position of the token within its document.
+        mask (`torch.Tensor` of shape `(B, T)`):
+            True at real tokens.
+        count (`int`):
+            Upper bound of the number of documents (B * T when packed), known without a device sync.
+    """
+
+    index: Tensor
+    lengths: Tensor
+    positions: Tensor
+    mask: Tensor
+    count: int
+
+
+def find_documents(inputs: dict[str, Any]) -> Documents:
+    """
+    Returns the documents of a batch.
+
+    Args:
+        inputs (`dict`):
+            A collated batch. With `position_ids` and no `attention_mask` (padding-free), each position 0 starts a
+            document; otherwise each row is one, its real tokens given by `attention_mask`.
+    """
+    ids = inputs["input_ids"]
+    batch, length = ids.shape
+    if inputs.get("attention_mask") is None and inputs.get("position_ids") is not None:
+        positions = inputs["position_ids"]
+        index = (positions == 0).flatten().cumsum(0).view(batch, length) - 1
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        count = batch * length
+    else:
+        mask = (
+            inputs["attention_mask"].bool()
+            if inputs.get("attention_mask") is not None
+            else torch.ones_like(ids).bool()
+        )
+        positions = (mask.long().cumsum(1) - 1).clamp(min=0)
+        index = torch.arange(batch, device=ids.device)[:, None].expand(batch, length)
+        count = batch
+    sizes = torch.zeros(count, dtype=torch.long, device=ids.device).index_add_(
+        0, index.flatten(), mask.flatten().long()
+    )
+    return Documents(index=index, lengths=sizes.clamp(min=1)[index], positions=positions, mask=mask, count=count)
+
+
+@dataclass
+class Batch:
+    """
+    What a teacher reads: the model inputs, and which positions are kept.
+
+    Args:
+        inputs (`dict`):
+            Model inputs without labels: `input_ids (B, T)` and `attention_mask` or `position_ids` and their company.
+        labels (`torch.Tensor` of shape `(B, T)`):
+            Unshifted labels, -100 where a token does not count.
+        kept (`torch.Tensor` of shape `(N,)`):
+            Flat indices into the B * T positions, of those whose next token counts.
+        documents ([`Documents`]):
+            Where each token's document lies.
+    """
+
+    inputs: dict[str, Any]
+    labels: Tensor
+    kept: Tensor = field(init=False)
+    documents: Documents = field(init=False)
+
+    def __post_init__(self) -> None:
+        counts = self.labels != -100
+        predicts = torch.zeros_like(counts)
+        predicts[:, :-1] = counts[:, 1:]
+        self.kept = predicts.flatten().nonzero().squeeze(1)
+        self.documents = find_documents(self.inputs)
+
+    @property
+    def kept_labels(self) -> Tensor:
+        """Next-token ids at the kept positions, `(N,)`."""
+        return self.labels.flatten()[self.kept + 1]
+
+    @property
+    def kept_documents(self) -> Tensor:
+        """Document number of each kept position, `(N,)`."""
+        return self.documents.index.flatten()[self.kept]
+
+    def keep(self, hidden: Tensor) -> Tensor:
+        """Selects the kept positions of hidden states: `(B, T, D)` -> `(N, D)`, connected also when N is 0."""
+        return hidden.flatten(0, 1).index_select(0, self.kept.to(hidden.device))
+
+
+class TeacherSignal(NamedTuple):
+    """
+    A teacher's reading of a batch.
+
+    Args:
+        hidden (`torch.Tensor` of shape `(N, D_t)`):
+            Last hidden states at the kept positions, without gradient.
+        head ([`LinearHead`]):
+            The teacher's head: with it the signal is the exact full-vocabulary distribution.
+    """
+
+    hidden: Tensor
+    head: LinearHead
