@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hf-ckt train`: wrong input is found before a model is loaded, local data is read, and a run leaves what it should."""
+
+import json
+
+import pytest
+import yaml
+from datasets import Dataset, DatasetDict
+from trl import DatasetMixtureConfig, ScriptArguments
+
+from hf_ckt.cli import main as cli
+from hf_ckt.cli import train
+
+ROWS = [{"prompt": f"What is {n} plus one?", "completion": f"It is {n + 1}."} for n in range(8)]
+
+
+@pytest.fixture
+def data_file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+def _load(name, **options):
+    return train.load_splits(ScriptArguments(dataset_name=str(name), **options), DatasetMixtureConfig())
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl", "csv", "parquet"])
+def test_train_reads_local_files(suffix, tmp_path):
+    """A file's name that is taken for a Hub id asks the network for somebody's data set."""
+    path = tmp_path / f"rows.{suffix}"
+    data = Dataset.from_list(ROWS)
+    {"json": data.to_json, "jsonl": data.to_json, "csv": data.to_csv, "parquet": data.to_parquet}[suffix](path)
+    assert _load(path)["train"].to_list() == ROWS
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_train_reads_saved_folders(streaming, tmp_path):
+    """`load_dataset` reads such a folder as a heap of arrow files, bookkeeping included."""
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "one")
+    DatasetDict(train=Dataset.from_list(ROWS), test=Dataset.from_list(ROWS[:2])).save_to_disk(tmp_path / "two")
+    assert list(_load(tmp_path / "one", dataset_streaming=streaming)["train"]) == ROWS
+    two = _load(tmp_path / "two", dataset_streaming=streaming)
+    assert list(two["train"]) == ROWS and list(two["test"]) == ROWS[:2]
+
+
+def test_train_missing_file_says_so(tmp_path):
+    """The builder's own error speaks of patterns and data files."""
+    with pytest.raises(FileNotFoundError, match=r"dataset_name: no such file, .*rows\.jsonl"):
+        _load(tmp_path / "rows.jsonl")
+
+
+def test_train_needs_exactly_one_source():
+    """With both given, one of them would be dropped in silence."""
+    mixture = DatasetMixtureConfig(datasets=[{"path": "json"}])
+    with pytest.raises(ValueError, match="both are given"):
+        train.load_splits(ScriptArguments(dataset_name="org/name"), mixture)
+    with pytest.raises(ValueError, match="neither is given"):
+        train.load_splits(ScriptArguments(), DatasetMixtureConfig())
+
+
+def test_train_missing_split_names_the_nearest():
+    """A KeyError with the split's name alone does not say what there is."""
+    with pytest.raises(
+        ValueError, match=r"dataset_test_split: .* 'tset'\. Did you mean 'test'\? It has 'train', 'test'"
+    ):
+        train.pick_split({"train": 1, "test": 2}, "tset", "dataset_test_split")
+
+
+@pytest.mark.parametrize("word", ["auto", "true", "True", True])
+def test_train_resume_auto_takes_the_last_checkpoint(word, tmp_path):
+    """Sorting by name instead of by number would resume checkpoint-9 and redo what checkpoint-10 had."""
+    assert train.resolve_checkpoint(word, str(tmp_path)) is None
+    assert train.resolve_checkpoint(word, str(tmp_path / "not_there")) is None
+    for step in (9, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    assert train.resolve_checkpoint(word, str(tmp_path)) == str(tmp_path / "checkpoint-10")
+
+
+def test_train_resume_from_nowhere_is_an_error(tmp_path):
+    """A run that quietly starts anew overwrites the one that it should have continued."""
+    with pytest.raises(ValueError, match="no such folder"):
+        train.resolve_checkpoint(str(tmp_path / "checkpoint-5"), str(tmp_path))
+    assert train.resolve_checkpoint("false", str(tmp_path)) is None
+    assert train.resolve_checkpoint(str(tmp_path), "elsewhere") == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"teacher_load_in_4bit": True}, "teacher_load_in_4bit: there is no teacher to quantize"),
+        (
+            {"teacher_load_in_4bit": True, "teacher_load_in_8bit": True, "teacher_model_name_or_path": "org/name"},
+            "one model has one precision",
+        ),
+    ],
+)
+def test_train_teacher_flags_that_do_nothing_raise(arguments, message):
+    """A flag without effect is believed to have had one."""
+    with pytest.raises(ValueError, match=message):
+        train.TeacherArguments(**arguments)
+
+
+def _main(tmp_path, capsys, *extra, **config):
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump({"output_dir": str(tmp_path / "out"), "report_to": "none", **config}))
+    code = cli.main(["train", f"--config={file}", *extra])
+    return code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config", "extra", "message"),
+    [
+        (
+            {"distilation_weight": 1.0},
+            [],
+            "unknown option '--distilation_weight'. Did you mean '--distillation_weight'?",
+        ),
+        ({}, ["--lerning_rate", "1"], "unknown option '--lerning_rate'. Did you mean '--learning_rate'?"),
+        ({}, [], "model_name_or_path: is missing"),
+        ({"model_name_or_path": "x"}, [], "dataset_name and datasets: exactly one"),
+        ({"distillation_weight": -1.0}, [], "distillation_weight"),
+        ({"distillation_loss": "forward_lk"}, [], "forward_kl"),
+    ],
+)
+def test_train_wrong_input_is_one_sentence(config, extra, message, tmp_path, capsys):
+    """What is wrong in a run file is said by name, in one line, before anything is loaded."""
+    code, error = _main(tmp_path, capsys, *extra, **config)
+    assert code == 2
+    assert error.startswith("hf-ckt train: error: ") and message in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_train_config_errors_name_the_file(tmp_path, capsys):
+    """A missing or broken run file is the commonest slip of all."""
+    assert cli.main(["train", "--config"]) == 2
+    assert "--config: needs the path" in capsys.readouterr().err
+    assert cli.main(["train", "--config", str(tmp_path / "no.yaml")]) == 2
+    assert "no.yaml" in capsys.readouterr().err
+    (tmp_path / "broken.yaml").write_text("a: [1,\nb: }")
+    assert cli.main(["train", "--config", str(tmp_path / "broken.yaml")]) == 2
+    assert "is not YAML" in capsys.readouterr().err
+
+
+RUN = {
+    "max_steps": 2,
+    "save_steps": 1,
+    "per_device_train_batch_size": 4,
+    "learning_rate": "1e-3",
+    "use_peft": True,
+    "lora_target_modules": "all-linear",
+    "use_cpu": True,
+    "logging_steps": 1,
+}
+
+
+def test_train_runs_and_resumes(tmp_path, capsys, data_file, tiny_model_dir):
+    """The whole way from a YAML file to an adapter with its card, and on from its last checkpoint."""
+    config = {**RUN, "model_name_or_path": str(tiny_model_dir), "dataset_name": str(data_file)}
+    code, error = _main(tmp_path, capsys, **config)
+    assert code == 0, error
+    out = tmp_path / "out"
+    assert (out / "adapter_model.safetensors").is_file()
+    card = (out / "README.md").read_text()
+    assert "hf_ckt" in card and str(tmp_path) not in card and str(tiny_model_dir) not in card
+
+    code, error = _main(tmp_path, capsys, "--max_steps", "3", "--resume_from_checkpoint", "auto", **config)
+    assert code == 0, error
+    history = json.loads((out / "checkpoint-3" / "trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in history if "loss" in entry] == [
+        1,
+        2,
+        3,
+    ]  # steps 1 and 2 come from the checkpoint
+
+
+def test_train_takes_a_quantized_teacher(tmp_path, capsys, data_file, tiny_model_dir):
+    """A teacher flag that never reaches the trainer leaves a run without its teacher, and nothing says so."""
+    config = {
+        **RUN,
+        "model_name_or_path": str(tiny_model_dir),
+        "dataset_name": str(data_file),
+        "teacher_model_name_or_path": str(tiny_model_dir),
+        "teacher_load_in_4bit": True,
+        "distillation_weight": 1.0,
+    }
+    code, error = _main(tmp_path, capsys, **config)
+    assert code == 0, error
+    history = json.loads((tmp_path / "out" / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
+    # 4 bits differ from the student's float32, so the divergence of the first step is above 0: this teacher was read.
+    assert history[0]["distillation_loss"] > 1e-6
