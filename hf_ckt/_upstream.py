@@ -24,6 +24,7 @@ __all__ = [
     "get_config_model_id",
     "has_switchable_adapters",
     "install_objective_forward",
+    "keep_4bit_differentiable",
     "load_balancing_loss",
     "logit_scale",
 ]
@@ -77,6 +78,27 @@ def adapters_disabled(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module in modules:
             module._disable_adapters = False
+
+
+def keep_4bit_differentiable(model: torch.nn.Module) -> None:
+    """
+    Keeps 4-bit layers on CPU in the layout that has a gradient.
+
+    On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks a `Linear4bit` in place at its first pass in eval mode, for a
+    kernel that has no backward. From then on no gradient flows through the layer, in training mode either, and nothing
+    says so: an evaluation, or a self-teacher's pass, would silently stop the adapters below it from learning.
+    """
+    from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+            weight = module.weight
+            if getattr(weight.quant_state, "packing_format_for_cpu", False):
+                weight.data, weight.quant_state = _convert_weight_packed_for_cpu_inverse(
+                    weight.data, weight.quant_state
+                )
 
 
 def gathered_head(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None, AbstractContextManager]:

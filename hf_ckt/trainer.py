@@ -13,7 +13,12 @@ from safetensors.torch import load_file, save_file
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
-from ._upstream import get_config_model_id, has_switchable_adapters, install_objective_forward
+from ._upstream import (
+    get_config_model_id,
+    has_switchable_adapters,
+    install_objective_forward,
+    keep_4bit_differentiable,
+)
 from .checkpoints import last_complete_checkpoint, replace_file
 from .collator import RejectedCollator, split_rejected
 from .config import ContrastiveRobustConfig
@@ -171,6 +176,7 @@ class ContrastiveRobustTrainer(SFTTrainer):
         if args.contrastive_rejected and "contrastive" in terms:
             self.data_collator = RejectedCollator(self.data_collator)
 
+        keep_4bit_differentiable(self._causal_lm)
         install_objective_forward(self._causal_lm)
         self._sums = {"train": LogSums(), "eval": LogSums()}
         self._log_names = [*self.objective.log_names, *(["aux_loss"] if self.aux_loss_enabled else [])]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import is_peft_model
 
+from .. import __version__
 from .._upstream import get_config_model_id
 from ..discovery import part_name, part_settings
 from .model_card import build_model_card
@@ -33,7 +34,7 @@ _SETTINGS = (
     "contrastive_queue_size",
     "contrastive_rejected",
 )
-_LIBRARIES = ("hf-ckt", "trl", "transformers", "peft", "torch", "datasets")
+_LIBRARIES = ("trl", "transformers", "peft", "torch", "datasets")
 
 
 def run_card(
@@ -48,30 +49,41 @@ def run_card(
         model_name (`str`, *optional*), dataset_name (`str`, *optional*), tags (`str` or `list[str]`, *optional*):
             As Trainer's `create_model_card` takes them.
     """
+    return build_model_card(
+        **run_facts(trainer),
+        model_name=model_name or os.path.basename(os.path.normpath(trainer.args.output_dir)),
+        hub_model_id=trainer.hub_model_id,
+        dataset_name=dataset_name,
+        tags=[*([tags] if isinstance(tags, str) else tags or []), *trainer._tag_names],
+    )
+
+
+def run_facts(trainer: Any) -> dict[str, Any]:
+    """Returns what a trainer knows of its run, by the names that [`build_model_card`] takes; fit for a JSON file."""
     args, history = trainer.args, trainer.state.log_history
-    settings = {name: getattr(args, name) for name in _SETTINGS}
+    settings = {name: _plain(getattr(args, name)) for name in _SETTINGS}
     quantization = getattr(trainer.model.config, "quantization_config", None)
     if quantization is not None:
-        settings["quantization"] = getattr(quantization, "quant_method", "quantized")
+        settings["quantization"] = _plain(getattr(quantization, "quant_method", "quantized"))
         for flag in ("load_in_4bit", "load_in_8bit"):
             if getattr(quantization, flag, False):
                 settings["quantization"] = f"bitsandbytes {flag.removeprefix('load_in_')}"
     summary = {
         name: value for entry in history[-2:] for name, value in entry.items() if isinstance(value, (int, float))
     }
-    return build_model_card(
-        model_name=model_name or os.path.basename(os.path.normpath(args.output_dir)),
-        base_model=get_config_model_id(trainer.model.config) or None,
-        hub_model_id=trainer.hub_model_id,
-        dataset_name=dataset_name,
-        tags=[*([tags] if isinstance(tags, str) else tags or []), *trainer._tag_names],
-        objective=_terms(trainer),
-        settings=settings,
-        framework_versions={name: version(name) for name in _LIBRARIES},
-        teacher=trainer.teacher_name,
-        is_adapter=is_peft_model(trainer.model),
-        training_summary=summary or None,
-    )
+    return {
+        "base_model": get_config_model_id(trainer.model.config) or None,
+        "teacher": trainer.teacher_name,
+        "is_adapter": is_peft_model(trainer.model),
+        "objective": _terms(trainer),
+        "settings": settings,
+        "framework_versions": {"hf_ckt": __version__, **{name: version(name) for name in _LIBRARIES}},
+        "training_summary": summary or None,
+    }
+
+
+def _plain(value: Any) -> Any:
+    return getattr(value, "value", value)  # an enum is known by its value
 
 
 def _terms(trainer: Any) -> list[dict[str, Any]]:

@@ -95,7 +95,8 @@ def document_uniform(input_ids: Tensor, documents: Documents, width: int, seed: 
     keys = _mix(_mix(hashes ^ seed_key)[documents.index] + positions)  # (B, T)
     channels = _mix(torch.arange(width, device=input_ids.device) + 0x7F4A7C15)  # (D,)
     bits = _mix(keys[..., None] ^ channels)  # (B, T, D)
-    return ((bits >> 8).to(torch.float32) + 0.5) * 2.0**-24
+    # 23 bits and a half: with 24, float32 would round the largest to 1, whose normal quantile is infinite.
+    return ((bits >> 9).to(torch.float32) + 0.5) * 2.0**-23
 
 
 def _mix(value: Tensor) -> Tensor:

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+SFTTrainer and ContrastiveRobustTrainer on the same data, side by side.
+
+With every extra weight at 0 the two print the same losses, to the last bit; then the same script with the whole
+objective on. What changes in a script of yours:
+
+    - from trl import SFTConfig, SFTTrainer
+    + from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer
+
+    python examples/drop_in.py
+"""
+
+import argparse
+import os
+import tempfile
+import warnings
+from typing import Any
+
+# TRL's trainers send usage data; a demo should not.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# trl 1.16 sets the name that transformers 5.23 renamed, and every run would say so.
+warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
+
+import torch
+from peft import LoraConfig
+from trl import SFTConfig, SFTTrainer
+
+from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer
+from hf_ckt.data import load_starter_set, to_prompt_completion
+from hf_ckt.embedded import embedded_model
+
+EXTRA_OFF = {
+    "distillation_weight": 0.0,
+    "contrastive_weight": 0.0,
+    "consistency_weight": 0.0,
+    "regularization_weight": 0.0,
+}
+
+
+def run(trainer_class: Any, config_class: Any, options: argparse.Namespace, folder: str, **weights: float) -> list:
+    args = config_class(
+        folder,
+        max_steps=options.steps,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=1,
+        learning_rate=5e-4,
+        logging_steps=1,
+        save_strategy="no",
+        gradient_checkpointing=False,
+        bf16=True,
+        use_cpu=not torch.cuda.is_available(),
+        report_to="none",
+        seed=0,
+        model_init_kwargs={"dtype": "bfloat16"},
+        **weights,
+    )
+    trainer = trainer_class(
+        model=options.model or embedded_model(),
+        args=args,
+        train_dataset=to_prompt_completion(load_starter_set("train")),
+        peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"),
+    )
+    trainer.train()
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=None, help="Hub id or folder; default: SmolLM2-135M-Instruct")
+    parser.add_argument("--steps", type=int, default=20)
+    options = parser.parse_args()
+
+    with tempfile.TemporaryDirectory() as folder:
+        plain = run(SFTTrainer, SFTConfig, options, folder)
+        same = run(ContrastiveRobustTrainer, ContrastiveRobustConfig, options, folder, **EXTRA_OFF)
+        whole = run(
+            ContrastiveRobustTrainer,
+            ContrastiveRobustConfig,
+            options,
+            folder,
+            distillation_weight=1.0,
+            contrastive_weight=0.1,
+            consistency_weight=0.5,
+            regularization_weight=1e-4,
+        )
+
+    print(f"\n{'step':>4}  {'SFTTrainer':>18}  {'hf_ckt, extras 0':>18}  {'difference':>10}")
+    for first, second in zip(plain, same, strict=True):
+        difference = abs(first["loss"] - second["loss"])
+        print(f"{first['step']:>4}  {first['loss']:>18.15f}  {second['loss']:>18.15f}  {difference:>10}")
+    keys = ("loss", "grad_norm", "entropy", "mean_token_accuracy")
+    largest = max(abs(a[key] - b[key]) for a, b in zip(plain, same, strict=True) for key in keys)
+    print(f"largest difference in {', '.join(keys)}: {largest}")
+
+    terms = [name for name in whole[0] if name.endswith("_loss")]
+    print("\nthe whole objective (its teacher here: the student's own base, adapters off)")
+    print(f"{'step':>4}  {'loss':>8}  " + "  ".join(f"{name.removesuffix('_loss'):>14}" for name in terms))
+    for entry in whole:
+        print(f"{entry['step']:>4}  {entry['loss']:>8.4f}  " + "  ".join(f"{entry[name]:>14.5f}" for name in terms))
+
+
+if __name__ == "__main__":
+    main()

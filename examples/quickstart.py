@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Aligns a real instruct model over a frozen 4-bit backbone with the whole objective, and shows what changed.
+
+1. A teacher: LoRA on SmolLM2-135M-Instruct, fine-tuned on the clean starter set.
+2. A student: LoRA on the same model in NF4, trained on prompts with typing errors with all five terms: task,
+   distillation, contrast, consistency under embedding noise, and a penalty on the adapter.
+3. Held-out prompts, clean and with typing errors, before and after, next to the teacher.
+
+    python examples/quickstart.py --output_dir out/quickstart
+
+Stopped at any moment, the same command goes on where it was. Everything ends up in the output folder: the adapter with
+its card, results.json, answers.json and losses.png.
+"""
+
+import argparse
+import copy
+import hashlib
+import json
+import os
+import random
+import shutil
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+# TRL's trainers send usage data; a demo should not.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# trl 1.16 sets the name that transformers 5.23 renamed, and every run would say so.
+warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
+
+import torch
+from peft import AutoPeftModelForCausalLM, LoraConfig
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+from transformers import AutoTokenizer, BitsAndBytesConfig, set_seed
+
+from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer
+from hf_ckt.checkpoints import last_complete_checkpoint, replace_file
+from hf_ckt.data import load_starter_set, to_prompt_completion
+from hf_ckt.embedded import HUB_ID, embedded_model
+from hf_ckt.evaluation.intervals import wilson_interval
+from hf_ckt.evaluation.judges import is_degenerate, is_refusal
+from hf_ckt.hub.result_card import result_card, result_rows
+from hf_ckt.hub.run_card import run_facts
+
+CUDA = torch.cuda.is_available()
+TYPO_SHARE = 0.08  # of the letters of a prompt
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=None, help="Hub id or folder; default: SmolLM2-135M-Instruct")
+    parser.add_argument("--output_dir", type=Path, default=Path("out/quickstart"))
+    parser.add_argument("--teacher_steps", type=int, default=90)
+    parser.add_argument("--student_steps", type=int, default=60)
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--prompts", type=int, default=None, help="held-out prompts of each kind; default: all")
+    parser.add_argument("--new_tokens", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--restart", action="store_true", help="forget what the output folder holds")
+    return parser.parse_args()
+
+
+def add_typos(text: str, seed: int, share: float = TYPO_SHARE) -> str:
+    """Swaps, drops or doubles a share of the letters, the same ones for the same text and seed."""
+    rng = random.Random(f"{seed}:{text}")
+    letters, index = [], 0
+    while index < len(text):
+        letter, following = text[index], text[index + 1 : index + 2]
+        if letter.isalpha() and rng.random() < share:
+            kind = rng.choice(("swap", "drop", "double"))
+            if kind == "swap" and following.isalpha():
+                letters += [following, letter]
+                index += 1
+            elif kind == "double":
+                letters += [letter, letter]
+        else:
+            letters.append(letter)
+        index += 1
+    return "".join(letters)
+
+
+def training_arguments(options: argparse.Namespace, folder: Path, **kwargs: Any) -> ContrastiveRobustConfig:
+    return ContrastiveRobustConfig(
+        str(folder),
+        per_device_train_batch_size=options.batch_size,
+        per_device_eval_batch_size=2 * options.batch_size,
+        lr_scheduler_type="cosine",
+        warmup_steps=5,
+        logging_steps=2,
+        save_steps=20,
+        save_total_limit=1,
+        max_length=160,
+        gradient_checkpointing=False,  # short rows: memory is not what limits
+        bf16=True,
+        use_cpu=not CUDA,
+        report_to="none",
+        seed=options.seed,
+        **kwargs,
+    )
+
+
+def lora() -> LoraConfig:
+    return LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def train(trainer: ContrastiveRobustTrainer) -> None:
+    try:
+        checkpoint = last_complete_checkpoint(trainer.args.output_dir)
+    except ValueError:
+        checkpoint = None
+    trainer.train(resume_from_checkpoint=checkpoint)
+
+
+def train_teacher(options: argparse.Namespace, model: str, folder: Path) -> Any:
+    """Fine-tunes the teacher on the clean set, or loads the one that an earlier run finished."""
+    if not (folder / "adapter_config.json").exists():
+        args = training_arguments(
+            options,
+            folder.with_name("teacher_training"),
+            max_steps=options.teacher_steps,
+            learning_rate=5e-4,
+            model_init_kwargs={"dtype": "bfloat16"},
+            # All extra weights 0: this is SFTTrainer.
+            distillation_weight=0.0,
+            contrastive_weight=0.0,
+            consistency_weight=0.0,
+            regularization_weight=0.0,
+        )
+        data = to_prompt_completion(load_starter_set("train"))
+        trainer = ContrastiveRobustTrainer(model=model, args=args, train_dataset=data, peft_config=lora())
+        train(trainer)
+        unfinished = folder.with_name("teacher_unfinished")
+        trainer.save_model(str(unfinished))
+        unfinished.rename(folder)
+    return AutoPeftModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to("cuda" if CUDA else "cpu")
+
+
+def student_trainer(options: argparse.Namespace, model: str, teacher: Any, folder: Path) -> ContrastiveRobustTrainer:
+    args = training_arguments(
+        options,
+        folder.with_name("student_training"),
+        max_steps=options.student_steps,
+        learning_rate=5e-4,
+        model_init_kwargs={"dtype": "bfloat16"},
+        distillation_weight=1.0,
+        contrastive_weight=0.1,
+        consistency_weight=0.5,
+        perturbation="gaussian",
+        regularization_weight=1e-4,
+    )
+    noisy = load_starter_set("train").map(
+        lambda row, index: {"prompt": add_typos(row["prompt"], options.seed + index)}, with_indices=True
+    )
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+    )
+    return ContrastiveRobustTrainer(
+        model=model,
+        args=args,
+        train_dataset=to_prompt_completion(noisy),
+        eval_dataset=to_prompt_completion(load_starter_set("heldout")),
+        quantization_config=quantization,
+        peft_config=lora(),
+        teacher_model=teacher,
+    )
+
+
+def heldout_prompts(options: argparse.Namespace) -> dict[str, list[str]]:
+    """Held-out prompts by kind, clean and with typing errors that training never saw."""
+    rows = load_starter_set("heldout")
+    prompts = {}
+    for kind in ("harmful", "lookalike"):
+        texts = [row["prompt"] for row in rows if row["kind"] == kind][: options.prompts]
+        prompts[kind] = texts
+        prompts[f"{kind}, typos"] = [add_typos(text, 10_000 + options.seed) for text in texts]
+    return prompts
+
+
+@torch.inference_mode()
+def answer(model: Any, tokenizer: Any, texts: list[str], options: argparse.Namespace, title: str) -> list[str]:
+    """Greedy answers; prompts of like length share a batch."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.padding_side = "left"  # generation goes on from the last column
+    was_training = model.training
+    model.eval()
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    answers = [""] * len(texts)
+    for start in tqdm(range(0, len(order), 32), desc=title, unit="batch"):
+        chosen = order[start : start + 32]
+        chats = [[{"role": "user", "content": texts[index]}] for index in chosen]
+        inputs = tokenizer.apply_chat_template(
+            chats, add_generation_prompt=True, return_dict=True, return_tensors="pt", padding=True
+        ).to(model.device)
+        output = model.generate(
+            **inputs, max_new_tokens=options.new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
+        )
+        texts_out = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        for index, text in zip(chosen, texts_out, strict=True):
+            answers[index] = text.strip()
+    model.train(was_training)
+    return answers
+
+
+def measure(model: Any, tokenizer: Any, options: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
+    """Answers and refusal rates of one model on the held-out prompts; kept in a file, so that a rerun reads it."""
+    file = folder / f"{name}.json"
+    if not file.exists():
+        prompts = heldout_prompts(options)
+        flat = [text for texts in prompts.values() for text in texts]
+        answers = iter(answer(model, tokenizer, flat, options, f"{name}: answering {len(flat)} held-out prompts"))
+        rows = {kind: [[text, next(answers)] for text in texts] for kind, texts in prompts.items()}
+        write_json(file, {"answers": rows})
+    rows = json.loads(file.read_text(encoding="utf-8"))["answers"]
+    rates = {}
+    for kind, pairs in rows.items():
+        refused = sum(is_refusal(text) for _, text in pairs)
+        degenerate = sum(is_degenerate(text) for _, text in pairs)
+        low, high = wilson_interval(refused, len(pairs))
+        rates[kind] = {
+            "refused": refused / len(pairs),
+            "low": low,
+            "high": high,
+            "n": len(pairs),
+            "degenerate": degenerate,
+        }
+    return {"rates": rates, "answers": rows}
+
+
+def write_json(file: Path, content: Any) -> None:
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    replace_file(file, lambda aside: Path(aside).write_text(text + "\n", encoding="utf-8"))
+
+
+def agreement(trainer: ContrastiveRobustTrainer) -> dict[str, float]:
+    metrics = trainer.evaluate()
+    return {name: metrics[f"eval_{name}"] for name in ("acceptance", "teacher_agreement")}
+
+
+def show_table(console: Console, results: dict[str, Any]) -> None:
+    rows = result_rows(results)
+    table = Table(title="Refused by the rule judge on greedy answers, with 95 % Wilson intervals")
+    for index, column in enumerate(rows[0]):
+        table.add_column(column, justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*row.values())
+    console.print(table)
+
+
+def show_answers(console: Console, models: dict[str, Any], count: int = 3) -> None:
+    for kind in ("harmful", "lookalike"):
+        for index in range(min(count, len(models["before"]["answers"][kind]))):
+            table = Table(title=f"{kind}: {models['before']['answers'][kind][index][0]}", title_justify="left")
+            table.add_column("before", ratio=1)
+            table.add_column("after", ratio=1)
+            table.add_row(*(models[name]["answers"][kind][index][1] for name in ("before", "after")))
+            console.print(table)
+
+
+def plot_losses(history: list[dict[str, float]], file: Path) -> None:
+    """One panel a term: they differ by orders of magnitude, and each should be seen to move."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    titles = {
+        "loss": "objective (weighted sum)",
+        "task_loss": "task: -log p(token), nats",
+        "distillation_loss": "distillation: KL(teacher, student), nats",
+        "contrastive_loss": "contrastive: InfoNCE, nats",
+        "consistency_loss": "consistency: KL(clean, noisy), nats",
+        "regularization_loss": "regularization: ||scale B A||^2",
+        "acceptance": "acceptance (1 = the teacher)",
+        "mean_token_accuracy": "token accuracy",
+    }
+    figure, axes = plt.subplots(2, 4, figsize=(16, 6.5), layout="constrained")
+    for axis, (name, title) in zip(axes.flat, titles.items(), strict=True):
+        points = [(entry["step"], entry[name]) for entry in history if name in entry]
+        axis.plot(*zip(*points, strict=True), color="#2a6f97", linewidth=1.6)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("optimizer step")
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle("Training the student on noisy prompts: every term of the objective")
+    replace_file(file, lambda aside: figure.savefig(aside, dpi=110, format="png"))
+    plt.close(figure)
+
+
+def main() -> None:
+    options = parse_options()
+    started, console = time.time(), Console(width=118)
+    model = options.model or embedded_model()
+    settings = {name: str(value) for name, value in vars(options).items() if name not in ("output_dir", "restart")}
+    # A run of other settings has a folder of its own, so what is found there can be gone on with.
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    work = options.output_dir / f"run-{key}"
+    if options.restart:
+        shutil.rmtree(work, ignore_errors=True)
+    resumed = work.exists()
+    set_seed(options.seed)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+
+    console.rule("1/3  teacher: LoRA on the clean set")
+    teacher = train_teacher(options, model, work / "teacher")
+    measured = {"teacher": measure(teacher, tokenizer, options, "teacher", work)}
+
+    console.rule("2/3  student: LoRA over the NF4 backbone, the whole objective, noisy prompts")
+    trainer = student_trainer(options, model, teacher, work / "student")
+    measured["before"] = measure(trainer.model, tokenizer, options, "before", work)
+    compared = {"before": agreement(trainer)}
+    train(trainer)
+
+    console.rule("3/3  held-out prompts")
+    measured["after"] = measure(trainer.model, tokenizer, options, "after", work)
+    compared["after"] = agreement(trainer)
+
+    run = run_facts(trainer)
+    run["base_model"], run["teacher"] = (
+        options.model or HUB_ID,
+        "LoRA adapter on the same model, fine-tuned on clean data",
+    )
+    results = {
+        "command": "python examples/quickstart.py",
+        "settings": settings,
+        "seconds": round(time.time() - started),
+        "resumed": resumed,  # then the seconds are those of the last part only
+        "device": torch.cuda.get_device_name() if CUDA else f"CPU, {os.cpu_count()} cores",
+        "judge": "rule judge on the first 40 words of greedy answers",
+        "models": {name: {"rates": value["rates"]} for name, value in measured.items()},
+        "agreement": compared,
+        "run": run,
+    }
+    adapter = options.output_dir / "adapter"
+    trainer.save_model(str(adapter))
+    replace_file(adapter / "README.md", result_card(results, "quickstart").save)
+    write_json(options.output_dir / "results.json", results)
+    write_json(options.output_dir / "answers.json", {name: value["answers"] for name, value in measured.items()})
+    plot_losses(trainer.state.log_history, options.output_dir / "losses.png")
+    show_answers(console, measured)
+    show_table(console, results)
+    console.print(
+        f"{results['seconds']} s in all. In {options.output_dir}: adapter/ (with its card), losses.png, results.json, "
+        "answers.json."
+    )
+
+
+if __name__ == "__main__":
+    main()

