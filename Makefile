@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 SMOLLM2 := $(VENV)/.smollm2
 
 .DEFAULT_GOAL := help
-.PHONY: help install smollm2 demo test quality format clean
+.PHONY: help install smollm2 demo test quality cards format clean
 
 help:  ## Show what each target does
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9_-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ quality: install  ## Check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+cards: install  ## Write model_cards/ and the README's tables from the results files
+	$(BIN)/python -m hf_ckt.hub.result_card examples/results/quickstart.json --cards model_cards --readme README.md
 
 format: install  ## Rewrite files to the house style
 	$(BIN)/ruff check --fix .

@@ -29,14 +29,20 @@ def replace_file(path: str | os.PathLike, write: Callable[[str], Any]) -> None:
         aside.unlink(missing_ok=True)
 
 
-def last_complete_checkpoint(output_dir: str | os.PathLike) -> str:
+def last_complete_checkpoint(output_dir: str | os.PathLike, *, required: bool = True) -> str | None:
     """
     Returns the newest checkpoint that was written to its end.
 
     Trainer writes `trainer_state.json` last; a folder without a readable one was cut off by a kill and is passed over.
 
+    Args:
+        output_dir (`str` or `os.PathLike`):
+            Where the run saves.
+        required (`bool`, *optional*, defaults to `True`):
+            Whether to raise when there is none; otherwise None is returned.
+
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is none and one is required.
     """
     folder = Path(output_dir)
     found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
@@ -46,6 +52,8 @@ def last_complete_checkpoint(output_dir: str | os.PathLike) -> str:
         except (OSError, ValueError):
             continue
         return str(path)
+    if not required:
+        return None
     raise ValueError(
         f"resume_from_checkpoint=True: {folder.name!r} holds no complete checkpoint ({len(found)} incomplete), so there "
         "is nothing to resume. Pass resume_from_checkpoint=None to start anew."

@@ -157,7 +157,6 @@ class ContrastiveRobustTrainer(SFTTrainer):
                 teacher_model,
                 args.teacher_model_init_kwargs,
                 quantization_config=quantization_config,
-                trust_remote_code=args.trust_remote_code,
                 student_tokenizer=self._tokenizer,
                 tokenizer=processing_class,
             )

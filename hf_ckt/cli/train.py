@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..checkpoints import last_complete_checkpoint
 from ..checks import nearest
 
 if TYPE_CHECKING:
@@ -153,9 +154,8 @@ def resolve_checkpoint(value: str | None, output_dir: str | None) -> str | None:
     if value is None or word in ("false", "none", "no", ""):
         return None
     if word in ("auto", "true", "yes"):
-        from transformers.trainer_utils import get_last_checkpoint
-
-        return get_last_checkpoint(output_dir) if output_dir and os.path.isdir(output_dir) else None
+        # None here starts anew; the trainer's own `True` insists on a checkpoint.
+        return last_complete_checkpoint(output_dir, required=False) if output_dir else None
     if not os.path.isdir(value):
         raise ValueError(
             f"resume_from_checkpoint: no such folder, {value!r}. A run that starts anew instead would overwrite what "

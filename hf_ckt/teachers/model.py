@@ -44,7 +44,6 @@ class ModelTeacher(Teacher):
         init_kwargs: dict[str, Any] | None = None,
         *,
         quantization_config: Any = None,
-        trust_remote_code: bool = False,
         student_tokenizer: PreTrainedTokenizerBase,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> "ModelTeacher":
@@ -55,8 +54,9 @@ class ModelTeacher(Teacher):
             model (`str`, `PreTrainedModel` or `PeftModel`):
                 Hub id or folder of a model or of an adapter, or the model.
             init_kwargs (`dict`, *optional*):
-                Passed to `from_pretrained`; `dtype` defaults to the checkpoint's own.
-            quantization_config (`BitsAndBytesConfig`, *optional*), trust_remote_code (`bool`):
+                Passed to `from_pretrained`; `dtype` defaults to the checkpoint's own. Trust in the code of one model
+                is no trust in another's, so `trust_remote_code` for the teacher is given here.
+            quantization_config (`BitsAndBytesConfig`, *optional*):
                 As for `from_pretrained`.
             student_tokenizer, tokenizer (`PreTrainedTokenizerBase`):
                 The student's and the teacher's; the latter is looked up under the teacher's name when not given.
@@ -65,7 +65,7 @@ class ModelTeacher(Teacher):
             ValueError: If an id means different tokens to the two tokenizers, or the teacher uses prompt learning.
         """
         if isinstance(model, str):
-            kwargs = {"dtype": "auto", "trust_remote_code": trust_remote_code, **(init_kwargs or {})}
+            kwargs = {"dtype": "auto", **(init_kwargs or {})}
             if quantization_config is not None:
                 kwargs["quantization_config"] = quantization_config
             tokenizer = tokenizer or _find_tokenizer(model, kwargs)

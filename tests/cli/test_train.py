@@ -10,6 +10,7 @@ from trl import DatasetMixtureConfig, ScriptArguments
 
 from hf_ckt.cli import main as cli
 from hf_ckt.cli import train
+from tests.models import save_tiny_llama
 
 ROWS = [{"prompt": f"What is {n} plus one?", "completion": f"It is {n + 1}."} for n in range(8)]
 
@@ -69,11 +70,13 @@ def test_train_missing_split_names_the_nearest():
 
 @pytest.mark.parametrize("word", ["auto", "true", "True", True])
 def test_train_resume_auto_takes_the_last_checkpoint(word, tmp_path):
-    """Sorting by name instead of by number would resume checkpoint-9 and redo what checkpoint-10 had."""
+    """Sorting by name instead of by number would redo what checkpoint-10 had, and a cut-off one cannot be read."""
     assert train.resolve_checkpoint(word, str(tmp_path)) is None
     assert train.resolve_checkpoint(word, str(tmp_path / "not_there")) is None
-    for step in (9, 10):
+    for step in (9, 10, 11):
         (tmp_path / f"checkpoint-{step}").mkdir()
+        if step < 11:  # Trainer writes this file last: number 11 was cut off
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
     assert train.resolve_checkpoint(word, str(tmp_path)) == str(tmp_path / "checkpoint-10")
 
 
@@ -103,7 +106,9 @@ def test_train_teacher_flags_that_do_nothing_raise(arguments, message):
 
 def _main(tmp_path, capsys, *extra, **config):
     file = tmp_path / "run.yaml"
-    file.write_text(yaml.safe_dump({"output_dir": str(tmp_path / "out"), "report_to": "none", **config}))
+    file.write_text(
+        yaml.safe_dump({"output_dir": str(tmp_path / "out"), "report_to": "none", "use_cpu": True, **config})
+    )
     code = cli.main(["train", f"--config={file}", *extra])
     return code, capsys.readouterr().err
 
@@ -149,7 +154,6 @@ RUN = {
     "learning_rate": "1e-3",
     "use_peft": True,
     "lora_target_modules": "all-linear",
-    "use_cpu": True,
     "logging_steps": 1,
 }
 
@@ -174,13 +178,15 @@ def test_train_runs_and_resumes(tmp_path, capsys, data_file, tiny_model_dir):
     ]  # steps 1 and 2 come from the checkpoint
 
 
-def test_train_takes_a_quantized_teacher(tmp_path, capsys, data_file, tiny_model_dir):
+def test_train_takes_a_quantized_teacher(tmp_path, capsys, data_file):
     """A teacher flag that never reaches the trainer leaves a run without its teacher, and nothing says so."""
+    # bitsandbytes' packed CPU kernel needs rows of whole blocks of 64, which the shared tiny model has not.
+    model_dir = save_tiny_llama(tmp_path / "model", hidden_size=64)
     config = {
         **RUN,
-        "model_name_or_path": str(tiny_model_dir),
+        "model_name_or_path": str(model_dir),
         "dataset_name": str(data_file),
-        "teacher_model_name_or_path": str(tiny_model_dir),
+        "teacher_model_name_or_path": str(model_dir),
         "teacher_load_in_4bit": True,
         "distillation_weight": 1.0,
     }

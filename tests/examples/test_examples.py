@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every example runs, for a few steps on a tiny model."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(script: str, *options: str, cwd: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / script), *options],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "118"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def quickstart(tiny_model_dir, tmp_path_factory):
+    """Output folder and printed text of a quickstart of two steps."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    options = ["--model", str(tiny_model_dir), "--output_dir", str(folder / "out"), "--teacher_steps", "2"]
+    options += ["--student_steps", "2", "--prompts", "2", "--new_tokens", "4", "--batch_size", "2"]
+    return folder / "out", run("quickstart.py", *options, cwd=folder), options
+
+
+def test_quickstart_leaves_results_that_agree_with_its_table(quickstart):
+    """A table typed or rounded apart from the results file would let the two drift."""
+    folder, printed, _ = quickstart
+    results = json.loads((folder / "results.json").read_text())
+    answers = json.loads((folder / "answers.json").read_text())
+    assert set(results["models"]) == {"before", "teacher", "after"}
+    for name, model in results["models"].items():
+        for kind, rate in model["rates"].items():
+            assert rate["n"] == len(answers[name][kind]) == 2
+            assert 0 <= rate["low"] <= rate["refused"] <= rate["high"] <= 1
+    after = results["agreement"]["after"]["acceptance"]
+    assert 0 < after <= 1
+    assert f"{after:.3f}" in printed
+    assert {term["role"] for term in results["run"]["objective"]} == {
+        "task", "distillation", "contrastive", "consistency", "regularization",
+    }  # fmt: skip
+
+
+def test_quickstart_saves_an_adapter_with_its_card_and_a_picture(quickstart):
+    """An adapter without its card says nothing of what it was trained for; a picture of 0 bytes shows nothing."""
+    from peft import AutoPeftModelForCausalLM
+
+    folder, _, _ = quickstart
+    card = (folder / "adapter" / "README.md").read_text()
+    assert "forward_kl" in card and "consistency_kl" in card and "adapter_l2" in card
+    assert str(folder) not in card
+    assert AutoPeftModelForCausalLM.from_pretrained(folder / "adapter") is not None
+    assert (folder / "losses.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_quickstart_started_again_trains_nothing_twice(quickstart, tmp_path):
+    """A demo that was interrupted after ten minutes and starts over is not run a second time."""
+    folder, _, options = quickstart
+    before = json.loads((folder / "results.json").read_text())
+    printed = run("quickstart.py", *options, cwd=tmp_path)
+    after = json.loads((folder / "results.json").read_text())
+    assert after["resumed"] and not before["resumed"]
+    assert after["models"] == before["models"]
+    assert "answering" not in printed
+
+
+def test_drop_in_prints_a_largest_difference_of_zero(tiny_model_dir, tmp_path):
+    """The claim of the README's first paragraph, in the script that shows it."""
+    printed = run("drop_in.py", "--model", str(tiny_model_dir), "--steps", "2", cwd=tmp_path)
+    assert re.search(r"^largest difference in .*: 0\.0$", printed, flags=re.MULTILINE)
+    assert "consistency" in printed
+
+
+def test_example_config_trains_from_the_command_line(tiny_model_dir, tmp_path):
+    """A config file in the examples with a field that was renamed fails at a user's first try."""
+    config = yaml.safe_load((ROOT / "examples" / "configs" / "align.yaml").read_text())
+    config |= {
+        "model_name_or_path": str(tiny_model_dir),
+        "dataset_name": str(write_rows(tmp_path)),
+        "output_dir": str(tmp_path / "out"),
+        "max_steps": 2,
+        "use_cpu": True,
+        "save_strategy": "no",
+    }
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(config))
+    command = [sys.executable, "-m", "hf_ckt.cli.main", "train", "--config", str(file), "--logging_steps", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "out" / "adapter_model.safetensors").exists()
+    assert "consistency_loss" in done.stdout
+
+
+def write_rows(folder: Path) -> Path:
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": f"How do I bake {n} loaves?"}],
+            "completion": [{"role": "assistant", "content": f"Mix flour for {n} and wait."}],
+        }
+        for n in range(16)
+    ]
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
