@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Every private or undocumented name of trl, transformers and peft that the package touches, with the version it was read
-from and the reason. When a release moves a seam, this is the file to mend.
+Every private or undocumented name of trl, transformers, peft and bitsandbytes that the package touches, with the
+version it was read from and the reason. When a release moves a seam, this is the file to mend.
 """
 
 import functools
@@ -96,9 +96,11 @@ def keep_4bit_differentiable(model: torch.nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
             weight = module.weight
             if getattr(weight.quant_state, "packing_format_for_cpu", False):
-                weight.data, weight.quant_state = _convert_weight_packed_for_cpu_inverse(
-                    weight.data, weight.quant_state
-                )
+                weight.data, state = _convert_weight_packed_for_cpu_inverse(weight.data, weight.quant_state)
+                if not state.nested:
+                    # Its inverse leaves the scales transposed. Repacking rounded them to bfloat16, which stays.
+                    state.absmax = state.absmax.t().reshape(-1).float()
+                weight.quant_state = state
 
 
 def gathered_head(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None, AbstractContextManager]:

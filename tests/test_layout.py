@@ -16,11 +16,11 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "hf_ckt"
 
 LAYERS: list[set[str]] = [
-    {"checks", "discovery", "views"},
-    {"kernels", "_upstream", "backbone", "data"},
+    {"checks", "checkpoints", "discovery", "views"},
+    {"kernels", "_upstream", "backbone", "data", "embedded"},
     {"losses", "teachers", "perturbations", "metrics"},
-    {"schedules", "candidates", "objective", "passes", "collator"},
-    {"config", "trainer", "hub"},
+    {"schedules", "candidates", "objective", "passes", "collator", "log_sums", "preferences"},
+    {"config", "resolution", "trainer", "hub"},
     {"evaluation", "bench", "study"},
     {"cli"},
 ]

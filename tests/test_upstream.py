@@ -9,7 +9,7 @@ from transformers import BitsAndBytesConfig
 
 from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer
 from hf_ckt._upstream import adapters_disabled, keep_4bit_differentiable
-from tests import runs
+from tests import models, runs
 
 
 def quantized_trainer(tiny_model_dir, tmp_path, **fields):
@@ -62,12 +62,14 @@ def test_gradients_of_a_4bit_backbone_survive_an_evaluation(tiny_model_dir, tmp_
     assert after == pytest.approx(before, rel=1e-6)
 
 
-def test_4bit_weights_that_were_repacked_before_training_are_restored(tiny_model_dir, tmp_path):
+def test_4bit_weights_that_were_repacked_before_training_are_restored(tmp_path):
     """A model that answered a prompt before the trainer was built would train without gradients."""
     from transformers import AutoModelForCausalLM
 
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
-    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, quantization_config=config)
+    # 64 wide: bitsandbytes cannot repack rows shorter than its blocks
+    folder = models.save_tiny_llama(tmp_path / "model", hidden_size=64)
+    model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=config)
     ids = torch.tensor([[5, 6, 7, 8]])
     model.train()
     expected = model(input_ids=ids).logits.detach()
@@ -76,7 +78,7 @@ def test_4bit_weights_that_were_repacked_before_training_are_restored(tiny_model
         model(input_ids=ids)
     keep_4bit_differentiable(model)
     model.train()
-    torch.testing.assert_close(model(input_ids=ids).logits.detach(), expected, rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(model(input_ids=ids).logits.detach(), expected, rtol=0, atol=0.1)  # of values up to 5
     layers = [module for module in model.modules() if hasattr(module, "support_avx512bf16_for_cpu")]
     assert layers
     assert not any(getattr(layer.weight.quant_state, "packing_format_for_cpu", False) for layer in layers)
