@@ -94,7 +94,7 @@ def keep_4bit_differentiable(model: torch.nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
-            weight = module.weight
+            weight: Any = module.weight
             if getattr(weight.quant_state, "packing_format_for_cpu", False):
                 weight.data, state = _convert_weight_packed_for_cpu_inverse(weight.data, weight.quant_state)
                 if not state.nested:
@@ -103,7 +103,7 @@ def keep_4bit_differentiable(model: torch.nn.Module) -> None:
                 weight.quant_state = state
 
 
-def gathered_head(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None, AbstractContextManager]:
+def gathered_head(weight: Any, bias: Any) -> tuple[Tensor, Tensor | None, AbstractContextManager]:
     """
     Returns the whole head where FSDP2 or ZeRO-3 sharded it, and the context in which it stays whole.
 
@@ -136,4 +136,5 @@ def load_balancing_loss(router_logits: Any, config: Any, attention_mask: Tensor 
     """Returns the auxiliary loss of a mixture of experts; every family of transformers 5.23 shares Mixtral's."""
     from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
-    return load_balancing_loss_func(router_logits, config.num_experts, config.num_experts_per_tok, attention_mask)
+    loss = load_balancing_loss_func(router_logits, config.num_experts, config.num_experts_per_tok, attention_mask)
+    return torch.as_tensor(loss)  # 0 where a model has no router logits

@@ -56,7 +56,7 @@ def part_name(part: Any) -> str:
 
 def names_for_role(role: str) -> list[str]:
     """Returns the losses that can serve a role (`task`, `distillation`, `contrastive`, ...)."""
-    return [name for name in part_names("losses") if role in load_part("losses", name).roles]
+    return [name for name in part_names("losses") if role in getattr(load_part("losses", name), "roles", ())]
 
 
 def part_settings(cls: type) -> dict[str, dataclasses.Field]:

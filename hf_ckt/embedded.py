@@ -47,7 +47,7 @@ def embedded_model(cache: Path | None = None) -> str:
             unfinished = cache / f"unfinished-{os.getpid()}"
             shutil.rmtree(unfinished, ignore_errors=True)
             source: dict[str, Any] = {"gguf_file": gguf_file.name}
-            model = AutoModelForCausalLM.from_pretrained(
+            model: Any = AutoModelForCausalLM.from_pretrained(
                 gguf_file.parent, dtype=torch.bfloat16, **source, **_dequantized(transformers)
             )
             # The weights are plain by now; with its quantizer the model would refuse to be saved and to be trained.

