@@ -49,6 +49,8 @@ from hf_ckt.hub.run_card import run_facts
 CUDA = torch.cuda.is_available()
 # On CPU the plain attention is the faster one for rows as short as these.
 LOADING = {"dtype": "bfloat16"} if CUDA else {"dtype": "bfloat16", "attn_implementation": "eager"}
+# Shorter than the template's own, which would be a quarter of all tokens.
+SYSTEM_PROMPT = "You are a helpful assistant."
 TYPO_SHARE = 0.08  # of the letters of a prompt
 
 
@@ -56,11 +58,11 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=None, help="Hub id or folder; default: SmolLM2-135M-Instruct")
     parser.add_argument("--output_dir", type=Path, default=Path("out/quickstart"))
-    parser.add_argument("--teacher_steps", type=int, default=180)
-    parser.add_argument("--student_steps", type=int, default=70)
+    parser.add_argument("--teacher_steps", type=int, default=150)
+    parser.add_argument("--student_steps", type=int, default=110)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--prompts", type=int, default=None, help="held-out prompts of each kind; default: all")
-    parser.add_argument("--new_tokens", type=int, default=32)
+    parser.add_argument("--new_tokens", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--restart", action="store_true", help="forget what the output folder holds")
     return parser.parse_args()
@@ -129,7 +131,7 @@ def train_teacher(options: argparse.Namespace, model: str, folder: Path) -> Any:
             consistency_weight=0.0,
             regularization_weight=1e-4,
         )
-        data = to_prompt_completion(load_starter_set("train"))
+        data = to_prompt_completion(load_starter_set("train"), SYSTEM_PROMPT)
         trainer = ContrastiveRobustTrainer(model=model, args=args, train_dataset=data, peft_config=lora())
         train(trainer)
         unfinished = folder.with_name("teacher_unfinished")
@@ -143,7 +145,7 @@ def student_trainer(options: argparse.Namespace, model: str, teacher: Any, folde
         options,
         folder.with_name("student_training"),
         max_steps=options.student_steps,
-        learning_rate=1e-3,
+        learning_rate=1.5e-3,
         model_init_kwargs=LOADING,
         distillation_weight=1.0,
         contrastive_weight=0.1,
@@ -160,8 +162,8 @@ def student_trainer(options: argparse.Namespace, model: str, teacher: Any, folde
     return ContrastiveRobustTrainer(
         model=model,
         args=args,
-        train_dataset=to_prompt_completion(noisy),
-        eval_dataset=to_prompt_completion(load_starter_set("heldout")),
+        train_dataset=to_prompt_completion(noisy, SYSTEM_PROMPT),
+        eval_dataset=to_prompt_completion(load_starter_set("heldout"), SYSTEM_PROMPT),
         quantization_config=quantization,
         peft_config=lora(),
         teacher_model=teacher,
@@ -188,9 +190,10 @@ def answer(model: Any, tokenizer: Any, texts: list[str], options: argparse.Names
     model.eval()
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     answers = [""] * len(texts)
-    for start in tqdm(range(0, len(order), 32), desc=title, unit="batch"):
-        chosen = order[start : start + 32]
-        chats = [[{"role": "user", "content": texts[index]}] for index in chosen]
+    for start in tqdm(range(0, len(order), 64), desc=title, unit="batch"):
+        chosen = order[start : start + 64]
+        system = {"role": "system", "content": SYSTEM_PROMPT}
+        chats = [[system, {"role": "user", "content": texts[index]}] for index in chosen]
         inputs = tokenizer.apply_chat_template(
             chats, add_generation_prompt=True, return_dict=True, return_tensors="pt", padding=True
         ).to(model.device)

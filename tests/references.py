@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Independent references: losses written out over tokens and vocabulary, and the checks that hold the tile runner."""
+
+import math
+
+import torch
+
+from hf_ckt.kernels import LinearHead, chunked_token_losses
+
+
+def log_softmax(logits: list[float], temperature: float) -> list[float]:
+    scaled = [value / temperature for value in logits]
+    top = max(scaled)
+    total = math.log(sum(math.exp(value - top) for value in scaled)) + top
+    return [value - total for value in scaled]
+
+
+def kl(p: list[float], q: list[float]) -> float:
+    return sum(math.exp(a) * (a - b) for a, b in zip(p, q, strict=True))
+
+
+def mixture(p: list[float], q: list[float], share: float) -> list[float]:
+    return [math.log(share * math.exp(a) + (1 - share) * math.exp(b)) for a, b in zip(p, q, strict=True)]
+
+
+def jensen_shannon(p: list[float], q: list[float], beta: float = 0.5) -> float:
+    m = mixture(p, q, beta)
+    return beta * kl(p, m) + (1 - beta) * kl(q, m)
+
+
+# name -> divergence of target and prediction, written from the docstring's formula; temperature^2 where it has one
+DIVERGENCES = {
+    "forward_kl": (lambda p, q: kl(p, q), True),
+    "reverse_kl": (lambda p, q: kl(q, p), True),
+    "jensen_shannon": (jensen_shannon, False),
+    "skew_forward_kl": (lambda p, q: kl(p, mixture(p, q, 0.1)), True),
+    "skew_reverse_kl": (lambda p, q: kl(q, mixture(q, p, 0.1)), True),
+    "total_variation": (
+        lambda p, q: sum(abs(math.exp(a) - math.exp(b)) for a, b in zip(p, q, strict=True)) / 2,
+        False,
+    ),
+    "consistency_kl": (lambda p, q: kl(p, q), True),
+    "symmetric_kl": (lambda p, q: kl(p, q) + kl(q, p), True),
+    "reference_kl": (lambda p, q: kl(p, q), True),
+}
+
+
+def divergence(name: str, target: list[float], prediction: list[float], temperature: float = 1.0) -> float:
+    """One token's divergence from two rows of logits."""
+    formula, squared = DIVERGENCES[name]
+    value = formula(log_softmax(target, temperature), log_softmax(prediction, temperature))
+    return value * temperature**2 if squared else value
+
+
+def case(dtype=torch.float64, tokens=11, hidden=6, teacher_hidden=5, vocab=13, teacher_vocab=13, seed=0, **head):
+    """Random hidden states, heads and labels (some -100) of odd sizes; everything that can train requires grad."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape, grad=False):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_(grad)
+
+    labels = torch.randint(0, min(vocab, teacher_vocab), (tokens,), generator=generator)
+    labels[::4] = -100
+    return {
+        "student_hidden": draw(tokens, hidden, grad=True),
+        "noisy_hidden": draw(tokens, hidden, grad=True),
+        "teacher_hidden": draw(tokens, teacher_hidden),
+        "reference_hidden": draw(tokens, hidden),
+        "head": LinearHead(draw(vocab, hidden, grad=True), draw(vocab, grad=True), **head),
+        "teacher_head": LinearHead(draw(teacher_vocab, teacher_hidden), draw(teacher_vocab), **head),
+        "labels": labels,
+    }
+
+
+def leaves(inputs: dict) -> list[torch.Tensor]:
+    return [inputs["student_hidden"], inputs["noisy_hidden"], inputs["head"].weight, inputs["head"].bias]
+
+
+def dense_logits(hidden: torch.Tensor, head: LinearHead) -> torch.Tensor:
+    logits = (hidden @ head.weight.t() + (0 if head.bias is None else head.bias)).to(
+        torch.promote_types(hidden.dtype, torch.float32)
+    )
+    logits = logits * head.logit_scale
+    return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
+
+
+def dense_total(inputs: dict, weights: dict[str, float], num_items: float | None = None) -> torch.Tensor:
+    """Plain PyTorch on the full logits for the four losses that the comparisons use."""
+    kept = inputs["labels"] != -100
+    shared = min(inputs["head"].weight.shape[0], inputs["teacher_head"].weight.shape[0])
+    student = dense_logits(inputs["student_hidden"], inputs["head"])[kept]
+    noisy = dense_logits(inputs["noisy_hidden"], inputs["head"])[kept].log_softmax(-1)
+    teacher = dense_logits(inputs["teacher_hidden"], inputs["teacher_head"])[kept][:, :shared].log_softmax(-1).detach()
+    reference = dense_logits(inputs["reference_hidden"], inputs["head"])[kept].log_softmax(-1).detach()
+    clean = student.log_softmax(-1)
+    on_shared = student[:, :shared].log_softmax(-1)
+
+    def plain_kl(p, q):
+        return torch.nn.functional.kl_div(q, p, reduction="sum", log_target=True)
+
+    values = {
+        "nll": torch.nn.functional.cross_entropy(student, inputs["labels"][kept], reduction="sum"),
+        "forward_kl": plain_kl(teacher, on_shared),
+        "consistency_kl": plain_kl(clean.detach(), noisy),
+        "symmetric_kl": plain_kl(clean, noisy) + plain_kl(noisy, clean),
+        "reference_kl": plain_kl(reference, clean),
+    }
+    total = sum(weight * values[name] for name, weight in weights.items())
+    return total / (kept.sum() if num_items is None else num_items)
+
+
+WEIGHTS = {"nll": 1.0, "forward_kl": 0.7, "consistency_kl": 0.5, "reference_kl": 0.3}
+
+
+def run(inputs: dict, weights: dict[str, float] = WEIGHTS, **options):
+    states = {name: inputs[name] for name in ("noisy_hidden", "teacher_hidden", "teacher_head", "reference_hidden")}
+    return chunked_token_losses(
+        weights, inputs["student_hidden"], inputs["head"], inputs["labels"], **states, **options
+    )
+
+
+def check_matches_dense(chunk_size: int | None = 3, factor: float = 2.0, weights=WEIGHTS, num_items=None, **sizes):
+    """Loss and every gradient equal dense autograd in float64; raises AssertionError otherwise."""
+    inputs = case(**sizes)
+    expected = dense_total(inputs, weights, num_items)
+    expected_grads = torch.autograd.grad(factor * expected, leaves(inputs), allow_unused=True)
+    output = run(inputs, weights, chunk_size=chunk_size, num_items=num_items)
+    grads = torch.autograd.grad(factor * output.total, leaves(inputs), allow_unused=True)
+    torch.testing.assert_close(output.total, expected, rtol=1e-10, atol=1e-12)
+    for grad, wanted in zip(grads, expected_grads, strict=True):
+        wanted = torch.zeros_like(grad) if wanted is None else wanted
+        torch.testing.assert_close(grad, wanted, rtol=1e-9, atol=1e-12)
+
+
+def check_error_budget(dtype: torch.dtype, chunk_size: int = 3, seeds: int = 8):
+    """
+    Against a float64 truth the runner errs at most twice as much as plain PyTorch in the same dtype.
+
+    Root mean square over several draws: a single scalar's error is a matter of luck for both.
+    """
+    plain_errors, tiled_errors = [], []
+    for seed in range(seeds):
+        rough = case(dtype=dtype, tokens=40, hidden=48, teacher_hidden=32, vocab=64, teacher_vocab=64, seed=seed)
+        exact = {name: _in_float64(value) for name, value in rough.items()}
+        truth = dense_total(exact, WEIGHTS)
+        true_values = [truth, *torch.autograd.grad(truth, leaves(exact))]
+        for errors, total in (
+            (plain_errors, dense_total(rough, WEIGHTS)),
+            (tiled_errors, run(rough, chunk_size=chunk_size).total),
+        ):
+            values = [total, *torch.autograd.grad(total, leaves(rough))]
+            errors.append(
+                [float((v.detach().double() - t).norm() / t.norm()) for v, t in zip(values, true_values, strict=True)]
+            )
+    for plain, tiled in zip(zip(*plain_errors, strict=True), zip(*tiled_errors, strict=True), strict=True):
+        assert math.hypot(*tiled) <= 2 * math.hypot(*plain)
+
+
+def _in_float64(value):
+    if isinstance(value, LinearHead):
+        return LinearHead(_in_float64(value.weight), _in_float64(value.bias), *value[2:])
+    return value.detach().double().requires_grad_(value.requires_grad) if value.is_floating_point() else value
