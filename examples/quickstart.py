@@ -9,8 +9,7 @@ Aligns a real instruct model over a frozen 4-bit backbone with the whole objecti
 
     python examples/quickstart.py --output_dir out/quickstart
 
-Stopped at any moment, the same command goes on where it was. Everything ends up in the output folder: the adapter with
-its card, results.json, answers.json and losses.png.
+Stopped at any moment, the same command goes on where it was.
 """
 
 import argparse
@@ -49,8 +48,7 @@ from hf_ckt.hub.run_card import run_facts
 CUDA = torch.cuda.is_available()
 # On CPU the plain attention is the faster one for rows as short as these.
 LOADING = {"dtype": "bfloat16"} if CUDA else {"dtype": "bfloat16", "attn_implementation": "eager"}
-# Shorter than the template's own, which would be a quarter of all tokens.
-SYSTEM_PROMPT = "You are a helpful assistant."
+SYSTEM_PROMPT = "You are a helpful assistant."  # shorter than the template's own, a quarter of all tokens
 TYPO_SHARE = 0.08  # of the letters of a prompt
 
 
@@ -58,9 +56,9 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=None, help="Hub id or folder; default: SmolLM2-135M-Instruct")
     parser.add_argument("--output_dir", type=Path, default=Path("out/quickstart"))
-    parser.add_argument("--teacher_steps", type=int, default=150)
-    parser.add_argument("--student_steps", type=int, default=110)
-    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--teacher_steps", type=int, default=300)
+    parser.add_argument("--student_steps", type=int, default=200)
+    parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--prompts", type=int, default=None, help="held-out prompts of each kind; default: all")
     parser.add_argument("--new_tokens", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
@@ -87,15 +85,22 @@ def add_typos(text: str, seed: int, share: float = TYPO_SHARE) -> str:
     return "".join(letters)
 
 
+def training_rows() -> Any:
+    """The starter set with each look-alike twice: they are the harder half of telling a request from its wording."""
+    rows = load_starter_set("train")
+    lookalikes = [index for index, kind in enumerate(rows["kind"]) if kind == "lookalike"]
+    return rows.select([*range(len(rows)), *lookalikes])
+
+
 def training_arguments(options: argparse.Namespace, folder: Path, **kwargs: Any) -> ContrastiveRobustConfig:
     return ContrastiveRobustConfig(
         str(folder),
         per_device_train_batch_size=options.batch_size,
-        per_device_eval_batch_size=2 * options.batch_size,
+        per_device_eval_batch_size=32,
         lr_scheduler_type="cosine",
         warmup_steps=5,
-        logging_steps=2,
-        save_steps=20,
+        logging_steps=5,
+        save_steps=50,
         save_total_limit=1,
         max_length=160,
         gradient_checkpointing=False,  # short rows: memory is not what limits
@@ -131,7 +136,7 @@ def train_teacher(options: argparse.Namespace, model: str, folder: Path) -> Any:
             consistency_weight=0.0,
             regularization_weight=1e-4,
         )
-        data = to_prompt_completion(load_starter_set("train"), SYSTEM_PROMPT)
+        data = to_prompt_completion(training_rows(), SYSTEM_PROMPT)
         trainer = ContrastiveRobustTrainer(model=model, args=args, train_dataset=data, peft_config=lora())
         train(trainer)
         unfinished = folder.with_name("teacher_unfinished")
@@ -153,18 +158,16 @@ def student_trainer(options: argparse.Namespace, model: str, teacher: Any, folde
         perturbation="gaussian",
         regularization_weight=1e-4,
     )
-    noisy = load_starter_set("train").map(
+    noisy = training_rows().map(
         lambda row, index: {"prompt": add_typos(row["prompt"], options.seed + index)}, with_indices=True
     )
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
-    )
+    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
     return ContrastiveRobustTrainer(
         model=model,
         args=args,
         train_dataset=to_prompt_completion(noisy, SYSTEM_PROMPT),
         eval_dataset=to_prompt_completion(load_starter_set("heldout"), SYSTEM_PROMPT),
-        quantization_config=quantization,
+        quantization_config=nf4,
         peft_config=lora(),
         teacher_model=teacher,
     )
@@ -220,15 +223,9 @@ def measure(model: Any, tokenizer: Any, options: argparse.Namespace, name: str, 
     rates = {}
     for kind, pairs in rows.items():
         refused = sum(is_refusal(text) for _, text in pairs)
-        degenerate = sum(is_degenerate(text) for _, text in pairs)
         low, high = wilson_interval(refused, len(pairs))
-        rates[kind] = {
-            "refused": refused / len(pairs),
-            "low": low,
-            "high": high,
-            "n": len(pairs),
-            "degenerate": degenerate,
-        }
+        counts = {"n": len(pairs), "degenerate": sum(is_degenerate(text) for _, text in pairs)}
+        rates[kind] = {"refused": refused / len(pairs), "low": low, "high": high, **counts}
     return {"rates": rates, "answers": rows}
 
 
@@ -294,8 +291,7 @@ def plot_losses(history: list[dict[str, float]], file: Path) -> None:
 
 def main() -> None:
     options = parse_options()
-    started, console = time.time(), Console(width=118)
-    model = options.model or embedded_model()
+    started, console, model = time.time(), Console(width=118), options.model or embedded_model()
     settings = {name: str(value) for name, value in vars(options).items() if name not in ("output_dir", "restart")}
     # A run of other settings has a folder of its own, so what is found there can be gone on with.
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
@@ -345,8 +341,7 @@ def main() -> None:
     show_answers(console, measured)
     show_table(console, results)
     console.print(
-        f"{results['seconds']} s in all. In {options.output_dir}: adapter/ (with its card), losses.png, results.json, "
-        "answers.json."
+        f"{results['seconds']} s in all. {options.output_dir} holds adapter/, losses.png, results.json, answers.json"
     )
 
 

@@ -39,6 +39,10 @@ class TeacherQueue:
             kept = states if self.states is None else torch.cat([self.states.to(states.device), states])
             self.states = kept[-self.size :].clone()
 
+    def clear(self) -> None:
+        """Drops all states: after a step whose states were not finite, which no later step could outlive."""
+        self.states = None
+
 
 @dataclass
 class Contrast:

@@ -180,10 +180,9 @@ class ContrastiveRobustConfig(SFTConfig):
         """Converts a plain `TrainingArguments` or `SFTConfig`; a config of this class is returned as it is."""
         if isinstance(args, cls):
             return args
-        values = {name: value for name, value in args.to_dict().items() if name in cls.__dataclass_fields__}
-        # to_dict masks every field named *_token, secrets or not
-        values |= {name: getattr(args, name) for name in values if name.endswith("_token")}
-        return cls(**values)
+        # Not through to_dict, which masks every field named *_token and rewrites the user's model_init_kwargs in place.
+        names = [one.name for one in fields(args) if one.init and one.name in cls.__dataclass_fields__]
+        return cls(**{name: getattr(args, name) for name in names})
 
     def _check_objective(self) -> None:
         for role in ROLES:
@@ -211,11 +210,12 @@ class ContrastiveRobustConfig(SFTConfig):
         for role in EXTRA_ROLES:
             self.build_loss(role)
         self.build_perturbation()
-        if self.contrastive_rejected and self.packing:
-            raise ValueError(
-                "contrastive_rejected: cannot be combined with packing, which would separate an answer from its "
-                "rejected counterpart. Set packing=False or contrastive_rejected=False."
-            )
+        for packing in ("packing", "eval_packing"):
+            if self.contrastive_rejected and getattr(self, packing):
+                raise ValueError(
+                    f"contrastive_rejected: cannot be combined with packing, which would separate an answer from its "
+                    f"rejected counterpart. Set {packing}=False or contrastive_rejected=False."
+                )
         if self.contrastive_level == "sequence" and self.packing and self.packing_strategy == "wrapped":
             raise ValueError(
                 "contrastive_level='sequence': packing_strategy='wrapped' cuts documents and leaves no boundaries, so "

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sums of what is logged, kept on the device between two logs, and the guard against losses that are not finite."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -61,10 +62,14 @@ class NonFiniteGuard(TrainerCallback):
             Names of the terms, in one order on every rank.
         action (`str`):
             `raise` or `skip`.
+        on_skip (`Callable`, *optional*):
+            Called when a step is skipped: forgets what the bad batches left elsewhere.
     """
 
-    def __init__(self, accelerator: Accelerator, names: list[str], action: str):
-        self.accelerator, self.names, self.action = accelerator, names, action
+    def __init__(
+        self, accelerator: Accelerator, names: list[str], action: str, on_skip: Callable[[], None] | None = None
+    ):
+        self.accelerator, self.names, self.action, self.on_skip = accelerator, names, action, on_skip
         self.skipped = 0
         self._flags: Tensor | None = None
 
@@ -97,5 +102,7 @@ class NonFiniteGuard(TrainerCallback):
             )
         self.skipped += 1
         kwargs["optimizer"].zero_grad()
+        if self.on_skip is not None:
+            self.on_skip()
         if self.accelerator.is_main_process:
             print(f"{what}. Skipped that optimizer step ({self.skipped} so far).")

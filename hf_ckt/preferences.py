@@ -45,18 +45,21 @@ def with_rejected(dataset: Any, prepare: Callable[[Any], Any], name: str) -> Any
 
     Args:
         dataset (`datasets.Dataset`):
-            With `prompt`, `completion`, `rejected`; one that is tokenized already is prepared as it is.
+            With `prompt`, `completion`, `rejected`; one that is tokenized already is truncated alike.
         prepare (`Callable`):
             The trainer's own preparation of a prompt-completion dataset.
         name (`str`):
             Name of the dataset in messages.
     """
     dataset = chosen_as_completion(dataset, name)
-    if "input_ids" in dataset.column_names:
-        return prepare(dataset)
     numbered = dataset.add_column(_ROW, list(range(len(dataset))))
-    chosen = prepare(numbered.remove_columns("rejected"))
-    rejected = prepare(numbered.remove_columns("completion").rename_column("rejected", "completion"))
+    if "input_ids" in dataset.column_names:
+        plain = dict(zip(REJECTED_COLUMNS, ("input_ids", "labels"), strict=True))
+        chosen = prepare(numbered.remove_columns(list(plain)))
+        rejected = prepare(numbered.select_columns([_ROW, *plain]).rename_columns(plain))
+    else:
+        chosen = prepare(numbered.remove_columns("rejected"))
+        rejected = prepare(numbered.remove_columns("completion").rename_column("rejected", "completion"))
     # An answer that truncation masked in full was dropped on its side; its pair goes too.
     place = {row: index for index, row in enumerate(rejected[_ROW])}
     keep = [index for index, row in enumerate(chosen[_ROW]) if row in place]

@@ -51,6 +51,12 @@ def resolve_schedules(args: ContrastiveRobustConfig, facts: RunFacts) -> dict[st
         schedules[role] = args.build_schedule(role, weight)
         if missing and schedules[role].ever_on:
             raise ValueError(f"{role}_weight={weight:g}: {missing}. Remedy that, or set {role}_weight=0.")
+    task = schedules["task"]
+    if facts.obstacle and (task.weight != 1 or task.shape != "constant"):
+        raise ValueError(
+            f"task_weight={task.weight:g}, task_schedule={task.shape!r}: {facts.obstacle}. Remedy that, or keep the "
+            "task at weight 1, constant."
+        )
     if chosen:
         logger.warning("Weights that were left at None: %s.", ", ".join(chosen))
     active = {role: schedule for role, schedule in schedules.items() if schedule.ever_on}

@@ -29,7 +29,7 @@ from .passes import Players, run_objective
 from .preferences import REJECTED_COLUMNS, chosen_as_completion, with_rejected
 from .resolution import RunFacts, resolve_schedules
 from .teachers.base import Teacher
-from .teachers.model import ModelTeacher
+from .teachers.model import ModelTeacher, require_separate_models
 from .teachers.self import SelfTeacher
 from .views import Batch
 
@@ -97,11 +97,7 @@ class ContrastiveRobustTrainer(SFTTrainer):
             name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = ContrastiveRobustConfig(f"{name.split('/')[-1]}-CKT")
         given["args"] = args = ContrastiveRobustConfig.from_arguments(args)
-        if teacher_model is not None and teacher_model is model and not isinstance(model, str):
-            raise ValueError(
-                "teacher_model: is the very object that is trained, so it would drift with the student. Pass "
-                "teacher_model=None to learn from the frozen base, or load a second copy."
-            )
+        require_separate_models(model, teacher_model)
         if args.contrastive_rejected:
             for dataset_name in ("train_dataset", "eval_dataset"):
                 given[dataset_name] = chosen_as_completion(given.get(dataset_name), dataset_name)
@@ -183,7 +179,9 @@ class ContrastiveRobustTrainer(SFTTrainer):
         self._sums = {"train": LogSums(), "eval": LogSums()}
         self._log_names = [*self.objective.log_names, *(["aux_loss"] if self.aux_loss_enabled else [])]
         term_names = [name for name in self._log_names if name.endswith("_loss")]
-        self._guard = NonFiniteGuard(self.accelerator, [*term_names, "loss"], args.nonfinite_loss)
+        self._guard = NonFiniteGuard(
+            self.accelerator, [*term_names, "loss"], args.nonfinite_loss, on_skip=contrast and contrast.queue.clear
+        )
         if self.is_deepspeed_enabled and args.nonfinite_loss == "skip":
             raise ValueError(
                 "nonfinite_loss='skip': DeepSpeed takes its optimizer step inside the backward pass, so a step cannot "
@@ -230,7 +228,8 @@ class ContrastiveRobustTrainer(SFTTrainer):
         count_ranks = self.args.average_tokens_across_devices and whole_batch
         scale = Scale(
             progress=self.state.global_step / max(self.state.max_steps, 1),
-            num_items=num_items_in_batch,
+            # At least 1: where every label of the step is masked, 0 / 0 would be NaN.
+            num_items=torch.as_tensor(num_items_in_batch).clamp(min=1) if whole_batch else None,
             processes=self.accelerator.num_processes // self.get_tp_size() if count_ranks else 1,
             micro_batches=self.current_gradient_accumulation_steps if whole_batch else 1,
         )

@@ -79,7 +79,8 @@ class TokenViews:
     """
 
     labels: Tensor
-    student: LogitsView
+    # Absent only when no part reads it (robust consistency alone), so the parts need not ask.
+    student: LogitsView = None  # type: ignore[assignment]
     noisy: LogitsView | None = None
     teacher: LogitsView | None = None
     reference: LogitsView | None = None

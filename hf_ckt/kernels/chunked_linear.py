@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..checks import require_count
+from ..checks import require_count, require_weight
 from ..discovery import load_part, part_name
 from ..views import LinearHead
 from .tile_program import TileProgram, default_chunk_size
@@ -38,7 +38,8 @@ class TokenLossOutput:
         total (`torch.Tensor`):
             Weighted sum of the terms divided by `num_items`; a scalar in nats, differentiable.
         terms (`dict[str, torch.Tensor]`):
-            Sum over the kept tokens of each loss, unweighted, in nats; detached.
+            Sum over the kept tokens of each loss, unweighted, in nats; detached. Two losses of one name carry their
+            place in `losses`: `jensen_shannon@0`.
         metrics (`dict[str, torch.Tensor]`):
             Sum over the kept tokens of each metric; detached.
         num_kept (`int`):
@@ -115,10 +116,11 @@ def chunked_token_losses(
         loss = load_part("losses", entry)() if isinstance(entry, str) else entry
         if not hasattr(loss, "per_token"):
             raise ValueError(f"losses: {part_name(loss)!r} is not a loss per token; only token losses run on tiles.")
+        require_weight(f"losses[{part_name(loss)!r}]", losses[entry])
         resolved.append((part_name(loss), loss))
     names = [key for key, _ in resolved]
     if len(set(names)) < len(names):
-        resolved = [(f"{key}@{getattr(loss, 'role', '')}", loss) for key, loss in resolved]
+        resolved = [(f"{key}@{i}" if names.count(key) > 1 else key, loss) for i, (key, loss) in enumerate(resolved)]
     program = TileProgram(resolved, [(name, load_part("metrics", name)()) for name in metrics])
     hidden = {
         name: states
@@ -130,6 +132,12 @@ def chunked_token_losses(
         if states is not None
     }
     heads = {"student": head, "noisy": head, "teacher": teacher_head, "reference": reference_head or head}
+    for name, states in hidden.items():
+        if states.shape[0] != labels.shape[0]:
+            raise ValueError(
+                f"{name}_hidden: has {states.shape[0]} positions, labels have {labels.shape[0]}. Each position needs its "
+                "state in every view."
+            )
     kept = (labels != -100).nonzero().squeeze(1)
     hidden = {name: states.index_select(0, kept) for name, states in hidden.items()}
     weights = torch.tensor(list(losses.values()), dtype=torch.float64)
@@ -168,19 +176,17 @@ def run_tiles(
         if name not in hidden or heads.get(name) is None:
             parts = [key for key, part in (*program.losses, *program.metrics) if name in part.needs]
             raise ValueError(f"{', '.join(parts)}: needs the {name}'s hidden states and head. Pass {name}_hidden.")
-        if hidden[name].shape[0] != labels.shape[0]:
-            raise ValueError(
-                f"{name}_hidden: has {hidden[name].shape[0]} positions, labels have {labels.shape[0]}. Each kept "
-                "position needs its state in every view."
-            )
     if chunk_size is not None:
         require_count("chunk_size", chunk_size, 1, "A tile must hold at least one position.")
     head = heads["student"]
     assert head is not None  # checked above
     device = student.device
+    num_items = labels.shape[0] if num_items is None else num_items
     views: dict[str, str] = {}
     for name in sorted(program.needs):
-        same = (other for other in views.values() if hidden[other] is hidden[name] and _same_head(heads, other, name))
+        # A student's view stays apart even from its equal: it gets a gradient, a teacher's or reference's does not.
+        others = [other for other in views.values() if not {other, name} & {*_STUDENT_VIEWS}]
+        same = (o for o in others if hidden[o] is hidden[name] and _identity(heads[o]) == _identity(heads[name]))
         views[name] = next(same, name)
     plan = _Plan(
         program=program,
@@ -193,7 +199,7 @@ def run_tiles(
         grad=torch.is_grad_enabled(),
         dtype=torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None,
         weights=weights,
-        num_items=max(labels.shape[0], 1) if num_items is None else num_items,
+        num_items=num_items + (num_items == 0),  # where no token counts, the loss is 0 and not 0 / 0
     )
     total, sums = _ChunkedTokenLosses.apply(plan, student, hidden.get("noisy"), head.weight, head.bias)
     keys = [key for key, _ in (*program.losses, *program.metrics)]
@@ -206,9 +212,8 @@ def run_tiles(
     )
 
 
-def _same_head(heads: Mapping[str, LinearHead | None], first: str, second: str) -> bool:
-    one, two = heads[first], heads[second]
-    return one is not None and two is not None and one.weight is two.weight and one[2:] == two[2:]
+def _identity(head: Any) -> tuple:
+    return id(head.weight), id(head.bias), *head[2:]
 
 
 @dataclass
@@ -279,14 +284,14 @@ class _ChunkedTokenLosses(torch.autograd.Function):
 
 
 def _cast_heads(plan: _Plan, device: torch.device) -> dict[str, LinearHead]:
-    """Each distinct head, once, detached, in the dtype it is projected in (autocast's, where that is on)."""
-    done: dict[int, LinearHead] = {}
-    for head in plan.heads.values():
-        if id(head.weight) not in done:
-            weight = head.weight.detach().to(device, plan.dtype or head.weight.dtype)
-            bias = None if head.bias is None else head.bias.detach().to(device, weight.dtype)
-            done[id(head.weight)] = head._replace(weight=weight, bias=bias)
-    return {name: done[id(head.weight)] for name, head in plan.heads.items()}
+    """The heads, detached, each weight cast once to the dtype it is projected in (autocast's, where that is on)."""
+    weights = {id(head.weight): head.weight for head in plan.heads.values()}
+    weights = {key: weight.detach().to(device, plan.dtype or weight.dtype) for key, weight in weights.items()}
+    heads = {name: head._replace(weight=weights[id(head.weight)]) for name, head in plan.heads.items()}
+    return {
+        name: head if head.bias is None else head._replace(bias=head.bias.detach().to(device, head.weight.dtype))
+        for name, head in heads.items()
+    }
 
 
 def _run_tile(

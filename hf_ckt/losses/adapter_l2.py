@@ -47,23 +47,29 @@ def _say_fallback() -> None:
 
 
 def _low_rank_pairs(model: torch.nn.Module) -> Iterator[tuple[Tensor, Tensor, float]]:
-    """Yields A `(r, in)`, B `(out, r)` and the scale of each trainable low-rank adapter."""
+    """Yields A `(r, in)`, B `(out, r)` (before them an axis of experts) and the scale of each trainable adapter."""
     for module in model.modules():
         for first, second in (("lora_A", "lora_B"), ("lora_embedding_A", "lora_embedding_B")):
             downs, ups = getattr(module, first, None), getattr(module, second, None)
             scaling: Any = getattr(module, "scaling", None)
-            if not downs or not ups or scaling is None:
+            # AdaLoRA's update has a third factor between the two.
+            if not downs or not ups or scaling is None or hasattr(module, "lora_E"):
                 continue
             for name in downs:
                 down, up = (getattr(part, "weight", part) for part in (downs[name], ups[name]))
                 if down.requires_grad or up.requires_grad:
                     # A convolution's kernel is flattened: the update is then the product of its two matrices.
-                    yield down.flatten(1), up.flatten(1), float(scaling[name])
+                    down, up = down.flatten(1), up.flatten(1)
+                    experts = getattr(module, "num_experts", 1)
+                    if experts > 1:  # PEFT stacks the experts of one parameter, in this order
+                        down = down.reshape(experts, -1, down.shape[1])
+                        up = up.reshape(up.shape[0], -1, experts).permute(2, 0, 1)
+                    yield down, up, float(scaling[name])
 
 
 def _update_norm(down: Tensor, up: Tensor, scale: float) -> Tensor:
     down, up = _wide(down), _wide(up)
-    return scale**2 * ((down @ down.t()) * (up.t() @ up)).sum()
+    return scale**2 * ((down @ down.mT) * (up.mT @ up)).sum()
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The contracts that losses keep. A loss gives its mathematics; it knows of no model, trainer or config."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -111,5 +112,4 @@ def log_mixture(log_p: Tensor, log_q: Tensor, share: float) -> Tensor:
         return log_q
     if share == 1:
         return log_p
-    offset = torch.tensor([share, 1 - share], dtype=torch.float64).log().tolist()
-    return torch.logaddexp(log_p + offset[0], log_q + offset[1])
+    return torch.logaddexp(log_p + math.log(share), log_q + math.log(1 - share))

@@ -4,8 +4,9 @@
 import logging
 from typing import Any
 
-from accelerate import DistributedType
-from peft import AutoPeftModelForCausalLM, PeftModel
+from accelerate import DistributedType, PartialState
+from peft import AutoPeftModelForCausalLM, PeftConfig, PeftModel
+from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.peft_utils import find_adapter_config_file
 from trl.models import prepare_deepspeed, prepare_fsdp
@@ -69,10 +70,18 @@ class ModelTeacher(Teacher):
             kwargs = {"dtype": "auto", **(init_kwargs or {})}
             if quantization_config is not None:
                 kwargs["quantization_config"] = quantization_config
+            if PartialState().num_processes > 1:
+                # Left to its default, trl 1.16 spreads the model over all GPUs, in every process.
+                kwargs.setdefault("device_map", None)
+            revision = kwargs.get("revision")
+            is_adapter = find_adapter_config_file(model, revision=revision) is not None
             tokenizer = tokenizer or _find_tokenizer(model, kwargs)
+            if tokenizer is None and is_adapter:
+                tokenizer = _find_tokenizer(
+                    PeftConfig.from_pretrained(model, revision=revision).base_model_name_or_path, {}
+                )
             # Checked before the weights are loaded: they may take minutes.
             _check_tokenizer(student_tokenizer, tokenizer, model)
-            is_adapter = find_adapter_config_file(model, revision=kwargs.get("revision")) is not None
             model = (
                 AutoPeftModelForCausalLM.from_pretrained(model, **kwargs)
                 if is_adapter
@@ -114,6 +123,18 @@ class ModelTeacher(Teacher):
         with frozen(self.model):
             hidden, head = self.model(**batch.inputs, objective=read)
         return TeacherSignal(hidden.to(device), head)
+
+
+def require_separate_models(student: Any, teacher: Any) -> None:
+    """Raises ValueError when a loaded teacher and a loaded student share a weight."""
+    if not isinstance(student, nn.Module) or not isinstance(teacher, nn.Module):
+        return
+    own = {id(parameter) for parameter in student.parameters()}
+    if any(id(parameter) in own for parameter in teacher.parameters()):
+        raise ValueError(
+            "teacher_model: shares its weights with the student, so it would drift with it, or be frozen and freeze the "
+            "student too. Pass teacher_model=None to learn from the frozen base, or load a second copy."
+        )
 
 
 def _is_quantized(model: Any) -> bool:

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract checks fail when the fault that they are there for is put into the source."""
+
+import inspect
+import types
+
+import pytest
+
+from hf_ckt.kernels import chunked_linear
+from hf_ckt.losses import base
+from hf_ckt.losses.consistency_kl import ConsistencyKLLoss
+from hf_ckt.losses.forward_kl import ForwardKLLoss
+from hf_ckt.losses.jensen_shannon import JensenShannonLoss
+from hf_ckt.losses.reverse_kl import ReverseKLLoss
+from tests.contracts import token_checks as checks
+
+# name -> text of kernels/chunked_linear.py, what stands there instead, the check that hears it
+SOURCE_FAULTS = {
+    "masked positions are projected": (
+        "    kept = (labels != -100).nonzero().squeeze(1)\n",
+        "    kept, labels = torch.arange(labels.shape[0]), labels.clamp(min=0)\n",
+        checks.check_masked_positions_do_not_matter,
+    ),
+    "sums hold the last tile alone": ("sums += tile_sums", "sums = tile_sums", checks.check_split_batch_adds_up),
+    "head gradient holds the last tile alone": (
+        'grads["weight"].addmm_(',
+        'grads["weight"].zero_().addmm_(',
+        checks.check_gradients_equal_dense,
+    ),
+    "bias gradient holds the last tile alone": (
+        'grads["bias"] += logit_grad',
+        'grads["bias"] = logit_grad',
+        checks.check_gradients_equal_dense,
+    ),
+    "outer gradient is forgotten": (
+        "scale = grad_total / ctx.num_items",
+        "scale = 1 / ctx.num_items",
+        checks.check_outer_gradient,
+    ),
+    "num_items is ignored in the value": (
+        ".sum() / plan.num_items, sums",
+        ".sum() / max(len(plan.labels), 1), sums",
+        checks.check_value,
+    ),
+    "num_items is ignored in the gradient": (
+        "scale = grad_total / ctx.num_items",
+        "scale = grad_total / 1.0",
+        checks.check_gradients_equal_dense,
+    ),
+    "nothing is divided by nothing": (
+        "num_items=num_items + (num_items == 0),",
+        "num_items=num_items,",
+        checks.check_all_masked_is_zero_and_connected,
+    ),
+    "last tile is dropped": (
+        "range(0, plan.labels.shape[0], plan.chunk_size)",
+        "range(0, plan.labels.shape[0] - plan.chunk_size + 1, plan.chunk_size)",
+        checks.check_value,
+    ),
+}
+
+
+def with_fault(original: str, fault: str) -> types.ModuleType:
+    source = inspect.getsource(chunked_linear)
+    assert source.count(original) == 1, f"the source has changed: name the fault in its new words ({original!r})"
+    module = types.ModuleType(chunked_linear.__name__)
+    module.__package__ = chunked_linear.__package__
+    exec(compile(source.replace(original, fault), "faulty chunked_linear.py", "exec"), vars(module))
+    return module
+
+
+@pytest.mark.parametrize("name", SOURCE_FAULTS)
+def test_fault_in_the_source_is_caught(name, monkeypatch):
+    """A check that a broken runner passes holds nothing."""
+    original, fault, check = SOURCE_FAULTS[name]
+    check(ForwardKLLoss())
+    monkeypatch.setattr(checks, "tiles", with_fault(original, fault))
+    with pytest.raises(AssertionError):
+        check(ForwardKLLoss())
+
+
+def _half_the_square(self, views):
+    target, prediction = views.pair(*base.PAIRS[self.role], self.temperature)
+    return self.divergence(target, prediction) * self.temperature
+
+
+LOSS_FAULTS = {
+    "squared temperature is forgotten": (
+        (base.Divergence, "squared_temperature", False),
+        ForwardKLLoss(temperature=2.5),
+        [checks.check_value, checks.check_gradient_against_differences],
+    ),
+    "temperature enters once": (
+        (base.Divergence, "per_token", _half_the_square),
+        ReverseKLLoss(temperature=2.5),
+        [checks.check_value, checks.check_gradient_against_differences],
+    ),
+    "temperature is squared where it must not be": (
+        (JensenShannonLoss, "squared_temperature", True),
+        JensenShannonLoss(temperature=2.5),
+        [checks.check_value],
+    ),
+    "direction is turned around": (
+        (ForwardKLLoss, "divergence", lambda self, p, q: base.kl_divergence(q, p)),
+        ForwardKLLoss(),
+        [checks.check_value, checks.check_gradient_against_differences],
+    ),
+    "clean target learns": (
+        (ConsistencyKLLoss, "detach_target", False),
+        ConsistencyKLLoss(),
+        [checks.check_clean_view_is_detached],
+    ),
+    "a cross-entropy is called a KL": (
+        (ForwardKLLoss, "divergence", lambda self, p, q: -(p.exp() * q).sum(-1)),
+        ForwardKLLoss(),
+        [checks.check_zero_at_equality, checks.check_value],
+    ),
+    "a sum over the tile couples its tokens": (
+        (ForwardKLLoss, "divergence", lambda self, p, q: base.kl_divergence(p, q).cumsum(0)),
+        ForwardKLLoss(),
+        [checks.check_split_batch_adds_up, checks.check_order_does_not_matter, checks.check_value],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOSS_FAULTS)
+def test_fault_in_a_loss_is_caught(name, monkeypatch):
+    """Losses of the wrong size or direction still go down in training."""
+    patch, loss, found_by = LOSS_FAULTS[name]
+    for check in found_by:
+        check(loss)
+    monkeypatch.setattr(*patch)
+    for check in found_by:
+        with pytest.raises(AssertionError):
+            check(loss)
