@@ -3,6 +3,7 @@
 
 from typing import Any, NamedTuple
 
+import torch
 from transformers import PreTrainedModel
 
 from ._upstream import load_balancing_loss
@@ -78,7 +79,9 @@ def run_objective(
             hidden["reference"], heads["reference"] = players.reference.signal(batch, model)
     if "noisy" in objective.views and players.perturbation is not None:
         embedding: Any = model.get_input_embeddings()
-        noise = players.perturbation.noise(inputs["input_ids"], batch.documents, embedding.weight.shape[-1], seed)
+        # Kept out of torch_compile: inductor (torch 2.13, CPU) turns the noise's integer arithmetic into floats.
+        draw = torch.compiler.disable(players.perturbation.noise)
+        noise = draw(inputs["input_ids"], batch.documents, embedding.weight.shape[-1], seed)
         hidden["noisy"] = batch.keep(run_backbone(model, inputs, noise).last_hidden_state)
     outputs = run_backbone(model, inputs)
     hidden["student"] = batch.keep(outputs.last_hidden_state)

@@ -180,7 +180,10 @@ class ContrastiveRobustTrainer(SFTTrainer):
         self._log_names = [*self.objective.log_names, *(["aux_loss"] if self.aux_loss_enabled else [])]
         term_names = [name for name in self._log_names if name.endswith("_loss")]
         self._guard = NonFiniteGuard(
-            self.accelerator, [*term_names, "loss"], args.nonfinite_loss, on_skip=contrast and contrast.queue.clear
+            self.accelerator,
+            [*term_names, "loss"],
+            args.nonfinite_loss,
+            on_skip=contrast.queue.clear if contrast is not None else None,
         )
         if self.is_deepspeed_enabled and args.nonfinite_loss == "skip":
             raise ValueError(
@@ -297,6 +300,14 @@ class ContrastiveRobustTrainer(SFTTrainer):
             path = os.path.join(folder, _QUEUE_FILE.format(rank=self.args.process_index))
             replace_file(path, lambda aside: save_file({"states": states.cpu().contiguous()}, aside))
         super()._save_checkpoint(model, trial)
+
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        # Trainer pickles its arguments beside the weights, the token in clear; a push would publish it.
+        token, self.args.hub_token = self.args.hub_token, None
+        try:
+            super()._save(*args, **kwargs)
+        finally:
+            self.args.hub_token = token
 
     def create_model_card(  # type: ignore[override]  # as TRL's
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None

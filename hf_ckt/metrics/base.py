@@ -15,6 +15,10 @@ class TokenMetric(ABC):
     needs: ClassVar[frozenset[str]] = frozenset({"student"})
     """Names of the views it reads."""
 
+    def __repr__(self) -> str:
+        # Without an address: equal metrics share one compiled program.
+        return f"{type(self).__name__}({vars(self) or ''})"
+
     @abstractmethod
     def per_token(self, views: TokenViews) -> Tensor:
         """Returns the quantity at each token, `(N,)`."""

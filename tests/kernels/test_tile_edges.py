@@ -211,7 +211,7 @@ def test_every_token_loss_compiles_whole():
 
 
 @pytest.mark.slow
-def test_compiler_of_this_machine_gives_the_plain_result_and_compiles_once(monkeypatch):
+def test_compiler_of_this_machine_gives_the_plain_result_and_compiles_once(monkeypatch, caplog):
     """What generates the code may differ from what traces it; without a C++ compiler the plain tiles must step in."""
     monkeypatch.setattr(chunked_linear, "_compiled", {})
     torch._dynamo.reset()
@@ -227,7 +227,10 @@ def test_compiler_of_this_machine_gives_the_plain_result_and_compiles_once(monke
         for found, truth in zip(torch.autograd.grad(compiled.total, leaves), expected, strict=True):
             close(found, truth, 1e-5)
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
-    assert graphs == [1, 1, 1]
+    # Each run brings a program of its own, equal to the others: one graph serves them all, or one failure does.
+    assert len(chunked_linear._compiled) == 1
+    failures = [record for record in caplog.records if "torch.compile of the objective failed" in record.message]
+    assert graphs == [1, 1, 1] if not failures else len(failures) == 1
     torch._dynamo.reset()
 
 
