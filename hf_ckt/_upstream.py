@@ -88,7 +88,6 @@ def keep_4bit_differentiable(model: torch.nn.Module) -> None:
     kernel that has no backward. From then on no gradient flows through the layer, in training mode either, and nothing
     says so: an evaluation, or a self-teacher's pass, would silently stop the adapters below it from learning.
     """
-    from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse
     from bitsandbytes.nn import Linear4bit
 
     for module in model.modules():
@@ -96,6 +95,8 @@ def keep_4bit_differentiable(model: torch.nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
             weight: Any = module.weight
             if getattr(weight.quant_state, "packing_format_for_cpu", False):
+                from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse
+
                 weight.data, state = _convert_weight_packed_for_cpu_inverse(weight.data, weight.quant_state)
                 if not state.nested:
                     # Its inverse leaves the scales transposed. Repacking rounded them to bfloat16, which stays.

@@ -23,7 +23,7 @@ class LogSums:
     def add(self, sums: dict[str, Tensor]) -> None:
         """Adds `(2,)` tensors of sum and count."""
         for name, value in sums.items():
-            value = value.detach().to(torch.float64)
+            value = value.detach().to(_widest(value.device))
             self._sums[name] = value if name not in self._sums else self._sums[name] + value
 
     def means(self, accelerator: Accelerator, names: list[str]) -> dict[str, float]:
@@ -36,7 +36,7 @@ class LogSums:
             names (`list[str]`):
                 All names that any rank may have added, in one order on every rank.
         """
-        zero = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+        zero = torch.zeros(2, dtype=_widest(accelerator.device), device=accelerator.device)
         table = torch.stack([self._sums.get(name, zero).to(accelerator.device) for name in names])
         self._sums.clear()
         if accelerator.num_processes > 1:
@@ -45,8 +45,12 @@ class LogSums:
 
     def total(self, accelerator: Accelerator, name: str) -> int:
         """Returns the sum under a name over all ranks, as a whole number, and starts it again from 0."""
-        value = self._sums.pop(name, torch.zeros(2, dtype=torch.float64, device=accelerator.device))[0]
+        value = self._sums.pop(name, torch.zeros(2, dtype=_widest(accelerator.device), device=accelerator.device))[0]
         return int(accelerator.reduce(value, reduction="sum") if accelerator.num_processes > 1 else value)
+
+
+def _widest(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
 
 
 class NonFiniteGuard(TrainerCallback):

@@ -106,11 +106,10 @@ class ContrastiveRobustTrainer(SFTTrainer):
         super().__init__(**given)
 
         self._causal_lm = self.model.get_base_model() if is_peft_model(self.model) else self.model
-        facts = self._run_facts(teacher_model is not None)
-        schedules = resolve_schedules(args, facts)
+        schedules = resolve_schedules(args, self._run_facts(teacher_model is not None))
         if set(schedules) == {"task"} and args.task_weight == 1 and args.task_schedule == "constant":
             return  # SFTTrainer, to the last bit
-        self._set_objective(schedules, teacher_model, teacher_quantization_config, teacher_processing_class, facts)
+        self._set_objective(schedules, teacher_model, teacher_quantization_config, teacher_processing_class)
 
     def _run_facts(self, teacher_given: bool) -> RunFacts:
         is_peft = is_peft_model(self.model)
@@ -133,12 +132,7 @@ class ContrastiveRobustTrainer(SFTTrainer):
         return RunFacts(teacher_given or switchable, is_peft, switchable, obstacle)
 
     def _set_objective(
-        self,
-        schedules: dict[str, Any],
-        teacher_model: Any,
-        quantization_config: Any,
-        processing_class: Any,
-        facts: RunFacts,
+        self, schedules: dict[str, Any], teacher_model: Any, quantization_config: Any, processing_class: Any
     ) -> None:
         args = self.args
         if "contrastive" in schedules and args.contrastive_level == "sequence" and not self.padding_free:
@@ -261,12 +255,12 @@ class ContrastiveRobustTrainer(SFTTrainer):
                 self._guard.on_pre_optimizer_step(self.args, self.state, self.control)
         if return_outputs:
             with torch.no_grad():
-                return loss, model(**inputs)
+                return loss, model(**inputs, use_cache=False)
         return loss
 
     def _count_tokens(self, inputs: dict[str, Any]) -> None:
         mask = inputs.get("attention_mask")
-        count = inputs["input_ids"].new_tensor(inputs["input_ids"].shape[1]) if mask is None else mask.sum()
+        count = inputs["input_ids"].new_tensor(inputs["input_ids"].numel()) if mask is None else mask.sum()
         self._sums["train"].add({"num_tokens": torch.stack([count, torch.ones_like(count)])})
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

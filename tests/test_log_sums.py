@@ -91,3 +91,11 @@ def test_guard_skips_and_then_watches_on(accelerator, capsys):
     check(guard, optimizer)
     check(guard, optimizer)  # nothing was watched: SFTTrainer's own path
     assert (optimizer.cleared, guard.skipped) == (1, 1)
+
+
+def test_sums_are_kept_as_wide_as_the_device_allows():
+    """Apple's GPUs have no float64: the first logged step would stop the run there."""
+    from hf_ckt.log_sums import _widest
+
+    assert _widest(torch.device("cpu")) == _widest(torch.device("cuda")) == torch.float64
+    assert _widest(torch.device("mps")) == torch.float32

@@ -88,7 +88,9 @@ def test_rejected_answers_are_negatives(level, data, tiny_model_dir, tmp_path):
     dataset = Dataset.from_list(data)
     with_them = steps(run(build(tmp_path, tiny_model_dir, dataset, given=given, **changes)))[0]
     plain = dataset.rename_column("chosen", "completion").remove_columns("rejected")
-    without = steps(run(build(tmp_path, tiny_model_dir, plain, given=given, **{**changes, "contrastive_rejected": False})))[0]
+    without = steps(
+        run(build(tmp_path, tiny_model_dir, plain, given=given, **{**changes, "contrastive_rejected": False}))
+    )[0]
     assert with_them["contrastive_loss"] > without["contrastive_loss"] + 1e-3  # more candidates
     assert with_them["task_loss"] == without["task_loss"]
     assert with_them["num_tokens"] == without["num_tokens"]
@@ -124,7 +126,9 @@ def test_rejected_answers_train_in_other_batches_too(changes, tiny_model_dir, tm
     """Padding-free batches carry their boundaries in other columns."""
     data = Dataset.from_list(PAIRS)
     given = {"peft_config": lora(), "eval_dataset": {"held_out": data}}
-    trainer = run(build(tmp_path, tiny_model_dir, data, given=given, eval_strategy="steps", eval_steps=1, **CONTRAST, **changes))
+    trainer = run(
+        build(tmp_path, tiny_model_dir, data, given=given, eval_strategy="steps", eval_steps=1, **CONTRAST, **changes)
+    )
     assert all("contrastive_loss" in entry for entry in steps(trainer))
     assert trainer.evaluate(data)["eval_contrastive_loss"] > 0
 
@@ -134,9 +138,15 @@ def test_tokenized_preference_data_is_taken_as_it_is(tiny_model_dir, tmp_path):
     first = build(tmp_path, tiny_model_dir, Dataset.from_list(PAIRS), given={"peft_config": lora()}, **CONTRAST)
     columns = ["input_ids", "labels", "rejected_input_ids", "rejected_labels"]
     again = build(
-        tmp_path, tiny_model_dir, first.train_dataset.select_columns(columns), given={"peft_config": lora()}, **CONTRAST
+        tmp_path,
+        tiny_model_dir,
+        first.train_dataset.select_columns(columns),
+        given={"peft_config": lora()},
+        **CONTRAST,
     )
-    assert steps(run(again)) == steps(run(build(tmp_path, tiny_model_dir, Dataset.from_list(PAIRS), given={"peft_config": lora()}, **CONTRAST)))
+    assert steps(run(again)) == steps(
+        run(build(tmp_path, tiny_model_dir, Dataset.from_list(PAIRS), given={"peft_config": lora()}, **CONTRAST))
+    )
 
 
 def test_truncation_of_tokenized_data_cuts_both_answers(tiny_model_dir, tmp_path):

@@ -72,7 +72,9 @@ def test_self_teacher_on_a_quantized_backbone_is_the_model_without_adapters(bits
     trainer = build(tmp_path, model_dir, given=given(bits), **{**OFF, "distillation_weight": 1.0})
     batch = batch_of(trainer)
     hidden, head = SelfTeacher().signal(batch, trainer._causal_lm)
-    base = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32, quantization_config=BITS[bits]()).eval()
+    base = AutoModelForCausalLM.from_pretrained(
+        model_dir, dtype=torch.float32, quantization_config=BITS[bits]()
+    ).eval()
     keep_4bit_differentiable(base)  # the packed kernel of eval mode rounds to bfloat16
     with torch.no_grad():
         expected = batch.keep(base(**batch.inputs).logits).float()
@@ -96,7 +98,8 @@ def test_a_fresh_adapter_on_nf4_agrees_with_its_base(model_dir, tmp_path):
 def test_chunk_sizes_agree_on_a_quantized_student(bits, model_dir, tmp_path):
     """Tiles read the head, which stays unquantized; its states must not depend on the tiling."""
     outcomes = [
-        steps(run(build(tmp_path, model_dir, given=given(bits), **ON, objective_chunk_size=size))) for size in (1, 7, None)
+        steps(run(build(tmp_path, model_dir, given=given(bits), **ON, objective_chunk_size=size)))
+        for size in (1, 7, None)
     ]
     for other in outcomes[1:]:
         for mine, first in zip(other, outcomes[0], strict=True):

@@ -70,7 +70,7 @@ def test_self_teacher_leaves_the_student_as_it_was(name, tiny_model_dir, tmp_pat
     """peft's own switch un-freezes weights, and eval mode left behind ends dropout for the rest of the run."""
     trainer = build(tmp_path, tiny_model_dir, given={"peft_config": ADAPTERS[name]()}, **DISTIL)
     trainer.model.train()
-    frozen = [p for p in trainer.model.parameters() if p.requires_grad][0]
+    frozen = next(p for p in trainer.model.parameters() if p.requires_grad)
     frozen.requires_grad_(False)
     trainer.model.base_model.model.model.norm.eval()
     state = {n: (m.training, getattr(m, "_disable_adapters", None)) for n, m in trainer.model.named_modules()}
@@ -172,7 +172,9 @@ def check_metrics(trainer, teacher_logits, student_logits):
 def test_full_fine_tuning_learns_from_a_teacher_of_any_width(hidden_size, tiny_model_dir, tmp_path):
     """The metrics and the loss must be those of the two models' whole distributions."""
     teacher = models.save_tiny_llama(tmp_path / "other", seed=7, hidden_size=hidden_size)
-    trainer = build(tmp_path, tiny_model_dir, given={"teacher_model": str(teacher)}, **{**ON, "regularization_weight": 0})
+    trainer = build(
+        tmp_path, tiny_model_dir, given={"teacher_model": str(teacher)}, **{**ON, "regularization_weight": 0}
+    )
     batch = batch_of(trainer)
     expected = dense(load(teacher), batch), dense(load(tiny_model_dir), batch)
     run(trainer)
@@ -272,7 +274,7 @@ def test_a_teacher_that_shares_the_students_weights_is_refused(case, tiny_model_
 def test_a_teacher_with_prompt_learning_is_refused(tiny_model_dir, tmp_path):
     """Its virtual tokens would shift every position."""
     teacher = get_peft_model(load(tiny_model_dir), PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
-    with pytest.raises(ValueError, match="teacher_model: .*virtual tokens.*LoRA, or a plain model"):
+    with pytest.raises(ValueError, match=r"teacher_model: .*virtual tokens.*LoRA, or a plain model"):
         build(tmp_path, tiny_model_dir, given={"teacher_model": teacher, "peft_config": lora()}, **DISTIL)
 
 

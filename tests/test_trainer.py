@@ -80,7 +80,10 @@ KINDS = {
     "accumulation": (rows(), {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}),
     "checkpointing": (rows(), {"gradient_checkpointing": True}),
     "reentrant": (rows(), {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}),
-    "eager": (rows(), {"padding_free": True, "max_length": None, "model_init_kwargs": {"attn_implementation": "eager"}}),
+    "eager": (
+        rows(),
+        {"padding_free": True, "max_length": None, "model_init_kwargs": {"attn_implementation": "eager"}},
+    ),
     "schedules": (rows(), {"distillation_schedule": "warmup", "task_schedule": "cosine", "max_steps": 4}),
     "sequences": (rows(), {"contrastive_level": "sequence"}),
     "packed_sequences": (TEXT, {"contrastive_level": "sequence", "packing": True, "max_length": 64}),
@@ -152,7 +155,7 @@ ADAPTERS = {
     "head": lambda: lora(modules_to_save=["lm_head"], exclude_modules=["lm_head"]),
     "embeddings": lambda: lora(modules_to_save=["embed_tokens"]),
     "dropout": lambda: lora(lora_dropout=0.2),
-    "tokens": lambda: lora(trainable_token_indices=[5, 6, 7]),
+    "tokens": lambda: lora(trainable_token_indices=list(range(3, 99))),
 }
 
 
@@ -296,9 +299,17 @@ def test_logged_names_are_those_of_the_design(name, tiny_model_dir, tmp_path):
     weights, expected = NAMES[name]
     changes = {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 1}
     data = Dataset.from_list(rows(3))
-    theirs = history(run(build_sft(tmp_path, tiny_model_dir, given={"peft_config": lora(), "eval_dataset": data}, **changes)))
+    theirs = history(
+        run(build_sft(tmp_path, tiny_model_dir, given={"peft_config": lora(), "eval_dataset": data}, **changes))
+    )
     trainer = run(
-        build(tmp_path, tiny_model_dir, given={"peft_config": lora(), "eval_dataset": data}, **changes, **{**OFF, **weights})
+        build(
+            tmp_path,
+            tiny_model_dir,
+            given={"peft_config": lora(), "eval_dataset": data},
+            **changes,
+            **{**OFF, **weights},
+        )
     )
     ours = history(trainer)
     added = {"task_loss", *expected}
@@ -454,9 +465,18 @@ def test_the_same_run_gives_the_same_weights(tiny_model_dir, tmp_path):
 
 def test_noise_differs_between_steps_and_seeds(tiny_model_dir, tmp_path):
     """The same noise at every step would be learnt by heart."""
-    weights = {**OFF, "consistency_weight": 1.0, "learning_rate": 0.0, "max_steps": 3, "per_device_train_batch_size": 8}
+    weights = {
+        **OFF,
+        "consistency_weight": 1.0,
+        "learning_rate": 0.0,
+        "max_steps": 3,
+        "per_device_train_batch_size": 8,
+    }
     losses = [
-        [entry["consistency_loss"] for entry in steps(run(build(tmp_path, tiny_model_dir, **weights, data_seed=1, **seed)))]
+        [
+            entry["consistency_loss"]
+            for entry in steps(run(build(tmp_path, tiny_model_dir, **weights, data_seed=1, **seed)))
+        ]
         for seed in ({"seed": 1}, {"seed": 2})
     ]
     assert len({round(value, 5) for values in losses for value in values}) == 6
@@ -466,6 +486,7 @@ def test_a_loaded_model_is_trained_as_one_given_by_name(tiny_model_dir, tmp_path
     """Both ways of passing the student must give the same objective."""
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
     outcomes = [
-        steps(run(build(tmp_path, student, given={"peft_config": lora()}, **ON))) for student in (tiny_model_dir, model)
+        steps(run(build(tmp_path, student, given={"peft_config": lora()}, **ON)))
+        for student in (tiny_model_dir, model)
     ]
     assert outcomes[0] == outcomes[1]

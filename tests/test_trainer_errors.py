@@ -154,7 +154,7 @@ def test_an_obstacle_to_the_objective_is_named(name, weights, tiny_model_dir, tm
 
 def test_an_adapter_on_the_head_is_refused(tiny_model_dir, tmp_path):
     """The head is read as a weight, so an adapter on it would never be trained."""
-    with pytest.raises(ValueError, match="lm_head.*not supported.*Remove"):
+    with pytest.raises(ValueError, match=r"lm_head.*not supported.*Remove"):
         build(tmp_path, tiny_model_dir, given={"peft_config": lora(target_modules=["q_proj", "lm_head"])}, **ON)
 
 
@@ -347,6 +347,6 @@ def test_reentrant_checkpointing_on_several_processes_is_refused(tiny_model_dir,
         **ON,
     )
     monkeypatch.setattr(type(trainer.accelerator), "num_processes", 2)
-    with pytest.raises(ValueError, match="use_reentrant=True.*corrupts.*'use_reentrant': False"):
+    with pytest.raises(ValueError, match=r"use_reentrant=True.*corrupts.*'use_reentrant': False"):
         trainer._refuse_unsafe_checkpointing(True)
     trainer._refuse_unsafe_checkpointing(False)

@@ -150,3 +150,38 @@ def save_tiny_mixtral(folder: Path, **overrides: Any) -> Path:
     MixtralForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def save_tiny_llava(folder: Path) -> Path:
+    """Saves a random vision-language model (one image is four tokens) with its processor."""
+    from transformers import CLIPImageProcessorPil, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+
+    tokenizer = models.build_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    text = {"model_type": "llama", "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64}
+    vision = {"model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 32, "projection_dim": 16}
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    config = LlavaConfig(
+        text_config={**text, **layers, "num_key_value_heads": 2, "pad_token_id": tokenizer.pad_token_id},
+        vision_config={**vision, **layers, "image_size": 28, "patch_size": 14},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=4,
+    )
+    LlavaForConditionalGeneration(config).save_pretrained(folder)
+    size = {"height": 28, "width": 28}
+    LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(size=size, crop_size=size),
+        tokenizer=tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=(
+            "{%- for message in messages %}{{- message['role'] + ': ' }}"
+            "{%- if message['content'] is string %}{{- message['content'] }}{%- else %}"
+            "{%- for part in message['content'] %}"
+            "{{- '<image>' if part['type'] == 'image' else part['text'] }}"
+            "{%- endfor %}{%- endif %}{{- '<|im_end|>' }}{%- endfor %}"
+        ),
+    ).save_pretrained(folder)
+    return folder

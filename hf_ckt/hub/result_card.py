@@ -87,8 +87,8 @@ def main() -> None:
 
     readme = options.readme.read_text(encoding="utf-8")
     block = readme_block(results, options.results.as_posix())
-    marked = rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)"
-    readme = re.sub(marked, lambda match: match[1] + block + match[2], readme, flags=re.DOTALL)
+    marked = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+    readme = re.sub(marked, lambda match: f"{match[1]}{block}\n{match[2]}", readme, flags=re.DOTALL)
     replace_file(options.readme, lambda aside: Path(aside).write_text(readme, encoding="utf-8"))
 
 

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each of two processes does for `test_ranks.py`: started by torchrun, saves its outcome by rank."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+
+from tests.runs import OFF, ROLES, rows
+from tests.training import ON, build, first_batch, gradients, load, lora, run, steps
+
+
+def ranks() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+EACH = {"max_length": None, **({"ddp_backend": "gloo"} if ranks() == 2 else {})}
+ON_TOKENS = {**OFF, "distillation_weight": 1.0, "consistency_weight": 0.5}
+
+
+def masked_rank(folder: Path, model: Path) -> dict[str, Any]:
+    """The second of two processes gets a batch without a label in every step."""
+    data = [{"input_ids": list(range(5, 15 + n)), "labels": list(range(5, 15 + n))} for n in range(8)]
+    for n in (1, 3, 5, 7):  # accelerate deals the batches of one row out in turn
+        data[n]["labels"] = [-100] * len(data[n]["labels"])
+    changes = {**EACH, **ON, "contrastive_weight": 0.0, "per_device_train_batch_size": 1, "max_steps": 2}
+    return {
+        "steps": steps(run(build(folder, model, Dataset.from_list(data), given={"peft_config": lora()}, **changes)))
+    }
+
+
+def bad_rank(folder: Path, model: Path) -> dict[str, Any]:
+    """The teacher of the second process turns to NaN in its second pass."""
+    teacher, passes = load(model), []
+
+    def spoil(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+        passes.append(None)
+        return output * torch.nan if len(passes) == 2 and os.environ["RANK"] == "1" else output
+
+    teacher.model.norm.register_forward_hook(spoil)
+    given = {"peft_config": lora(), "teacher_model": teacher}
+    trainer = build(folder, model, given=given, max_steps=3, **EACH, **{**OFF, "distillation_weight": 1.0})
+    try:
+        trainer.train()
+    except FloatingPointError as error:
+        return {"error": str(error), "step": trainer.state.global_step}
+    return {"error": None}
+
+
+def evaluation(folder: Path, model: Path) -> dict[str, Any]:
+    """An evaluation whose rows the two processes share unevenly."""
+    given = {"peft_config": lora(), "eval_dataset": Dataset.from_list(rows(6))}
+    trainer = build(
+        folder, model, given=given, **EACH, per_device_eval_batch_size=3 if ranks() == 2 else 6, **ON_TOKENS
+    )
+    return {"metrics": trainer.evaluate()}
+
+
+def sharded(folder: Path, model: Path) -> dict[str, Any]:
+    """Gradients of one global batch of 8, the student sharded by FSDP2 where there are two processes."""
+    outcome = {}
+    trained_head = lora(modules_to_save=["lm_head"], exclude_modules=["lm_head"])
+    for name, config, weights in (
+        ("all", lora(), {**OFF, **ROLES["all"]}),
+        ("head", trained_head, {**OFF, "consistency_weight": 1.0, "distillation_weight": 1.0}),
+        ("full", None, {**OFF, "consistency_weight": 1.0}),
+    ):
+        given = {"peft_config": config} if config is not None else {}
+        changes = {**EACH, "per_device_train_batch_size": 8 // ranks(), **weights}
+        trainer = build(folder / name, model, given=given, **changes)
+        everything = trainer.data_collator([trainer.train_dataset[n] for n in range(8)])
+        total = int((everything["labels"][:, 1:] != -100).sum())
+        batch = first_batch(trainer)
+        if ranks() == 2:
+            from torch.distributed.device_mesh import init_device_mesh
+            from torch.distributed.fsdp import fully_shard
+
+            mesh = init_device_mesh("cpu", (2,))
+            for layer in trainer._causal_lm.model.layers:
+                fully_shard(layer, mesh=mesh)
+            fully_shard(trainer.model, mesh=mesh)
+        found = gradients(trainer, batch, num_items_in_batch=total)
+        assert ranks() == 1 or all(hasattr(g, "full_tensor") for g in found.values())  # sharded indeed
+        outcome[name] = {key: g.full_tensor() if hasattr(g, "full_tensor") else g for key, g in found.items()}
+    return outcome
+
+
+JOBS = {"masked_rank": masked_rank, "bad_rank": bad_rank, "evaluation": evaluation, "sharded": sharded}
+
+
+def main() -> None:
+    folder, model = map(Path, sys.argv[1:3])
+    outcome = {name: job(folder / name, model) for name, job in JOBS.items()}
+    torch.save(outcome, folder / f"rank{os.environ.get('RANK', '0')}.pt")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two gloo processes against one: sharded gradients, uneven and masked ranks, and one rank's NaN stops both."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.invariant import ranks
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def two(tiny_model_dir, tmp_path_factory):
+    """Outcomes of both processes, in order of rank."""
+    folder = tmp_path_factory.mktemp("two")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*command, "-m", "tests.invariant.ranks", str(folder), str(tiny_model_dir)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def one(tiny_model_dir, tmp_path_factory):
+    """The same jobs in this process alone."""
+    return lambda job: ranks.JOBS[job](tmp_path_factory.mktemp("one"), tiny_model_dir)
+
+
+def test_fully_sharded_gradients_equal_those_of_one_process(two, one):
+    """A head read while it is sharded, or a second pass outside the hooks, gives a part of the gradient."""
+    expected = one("sharded")
+    for name, gradients in expected.items():
+        found = two[0]["sharded"][name]
+        assert found.keys() == gradients.keys() and gradients
+        for key, value in gradients.items():
+            torch.testing.assert_close(
+                found[key], value, rtol=1e-4, atol=1e-6, msg=lambda m, n=name, k=key: f"{n} {k}: {m}"
+            )
+        residual = torch.cat([(found[key] - value).flatten().double() for key, value in gradients.items()])
+        assert abs(residual.mean()) < 1e-8
+    assert any("lm_head" in key for key in expected["head"])
+
+
+def test_a_rank_without_a_kept_token_neither_hangs_nor_counts(two):
+    """A rank that skips its backward pass hangs the others; one that counts halves the means."""
+    for step in two[0]["masked_rank"]["steps"]:
+        assert all(math.isfinite(value) for value in step.values()) and step["grad_norm"] > 0
+    first = two[0]["masked_rank"]["steps"][0]
+    # Both ranks' adapter_l2 is the same number; a sum over ranks without its count would double it.
+    total = first["task_loss"] + first["distillation_loss"] + 0.5 * first["consistency_loss"]
+    assert first["loss"] == pytest.approx(total + 0.01 * first["regularization_loss"], rel=1e-5)
+
+
+def test_one_ranks_nan_stops_all_ranks_at_the_same_step(two):
+    """A rank that stops alone leaves the others waiting for it until the job's time is over."""
+    for rank in two:
+        assert "distillation_loss, loss: not finite at step 2" in rank["bad_rank"]["error"]
+        assert rank["bad_rank"]["step"] == 1
+
+
+def test_evaluation_over_ranks_is_weighted_by_tokens(two, one):
+    """The ranks' rows differ in length; a mean of the ranks' means is another number on every machine."""
+    expected = one("evaluation")["metrics"]
+    for rank in two:
+        found = rank["evaluation"]["metrics"]
+        for name in ("task_loss", "distillation_loss", "consistency_loss", "acceptance", "entropy"):
+            assert found[f"eval_{name}"] == pytest.approx(expected[f"eval_{name}"], rel=2e-6), name
