@@ -170,9 +170,11 @@ class Objective:
             name: _sum_and_count(value, tiles.num_kept)
             for name, value in (*tiles.terms.items(), *tiles.metrics.items())
         }
-        for role, value in self._means(states, batch, model, training):
-            loss = loss + weights[role] * value.to(loss) / scale.micro_batches
-            sums[f"{role}_loss"] = _sum_and_count(value.detach(), 1)
+        # Autocast would round similarities and norms to its own dtype, however wide their inputs are.
+        with torch.autocast(loss.device.type, enabled=False):
+            for role, value in self._means(states, batch, model, training):
+                loss = loss + weights[role] * value.to(loss) / scale.micro_batches
+                sums[f"{role}_loss"] = _sum_and_count(value.detach(), 1)
         return ObjectiveOutput(loss, sums)
 
     def _means(self, states: StudentStates, batch: Batch, model: torch.nn.Module, training: bool):

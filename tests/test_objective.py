@@ -194,3 +194,31 @@ def test_contrastive_term_alone_works_without_a_token_loss():
     output = setting(make_objective("contrastive"), Scale(0.0, num_items=40))
     torch.testing.assert_close(output.loss, 0.3 * setting.terms()["contrastive"], rtol=1e-9, atol=1e-9)
     assert output.sums["entropy"][0] > 0
+
+
+def test_means_keep_float32_under_autocast():
+    """Under bf16 training, cosines and adapter norms rounded to three digits would hide what the terms do."""
+
+    class ProductLoss(ParameterLoss):
+        def penalty(self, model: nn.Module) -> Tensor:
+            return (model.weight @ model.weight.t()).sum()
+
+    terms = {
+        "contrastive": Term(LOSSES["contrastive"], Schedule(1.0)),
+        "regularization": Term(ProductLoss(), Schedule(1.0)),
+    }
+    setting = Setting()
+    setting.student = setting.student.detach().float().requires_grad_()
+    setting.teacher, setting.model = setting.teacher.float(), setting.model.float()
+    setting.head, setting.teacher_head = (
+        LinearHead(head.weight.float()) for head in (setting.head, setting.teacher_head)
+    )
+
+    def values() -> dict[str, Tensor]:
+        return setting(Objective(terms, contrast=Contrast("token", 100, TeacherQueue(0))), Scale(0.0)).sums
+
+    exact = values()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = values()
+    for name in ("contrastive_loss", "regularization_loss"):
+        torch.testing.assert_close(found[name], exact[name], rtol=1e-6, atol=1e-7)
