@@ -225,8 +225,7 @@ class ContrastiveRobustTrainer(SFTTrainer):
         count_ranks = self.args.average_tokens_across_devices and whole_batch
         scale = Scale(
             progress=self.state.global_step / max(self.state.max_steps, 1),
-            # At least 1: where every label of the step is masked, 0 / 0 would be NaN.
-            num_items=torch.as_tensor(num_items_in_batch).clamp(min=1) if whole_batch else None,
+            num_items=num_items_in_batch,
             processes=self.accelerator.num_processes // self.get_tp_size() if count_ranks else 1,
             micro_batches=self.current_gradient_accumulation_steps if whole_batch else 1,
         )
