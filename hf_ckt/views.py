@@ -61,8 +61,17 @@ class LogitsView:
         key = (float(temperature), vocab_size)
         if key not in self._cache:
             logits = self.logits if vocab_size == self.vocab_size else self.logits[:, :vocab_size]
-            self._cache[key] = torch.log_softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
+            self._cache[key] = _log_softmax(logits if temperature == 1.0 else logits / temperature)
         return self._cache[key]
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    if not torch.compiler.is_compiling():
+        return torch.log_softmax(logits, dim=-1)
+    # The same function in the form that leaves the compiler the exponentials of the sum for the gradient; that of
+    # log_softmax would compute them anew, and exponentials are most of a tile's time.
+    shifted = logits - logits.detach().amax(-1, keepdim=True)
+    return shifted - shifted.exp().sum(-1, keepdim=True).log()
 
 
 @dataclass

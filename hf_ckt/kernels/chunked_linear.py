@@ -2,15 +2,14 @@
 """
 All token losses in one pass over the logits, a tile of kept positions at a time.
 
-Per tile: each view (student, noisy student, teacher, reference) is projected once, every active loss and metric is
-evaluated on the shared log-probabilities, autograd gives the gradient with respect to the tile's logits, one product
-with the head per student view gives the gradient of its hidden states, and the tile is dropped. No `(N, V)` tensor
-ever lives, and the gradient is ready when the forward pass ends.
+Per tile: each view (student, noisy student, teacher, reference) is projected once into a buffer that all tiles share;
+block of rows by block of rows, every active loss and metric is evaluated on the shared log-probabilities, and the
+gradient with respect to a student's logits takes their place in the buffer; one product with the head per student view
+then gives the gradient of its hidden states. No `(N, V)` tensor ever lives, and the gradient is ready when the forward
+pass ends.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +21,8 @@ from torch.autograd.function import once_differentiable
 from ..checks import require_count, require_weight
 from ..discovery import load_part, part_name
 from ..views import LinearHead
-from .tile_program import TileProgram, default_chunk_size
-
-logger = logging.getLogger(__name__)
+from .compilation import pays_to_compile, run_compiled
+from .tile_program import TileProgram, TileSizes, tile_sizes
 
 _STUDENT_VIEWS = ("student", "noisy")
 
@@ -91,9 +89,10 @@ def chunked_token_losses(
         num_items (`float` or `torch.Tensor`, *optional*):
             What the sums are divided by; the number of kept tokens by default.
         chunk_size (`int`, *optional*):
-            Positions in a tile. By default a tile of logits takes 32 MiB on CPU and 256 MiB on an accelerator.
+            Positions in a tile. By default as many as fit 80 MiB of logits on CPU, at most 128, and 256 MiB on an
+            accelerator.
         compile (`bool`, *optional*):
-            Whether a tile runs through `torch.compile`. `None`: on an accelerator only.
+            Whether a tile runs through `torch.compile`. `None`: when this call alone repays a cold compile.
 
     Returns:
         [`TokenLossOutput`]
@@ -188,14 +187,15 @@ def run_tiles(
         others = [other for other in views.values() if not {other, name} & {*_STUDENT_VIEWS}]
         same = (o for o in others if hidden[o] is hidden[name] and _identity(heads[o]) == _identity(heads[name]))
         views[name] = next(same, name)
+    elements = labels.shape[0] * head.weight.shape[0] * len(set(views.values()))
     plan = _Plan(
         program=program,
         views=views,
         hidden={name: hidden[name].detach() for name in set(views.values())},
         heads={name: heads[name] for name in set(views.values())},
         labels=labels,
-        chunk_size=chunk_size or default_chunk_size(head.weight.shape[0], device),
-        compile=device.type != "cpu" if compile is None else compile,
+        sizes=tile_sizes(labels.shape[0], head.weight.shape[0], device, chunk_size),
+        compile=pays_to_compile(elements, device) if compile is None else compile,
         grad=torch.is_grad_enabled(),
         dtype=torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None,
         weights=weights,
@@ -223,7 +223,7 @@ class _Plan:
     hidden: dict[str, Tensor]
     heads: dict[str, Any]
     labels: Tensor
-    chunk_size: int
+    sizes: TileSizes
     compile: bool
     grad: bool
     dtype: torch.dtype | None
@@ -242,29 +242,37 @@ class _ChunkedTokenLosses(torch.autograd.Function):
             if plan.grad and tensor is not None and tensor.requires_grad
         }
         # A head that trains needs the logits' gradients also where the hidden states need none.
-        differentiable = [
-            name for name in _STUDENT_VIEWS if name in plan.hidden and grads.keys() & {name, "weight", "bias"}
-        ]
+        students = tuple(
+            name
+            for name in _STUDENT_VIEWS
+            if name in plan.program.loss_needs and grads.keys() & {name, "weight", "bias"}
+        )
         weights = plan.weights.to(student.device, wide, non_blocking=True)
         sums = torch.zeros(len(plan.program.losses) + len(plan.program.metrics), dtype=wide, device=student.device)
 
         with torch.autocast(student.device.type, enabled=False):
             heads = _cast_heads(plan, student.device)
-            for start in range(0, plan.labels.shape[0], plan.chunk_size):
-                rows = slice(start, start + plan.chunk_size)
+            buffers = {
+                name: head.weight.new_empty(plan.sizes.capacity, head.weight.shape[0]) for name, head in heads.items()
+            }
+            for start in range(0, plan.labels.shape[0], plan.sizes.tile):
+                rows = slice(start, start + plan.sizes.tile)
                 states = {
                     name: hidden[rows].to(student.device, heads[name].weight.dtype)
                     for name, hidden in plan.hidden.items()
                 }
-                tile_sums, logit_grads = _run_tile(plan, heads, states, rows, weights, differentiable)
-                sums += tile_sums
-                for name, logit_grad in logit_grads.items():
+                count = plan.labels[rows].shape[0]
+                logits = {name: buffer[:count] for name, buffer in buffers.items()}
+                for name, head in heads.items():
+                    _project(states[name], head, logits[name])
+                sums += _run_blocks(plan, buffers, rows, weights, students)
+                for name in students:
                     if name in grads:
-                        grads[name][rows] = (logit_grad @ heads[name].weight).to(wide)
+                        grads[name][rows] = logits[name] @ heads[name].weight
                     if "weight" in grads:
-                        grads["weight"].addmm_(logit_grad.t().to(wide), states[name].to(wide))
+                        grads["weight"].addmm_(logits[name].t().to(wide), states[name].to(wide))
                     if "bias" in grads:
-                        grads["bias"] += logit_grad.to(wide).sum(0)
+                        grads["bias"] += logits[name].sum(0, dtype=wide)
 
         ctx.grads = [grads.get(name) for name in inputs]
         ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in inputs.values()]
@@ -294,57 +302,35 @@ def _cast_heads(plan: _Plan, device: torch.device) -> dict[str, LinearHead]:
     }
 
 
-def _run_tile(
-    plan: _Plan,
-    heads: dict[str, LinearHead],
-    states: dict[str, Tensor],
-    rows: slice,
-    weights: Tensor,
-    differentiable: list[str],
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Projects a tile and returns its sums and, by student view, the gradient of its raw logits."""
-    labels, mask = plan.labels[rows], None
-    count, missing = labels.shape[0], 0
-    if plan.compile:
-        # Static shapes: the last tile is filled up with masked rows instead of being compiled for its own size.
-        missing = plan.chunk_size - count
-        mask = F.pad(torch.ones_like(labels, dtype=weights.dtype), (0, missing))
-        labels = F.pad(labels, (0, missing))
-        states = {name: F.pad(tensor, (0, 0, 0, missing)) for name, tensor in states.items()}
-    logits = {name: F.linear(tensor, heads[name].weight, heads[name].bias) for name, tensor in states.items()}
-    caps = {name: (heads[name].logit_scale, heads[name].softcap) for name in logits}
-    with torch.enable_grad() if differentiable else nullcontext():
-        for name in differentiable:
-            logits[name].requires_grad_()
-        total, sums = _evaluate(plan, logits, caps, labels, mask, weights)
-        gradients = (
-            torch.autograd.grad(total, [logits[name] for name in differentiable], allow_unused=True)
-            if differentiable and total.requires_grad
-            else ()
-        )
-    found = {
-        name: gradient[:count]
-        for name, gradient in zip(differentiable, gradients, strict=False)
-        if gradient is not None
-    }
-    return sums, found
+def _project(states: Tensor, head: LinearHead, out: Tensor) -> None:
+    if head.bias is None:
+        torch.mm(states, head.weight.t(), out=out)
+    else:
+        torch.addmm(head.bias, states, head.weight.t(), out=out)
 
 
-_compiled: dict[tuple, Any] = {}
-
-
-def _evaluate(plan: _Plan, logits: dict, caps: dict, labels: Tensor, mask: Tensor | None, weights: Tensor):
-    if not plan.compile:
-        return plan.program(logits, plan.views, caps, labels, mask, weights)
-    key = (plan.program.key, tuple(sorted(caps.items())), tuple(sorted(plan.views.items())))
-    if key not in _compiled:
-        _compiled[key] = torch.compile(plan.program.__call__, dynamic=False)
-    try:
-        return _compiled[key](logits, plan.views, caps, labels, mask, weights)
-    except Exception as error:
-        if _compiled[key] is plan.program:
-            raise
-        # Whatever the compiler stumbled over (most often: no C++ compiler), the plain program computes the same.
-        logger.warning("torch.compile of the objective failed (%s); running it without.", str(error).split("\n")[0])
-        _compiled[key] = plan.program
-        return plan.program(logits, plan.views, caps, labels, mask, weights)
+def _run_blocks(
+    plan: _Plan, buffers: dict[str, Tensor], rows: slice, weights: Tensor, students: tuple[str, ...]
+) -> Tensor:
+    """Returns a tile's sums; the logits of `students` become their gradients."""
+    sizes, program = plan.sizes, plan.program
+    labels = plan.labels[rows]
+    missing = (-labels.shape[0] % sizes.block) if plan.compile else 0
+    if missing:
+        # Static shapes: the last block is filled up with rows that do not count, not compiled for its own size.
+        for buffer in buffers.values():
+            buffer[labels.shape[0] : labels.shape[0] + missing] = 0
+    mask = F.pad(torch.ones_like(labels, dtype=torch.bool), (0, missing))
+    labels = F.pad(labels, (0, missing))
+    caps = {name: (head.logit_scale, head.softcap) for name, head in plan.heads.items()}
+    key = (program.key, tuple(sorted(caps.items())), tuple(sorted(plan.views.items())), students)
+    sums = weights.new_zeros(len(program.losses) + len(program.metrics))
+    for start in range(0, labels.shape[0], sizes.block):
+        block = slice(start, min(start + sizes.block, labels.shape[0]))
+        logits = {name: buffer[block] for name, buffer in buffers.items()}
+        arguments = (logits, plan.views, caps, labels[block], mask[block], weights, students)
+        if plan.compile:
+            sums += run_compiled(key, program.differentiate, *arguments)
+        else:
+            sums += program.differentiate(*arguments)
+    return sums

@@ -1,28 +1,63 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is computed on a tile of logits: the losses and metrics of an objective, on shared log-probabilities."""
+"""What is computed on a block of logits: the losses and metrics of an objective, on shared log-probabilities."""
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..views import LogitsView, TokenViews
 
-# Bytes of one float32 tile of logits, a few of which are the extra memory: small where memory is shared with all else,
+# Bytes of one float32 tile of logits; one per view is the extra memory. Small where memory is shared with all else,
 # larger on an accelerator, whose matrix units want rows.
-_TILE_BYTES = {"cpu": 32 * 2**20, "accelerator": 256 * 2**20}
+_TILE_BYTES = {"cpu": 80 * 2**20, "accelerator": 256 * 2**20}
+# On CPU more rows than this hardly speed up the products, whatever the vocabulary.
+_MOST_ROWS = {"cpu": 128, "accelerator": 8192}
+# Bytes of one float32 block of logits on CPU: few enough for the temporaries of the elementwise work, three to ten
+# times this, to stay in a cache of 32 MB. An accelerator's elementwise work takes the whole tile at once.
+_CPU_BLOCK_BYTES = 6 * 2**20
 
 
-def default_chunk_size(vocab_size: int, device: torch.device) -> int:
-    """Returns how many positions make a tile of the default size, a multiple of 16."""
-    budget = _TILE_BYTES["cpu" if device.type == "cpu" else "accelerator"]
-    return max(16, budget // (4 * vocab_size) // 16 * 16)
+class TileSizes(NamedTuple):
+    """
+    How the positions are cut up.
+
+    Args:
+        tile (`int`):
+            Positions projected at a time: the products want many.
+        block (`int`):
+            Positions of a tile that losses and gradients are computed on at a time: the caches want few.
+        capacity (`int`):
+            Rows of a tile's buffers: a whole number of blocks.
+    """
+
+    tile: int
+    block: int
+    capacity: int
+
+
+def tile_sizes(positions: int, vocab_size: int, device: torch.device, chunk_size: int | None = None) -> TileSizes:
+    """
+    Returns the sizes for a number of positions and a vocabulary.
+
+    Args:
+        chunk_size (`int`, *optional*):
+            Size of a tile; by default as many positions as a budget of bytes allows.
+    """
+    kind = "cpu" if device.type == "cpu" else "accelerator"
+    tile = chunk_size or max(16, min(_MOST_ROWS[kind], _TILE_BYTES[kind] // (4 * vocab_size) // 16 * 16))
+    block = max(8, _CPU_BLOCK_BYTES // (4 * vocab_size) // 8 * 8) if kind == "cpu" else tile
+    # As even as possible: a tile of 100 in blocks of at most 32 is four of 25, not three of 32 and one of 4.
+    block = math.ceil(tile / math.ceil(tile / block))
+    tile = min(tile, max(positions, 1))
+    return TileSizes(tile, block, math.ceil(tile / block) * block)
 
 
 class TileProgram:
     """
-    The losses and metrics of an objective, evaluated on one tile of logits.
+    The losses and metrics of an objective, evaluated on a block of logits.
 
     Args:
         losses (`Sequence[tuple[str, TokenLoss]]`):
@@ -34,6 +69,7 @@ class TileProgram:
     def __init__(self, losses: Sequence[tuple[str, Any]], metrics: Sequence[tuple[str, Any]] = ()):
         self.losses, self.metrics = tuple(losses), tuple(metrics)
         self.needs = frozenset().union(*(part.needs for _, part in (*self.losses, *self.metrics)))
+        self.loss_needs = frozenset().union(*(loss.needs for _, loss in self.losses))
 
     @property
     def key(self) -> tuple:
@@ -46,11 +82,11 @@ class TileProgram:
         views: dict[str, str],
         caps: dict[str, tuple[float, float | None]],
         labels: Tensor,
-        mask: Tensor | None,
+        mask: Tensor,
         weights: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """
-        Returns the tile's weighted total and the sums of all losses, then all metrics.
+        Returns the block's weighted total and the sums of all losses, then all metrics.
 
         Args:
             logits (`dict[str, torch.Tensor]`):
@@ -59,8 +95,8 @@ class TileProgram:
                 Which projection each view reads: two views may share one.
             caps (`dict[str, tuple[float, float | None]]`):
                 Logit scale and softcap of each projection.
-            labels (`torch.Tensor` of shape `(N,)`), mask (`torch.Tensor` of shape `(N,)`, *optional*):
-                Next-token ids; 0 in `mask` leaves a (padding) position out.
+            labels (`torch.Tensor` of shape `(N,)`), mask (`torch.Tensor` of shape `(N,)`):
+                Next-token ids; False in `mask` leaves a row out.
             weights (`torch.Tensor`):
                 Weight of each loss.
         """
@@ -68,7 +104,8 @@ class TileProgram:
         tile = TokenViews(labels=labels, **{view: shared[name] for view, name in views.items()})
 
         def total_of(per_token: Tensor) -> Tensor:
-            return (per_token if mask is None else per_token * mask).sum()
+            # Not a product: rows that fill up a block hold whatever was there, and 0 times infinity is NaN.
+            return torch.where(mask, per_token, 0).sum()
 
         terms = [total_of(loss.per_token(tile)) for _, loss in self.losses]
         total = (torch.stack(terms) * weights).sum() if terms else weights.sum()
@@ -76,6 +113,35 @@ class TileProgram:
             metrics = [total_of(metric.per_token(tile)) for _, metric in self.metrics]
         sums = torch.stack([value.detach().to(weights.dtype) for value in (*terms, *metrics)])
         return total, sums
+
+    def differentiate(
+        self,
+        logits: dict[str, Tensor],
+        views: dict[str, str],
+        caps: dict[str, tuple[float, float | None]],
+        labels: Tensor,
+        mask: Tensor,
+        weights: Tensor,
+        students: tuple[str, ...],
+    ) -> Tensor:
+        """
+        Returns the sums and overwrites the raw logits of `students` with the gradient of the total; see `__call__`.
+
+        Written as a function of tensors that returns its gradient, it is one graph to a compiler: what the gradient
+        shares with the value is computed once, and nothing is kept between the two.
+        """
+        if not students:
+            return self(logits, views, caps, labels, mask, weights)[1]
+        rest = {name: raw for name, raw in logits.items() if name not in students}
+
+        def total(*raw: Tensor) -> tuple[Tensor, Tensor]:
+            return self(rest | dict(zip(students, raw, strict=True)), views, caps, labels, mask, weights)
+
+        differentiated = torch.func.grad(total, argnums=tuple(range(len(students))), has_aux=True)
+        gradients, sums = differentiated(*(logits[name] for name in students))
+        for name, gradient in zip(students, gradients, strict=True):
+            logits[name].copy_(gradient)
+        return sums
 
 
 def _scale_and_cap(raw: Tensor, scale: float, softcap: float | None) -> Tensor:

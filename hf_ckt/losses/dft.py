@@ -4,6 +4,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..views import TokenViews
@@ -39,5 +40,5 @@ class DFTLoss(TokenLoss):
         return frozenset({"student"})
 
     def per_token(self, views: TokenViews) -> Tensor:
-        log_prob = views.student.log_probs().gather(-1, views.labels[:, None]).squeeze(-1)
-        return -log_prob.detach().exp() * log_prob
+        nll = F.nll_loss(views.student.log_probs(), views.labels, reduction="none")
+        return (-nll.detach()).exp() * nll

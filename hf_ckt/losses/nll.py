@@ -4,6 +4,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..views import TokenViews
@@ -39,4 +40,4 @@ class NLLLoss(TokenLoss):
         return frozenset({"student"})
 
     def per_token(self, views: TokenViews) -> Tensor:
-        return -views.student.log_probs().gather(-1, views.labels[:, None]).squeeze(-1)
+        return F.nll_loss(views.student.log_probs(), views.labels, reduction="none")

@@ -21,15 +21,19 @@ SOURCE_FAULTS = {
         "    kept, labels = torch.arange(labels.shape[0]), labels.clamp(min=0)\n",
         checks.check_masked_positions_do_not_matter,
     ),
-    "sums hold the last tile alone": ("sums += tile_sums", "sums = tile_sums", checks.check_split_batch_adds_up),
+    "sums hold the last tile alone": (
+        "sums += _run_blocks(",
+        "sums = _run_blocks(",
+        checks.check_split_batch_adds_up,
+    ),
     "head gradient holds the last tile alone": (
         'grads["weight"].addmm_(',
         'grads["weight"].zero_().addmm_(',
         checks.check_gradients_equal_dense,
     ),
     "bias gradient holds the last tile alone": (
-        'grads["bias"] += logit_grad',
-        'grads["bias"] = logit_grad',
+        'grads["bias"] += logits',
+        'grads["bias"] = logits',
         checks.check_gradients_equal_dense,
     ),
     "outer gradient is forgotten": (
@@ -53,8 +57,13 @@ SOURCE_FAULTS = {
         checks.check_all_masked_is_zero_and_connected,
     ),
     "last tile is dropped": (
-        "range(0, plan.labels.shape[0], plan.chunk_size)",
-        "range(0, plan.labels.shape[0] - plan.chunk_size + 1, plan.chunk_size)",
+        "range(0, plan.labels.shape[0], plan.sizes.tile)",
+        "range(0, plan.labels.shape[0] - plan.sizes.tile + 1, plan.sizes.tile)",
+        checks.check_value,
+    ),
+    "last block is dropped": (
+        "range(0, labels.shape[0], sizes.block)",
+        "range(0, labels.shape[0] - sizes.block, sizes.block)",
         checks.check_value,
     ),
 }

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hf_ckt.kernels import LinearHead, chunked_linear, chunked_token_losses
+from hf_ckt.kernels import LinearHead, chunked_token_losses, compilation
 from tests import references
 
 
@@ -144,7 +144,7 @@ def test_compiled_tiles_equal_plain_ones_and_compile_once_for_any_batch():
 
     counter = CompileCounterWithBackend("aot_eager")
     original = torch.compile
-    chunked_linear._compiled.clear()
+    compilation._programs.clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "compile", lambda f, **kw: original(f, backend=counter, **kw))
         for tokens in (11, 23, 6):
@@ -156,7 +156,7 @@ def test_compiled_tiles_equal_plain_ones_and_compile_once_for_any_batch():
             torch.testing.assert_close(tiled.total, plain.total)
             for one, two in zip(tiled_grads, grads, strict=True):
                 torch.testing.assert_close(one, two)
-    chunked_linear._compiled.clear()
+    compilation._programs.clear()
     assert counter.frame_count == 1
 
 
@@ -169,14 +169,14 @@ def test_failing_compiler_falls_back_to_plain_tiles(caplog):
 
         return fail
 
-    chunked_linear._compiled.clear()
+    compilation._programs.clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "compile", no_compiler)
         inputs = references.case()
         plain = references.run(inputs, chunk_size=4).total
         for _ in range(2):
             torch.testing.assert_close(references.run(inputs, chunk_size=4, compile=True).total, plain)
-    chunked_linear._compiled.clear()
+    compilation._programs.clear()
     assert len([record for record in caplog.records if "no C++ compiler" in record.message]) == 1
 
 

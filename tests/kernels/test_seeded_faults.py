@@ -38,15 +38,24 @@ def test_checks_pass_without_a_fault():
 
 
 def overwrites_instead_of_adding(patch):
-    original = chunked_linear._run_tile
+    original = chunked_linear._run_blocks
     last = {}
 
-    def run_tile(*args, **kwargs):
-        sums, grads = original(*args, **kwargs)
+    def run_blocks(*args, **kwargs):
+        sums = original(*args, **kwargs)
         previous, last["sums"] = last.get("sums", torch.zeros_like(sums)), sums
-        return sums - previous.to(sums.dtype), grads  # the running sum then holds the last tile alone
+        return sums - previous.to(sums.dtype)  # the running sum then holds the last tile alone
 
-    patch.setattr(chunked_linear, "_run_tile", run_tile)
+    patch.setattr(chunked_linear, "_run_blocks", run_blocks)
+
+
+def leaves_the_logits_where_their_gradient_belongs(patch):
+    original = tile_program.TileProgram.differentiate
+
+    def differentiate(self, logits, *rest):
+        return original(self, {name: raw.clone() for name, raw in logits.items()}, *rest)
+
+    patch.setattr(tile_program.TileProgram, "differentiate", differentiate)
 
 
 def forgets_the_outer_gradient(patch):
@@ -76,8 +85,8 @@ def drops_the_last_position_of_a_tile(patch):
     original = tile_program.TileProgram.__call__
 
     def call(self, logits, views, caps, labels, mask, weights):
-        mask = torch.ones(labels.shape[0], dtype=weights.dtype)
-        mask[-1] = 0
+        mask = mask.clone()
+        mask[-1] = False
         return original(self, logits, views, caps, labels, mask, weights)
 
     patch.setattr(tile_program.TileProgram, "__call__", call)
@@ -117,6 +126,7 @@ def forgets_the_squared_temperature(patch):
     "fault",
     [
         overwrites_instead_of_adding,
+        leaves_the_logits_where_their_gradient_belongs,
         forgets_the_outer_gradient,
         ignores_num_items,
         keeps_masked_positions,

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from hf_ckt.discovery import load_part, part_names
-from hf_ckt.kernels import LinearHead, chunked_linear, chunked_token_losses
-from hf_ckt.kernels.tile_program import TileProgram, default_chunk_size
+from hf_ckt.kernels import LinearHead, chunked_linear, chunked_token_losses, compilation
+from hf_ckt.kernels.tile_program import TileProgram, tile_sizes
 from hf_ckt.losses.base import TokenLoss
 from hf_ckt.losses.consistency_kl import ConsistencyKLLoss
 from hf_ckt.losses.forward_kl import ForwardKLLoss
@@ -200,20 +200,21 @@ def test_every_token_loss_compiles_whole():
         cls = load_part("losses", name)
         if issubclass(cls, TokenLoss):
             program = TileProgram([(name, cls())], [(m, load_part("metrics", m)()) for m in part_names("metrics")])
-            logits = {view: torch.randn(4, 7) for view in ("student", "noisy", "teacher", "reference")}
-            views = {view: view for view in logits}
-            caps = dict.fromkeys(logits, (0.5, 3.0))
-            arguments = (logits, views, caps, torch.arange(4), torch.ones(4), torch.ones(1))
-            whole = torch.compile(program.__call__, backend="eager", fullgraph=True, dynamic=False)
-            for found, expected in zip(whole(*arguments), program(*arguments), strict=True):
-                close(found, expected, 1e-6)
+            plain = {view: torch.randn(4, 7) for view in ("student", "noisy", "teacher", "reference")}
+            traced = {view: logits.clone() for view, logits in plain.items()}
+            rest = ({view: view for view in plain}, dict.fromkeys(plain, (0.5, 3.0)), torch.arange(4))
+            rest = (*rest, torch.tensor([True, True, False, True]), torch.ones(1), ("student", "noisy"))
+            whole = torch.compile(program.differentiate, backend="eager", fullgraph=True, dynamic=False)
+            close(whole(traced, *rest), program.differentiate(plain, *rest), 1e-6)
+            for view, logits in plain.items():
+                close(traced[view], logits, 1e-6)
             torch._dynamo.reset()
 
 
 @pytest.mark.slow
 def test_compiler_of_this_machine_gives_the_plain_result_and_compiles_once(monkeypatch, caplog):
     """What generates the code may differ from what traces it; without a C++ compiler the plain tiles must step in."""
-    monkeypatch.setattr(chunked_linear, "_compiled", {})
+    monkeypatch.setattr(compilation, "_programs", {})
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     graphs = []
@@ -228,16 +229,29 @@ def test_compiler_of_this_machine_gives_the_plain_result_and_compiles_once(monke
             close(found, truth, 1e-5)
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     # Each run brings a program of its own, equal to the others: one graph serves them all, or one failure does.
-    assert len(chunked_linear._compiled) == 1
+    assert len(compilation._programs) == 1
     failures = [record for record in caplog.records if "torch.compile of the objective failed" in record.message]
     assert graphs == [1, 1, 1] if not failures else len(failures) == 1
     torch._dynamo.reset()
 
 
-def test_default_tile_fits_its_budget():
+def test_default_sizes_fit_their_budgets():
     """A tile sized by anything but the vocabulary is either tiny or the whole of the logits."""
-    assert default_chunk_size(49_152, torch.device("cpu")) == 160  # 32 MiB / (4 bytes x 49,152), in sixteens
-    assert default_chunk_size(10**9, torch.device("cpu")) == 16
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    for vocab in (1_000, 49_152, 151_936, 262_144):
+        sizes = tile_sizes(10_000, vocab, cpu)
+        assert sizes.tile == 128 or sizes.tile * vocab * 4 <= 80 * 2**20 < (sizes.tile + 16) * vocab * 4
+        assert sizes.block <= 8 or sizes.block * vocab * 4 <= 6 * 2**20
+        assert tile_sizes(10_000, vocab, gpu).block == tile_sizes(10_000, vocab, gpu).tile  # one launch a tile
+    assert tile_sizes(10_000, 10**9, cpu).tile == 16
+
+
+@pytest.mark.parametrize(("positions", "chunk_size"), [(1, 100), (99, 100), (1_000, 100), (7, 1), (50, 97), (0, 5)])
+def test_blocks_cover_a_tile_and_hardly_more(positions, chunk_size):
+    """Too small a buffer loses rows; one sized for the longest tile wastes memory on every short batch."""
+    tile, block, capacity = tile_sizes(positions, 49_152, torch.device("cpu"), chunk_size)
+    assert tile == min(chunk_size, max(positions, 1))
+    assert tile <= capacity < tile + block and capacity % block == 0
 
 
 @pytest.mark.gpu
@@ -248,11 +262,12 @@ def test_tiles_on_a_gpu_equal_those_on_the_cpu(dtype):
     truth = torch.autograd.grad(dense_total(exact, LOSSES), [getattr(exact, name) for name in TRAINED])
     rough = exact.mapped(lambda tensor: tensor.detach().to("cuda", dtype))
     rough = rough.replace(labels=exact.labels.cuda()).requiring(*TRAINED)
-    chunked_linear._compiled.clear()
-    found = torch.autograd.grad(run(rough, LOSSES, chunk_size=16).total, [getattr(rough, name) for name in TRAINED])
+    compilation._programs.clear()
+    found = torch.autograd.grad(
+        run(rough, LOSSES, chunk_size=16, compile=True).total, [getattr(rough, name) for name in TRAINED]
+    )
     plain = torch.autograd.grad(dense_total(rough, LOSSES), [getattr(rough, name) for name in TRAINED])
-    program = next(iter(chunked_linear._compiled.values()))
-    assert not isinstance(program, TileProgram), "the compiler failed and the plain program ran instead"
+    assert None not in compilation._programs.values(), "the compiler failed and the plain program ran instead"
     for tiled, dense, exactly in zip(found, plain, truth, strict=True):
         floor = torch.finfo(dtype).eps * exactly.norm()
         assert (tiled.cpu().double() - exactly).norm() <= 2 * (dense.cpu().double() - exactly).norm() + floor
