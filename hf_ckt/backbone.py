@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -32,8 +33,9 @@ def run_backbone(model: PreTrainedModel, inputs: dict[str, Any], noise: Tensor |
             Causal language model.
         inputs (`dict`):
             Model inputs without labels.
-        noise (`torch.Tensor` of shape `(B, T, D)`, *optional*):
-            Added to the output of the embedding layer, which leaves models that read `input_ids` elsewhere right.
+        noise (`torch.Tensor` of shape `(M, T, D)`, *optional*):
+            Added to the output of the embedding layer, which leaves models that read `input_ids` elsewhere right; to
+            the last M sequences, where there are more.
 
     Returns:
         The backbone's output; `last_hidden_state` is `(B, T, D)`.
@@ -43,13 +45,19 @@ def run_backbone(model: PreTrainedModel, inputs: dict[str, Any], noise: Tensor |
         return model.base_model(**inputs)
 
     def add_noise(_module: torch.nn.Module, _args: Any, output: Tensor) -> Tensor:
-        return output + noise.to(output.device, output.dtype)
+        added = noise.to(output.device, output.dtype)
+        return output + F.pad(added, (0, 0, 0, 0, len(output) - len(added), 0))
 
     handle = model.get_input_embeddings().register_forward_hook(add_noise)
     try:
         return model.base_model(**inputs)
     finally:
         handle.remove()
+
+
+def is_quantized(model: Any) -> bool:
+    """Whether bitsandbytes holds the model's weights in 4 or 8 bits."""
+    return getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False)
 
 
 @contextmanager

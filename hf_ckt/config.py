@@ -10,6 +10,7 @@ from trl import SFTConfig
 from .candidates import LEVELS, Contrast, TeacherQueue
 from .checks import nearest, require_candidates, require_count, require_known, require_weight, require_within
 from .discovery import load_part, names_for_role, part_names, part_settings
+from .noisy_view import NoisyView
 from .objective import ROLES
 from .perturbations.base import EmbeddingNoise
 from .schedules import SCHEDULES, Schedule
@@ -143,6 +144,22 @@ class ContrastiveRobustConfig(SFTConfig):
         "Noise strength of embedding noise, > 0: alpha / sqrt(tokens * width). None: its default, NEFTune's 5."
     )
 
+    consistency_fraction: float = _setting(
+        "Probability that a sequence of a batch is perturbed, in (0, 1]: below 1 the noisy pass and its projections run "
+        "for those alone, and the term is divided by it, so that consistency_weight keeps its meaning.",
+        1.0,
+    )
+    noisy_view_recompute: bool = _setting(
+        "Whether the noisy pass keeps nothing for the backward and is run again there: one more pass of the backbone "
+        "on the noisy input, for a peak of memory near that of SFTTrainer. Not with use_reentrant=True.",
+        False,
+    )
+    noisy_view_batched: bool | None = _setting(
+        "Whether the clean and the noisy input go through the backbone as one batch of twice the size; otherwise one "
+        "after the other. None: as one where that was measured to be faster (a quantized backbone) and can be done (no "
+        "padding-free batches, no noisy_view_recompute)."
+    )
+
     regularization_loss: str = _loss("regularization", "adapter_l2")
     regularization_weight: float | None = _weight("regularization", "the pull towards the frozen base")
     regularization_schedule: str = _schedule("regularization")
@@ -194,6 +211,19 @@ class ContrastiveRobustConfig(SFTConfig):
         require_within(
             "schedule_warmup_ratio", self.schedule_warmup_ratio, 0, 1, "It is a share of training.", open_low=True
         )
+        require_within(
+            "consistency_fraction",
+            self.consistency_fraction,
+            0,
+            1,
+            "It is a probability, and the term is divided by it. Use consistency_weight=0 for no noisy view.",
+            open_low=True,
+        )
+        if self.noisy_view_recompute and self.noisy_view_batched:
+            raise ValueError(
+                "noisy_view_recompute: cannot be combined with noisy_view_batched, whose one pass holds the clean view's "
+                "activations too, so nothing would be saved. Set one of the two."
+            )
         require_known("contrastive_level", self.contrastive_level, LEVELS)
         require_known("consistency_target", self.consistency_target, CONSISTENCY_TARGETS)
         require_known("nonfinite_loss", self.nonfinite_loss, NONFINITE_ACTIONS)
@@ -254,6 +284,16 @@ class ContrastiveRobustConfig(SFTConfig):
         given = {"severity": self.perturbation_severity, "alpha": self.perturbation_alpha}
         given = {setting: value for setting, value in given.items() if value is not None}
         return _build("perturbation_", cls, self._known_settings("perturbation", self.perturbation, cls, given))
+
+    def build_noisy_view(self, *, batched: bool, never_empty: bool) -> NoisyView:
+        """Builds how the noisy view is computed; see [`~noisy_view.NoisyView`] for the arguments."""
+        return NoisyView(
+            self.build_perturbation(),
+            fraction=self.consistency_fraction,
+            batched=batched,
+            recompute=self.noisy_view_recompute,
+            never_empty=never_empty,
+        )
 
     def build_schedule(self, role: str, weight: float) -> Schedule:
         """Builds a role's schedule for a resolved weight."""

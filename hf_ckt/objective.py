@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one place that weighs, counts and normalises: from hidden states and heads to the loss and the log's sums."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,9 @@ from torch import Tensor
 
 from .candidates import Contrast
 from .discovery import load_part, part_names
-from .kernels.chunked_linear import TileProgram, run_tiles
+from .kernels.chunked_linear import run_tiles
+from .kernels.compilation import pays_to_compile
+from .kernels.tile_program import TileProgram
 from .losses.base import ContrastiveLoss, ParameterLoss, TokenLoss
 from .schedules import Schedule
 from .views import Batch, LinearHead
@@ -48,12 +50,15 @@ class Scale:
             Factor that undoes DDP's averaging of gradients; 1 when `num_items` counts this rank alone.
         micro_batches (`int`):
             Micro-batches over which the terms that are means are averaged.
+        horizon (`int`, *optional*):
+            Micro-batches of the whole training run on this rank: decides whether compiling pays. `None`: not known.
     """
 
     progress: float
     num_items: Tensor | int | None = None
     processes: int = 1
     micro_batches: int = 1
+    horizon: int | None = None
 
 
 @dataclass
@@ -66,11 +71,19 @@ class StudentStates:
             `(N, D)` and the head, for `student`, `noisy`, `teacher`, `reference`.
         rejected (`tuple[Batch, torch.Tensor]`, *optional*):
             The teacher's reading of the rejected answers.
+        perturbed (`torch.Tensor` of shape `(M,)`, *optional*):
+            Which of the N kept positions the `(M, D)` states of `noisy` belong to, which is absent where M is 0 and no
+            pass was made. `None`: all.
+        fraction (`float`, *optional*, defaults to `1.0`):
+            Probability with which a position is perturbed. Terms that read the noisy view are divided by it, so that
+            they estimate what they would be over all positions.
     """
 
     hidden: dict[str, Tensor]
     heads: dict[str, LinearHead]
     rejected: tuple[Batch, Tensor] | None = None
+    perturbed: Tensor | None = None
+    fraction: float = 1.0
 
 
 @dataclass
@@ -127,12 +140,15 @@ class Objective:
             views |= {"teacher"}
         self.views: frozenset[str] = views
         metrics = [(name, load_part("metrics", name)()) for name in part_names("metrics")]
-        self._program = TileProgram(
-            [(f"{role}_loss", term.loss) for role, term in token_terms.items()],
-            [(name, metric) for name, metric in metrics if metric.needs <= views],
+        named_losses = [(f"{role}_loss", term.loss) for role, term in token_terms.items()]
+        metrics = [(name, metric) for name, metric in metrics if metric.needs <= views]
+        self._program = TileProgram(named_losses, metrics)
+        # For positions that were not perturbed.
+        self._clean_program = TileProgram(
+            [(name, loss) for name, loss in named_losses if "noisy" not in loss.needs],
+            [(name, metric) for name, metric in metrics if "noisy" not in metric.needs],
         )
-        self._token_roles = list(token_terms)
-        metric_names = [name for name, _ in self._program.metrics]
+        metric_names = [name for name, _ in metrics]
         self.log_names: list[str] = [*(f"{role}_loss" for role in self.terms), *metric_names]
         """All names that `sums` may hold."""
 
@@ -155,27 +171,57 @@ class Objective:
                 Whether the batch is trained on; an evaluation leaves the queue alone.
         """
         weights = {role: term.schedule.at(scale.progress) for role, term in self.terms.items()}
-        tiles = run_tiles(
-            self._program,
-            torch.tensor([weights[role] for role in self._token_roles], dtype=torch.float64),
-            states.hidden,
-            states.heads,
-            batch.kept_labels,
-            num_items=scale.num_items,
-            chunk_size=self.chunk_size,
-            compile=self.compile,
-        )
-        loss = tiles.total * scale.processes
-        sums = {
-            name: _sum_and_count(value, tiles.num_kept)
-            for name, value in (*tiles.terms.items(), *tiles.metrics.items())
-        }
+        compile = self._compiles(states, batch, scale, training)
+        num_items = len(batch.kept) if scale.num_items is None else scale.num_items
+        loss: Any = 0.0
+        sums: dict[str, Tensor] = {}
+        for program, hidden, labels in self._parts(states, batch.kept_labels):
+            shares = [states.fraction if "noisy" in part.needs else 1.0 for _, part in program.losses]
+            tiles = run_tiles(
+                program,
+                torch.tensor(
+                    [
+                        weights[name.removesuffix("_loss")] / share
+                        for (name, _), share in zip(program.losses, shares, strict=True)
+                    ],
+                    dtype=torch.float64,
+                ),
+                hidden,
+                states.heads,
+                labels,
+                num_items=num_items,
+                chunk_size=self.chunk_size,
+                compile=compile,
+            )
+            loss = loss + tiles.total * scale.processes
+            for name, value in (*tiles.terms.items(), *tiles.metrics.items()):
+                counted = _sum_and_count(value, tiles.num_kept)
+                sums[name] = sums[name] + counted if name in sums else counted
         # Autocast would round similarities and norms to its own dtype, however wide their inputs are.
         with torch.autocast(loss.device.type, enabled=False):
             for role, value in self._means(states, batch, model, training):
                 loss = loss + weights[role] * value.to(loss) / scale.micro_batches
                 sums[f"{role}_loss"] = _sum_and_count(value.detach(), 1)
         return ObjectiveOutput(loss, sums)
+
+    def _parts(self, states: StudentStates, labels: Tensor) -> Iterator[tuple[TileProgram, dict[str, Tensor], Tensor]]:
+        """Yields program, states and labels of the positions that were perturbed, then of those that were not."""
+        if states.perturbed is None:
+            yield self._program, states.hidden, labels
+            return
+        rest = torch.ones_like(labels, dtype=torch.bool).index_fill(0, states.perturbed, False).nonzero().squeeze(1)
+        noisy = states.hidden.get("noisy")
+        if noisy is not None:
+            yield self._program, {**_pick(states.hidden, states.perturbed), "noisy": noisy}, labels[states.perturbed]
+        yield self._clean_program, _pick(states.hidden, rest), labels[rest]
+
+    def _compiles(self, states: StudentStates, batch: Batch, scale: Scale, training: bool) -> bool:
+        """Whether tiles are compiled; left to itself, decided by the first training batch for the whole run."""
+        if self.compile is None and training and scale.horizon is not None:
+            head = states.heads["student"].weight
+            views = len(self._program.needs)
+            self.compile = pays_to_compile(len(batch.kept) * scale.horizon * head.shape[0] * views, head.device)
+        return bool(self.compile)
 
     def _means(self, states: StudentStates, batch: Batch, model: torch.nn.Module, training: bool):
         """Yields role and value of the terms that are means per micro-batch."""
@@ -195,6 +241,12 @@ class Objective:
                     yield role, term.loss.per_anchor(similarities).mean()
             elif isinstance(term.loss, ParameterLoss):
                 yield role, term.loss.penalty(model)
+
+
+def _pick(hidden: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+    """Rows of all views but the noisy one; views that are one tensor stay one, and are projected once."""
+    picked = {id(value): value.index_select(0, rows) for name, value in hidden.items() if name != "noisy"}
+    return {name: picked[id(value)] for name, value in hidden.items() if name != "noisy"}
 
 
 def _sum_and_count(value: Tensor, count: int) -> Tensor:

@@ -3,13 +3,12 @@
 
 from typing import Any, NamedTuple
 
-import torch
 from transformers import PreTrainedModel
 
 from ._upstream import load_balancing_loss
 from .backbone import read_head, run_backbone
+from .noisy_view import NoisyView, Views
 from .objective import Objective, Scale, StudentStates
-from .perturbations.base import EmbeddingNoise
 from .teachers.base import Teacher
 from .views import Batch
 
@@ -23,13 +22,13 @@ class Players(NamedTuple):
             Supplies the `teacher` view.
         reference ([`~teachers.base.Teacher`], *optional*):
             Supplies the `reference` view; the same object as the teacher shares its pass.
-        perturbation ([`~perturbations.base.EmbeddingNoise`], *optional*):
-            Makes the noisy view.
+        noisy ([`~noisy_view.NoisyView`], *optional*):
+            Makes the `noisy` view.
     """
 
     teacher: Teacher | None = None
     reference: Teacher | None = None
-    perturbation: EmbeddingNoise | None = None
+    noisy: NoisyView | None = None
 
 
 def run_objective(
@@ -77,23 +76,25 @@ def run_objective(
             hidden["reference"], heads["reference"] = hidden["teacher"], heads["teacher"]
         else:
             hidden["reference"], heads["reference"] = players.reference.signal(batch, model)
-    if "noisy" in objective.views and players.perturbation is not None:
-        embedding: Any = model.get_input_embeddings()
-        # Kept out of torch_compile: inductor (torch 2.13, CPU) turns the noise's integer arithmetic into floats.
-        draw = torch.compiler.disable(players.perturbation.noise)
-        noise = draw(inputs["input_ids"], batch.documents, embedding.weight.shape[-1], seed)
-        hidden["noisy"] = batch.keep(run_backbone(model, inputs, noise).last_hidden_state)
-    outputs = run_backbone(model, inputs)
-    hidden["student"] = batch.keep(outputs.last_hidden_state)
+    fraction = 1.0
+    if "noisy" in objective.views and players.noisy is not None:
+        fraction = players.noisy.fraction
+        views = players.noisy.run(model, inputs, batch, seed)
+        if views.noisy is not None:
+            hidden["noisy"] = views.noisy
+    else:
+        outputs = run_backbone(model, inputs)
+        views = Views(batch.keep(outputs.last_hidden_state), None, None, outputs)
+    hidden["student"] = views.student
 
     with read_head(model) as head:
         heads["student"] = heads["noisy"] = head
-        states = StudentStates(hidden, heads, rejected_states)
+        states = StudentStates(hidden, heads, rejected_states, views.perturbed, fraction)
         result = objective(states, batch, model, scale, training=training)
 
     # A plain dict: the wrappers around the forward look for tensors in it.
     output: dict[str, Any] = {"loss": result.loss, "sums": result.sums}
     if inputs.get("output_router_logits"):
         config = model.config.get_text_config()
-        output["aux_loss"] = load_balancing_loss(outputs.router_logits, config, inputs.get("attention_mask"))
+        output["aux_loss"] = load_balancing_loss(views.outputs.router_logits, config, inputs.get("attention_mask"))
     return output

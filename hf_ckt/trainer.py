@@ -19,11 +19,13 @@ from ._upstream import (
     install_objective_forward,
     keep_4bit_differentiable,
 )
+from .backbone import is_quantized
 from .checkpoints import last_complete_checkpoint, replace_file
 from .collator import RejectedCollator, split_rejected
 from .config import ContrastiveRobustConfig
 from .hub.run_card import run_card
 from .log_sums import LogSums, NonFiniteGuard
+from .noisy_view import NoisyView
 from .objective import Objective, Scale, Term
 from .passes import Players, run_objective
 from .preferences import REJECTED_COLUMNS, chosen_as_completion, with_rejected
@@ -143,7 +145,7 @@ class ContrastiveRobustTrainer(SFTTrainer):
             terms, contrast=contrast, chunk_size=args.objective_chunk_size, compile=args.objective_compile
         )
         views = self.objective.views
-        self._refuse_unsafe_checkpointing("noisy" in views)
+        noisy = self._build_noisy_view() if "noisy" in views else None
         teacher: Teacher | None = None
         if "teacher" in views and teacher_model is not None:
             teacher = ModelTeacher.load(
@@ -159,8 +161,7 @@ class ContrastiveRobustTrainer(SFTTrainer):
         reference = None
         if "reference" in views:
             reference = teacher if isinstance(teacher, SelfTeacher) else SelfTeacher()
-        perturbation = args.build_perturbation() if "noisy" in views else None
-        self._players = Players(teacher, reference, perturbation)
+        self._players = Players(teacher, reference, noisy)
         if isinstance(teacher, ModelTeacher):
             self.teacher_name = teacher.name
         elif teacher is not None:
@@ -186,15 +187,25 @@ class ContrastiveRobustTrainer(SFTTrainer):
             )
         self.add_callback(self._guard)
 
-    def _refuse_unsafe_checkpointing(self, second_pass: bool) -> None:
-        options: Any = self.args.gradient_checkpointing_kwargs or {}
-        reentrant = options.get("use_reentrant")
-        if second_pass and reentrant and self.args.gradient_checkpointing and self.accelerator.num_processes > 1:
+    def _build_noisy_view(self) -> NoisyView:
+        args = self.args
+        batched = args.noisy_view_batched
+        if batched and self.padding_free:
             raise ValueError(
-                "use_reentrant=True: with several processes and a noisy view, reentrant checkpointing corrupts the "
-                "gradients without an error. Set gradient_checkpointing_kwargs={'use_reentrant': False} or "
-                "consistency_weight=0."
+                "noisy_view_batched=True: a padding-free batch is one row whose positions start anew with each text, "
+                "which a second row would not be told apart from. Set padding_free=False or noisy_view_batched=None."
             )
+        if batched is None:
+            # Dequantizing the weights once instead of twice is what one pass saves.
+            batched = is_quantized(self._causal_lm) and not args.noisy_view_recompute and not self.padding_free
+        reentrant = (args.gradient_checkpointing_kwargs or {}).get("use_reentrant") and args.gradient_checkpointing
+        if reentrant and (args.noisy_view_recompute or self.accelerator.num_processes > 1) and not batched:
+            raise ValueError(
+                "use_reentrant=True: with several processes, or noisy_view_recompute, a second pass over the backbone "
+                "corrupts the gradients without an error. Set gradient_checkpointing_kwargs={'use_reentrant': False}, "
+                "noisy_view_batched=True or consistency_weight=0."
+            )
+        return args.build_noisy_view(batched=batched, never_empty=self.accelerator.num_processes > 1)
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, *rest: Any, **kwargs: Any) -> Any:
         prepare = partial(super()._prepare_dataset, processing_class=processing_class, args=args)
@@ -228,6 +239,7 @@ class ContrastiveRobustTrainer(SFTTrainer):
             num_items=num_items_in_batch,
             processes=self.accelerator.num_processes // self.get_tp_size() if count_ranks else 1,
             micro_batches=self.current_gradient_accumulation_steps if whole_batch else 1,
+            horizon=self.state.max_steps * self.args.gradient_accumulation_steps if self.state.max_steps > 0 else None,
         )
         run = partial(
             run_objective,

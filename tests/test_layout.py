@@ -19,7 +19,7 @@ LAYERS: list[set[str]] = [
     {"checks", "checkpoints", "discovery", "views"},
     {"kernels", "_upstream", "backbone", "data", "embedded"},
     {"losses", "teachers", "perturbations", "metrics"},
-    {"schedules", "candidates", "objective", "passes", "collator", "log_sums", "preferences"},
+    {"schedules", "candidates", "objective", "noisy_view", "passes", "collator", "log_sums", "preferences"},
     {"config", "resolution", "trainer", "hub"},
     {"evaluation", "bench", "study"},
     {"cli"},

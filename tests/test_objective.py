@@ -12,7 +12,8 @@ from hf_ckt.losses.consistency_kl import ConsistencyKLLoss
 from hf_ckt.losses.forward_kl import ForwardKLLoss
 from hf_ckt.losses.info_nce import InfoNCELoss
 from hf_ckt.losses.nll import NLLLoss
-from hf_ckt.objective import ROLES, Objective, ObjectiveOutput, Scale, StudentStates, Term
+from hf_ckt.kernels.chunked_linear import run_tiles
+from hf_ckt.objective import ROLES, Objective, ObjectiveOutput, Scale, StudentStates, Term, _pick
 from hf_ckt.schedules import Schedule
 from hf_ckt.views import Batch, LinearHead
 
@@ -222,3 +223,58 @@ def test_means_keep_float32_under_autocast():
         found = values()
     for name in ("contrastive_loss", "regularization_loss"):
         torch.testing.assert_close(found[name], exact[name], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("chosen", [[1, 3], [], None], ids=str)
+def test_terms_of_a_perturbed_part_estimate_those_of_the_whole(chosen):
+    """Left undivided, the consistency term would shrink with the share of sequences that is perturbed."""
+    setting = Setting()
+    objective = make_objective("task", "distillation", "consistency")
+    rows = torch.tensor(chosen or [], dtype=torch.long)
+    hidden = {"student": setting.student, "teacher": setting.teacher}
+    if chosen is not None:  # None: no pass was made at all
+        hidden["noisy"] = setting.noisy[rows]
+    heads = {"student": setting.head, "noisy": setting.head, "teacher": setting.teacher_head}
+    states = StudentStates(hidden, heads, perturbed=rows, fraction=0.25)
+    output = objective(states, setting.batch, setting.model, Scale(0.0, num_items=40), training=True)
+
+    clean, noisy = setting.student @ setting.head.weight.t(), setting.noisy @ setting.head.weight.t()
+    part = F.kl_div(noisy.log_softmax(-1)[rows], clean.softmax(-1).detach()[rows], reduction="sum")
+    terms = setting.terms()
+    expected = (0.7 * terms["task"] + 1.5 * terms["distillation"] + 0.5 * part / 0.25) / 40
+    torch.testing.assert_close(output.loss, expected)
+    for leaf in (setting.student, setting.noisy):
+        found, truth = (
+            torch.autograd.grad(loss, leaf, retain_graph=True, allow_unused=True)[0]
+            for loss in (output.loss, expected)
+        )
+        torch.testing.assert_close(torch.zeros_like(leaf) if found is None else found, truth)
+    torch.testing.assert_close(output.sums["task_loss"], torch.stack([terms["task"], torch.tensor(5.0).double()]))
+    if chosen:
+        torch.testing.assert_close(output.sums["consistency_loss"], torch.stack([part, torch.tensor(2.0).double()]))
+    assert output.sums["entropy"][1] == 5
+
+
+def test_views_that_are_one_stay_one_when_a_part_is_perturbed():
+    """The self-teacher is the reference too; projected twice, a part would cost more than the whole."""
+    states = torch.randn(5, 3)
+    picked = _pick({"teacher": states, "reference": states, "noisy": states}, torch.tensor([0, 4]))
+    assert picked["teacher"] is picked["reference"] and "noisy" not in picked
+    assert torch.equal(picked["teacher"], states[[0, 4]])
+
+
+@pytest.mark.parametrize(
+    ("horizon", "training", "compiled"),
+    [(10**12, True, True), (1, True, False), (None, True, False), (10**12, False, False)],
+)
+def test_compiling_is_decided_once_by_the_length_of_the_run(horizon, training, compiled, monkeypatch):
+    """A cold compile takes longer than a short run; a choice that changes on the way would make a resumed run differ."""
+    asked = []
+    monkeypatch.setattr(
+        "hf_ckt.objective.run_tiles",
+        lambda *a, **kw: asked.append(kw["compile"]) or run_tiles(*a, **{**kw, "compile": False}),
+    )
+    setting, objective = Setting(), make_objective("task", "distillation", "consistency")
+    setting(objective, Scale(0.0, horizon=horizon), training=training)
+    setting(objective, Scale(0.5, horizon=1), training=True)
+    assert asked == [compiled, compiled]

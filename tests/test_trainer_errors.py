@@ -56,6 +56,8 @@ WRONG_VALUES = [
     ({"contrastive_max_anchors": 1}, ["contrastive_max_anchors", "2 or more"]),
     ({"contrastive_queue_size": -1}, ["contrastive_queue_size", "0 or more"]),
     ({"objective_chunk_size": 0}, ["objective_chunk_size", "1 or more"]),
+    ({"consistency_fraction": 0.0}, ["consistency_fraction", "(0, 1]", "consistency_weight=0"]),
+    ({"noisy_view_recompute": True, "noisy_view_batched": True}, ["noisy_view_recompute", "noisy_view_batched"]),
     ({"loss_settings": {"distilation": {}}}, ["loss_settings", "Did you mean 'distillation'?"]),
     ({"loss_settings": {"distillation": {"gama": 1.0}}}, ["distillation_gama", "has no setting 'gama'"]),
     ({"contrastive_rejected": True, "packing": True}, ["contrastive_rejected", "packing", "Set packing=False"]),
@@ -336,17 +338,25 @@ def test_rejected_answers_cannot_stream(tiny_model_dir, tmp_path):
         build(tmp_path, tiny_model_dir, data, given={"peft_config": lora()}, **REJECTED)
 
 
-def test_reentrant_checkpointing_on_several_processes_is_refused(tiny_model_dir, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("processes", "fields"), [(2, {}), (1, {"noisy_view_recompute": True})], ids=str)
+def test_reentrant_checkpointing_with_a_second_pass_is_refused(
+    processes, fields, tiny_model_dir, tmp_path, monkeypatch
+):
     """It corrupts DDP's gradients when two passes share the weights, without an exception."""
-    trainer = build(
-        tmp_path,
-        tiny_model_dir,
-        given={"peft_config": lora()},
-        gradient_checkpointing=True,
-        gradient_checkpointing_kwargs={"use_reentrant": True},
-        **ON,
-    )
-    monkeypatch.setattr(type(trainer.accelerator), "num_processes", 2)
+    from accelerate import Accelerator
+
+    monkeypatch.setattr(Accelerator, "num_processes", processes)
+    reentrant = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
+    given = {"peft_config": lora()}
     with pytest.raises(ValueError, match=r"use_reentrant=True.*corrupts.*'use_reentrant': False"):
-        trainer._refuse_unsafe_checkpointing(True)
-    trainer._refuse_unsafe_checkpointing(False)
+        build(tmp_path, tiny_model_dir, given=given, **reentrant, **fields, **ON)
+    build(tmp_path, tiny_model_dir, given=given, **reentrant, **{**ON, "consistency_weight": 0.0})
+    if not fields:
+        build(tmp_path, tiny_model_dir, given=given, **reentrant, noisy_view_batched=True, **ON)
+
+
+def test_one_batch_of_both_views_is_refused_where_rows_are_packed(tiny_model_dir, tmp_path):
+    """Positions that start anew mark the texts of a padding-free row; stacked rows would be read as one text each."""
+    fields = {"padding_free": True, "noisy_view_batched": True, "max_length": None}
+    with pytest.raises(ValueError, match=r"noisy_view_batched=True: a padding-free batch.*padding_free=False"):
+        build(tmp_path, tiny_model_dir, given={"peft_config": lora()}, **fields, **ON)

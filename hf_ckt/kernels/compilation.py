@@ -18,6 +18,12 @@ logger = logging.getLogger(__name__)
 # memory traffic and not measured: about 30 passes over float32 logits saved at 2 TB/s, against 30 s of compilation.
 _WORTH_COMPILING = {"cpu": 2 * 10**10, "accelerator": 10**12}
 
+# All programs share one code object, whose compilations dynamo counts together: beyond eight it gives up and runs
+# everything uncompiled, without a word. torch 2.13 can keep them apart.
+_ISOLATION: dict[str, Any] = (
+    {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
+)
+
 _programs: dict[tuple, Callable | None] = {}
 
 
@@ -45,7 +51,7 @@ def run_compiled(key: tuple, function: Callable, *arguments: Any) -> Any:
             Function of tensors without graph breaks. Its shapes are static.
     """
     if key not in _programs:
-        _programs[key] = torch.compile(function, fullgraph=True, dynamic=False, **_isolation())
+        _programs[key] = torch.compile(function, fullgraph=True, dynamic=False, **_ISOLATION)
     compiled = _programs[key]
     if compiled is not None:
         try:
@@ -60,10 +66,3 @@ def run_compiled(key: tuple, function: Callable, *arguments: Any) -> Any:
             )
             _programs[key] = None
     return function(*arguments)
-
-
-def _isolation() -> dict[str, Any]:
-    # All programs share one code object, whose compilations dynamo counts together: beyond eight it gives up and runs
-    # everything uncompiled, without a word. torch 2.13 can keep them apart.
-    known = inspect.signature(torch.compile).parameters
-    return {"isolate_recompiles": True} if "isolate_recompiles" in known else {}

@@ -102,3 +102,28 @@ def two_processes(tiny_model_dir, tmp_path_factory):
 def test_two_processes_equal_one(role, reference, two_processes):
     """DDP averages gradients: a loss divided by the rank's own tokens would be off by the imbalance of the ranks."""
     check_equal(reference(role), two_processes[role])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"noisy_view_batched": True},
+        {"noisy_view_recompute": True},
+        {"noisy_view_recompute": True, "gradient_checkpointing": True},
+        {"noisy_view_batched": True, "gradient_checkpointing": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("role", ["consistency", "all"])
+def test_how_the_noisy_view_is_run_changes_nothing(role, fields, reference, tiny_model_dir, tmp_path):
+    """One batch of both views, two passes, or one that is run again: a choice of time and memory, not of a method."""
+    check_equal(reference(role), runs.train(tmp_path, tiny_model_dir, **runs.ROLES[role], **fields))
+
+
+@pytest.mark.parametrize("fields", [{"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}, {}], ids=str)
+def test_which_sequences_are_perturbed_depends_on_the_sequence_alone(fields, reference, tiny_model_dir, tmp_path):
+    """A draw by place in the batch would perturb other texts when the same batch is split, and after a resume."""
+    part = {"consistency_fraction": 0.5}
+    whole = reference("all", **part)
+    check_equal(whole, runs.train(tmp_path, tiny_model_dir, **runs.ROLES["all"], **part, **fields))
+    assert abs(whole["logs"][0]["consistency_loss"] - reference("all")["logs"][0]["consistency_loss"]) > 1e-6
