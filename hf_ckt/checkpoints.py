@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are never half-written, and checkpoints that are whole."""
+"""Files that are never half-written, blocks that are generated into them, and checkpoints that are whole."""
 
 import json
 import os
@@ -27,6 +27,32 @@ def replace_file(path: str | os.PathLike, write: Callable[[str], Any]) -> None:
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def replace_block(path: str | os.PathLike, name: str, block: str) -> None:
+    """
+    Writes what stands between a text file's lines `<!-- name -->` and `<!-- /name -->`.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            An existing file.
+        name (`str`):
+            What the two markers say.
+        block (`str`):
+            The text between them, without a line break at its end.
+
+    Raises:
+        ValueError: If the file has not exactly one such pair: the block would be nowhere, or twice.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    marked = rf"(<!-- {re.escape(name)} -->\n).*?(<!-- /{re.escape(name)} -->)"
+    text, count = re.subn(marked, lambda match: f"{match[1]}{block}\n{match[2]}", text, flags=re.DOTALL)
+    if count != 1:
+        raise ValueError(
+            f"{Path(path).name}: has {count} pairs of markers <!-- {name} --> and <!-- /{name} -->, so there is not one "
+            "place to write to. Put each marker once, on a line of its own."
+        )
+    replace_file(path, lambda aside: Path(aside).write_text(text, encoding="utf-8"))
 
 
 def last_complete_checkpoint(output_dir: str | os.PathLike, *, required: bool = True) -> str | None:

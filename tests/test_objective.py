@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hf_ckt.candidates import Contrast, TeacherQueue
+from hf_ckt.kernels.chunked_linear import run_tiles
 from hf_ckt.losses.base import ParameterLoss
 from hf_ckt.losses.consistency_kl import ConsistencyKLLoss
 from hf_ckt.losses.forward_kl import ForwardKLLoss
 from hf_ckt.losses.info_nce import InfoNCELoss
 from hf_ckt.losses.nll import NLLLoss
-from hf_ckt.kernels.chunked_linear import run_tiles
 from hf_ckt.objective import ROLES, Objective, ObjectiveOutput, Scale, StudentStates, Term, _pick
 from hf_ckt.schedules import Schedule
 from hf_ckt.views import Batch, LinearHead

@@ -7,11 +7,10 @@ Cards and README tables written from results files, so that no number is typed b
 
 import argparse
 import json
-import re
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints import replace_file
+from ..checkpoints import replace_block, replace_file
 from .model_card import build_model_card
 
 _ROWS = {
@@ -85,11 +84,7 @@ def main() -> None:
     card = result_card(results, f"SmolLM2-135M-Instruct, {name}")
     replace_file(options.cards / f"{name}.md", card.save)
 
-    readme = options.readme.read_text(encoding="utf-8")
-    block = readme_block(results, options.results.as_posix())
-    marked = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-    readme = re.sub(marked, lambda match: f"{match[1]}{block}\n{match[2]}", readme, flags=re.DOTALL)
-    replace_file(options.readme, lambda aside: Path(aside).write_text(readme, encoding="utf-8"))
+    replace_block(options.readme, name, readme_block(results, options.results.as_posix()))
 
 
 if __name__ == "__main__":
