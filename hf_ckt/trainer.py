@@ -198,7 +198,8 @@ class ContrastiveRobustTrainer(SFTTrainer):
         if batched is None:
             # Dequantizing the weights once instead of twice is what one pass saves.
             batched = is_quantized(self._causal_lm) and not args.noisy_view_recompute and not self.padding_free
-        reentrant = (args.gradient_checkpointing_kwargs or {}).get("use_reentrant") and args.gradient_checkpointing
+        options: Any = args.gradient_checkpointing_kwargs or {}
+        reentrant = args.gradient_checkpointing and options.get("use_reentrant")
         if reentrant and (args.noisy_view_recompute or self.accelerator.num_processes > 1) and not batched:
             raise ValueError(
                 "use_reentrant=True: with several processes, or noisy_view_recompute, a second pass over the backbone "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_ckt.checkpoints import last_complete_checkpoint, replace_file
+from hf_ckt.checkpoints import last_complete_checkpoint, replace_block, replace_file
 
 
 def test_replace_file_writes_whole_files_into_new_folders(tmp_path):
@@ -32,6 +32,27 @@ def test_replace_file_keeps_the_old_file_when_writing_fails(tmp_path):
         replace_file(path, fail)
     assert path.read_text() == "good"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_replace_block_writes_between_its_own_markers(tmp_path):
+    """A table generated over its neighbour's, or over the words between, is noticed by nobody who generates it."""
+    path = tmp_path / "README.md"
+    path.write_text("a\n<!-- one.1 -->\nold\n<!-- /one.1 -->\nb\n<!-- one_1 -->\n<!-- /one_1 -->\nc\n")
+    replace_block(path, "one.1", r"new \1")  # neither the name nor the block is a pattern
+    replace_block(path, "one_1", "other")
+    assert path.read_text() == (
+        "a\n<!-- one.1 -->\nnew \\1\n<!-- /one.1 -->\nb\n<!-- one_1 -->\nother\n<!-- /one_1 -->\nc\n"
+    )
+
+
+@pytest.mark.parametrize("text", ["", "<!-- a -->\n", "<!-- a -->\n<!-- /a -->\n<!-- a -->\n<!-- /a -->\n"])
+def test_replace_block_raises_without_one_place_to_write_to(text, tmp_path):
+    """A lost marker leaves yesterday's numbers in the text, under today's date."""
+    path = tmp_path / "README.md"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="markers"):
+        replace_block(path, "a", "new")
+    assert path.read_text() == text
 
 
 def checkpoint(folder, step, state='{"global_step": 1}'):
