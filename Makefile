@@ -43,8 +43,9 @@ quality: install  ## Check style, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-cards: install  ## Write model_cards/ and the README's tables from the results files
+cards: install  ## Write model_cards/ and the tables of both READMEs from the results files
 	$(BIN)/python -m hf_ckt.hub.result_card examples/results/quickstart.json --cards model_cards --readme README.md
+	$(BIN)/hf-ckt bench page
 
 format: install  ## Rewrite files to the house style
 	$(BIN)/ruff check --fix .

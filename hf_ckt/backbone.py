@@ -46,7 +46,8 @@ def run_backbone(model: PreTrainedModel, inputs: dict[str, Any], noise: Tensor |
 
     def add_noise(_module: torch.nn.Module, _args: Any, output: Tensor) -> Tensor:
         added = noise.to(output.device, output.dtype)
-        return output + F.pad(added, (0, 0, 0, 0, len(output) - len(added), 0))
+        clean = len(output) - len(added)
+        return output + (F.pad(added, (0, 0, 0, 0, clean, 0)) if clean else added)
 
     handle = model.get_input_embeddings().register_forward_hook(add_noise)
     try:

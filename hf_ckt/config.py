@@ -10,7 +10,6 @@ from trl import SFTConfig
 from .candidates import LEVELS, Contrast, TeacherQueue
 from .checks import nearest, require_candidates, require_count, require_known, require_weight, require_within
 from .discovery import load_part, names_for_role, part_names, part_settings
-from .noisy_view import NoisyView
 from .objective import ROLES
 from .perturbations.base import EmbeddingNoise
 from .schedules import SCHEDULES, Schedule
@@ -145,19 +144,23 @@ class ContrastiveRobustConfig(SFTConfig):
     )
 
     consistency_fraction: float = _setting(
-        "Probability that a sequence of a batch is perturbed, in (0, 1]: below 1 the noisy pass and its projections run "
-        "for those alone, and the term is divided by it, so that consistency_weight keeps its meaning.",
+        "Probability that a row of a batch is perturbed, in (0, 1]: below 1 the noisy pass and its projections run for "
+        "those alone, and the term is divided by it, so that consistency_weight keeps its meaning. A packed or "
+        "padding-free row is perturbed as a whole or not at all.",
         1.0,
     )
     noisy_view_recompute: bool = _setting(
         "Whether the noisy pass keeps nothing for the backward and is run again there: one more pass of the backbone "
-        "on the noisy input, for a peak of memory near that of SFTTrainer. Not with use_reentrant=True.",
+        "on the noisy input, for a peak of memory near that of SFTTrainer. Not with use_reentrant=True, DeepSpeed ZeRO-3 "
+        "or layers on several devices.",
         False,
     )
-    noisy_view_batched: bool | None = _setting(
-        "Whether the clean and the noisy input go through the backbone as one batch of twice the size; otherwise one "
-        "after the other. None: as one where that was measured to be faster (a quantized backbone) and can be done (no "
-        "padding-free batches, no noisy_view_recompute)."
+    noisy_view_batched: bool = _setting(
+        "Whether the clean and the noisy input go through the backbone as one batch of twice the size instead of one "
+        "after the other. Try it where a batch is too small to fill a GPU; on CPUs no difference in time was measured "
+        "(examples/benchmarks). Not with padding-free batches, a mixture of experts' auxiliary loss, or "
+        "noisy_view_recompute.",
+        False,
     )
 
     regularization_loss: str = _loss("regularization", "adapter_l2")
@@ -172,11 +175,12 @@ class ContrastiveRobustConfig(SFTConfig):
         "to the package later.",
     )
     objective_chunk_size: int | None = _setting(
-        "Kept positions projected through the head at a time. None: a tile of logits takes 32 MiB on CPU, 256 MiB on "
-        "an accelerator. Lower to save memory."
+        "Kept positions projected through the head at a time. None: as many as fit 80 MiB of float32 logits on CPU, at "
+        "most 128, and 256 MiB on an accelerator. Lower to save memory."
     )
     objective_compile: bool | None = _setting(
-        "Whether a tile of the objective runs through torch.compile. None: on accelerators only."
+        "Whether the losses and their gradient on a tile run through torch.compile. None: when the run is long enough to "
+        "repay a cold compile, by the tokens of its first batch."
     )
     nonfinite_loss: str = _setting(
         "What happens when a loss is NaN or infinite: 'raise' before the optimizer step, or 'skip' that step.",
@@ -284,16 +288,6 @@ class ContrastiveRobustConfig(SFTConfig):
         given = {"severity": self.perturbation_severity, "alpha": self.perturbation_alpha}
         given = {setting: value for setting, value in given.items() if value is not None}
         return _build("perturbation_", cls, self._known_settings("perturbation", self.perturbation, cls, given))
-
-    def build_noisy_view(self, *, batched: bool, never_empty: bool) -> NoisyView:
-        """Builds how the noisy view is computed; see [`~noisy_view.NoisyView`] for the arguments."""
-        return NoisyView(
-            self.build_perturbation(),
-            fraction=self.consistency_fraction,
-            batched=batched,
-            recompute=self.noisy_view_recompute,
-            never_empty=never_empty,
-        )
 
     def build_schedule(self, role: str, weight: float) -> Schedule:
         """Builds a role's schedule for a resolved weight."""

@@ -48,7 +48,7 @@ class NoisyView:
         perturbation ([`~perturbations.base.EmbeddingNoise`]):
             Makes the noise.
         fraction (`float`, *optional*, defaults to `1.0`):
-            Probability that a sequence is perturbed, drawn from its own tokens and the step's seed.
+            Probability that a row is perturbed, drawn from its first document's tokens and the step's seed.
         batched (`bool`, *optional*, defaults to `False`):
             Whether both views go through the backbone as one batch; otherwise as two.
         recompute (`bool`, *optional*, defaults to `False`):
@@ -86,10 +86,15 @@ class NoisyView:
         noisy_batch = batch if passed is None else _rows_of(batch, passed)
         noisy_inputs = inputs if passed is None else _take(inputs, passed, batch.labels.shape[0])
         embedding: Any = model.get_input_embeddings()
-        # Kept out of torch_compile: inductor (torch 2.13, CPU) turns the noise's integer arithmetic into floats.
-        draw = torch.compiler.disable(self.perturbation.noise)
-        noise = draw(noisy_batch.inputs["input_ids"], noisy_batch.documents, embedding.weight.shape[-1], seed)
-        if self.batched and inputs.get("position_ids") is None and not inputs.get("output_router_logits"):
+        noise = self.perturbation.noise(
+            noisy_batch.inputs["input_ids"], noisy_batch.documents, embedding.weight.shape[-1], seed
+        )
+        if self.batched:
+            if inputs.get("position_ids") is not None:
+                raise ValueError(
+                    "noisy_view_batched=True: the batch has position_ids, by which packed texts are told apart in one "
+                    "row and would not be in two. Set noisy_view_batched=False."
+                )
             outputs = run_backbone(model, _stack(inputs, noisy_inputs, len(batch.labels)), noise)
             clean, noisy = outputs.last_hidden_state.split([len(batch.labels), len(noise)])
         else:

@@ -134,6 +134,7 @@ class Objective:
     ):
         self.terms = {role: terms[role] for role in ROLES if role in terms}
         self.contrast, self.chunk_size, self.compile = contrast, chunk_size, compile
+        self._decision: bool | None = None
         token_terms = {role: term for role, term in self.terms.items() if isinstance(term.loss, TokenLoss)}
         views = frozenset({"student"}).union(*(term.loss.needs for term in token_terms.values()))
         if "contrastive" in self.terms:
@@ -217,11 +218,17 @@ class Objective:
 
     def _compiles(self, states: StudentStates, batch: Batch, scale: Scale, training: bool) -> bool:
         """Whether tiles are compiled; left to itself, decided by the first training batch for the whole run."""
-        if self.compile is None and training and scale.horizon is not None:
+        if self.compile is not None:
+            return self.compile
+        if self._decision is None and training and scale.horizon is not None and len(batch.kept):
             head = states.heads["student"].weight
-            views = len(self._program.needs)
-            self.compile = pays_to_compile(len(batch.kept) * scale.horizon * head.shape[0] * views, head.device)
-        return bool(self.compile)
+            # One projection for each view; the self-teacher and the reference are one.
+            views = len({id(states.hidden[name]) for name in self._program.needs & states.hidden.keys()})
+            # With a fraction there are two programs to compile.
+            share = 1.0 if states.perturbed is None else 0.5
+            elements = share * len(batch.kept) * scale.horizon * head.shape[0] * views
+            self._decision = pays_to_compile(int(elements), head.device)
+        return bool(self._decision)
 
     def _means(self, states: StudentStates, batch: Batch, model: torch.nn.Module, training: bool):
         """Yields role and value of the terms that are means per micro-batch."""
@@ -245,7 +252,8 @@ class Objective:
 
 def _pick(hidden: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
     """Rows of all views but the noisy one; views that are one tensor stay one, and are projected once."""
-    picked = {id(value): value.index_select(0, rows) for name, value in hidden.items() if name != "noisy"}
+    kept = {id(value): value for name, value in hidden.items() if name != "noisy"}
+    picked = {key: value.index_select(0, rows.to(value.device)) for key, value in kept.items()}
     return {name: picked[id(value)] for name, value in hidden.items() if name != "noisy"}
 
 

@@ -65,6 +65,57 @@ def resolve_schedules(args: ContrastiveRobustConfig, facts: RunFacts) -> dict[st
     return active
 
 
+def require_safe_noisy_view(
+    batched: bool,
+    recompute: bool,
+    *,
+    one_row: bool,
+    mixture: bool,
+    reentrant: bool,
+    several_processes: bool,
+    spread: bool,
+) -> None:
+    """
+    Raises ValueError where the noisy view cannot be run in the way that was asked for.
+
+    Args:
+        batched, recompute (`bool`):
+            The fields `noisy_view_batched` and `noisy_view_recompute`.
+        one_row (`bool`):
+            Batches are padding-free.
+        mixture (`bool`):
+            The model's auxiliary loss is read off its router logits.
+        reentrant (`bool`):
+            Gradient checkpointing is on and reentrant.
+        several_processes (`bool`):
+            The run has more than one.
+        spread (`bool`):
+            Layers lie on several devices, or their weights are sharded by ZeRO-3.
+    """
+    if batched and one_row:
+        raise ValueError(
+            "noisy_view_batched=True: a padding-free batch is one row whose positions start anew with each text, which "
+            "a second row would not be told apart from. Set padding_free=False or noisy_view_batched=False."
+        )
+    if batched and mixture:
+        raise ValueError(
+            "noisy_view_batched=True: the auxiliary loss of the experts would count the noisy view's tokens too. Set "
+            "router_aux_loss_coef=0 or noisy_view_batched=False."
+        )
+    if recompute and spread:
+        raise ValueError(
+            "noisy_view_recompute=True: with layers on several devices or sharded by ZeRO-3, the second run could draw "
+            "another dropout or find other weights, and the gradient would be wrong without an error. Use gradient "
+            "checkpointing instead."
+        )
+    if reentrant and (recompute or several_processes) and not batched:
+        raise ValueError(
+            "use_reentrant=True: with several processes, or noisy_view_recompute, a second pass over the backbone "
+            "corrupts the gradients without an error. Set gradient_checkpointing_kwargs={'use_reentrant': False}, "
+            "noisy_view_batched=True or consistency_weight=0."
+        )
+
+
 def _missing(role: str, args: ContrastiveRobustConfig, facts: RunFacts) -> str | None:
     no_teacher = (
         "there is no teacher: none was given, and without a PEFT adapter the student has no frozen base to learn "

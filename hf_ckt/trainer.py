@@ -11,6 +11,7 @@ from accelerate.utils import is_peft_model
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import SFTConfig, SFTTrainer
 
 from ._upstream import (
@@ -19,7 +20,6 @@ from ._upstream import (
     install_objective_forward,
     keep_4bit_differentiable,
 )
-from .backbone import is_quantized
 from .checkpoints import last_complete_checkpoint, replace_file
 from .collator import RejectedCollator, split_rejected
 from .config import ContrastiveRobustConfig
@@ -29,7 +29,7 @@ from .noisy_view import NoisyView
 from .objective import Objective, Scale, Term
 from .passes import Players, run_objective
 from .preferences import REJECTED_COLUMNS, chosen_as_completion, with_rejected
-from .resolution import RunFacts, resolve_schedules
+from .resolution import RunFacts, require_safe_noisy_view, resolve_schedules
 from .teachers.base import Teacher
 from .teachers.model import ModelTeacher, require_separate_models
 from .teachers.self import SelfTeacher
@@ -189,24 +189,27 @@ class ContrastiveRobustTrainer(SFTTrainer):
 
     def _build_noisy_view(self) -> NoisyView:
         args = self.args
-        batched = args.noisy_view_batched
-        if batched and self.padding_free:
-            raise ValueError(
-                "noisy_view_batched=True: a padding-free batch is one row whose positions start anew with each text, "
-                "which a second row would not be told apart from. Set padding_free=False or noisy_view_batched=None."
-            )
-        if batched is None:
-            # Dequantizing the weights once instead of twice is what one pass saves.
-            batched = is_quantized(self._causal_lm) and not args.noisy_view_recompute and not self.padding_free
         options: Any = args.gradient_checkpointing_kwargs or {}
-        reentrant = args.gradient_checkpointing and options.get("use_reentrant")
-        if reentrant and (args.noisy_view_recompute or self.accelerator.num_processes > 1) and not batched:
-            raise ValueError(
-                "use_reentrant=True: with several processes, or noisy_view_recompute, a second pass over the backbone "
-                "corrupts the gradients without an error. Set gradient_checkpointing_kwargs={'use_reentrant': False}, "
-                "noisy_view_batched=True or consistency_weight=0."
-            )
-        return args.build_noisy_view(batched=batched, never_empty=self.accelerator.num_processes > 1)
+        # As torch has it: a dict that leaves it out means True.
+        reentrant = bool(args.gradient_checkpointing and options and options.get("use_reentrant", True))
+        spread = len(set((getattr(self._causal_lm, "hf_device_map", None) or {}).values())) > 1
+        several = self.accelerator.num_processes > 1
+        require_safe_noisy_view(
+            args.noisy_view_batched,
+            args.noisy_view_recompute,
+            one_row=self.padding_free,
+            mixture=self.aux_loss_enabled,
+            reentrant=reentrant,
+            several_processes=several,
+            spread=spread or is_deepspeed_zero3_enabled(),
+        )
+        return NoisyView(
+            args.build_perturbation(),
+            fraction=args.consistency_fraction,
+            batched=args.noisy_view_batched,
+            recompute=args.noisy_view_recompute,
+            never_empty=several,
+        )
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, *rest: Any, **kwargs: Any) -> Any:
         prepare = partial(super()._prepare_dataset, processing_class=processing_class, args=args)

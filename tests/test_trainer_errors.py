@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from hf_ckt import ContrastiveRobustConfig
 from tests.runs import OFF, rows
-from tests.training import ON, build, fields, gradients, load, lora, steps, trained
+from tests.training import ON, build, fields, gradients, load, lora, save_tiny_mixtral, steps, trained
 
 
 def config(tmp_path, **changes):
@@ -355,8 +355,31 @@ def test_reentrant_checkpointing_with_a_second_pass_is_refused(
         build(tmp_path, tiny_model_dir, given=given, **reentrant, noisy_view_batched=True, **ON)
 
 
+@pytest.mark.parametrize("options", [{"use_reentrant": True}, {"preserve_rng_state": False}], ids=str)
+def test_reentrant_is_what_torch_takes_it_for(options, tiny_model_dir, tmp_path):
+    """A dict that leaves use_reentrant out means True to torch, and would slip past a look for the word."""
+    fields = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": options, "noisy_view_recompute": True}
+    with pytest.raises(ValueError, match=r"use_reentrant=True"):
+        build(tmp_path, tiny_model_dir, given={"peft_config": lora()}, **fields, **ON)
+
+
 def test_one_batch_of_both_views_is_refused_where_rows_are_packed(tiny_model_dir, tmp_path):
     """Positions that start anew mark the texts of a padding-free row; stacked rows would be read as one text each."""
     fields = {"padding_free": True, "noisy_view_batched": True, "max_length": None}
     with pytest.raises(ValueError, match=r"noisy_view_batched=True: a padding-free batch.*padding_free=False"):
         build(tmp_path, tiny_model_dir, given={"peft_config": lora()}, **fields, **ON)
+
+
+def test_one_batch_of_both_views_is_refused_for_experts(tmp_path):
+    """The router's load would be balanced over noisy tokens as well, and the auxiliary loss be another number."""
+    mixtral = save_tiny_mixtral(tmp_path / "mixtral")
+    with pytest.raises(ValueError, match=r"noisy_view_batched=True: the auxiliary loss.*router_aux_loss_coef=0"):
+        build(tmp_path, mixtral, given={"peft_config": lora(target_modules=["q_proj"])}, noisy_view_batched=True, **ON)
+
+
+def test_recomputing_is_refused_where_layers_are_spread(tiny_model_dir, tmp_path):
+    """Random states are restored on the inputs' device alone: dropout elsewhere would be another one the second time."""
+    trainer = build(tmp_path, tiny_model_dir, given={"peft_config": lora()}, noisy_view_recompute=True, **ON)
+    trainer._causal_lm.hf_device_map = {"model.layers.0": 0, "model.layers.1": 1}
+    with pytest.raises(ValueError, match=r"noisy_view_recompute=True: with layers on several devices"):
+        trainer._build_noisy_view()

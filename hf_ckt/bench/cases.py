@@ -205,7 +205,6 @@ STEP_VARIANTS = {
     "hf_ckt_all": _all(),
     "hf_ckt_all_recomputed": _all(noisy_view_recompute=True),
     "hf_ckt_all_batched": _all(noisy_view_batched=True),
-    "hf_ckt_all_two_passes": _all(noisy_view_batched=False),
     "hf_ckt_contrastive": _only("contrastive"),
     "hf_ckt_consistency": _only("consistency"),
     "hf_ckt_regularization": _only("regularization"),

@@ -30,6 +30,7 @@ _SETTINGS = (
     "seed",
     "perturbation",
     "consistency_target",
+    "consistency_fraction",
     "contrastive_level",
     "contrastive_queue_size",
     "contrastive_rejected",

@@ -138,7 +138,9 @@ def chunked_token_losses(
                 "state in every view."
             )
     kept = (labels != -100).nonzero().squeeze(1)
-    hidden = {name: states.index_select(0, kept) for name, states in hidden.items()}
+    # Views that are one tensor stay one, and are projected once.
+    picked = {id(states): states.index_select(0, kept) for states in hidden.values()}
+    hidden = {name: picked[id(states)] for name, states in hidden.items()}
     weights = torch.tensor(list(losses.values()), dtype=torch.float64)
     return run_tiles(
         program, weights, hidden, heads, labels[kept], num_items=num_items, chunk_size=chunk_size, compile=compile
@@ -180,6 +182,7 @@ def run_tiles(
     head = heads["student"]
     assert head is not None  # checked above
     device = student.device
+    labels = labels.to(device)  # with the layers spread over devices, the head may be on another than the inputs
     num_items = labels.shape[0] if num_items is None else num_items
     views: dict[str, str] = {}
     for name in sorted(program.needs):
@@ -251,7 +254,7 @@ class _ChunkedTokenLosses(torch.autograd.Function):
         sums = torch.zeros(len(plan.program.losses) + len(plan.program.metrics), dtype=wide, device=student.device)
 
         with torch.autocast(student.device.type, enabled=False):
-            heads = _cast_heads(plan, student.device)
+            heads = _cast_heads(plan, student.device) if plan.labels.shape[0] else {}
             buffers = {
                 name: head.weight.new_empty(plan.sizes.capacity, head.weight.shape[0]) for name, head in heads.items()
             }
@@ -315,15 +318,18 @@ def _run_blocks(
     """Returns a tile's sums; the logits of `students` become their gradients."""
     sizes, program = plan.sizes, plan.program
     labels = plan.labels[rows]
+    # Static shapes: the last block is filled up with rows that do not count, not compiled for its own size.
     missing = (-labels.shape[0] % sizes.block) if plan.compile else 0
-    if missing:
-        # Static shapes: the last block is filled up with rows that do not count, not compiled for its own size.
-        for buffer in buffers.values():
-            buffer[labels.shape[0] : labels.shape[0] + missing] = 0
     mask = F.pad(torch.ones_like(labels, dtype=torch.bool), (0, missing))
     labels = F.pad(labels, (0, missing))
     caps = {name: (head.logit_scale, head.softcap) for name, head in plan.heads.items()}
-    key = (program.key, tuple(sorted(caps.items())), tuple(sorted(plan.views.items())), students)
+    choices = (tuple(sorted(caps.items())), tuple(sorted(plan.views.items())), students, sizes.block, weights.dtype)
+    key = (
+        program.key,
+        labels.device,
+        *choices,
+        *((name, buffer.shape[1], buffer.dtype) for name, buffer in buffers.items()),
+    )
     sums = weights.new_zeros(len(program.losses) + len(program.metrics))
     for start in range(0, labels.shape[0], sizes.block):
         block = slice(start, min(start + sizes.block, labels.shape[0]))

@@ -18,13 +18,14 @@ logger = logging.getLogger(__name__)
 # memory traffic and not measured: about 30 passes over float32 logits saved at 2 TB/s, against 30 s of compilation.
 _WORTH_COMPILING = {"cpu": 2 * 10**10, "accelerator": 10**12}
 
-# All programs share one code object, whose compilations dynamo counts together: beyond eight it gives up and runs
-# everything uncompiled, without a word. torch 2.13 can keep them apart.
+# All programs share one code object, whose compilations dynamo counts together and refuses beyond eight. torch 2.13 can
+# keep them apart.
 _ISOLATION: dict[str, Any] = (
     {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
 )
 
-_programs: dict[tuple, Callable | None] = {}
+_programs: dict[tuple, Callable | None] = {}  # None: failed, and runs plainly
+_reasons: set[str] = set()  # said already: without a compiler each program fails, for the same reason
 
 
 def pays_to_compile(elements: int, device: torch.device) -> bool:
@@ -46,23 +47,32 @@ def run_compiled(key: tuple, function: Callable, *arguments: Any) -> Any:
 
     Args:
         key (`tuple`):
-            Equal for functions that compute the same thing.
+            Equal for functions that compute the same thing on tensors of the same shapes, dtypes and device.
         function (`Callable`):
             Function of tensors without graph breaks. Its shapes are static.
     """
-    if key not in _programs:
-        _programs[key] = torch.compile(function, fullgraph=True, dynamic=False, **_ISOLATION)
-    compiled = _programs[key]
-    if compiled is not None:
+    if key not in _programs and not _hooks_on_saved_tensors():
+        compiled = torch.compile(function, fullgraph=True, dynamic=False, **_ISOLATION)
         try:
-            return compiled(*arguments)
+            result = compiled(*arguments)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
             # Whatever the compiler stumbled over (most often: no C++ compiler), the plain program computes the same.
             # A fault of the function's own is raised again by the plain call.
-            logger.warning(
-                "torch.compile of the objective failed (%s); running it without.", str(error).split("\n")[0]
-            )
             _programs[key] = None
-    return function(*arguments)
+            reason = str(error).split("\n")[0]
+            if reason not in _reasons:
+                _reasons.add(reason)
+                logger.warning("torch.compile of the objective failed (%s); running it without.", reason)
+        else:
+            _programs[key] = compiled
+            return result
+    program = None if _hooks_on_saved_tensors() else _programs[key]
+    return (function if program is None else program)(*arguments)
+
+
+def _hooks_on_saved_tensors() -> bool:
+    """Whether the user's hooks on saved tensors are on (activation offloading), which `torch.func.grad` refuses."""
+    # As torch 2.13's own AOTAutograd asks it; there is no public question.
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None

@@ -2,7 +2,7 @@
 """What is computed on a block of logits: the losses and metrics of an objective, on shared log-probabilities."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -104,7 +104,7 @@ class TileProgram:
         tile = TokenViews(labels=labels, **{view: shared[name] for view, name in views.items()})
 
         def total_of(per_token: Tensor) -> Tensor:
-            # Not a product: rows that fill up a block hold whatever was there, and 0 times infinity is NaN.
+            # Not a product: rows that fill up a block hold whatever was there, and 0 times NaN is NaN.
             return torch.where(mask, per_token, 0).sum()
 
         terms = [total_of(loss.per_token(tile)) for _, loss in self.losses]
@@ -127,8 +127,8 @@ class TileProgram:
         """
         Returns the sums and overwrites the raw logits of `students` with the gradient of the total; see `__call__`.
 
-        Written as a function of tensors that returns its gradient, it is one graph to a compiler: what the gradient
-        shares with the value is computed once, and nothing is kept between the two.
+        To a compiler it is one graph from logits to gradient: what the gradient shares with the value is computed
+        once, and nothing is kept between the two.
         """
         if not students:
             return self(logits, views, caps, labels, mask, weights)[1]
@@ -137,11 +137,32 @@ class TileProgram:
         def total(*raw: Tensor) -> tuple[Tensor, Tensor]:
             return self(rest | dict(zip(students, raw, strict=True)), views, caps, labels, mask, weights)
 
-        differentiated = torch.func.grad(total, argnums=tuple(range(len(students))), has_aux=True)
-        gradients, sums = differentiated(*(logits[name] for name in students))
-        for name, gradient in zip(students, gradients, strict=True):
-            logits[name].copy_(gradient)
+        raw = tuple(logits[name] for name in students)
+        if torch.compiler.is_compiling():
+            gradients, sums = torch.func.grad(total, argnums=tuple(range(len(raw))), has_aux=True)(*raw)
+        else:
+            gradients, sums = _eager_gradients(total, raw)
+        for one, gradient in zip(raw, gradients, strict=True):
+            one.copy_(gradient)
         return sums
+
+
+def _eager_gradients(function: Callable, tensors: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Tensor]:
+    """
+    Does what `torch.func.grad` does, which refuses to run inside a user's hooks on saved tensors (activation offloading)
+    and, uncompiled, keeps a graph of the gradient that nothing reads.
+    """
+    # Hooks of the user are for what lives until the step's backward; these tensors are gone when the call ends.
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
+        leaves = tuple(tensor.detach().requires_grad_() for tensor in tensors)
+        total, sums = function(*leaves)
+        if not total.requires_grad:  # no loss reads a student with a gradient
+            return tuple(torch.zeros_like(tensor) for tensor in tensors), sums
+        return torch.autograd.grad(total, leaves, materialize_grads=True), sums
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _scale_and_cap(raw: Tensor, scale: float, softcap: float | None) -> Tensor:

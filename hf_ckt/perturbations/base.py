@@ -80,6 +80,8 @@ class EmbeddingNoise(Perturbation):
         return self.from_uniform(uniform) * (scale * documents.mask)[..., None]
 
 
+# Kept out of torch_compile: inductor (torch 2.13, CPU) turns its integer arithmetic into floats.
+@torch.compiler.disable
 def document_uniform(input_ids: Tensor, documents: Documents, width: int, seed: int) -> Tensor:
     """
     Returns uniform numbers in (0, 1) for each token and channel, `(B, T, width)` float32.

@@ -67,6 +67,9 @@ def sharded(folder: Path, model: Path) -> dict[str, Any]:
         ("all", lora(), {**OFF, **ROLES["all"]}),
         ("head", trained_head, {**OFF, "consistency_weight": 1.0, "distillation_weight": 1.0}),
         ("full", None, {**OFF, "consistency_weight": 1.0}),
+        ("recomputed", lora(), {**OFF, **ROLES["all"], "noisy_view_recompute": True}),
+        # So small a part that a rank has none, and must make its pass all the same.
+        ("part", lora(), {**OFF, **ROLES["all"], "consistency_fraction": 0.1}),
     ):
         given = {"peft_config": config} if config is not None else {}
         changes = {**EACH, "per_device_train_batch_size": 8 // ranks(), **weights}

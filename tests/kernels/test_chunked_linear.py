@@ -102,8 +102,7 @@ def test_views_with_the_same_states_are_projected_once():
             teacher_head=head,
             reference_hidden=inputs["reference_hidden"],
         )
-    # index_select makes two copies of the same states in the public entry; inside the trainer they are one tensor
-    assert recorder.products <= 3
+    assert recorder.products == 2
 
 
 def test_without_gradient_nothing_is_differentiated():
@@ -170,12 +169,14 @@ def test_failing_compiler_falls_back_to_plain_tiles(caplog):
         return fail
 
     compilation._programs.clear()
+    compilation._reasons.clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "compile", no_compiler)
         inputs = references.case()
         plain = references.run(inputs, chunk_size=4).total
-        for _ in range(2):
-            torch.testing.assert_close(references.run(inputs, chunk_size=4, compile=True).total, plain)
+        for chunk_size in (4, 4, 3):  # the last is another program, which fails for the same reason
+            tiled = references.run(inputs, chunk_size=chunk_size, compile=True).total
+            torch.testing.assert_close(tiled, plain)
     compilation._programs.clear()
     assert len([record for record in caplog.records if "no C++ compiler" in record.message]) == 1
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from hf_ckt.discovery import load_part, part_names
-from hf_ckt.kernels import LinearHead, chunked_linear, chunked_token_losses, compilation
+from hf_ckt.kernels import LinearHead, chunked_linear, chunked_token_losses, compilation, tile_program
 from hf_ckt.kernels.tile_program import TileProgram, tile_sizes
 from hf_ckt.losses.base import TokenLoss
 from hf_ckt.losses.consistency_kl import ConsistencyKLLoss
@@ -244,6 +244,64 @@ def test_default_sizes_fit_their_budgets():
         assert sizes.block <= 8 or sizes.block * vocab * 4 <= 6 * 2**20
         assert tile_sizes(10_000, vocab, gpu).block == tile_sizes(10_000, vocab, gpu).tile  # one launch a tile
     assert tile_sizes(10_000, 10**9, cpu).tile == 16
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Tiles of several blocks at the vocabularies of tests: of 7, 7 and 6 rows where a tile has 20."""
+    monkeypatch.setattr(tile_program, "_CPU_BLOCK_BYTES", 1)
+    assert tile_sizes(100, 13, torch.device("cpu"), 20) == (20, 7, 21)
+
+
+@pytest.mark.parametrize("positions", [1, 7, 8, 20, 33, 47])
+@pytest.mark.parametrize("compile", [False, True])
+def test_tiles_of_several_blocks_equal_dense_autograd(positions, compile, small_blocks, monkeypatch):
+    """Each block overwrites its own rows of the logits; a row too far, and another position's gradient is lost."""
+    monkeypatch.setattr(compilation, "_programs", {})
+    original = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **kw: original(f, backend="aot_eager", **kw))
+    case = make_case(positions=positions, masked=(), scale=0.6, softcap=3.0).requiring(*TRAINED)
+    leaves = [getattr(case, name) for name in TRAINED]
+    output = run(case, LOSSES, chunk_size=20, compile=compile, metrics=["acceptance", "entropy"])
+    assert None not in compilation._programs.values()
+    close(output.total, dense_total(case, LOSSES), 1e-11)
+    for metric, value in run(case, LOSSES, chunk_size=1, metrics=["acceptance", "entropy"]).metrics.items():
+        close(output.metrics[metric], value, 1e-11)
+    expected = torch.autograd.grad(dense_total(case, LOSSES), leaves)
+    for found, truth in zip(torch.autograd.grad(output.total, leaves), expected, strict=True):
+        close(found, truth, 1e-11)
+
+
+def test_rows_that_fill_up_a_block_may_hold_anything(small_blocks, monkeypatch):
+    """They are computed with and not counted: what stood in the memory before must not reach a sum."""
+    monkeypatch.setattr(compilation, "_programs", {})
+    original, empty = torch.compile, torch.Tensor.new_empty
+    monkeypatch.setattr(torch, "compile", lambda f, **kw: original(f, backend="aot_eager", **kw))
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda self, *size: empty(self, *size).fill_(torch.nan))
+    case = make_case(positions=9, masked=()).requiring(*TRAINED)
+    output = run(case, LOSSES, chunk_size=20, compile=True, metrics=["entropy"])
+    assert len(compilation._programs) == 1 and output.metrics["entropy"].isfinite()
+    expected = torch.autograd.grad(dense_total(case, LOSSES), [getattr(case, name) for name in TRAINED])
+    for found, truth in zip(
+        torch.autograd.grad(output.total, [getattr(case, name) for name in TRAINED]), expected, strict=True
+    ):
+        close(found, truth, 1e-11)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_hooks_on_saved_tensors_neither_fail_nor_see_the_tiles(compile, monkeypatch):
+    """Activation offloading copies what is saved for the backward: tiles are not, and torch.func refuses to run in it."""
+    monkeypatch.setattr(compilation, "_programs", {})
+    case = make_case().requiring(*TRAINED)
+    leaves, seen = [getattr(case, name) for name in TRAINED], []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: seen.append(t.shape) or t, lambda t: t):
+        output = run(case, LOSSES, compile=compile)
+    close(output.total, dense_total(case, LOSSES), 1e-12)
+    expected = torch.autograd.grad(dense_total(case, LOSSES), leaves)
+    for found, truth in zip(torch.autograd.grad(output.total, leaves), expected, strict=True):
+        close(found, truth, 1e-12)
+    vocab = case.weight.shape[0]
+    assert not [shape for shape in seen if len(shape) == 2 and shape[-1] == vocab]
 
 
 @pytest.mark.parametrize(("positions", "chunk_size"), [(1, 100), (99, 100), (1_000, 100), (7, 1), (50, 97), (0, 5)])
