@@ -134,7 +134,7 @@ class Objective:
     ):
         self.terms = {role: terms[role] for role in ROLES if role in terms}
         self.contrast, self.chunk_size, self.compile = contrast, chunk_size, compile
-        self._decision: bool | None = None
+        self._pays: bool | None = None
         token_terms = {role: term for role, term in self.terms.items() if isinstance(term.loss, TokenLoss)}
         views = frozenset({"student"}).union(*(term.loss.needs for term in token_terms.values()))
         if "contrastive" in self.terms:
@@ -172,7 +172,7 @@ class Objective:
                 Whether the batch is trained on; an evaluation leaves the queue alone.
         """
         weights = {role: term.schedule.at(scale.progress) for role, term in self.terms.items()}
-        compile = self._compiles(states, batch, scale, training)
+        self._decide(states, batch, scale, training)
         num_items = len(batch.kept) if scale.num_items is None else scale.num_items
         loss: Any = 0.0
         sums: dict[str, Tensor] = {}
@@ -192,7 +192,7 @@ class Objective:
                 labels,
                 num_items=num_items,
                 chunk_size=self.chunk_size,
-                compile=compile,
+                compile=self.compiles,
             )
             loss = loss + tiles.total * scale.processes
             for name, value in (*tiles.terms.items(), *tiles.metrics.items()):
@@ -216,19 +216,23 @@ class Objective:
             yield self._program, {**_pick(states.hidden, states.perturbed), "noisy": noisy}, labels[states.perturbed]
         yield self._clean_program, _pick(states.hidden, rest), labels[rest]
 
-    def _compiles(self, states: StudentStates, batch: Batch, scale: Scale, training: bool) -> bool:
-        """Whether tiles are compiled; left to itself, decided by the first training batch for the whole run."""
-        if self.compile is not None:
-            return self.compile
-        if self._decision is None and training and scale.horizon is not None and len(batch.kept):
+    def _decide(self, states: StudentStates, batch: Batch, scale: Scale, training: bool) -> None:
+        """Decides with the first training batch, for the whole run, whether compiling pays, if that was left open."""
+        if self.compile is not None or self._pays is not None:
+            return
+        if training and scale.horizon is not None and len(batch.kept):
             head = states.heads["student"].weight
             # One projection for each view; the self-teacher and the reference are one.
             views = len({id(states.hidden[name]) for name in self._program.needs & states.hidden.keys()})
             # With a fraction there are two programs to compile.
             share = 1.0 if states.perturbed is None else 0.5
             elements = share * len(batch.kept) * scale.horizon * head.shape[0] * views
-            self._decision = pays_to_compile(int(elements), head.device)
-        return bool(self._decision)
+            self._pays = pays_to_compile(int(elements), head.device)
+
+    @property
+    def compiles(self) -> bool:
+        """Whether tiles run through `torch.compile`: what was set, or what was decided; not before that."""
+        return bool(self._pays) if self.compile is None else self.compile
 
     def _means(self, states: StudentStates, batch: Batch, model: torch.nn.Module, training: bool):
         """Yields role and value of the terms that are means per micro-batch."""

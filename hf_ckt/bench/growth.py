@@ -12,7 +12,7 @@ from tqdm import tqdm
 from .cases import GROWTH_VARIANTS, ObjectiveCase
 from .harness import interleaved_seconds, summary
 from .memory import peak_extra_bytes
-from .objective_variants import MAKERS, objective_inputs
+from .objective_variants import MAKERS, objective_inputs, relative_errors, require_agreement
 
 AXES = ("tokens", "hidden", "vocab")
 
@@ -64,8 +64,10 @@ def measure_growth(case: ObjectiveCase, factors: Sequence[float], repeats: int) 
 def _measure(case: ObjectiveCase, repeats: int) -> dict[str, dict[str, float]]:
     inputs = objective_inputs(case)
     calls = {name: MAKERS[name](inputs) for name in GROWTH_VARIANTS}
-    for call in calls.values():
-        call()
+    results: dict[str, Any] = {name: call() for name, call in calls.items()}
+    errors = {name: relative_errors(result, results["dense"]) for name, result in results.items()}
+    del results
+    require_agreement(errors, case.dtype)
     memory = {name: peak_extra_bytes(call, case.device) for name, call in calls.items()}
     seconds = interleaved_seconds(calls, repeats, case.device)
     return {

@@ -87,16 +87,28 @@ def peak_resident_bytes(call: Callable[[], Any]) -> int | None:
             Called once.
     """
     try:
-        before = _status_bytes("VmRSS")
-        _CLEAR_REFS.write_text("5", encoding="ascii")  # resets the high-water mark
+        before = status_bytes("VmRSS")
+        reset_high_water_mark()
     except (OSError, ValueError):
         call()
         return None
     call()
-    return max(0, _status_bytes("VmHWM") - before)
+    return max(0, status_bytes("VmHWM") - before)
 
 
-def _status_bytes(field: str) -> int:
+def reset_high_water_mark() -> None:
+    """Sets the process's VmHWM to what is resident now; raises OSError where the system has or allows no such thing."""
+    _CLEAR_REFS.write_text("5", encoding="ascii")
+
+
+def status_bytes(field: str) -> int:
+    """
+    Returns a size of this process that Linux keeps: `VmRSS`, resident now, or `VmHWM`, its high-water mark.
+
+    Raises:
+        OSError: Where there is no such file.
+        ValueError: If it has no such field.
+    """
     found = re.search(rf"^{field}:\s+(\d+) kB$", _STATUS.read_text(encoding="ascii"), re.MULTILINE)
     if found is None:
         raise ValueError(field)

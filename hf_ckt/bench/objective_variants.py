@@ -227,6 +227,16 @@ def relative_errors(result: Result, reference: Result) -> dict[str, float]:
     return errors
 
 
+class VariantsDisagreeError(RuntimeError):
+    """Variants computed different things, so that comparing their times would mean nothing."""
+
+
+def require_agreement(errors: dict[str, dict[str, float]], dtype: str) -> None:
+    """Raises VariantsDisagreeError, with a line for each of [`disagreements`], unless there is none."""
+    if wrong := disagreements(errors, dtype):
+        raise VariantsDisagreeError("\n".join(wrong))
+
+
 def disagreements(errors: dict[str, dict[str, float]], dtype: str) -> list[str]:
     """
     Returns one sentence for each quantity of a variant that is further off than rounding explains, or not a number.

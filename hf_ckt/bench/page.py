@@ -61,8 +61,6 @@ def block_text(name: str, results: Path, folder: Path) -> str:
         parts.append(f"```\n{document['case']['formula']}\n```")
     if (elements := document.get("compile_break_even_elements")) is not None:
         parts.append(f"A cold compile is repaid after {elements:.1e} tokens x vocabulary.")
-    if document.get("errors"):
-        parts.append(f"Failed, and not in the table: {', '.join(document['errors'])}.")
     if (results / f"{name}.png").exists():
         parts.append(f"![{_described(document)}]({source.removesuffix('.json')}.png)")
     return "\n\n".join([*parts, facts_line(document, source)])

@@ -10,11 +10,11 @@ from typing import Any
 from ..checkpoints import replace_file
 from ..checks import require_known
 from .cases import BASELINE
+from .tables import AXIS_NAMES
 
 # Okabe and Ito's colours, told apart also by colour-blind readers; hf_ckt's own is the one that stands out.
 _OURS, _OURS_LIGHT, _PEER, _REFERENCE, _MARK = "#0072B2", "#56B4E9", "#999999", "#000000", "#D55E00"
 _SERIES = {"hf_ckt": (_OURS, "o", "-"), "dense": (_MARK, "s", "--")}
-_AXES = {"tokens": "tokens N", "hidden": "hidden width D", "vocab": "vocabulary V"}
 _BYTES = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
 
@@ -158,7 +158,7 @@ def _growth(figure: Any, document: dict[str, Any]) -> None:
             axis.grid(True, color="#DDDDDD", linewidth=0.6)
             axis.legend(frameon=False, fontsize=9)
             if row == 1:
-                axis.set_xlabel(_AXES[axis_name])
+                axis.set_xlabel(AXIS_NAMES[axis_name])
             if column == 0:
                 axis.set_ylabel(label)
 

@@ -41,7 +41,7 @@ def run(argv: list[str]) -> int:
     path = _model_path(case)
     backbone, head = _parameter_counts(case, path)
     described |= {"backbone_parameters": backbone, "head_parameters": head}
-    variants = _previous(options.json, described, machine_facts()["commit"], options.resume)
+    variants = _previous(options.json, described, machine_facts(), options.resume)
     missing = [name for name in names if name not in variants]
     groups = [missing[i : i + options.group] for i in range(0, len(missing), options.group)]
     if not groups and BASELINE not in variants:
@@ -174,18 +174,19 @@ def _parameter_counts(case: StepCase, path: str | None) -> tuple[int, int]:
     return sum(module.weight.numel() for module in linear), head.weight.numel()
 
 
-def _previous(path: Path | None, case: dict[str, Any], commit: str | None, resume: bool) -> dict[str, Any]:
-    """What a results file already holds of this case at this commit."""
+def _previous(path: Path | None, case: dict[str, Any], facts: dict[str, Any], resume: bool) -> dict[str, Any]:
+    """What a results file already holds of this case at this commit, on this machine with these versions."""
     if path is None or not path.exists():
         return {}
     document = json.loads(path.read_text(encoding="utf-8"))
-    same = document.get("case") == case and document.get("facts", {}).get("commit") == commit
+    before = document.get("facts", {})
+    same = document.get("case") == case and {**before, "date": None} == {**facts, "date": None}
     if resume and not same:
         raise ValueError(
-            f"--resume: {path} holds another case or commit, and ratios across them would mean nothing. Name another "
-            "file, or leave --resume out to measure anew."
+            f"--resume: {path} holds another case, commit or machine, and ratios across them would mean nothing. Name "
+            "another file, or leave --resume out to measure anew."
         )
-    clean = commit is not None and not commit.endswith("-dirty")
+    clean = facts["commit"] is not None and not facts["commit"].endswith("-dirty")
     if not same or not (resume or clean):
         return {}
     measured = {name: one for name, one in document["variants"].items() if "skipped" not in one}
@@ -211,9 +212,13 @@ def _document(argv: list[str], case: StepCase, described: dict[str, Any], varian
     from .harness import ratio, results_document
 
     # Compared through the baseline of each one's own group: a machine drifts between groups.
+    aimed = step_targets(case)
+    others = [
+        name for name in STEP_VARIANTS if name in variants and name not in {BASELINE, *(row[0] for row in aimed)}
+    ]
     ratios = [
         ratio(variants, of, to, quantity, target)
-        for of, to, time, memory in step_targets(case)
+        for of, to, time, memory in [*aimed, *((name, BASELINE, None, None) for name in others)]
         for quantity, target in (("relative_seconds", time), ("relative_peak", memory))
     ]
     ordered = {name: variants[name] for name in STEP_VARIANTS if name in variants}

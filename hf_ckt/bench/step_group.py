@@ -201,6 +201,9 @@ def _measures(worker: Worker, warmup: int) -> dict[str, Any]:
         "tokens_per_second": tokens / seconds["median"],
         "kept_tokens": facts["kept_tokens"][-1],
         "peak_bytes": facts["peak_bytes"],
+        # Over the process that has loaded its models and not yet taken a step.
+        "peak_extra_bytes": None if facts["before_bytes"] is None else facts["peak_bytes"] - facts["before_bytes"],
+        "compiled": facts["compiled"],
         "host_peak_bytes": facts["host_peak_bytes"],
         "peak_source": facts["peak_source"],
         "cold": {"seconds": worker.seconds[:warmup], "peak_bytes": facts["cold_peak_bytes"]},

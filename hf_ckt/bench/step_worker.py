@@ -6,13 +6,11 @@ Started by `step_group.py`. It reads a job (one line of JSON), then a line befor
 writes one JSON object a line to its standard output: `ready` before a step, `step` after it, `done` at the end.
 """
 
-import ctypes
 import json
 import os
 import resource
 import sys
 import time
-from pathlib import Path
 from typing import Any, TextIO
 
 import torch
@@ -32,6 +30,7 @@ from trl import SFTConfig, SFTTrainer
 from ..config import ContrastiveRobustConfig
 from ..trainer import ContrastiveRobustTrainer
 from .cases import STEP_VARIANTS, StepCase
+from .memory import reset_high_water_mark, status_bytes
 from .shapes import SHAPES, ModelShape
 
 _SEED = 0
@@ -185,12 +184,16 @@ class Steps(TrainerCallback):
         self.words, self.events, self.warmup = words, events, warmup
         self.memory = Memory()
         self.cold_peak: int | None = None
+        self.before: int | None = None
         self.first_log: dict[str, float] = {}
         self.losses: list[torch.Tensor] = []
         self.kept: list[torch.Tensor] = []
 
     def attach(self, trainer: Any) -> None:
         """Listens to a trainer: to its steps, and to the loss of each batch."""
+        objective = getattr(trainer, "objective", None)
+        # What `objective_compile=None` came to is known after the first step.
+        self.compiled = lambda: None if objective is None else objective.compiles
         compute_loss = trainer.compute_loss
 
         def compute(model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -203,7 +206,13 @@ class Steps(TrainerCallback):
         trainer.add_callback(self)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        _release_idle_memory()
+        if _ON_CUDA:
+            # The process waits while others take their steps, and should not hold what they need. Outside the timing,
+            # but its price is inside: each step asks the driver for its memory anew. Not so on CPU, where the price is
+            # that of faulting it in, page by page: more than the step's own differences, and least for the leanest.
+            torch.cuda.empty_cache()
+        if state.global_step == 0:
+            self.before = self.memory.held_bytes()
         if state.global_step == self.warmup and state.global_step:
             self.cold_peak = self.memory.peak_bytes()
         if state.global_step in (0, self.warmup):
@@ -230,6 +239,8 @@ class Steps(TrainerCallback):
             peak_bytes=self.peak,
             host_peak_bytes=self.host_peak,
             cold_peak_bytes=self.cold_peak,
+            before_bytes=self.before,
+            compiled=self.compiled(),
             peak_source=self.memory.source,
             losses=[float(loss) for loss in self.losses],
             kept_tokens=[int(count) for count in self.kept],
@@ -242,8 +253,6 @@ class Steps(TrainerCallback):
 class Memory:
     """The high-water mark of a process's memory: of the allocator on CUDA, else of what is resident."""
 
-    _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
     def __init__(self) -> None:
         self.source = "torch.cuda.max_memory_allocated" if _ON_CUDA else "VmHWM"
 
@@ -252,7 +261,7 @@ class Memory:
         if _ON_CUDA:
             torch.cuda.reset_peak_memory_stats()
         try:
-            self._CLEAR.write_text("5")
+            reset_high_water_mark()
         except OSError:
             self.source = self.source if _ON_CUDA else "ru_maxrss, loading included"
 
@@ -262,24 +271,20 @@ class Memory:
 
     def host_peak_bytes(self) -> int:
         """Returns the mark of the process."""
-        if self._STATUS.exists():
-            lines = self._STATUS.read_text(encoding="utf-8").splitlines()
-            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        try:
+            return status_bytes("VmHWM")
+        except OSError:
+            unit = 1 if sys.platform == "darwin" else 1024
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
-
-def _release_idle_memory() -> None:
-    """
-    Gives freed memory back: the process waits while others take their steps, and should not hold what they need.
-
-    Outside the timing, but its price is inside: each step faults its memory in anew, in every variant alike.
-    """
-    if _ON_CUDA:
-        torch.cuda.empty_cache()
-    library = ctypes.CDLL(None)
-    if hasattr(library, "malloc_trim"):  # glibc
-        library.malloc_trim(0)
+    def held_bytes(self) -> int | None:
+        """Returns what is in use now, on the device that trains; None where the system does not say."""
+        if _ON_CUDA:
+            return torch.cuda.memory_allocated()
+        try:
+            return status_bytes("VmRSS")
+        except OSError:
+            return None
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ _STEP_COLUMNS = {
     "predicted": ("predicted_ratio", "{:.2f}"),
     "memory / sft": ("relative_peak", "{:.2f}"),
 }
-_AXES = {"tokens": "tokens N", "hidden": "hidden width D", "vocab": "vocabulary V"}
+AXIS_NAMES = {"tokens": "tokens N", "hidden": "hidden width D", "vocab": "vocabulary V"}
 Rows = list[list[str]]
 
 
@@ -83,7 +83,7 @@ def growth_rows(document: dict[str, Any]) -> Rows:
         for variant in (name for name in measured if name != "sizes"):
             exponents = measured[variant]["exponents"]
             cells = [_exponent(exponents[quantity]) for quantity in ("seconds", "peak_extra_bytes")]
-            rows.append([_AXES[axis], f"{min(sizes):,}", f"{max(sizes):,}", variant, *cells])
+            rows.append([AXIS_NAMES[axis], f"{min(sizes):,}", f"{max(sizes):,}", variant, *cells])
     return rows
 
 

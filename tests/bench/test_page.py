@@ -66,12 +66,6 @@ def test_page_has_tables_of_the_other_kinds(kind, tmp_path):
     assert "| tokens N | 64 | 256 | hf_ckt | 1.00 | 0.00 |" in block if kind == "growth" else "| 2.26 |" in block
 
 
-def test_page_names_what_failed(tmp_path):
-    """A variant that ran out of memory would look like one that was never meant to run."""
-    (tmp_path / "step_nf4.json").write_text(json.dumps({**documents.step(), "errors": {"gkd": "out of memory"}}))
-    assert "Failed, and not in the table: gkd." in block_text("step_nf4", tmp_path, tmp_path)
-
-
 def test_page_says_not_measured_with_the_command(tmp_path):
     """An empty place looks like nothing to see, and a reader with the machine cannot fill it."""
     page = _page(tmp_path, "objective_8b")
