@@ -28,7 +28,7 @@ from trl import SFTConfig, SFTTrainer
 
 from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer
 from hf_ckt.data import load_starter_set, to_prompt_completion
-from hf_ckt.embedded import embedded_model
+from hf_ckt.embedded import embedded_model, native_dtype
 
 EXTRA_OFF = {
     "distillation_weight": 0.0,
@@ -48,11 +48,11 @@ def run(trainer_class: Any, config_class: Any, options: argparse.Namespace, fold
         logging_steps=1,
         save_strategy="no",
         gradient_checkpointing=False,
-        bf16=True,
+        bf16=native_dtype() == "bfloat16",
         use_cpu=not torch.cuda.is_available(),
         report_to="none",
         seed=0,
-        model_init_kwargs={"dtype": "bfloat16"},
+        model_init_kwargs={"dtype": native_dtype()},
         **weights,
     )
     trainer = trainer_class(

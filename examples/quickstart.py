@@ -39,7 +39,7 @@ from transformers import AutoTokenizer, BitsAndBytesConfig, set_seed
 from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer
 from hf_ckt.checkpoints import last_complete_checkpoint, replace_file
 from hf_ckt.data import load_starter_set, to_prompt_completion
-from hf_ckt.embedded import HUB_ID, embedded_model
+from hf_ckt.embedded import HUB_ID, embedded_model, native_dtype
 from hf_ckt.evaluation.intervals import wilson_interval
 from hf_ckt.evaluation.judges import is_degenerate, is_refusal
 from hf_ckt.hub.result_card import result_card, result_rows
@@ -47,7 +47,8 @@ from hf_ckt.hub.run_card import run_facts
 
 CUDA = torch.cuda.is_available()
 # On CPU the plain attention is the faster one for rows as short as these.
-LOADING = {"dtype": "bfloat16"} if CUDA else {"dtype": "bfloat16", "attn_implementation": "eager"}
+DTYPE = native_dtype()
+LOADING = {"dtype": DTYPE} | ({} if CUDA else {"attn_implementation": "eager"})
 SYSTEM_PROMPT = "You are a helpful assistant."  # shorter than the template's own, a quarter of all tokens
 TYPO_SHARE = 0.08  # of the letters of a prompt
 
@@ -104,7 +105,7 @@ def training_arguments(options: argparse.Namespace, folder: Path, **kwargs: Any)
         save_total_limit=1,
         max_length=160,
         gradient_checkpointing=False,  # short rows: memory is not what limits
-        bf16=True,
+        bf16=DTYPE == "bfloat16",
         use_cpu=not CUDA,
         report_to="none",
         seed=options.seed,
@@ -142,7 +143,7 @@ def train_teacher(options: argparse.Namespace, model: str, folder: Path) -> Any:
         unfinished = folder.with_name("teacher_unfinished")
         trainer.save_model(str(unfinished))
         unfinished.rename(folder)
-    return AutoPeftModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to("cuda" if CUDA else "cpu")
+    return AutoPeftModelForCausalLM.from_pretrained(folder, dtype=DTYPE).to("cuda" if CUDA else "cpu")
 
 
 def student_trainer(options: argparse.Namespace, model: str, teacher: Any, folder: Path) -> ContrastiveRobustTrainer:
@@ -161,7 +162,7 @@ def student_trainer(options: argparse.Namespace, model: str, teacher: Any, folde
     noisy = training_rows().map(
         lambda row, index: {"prompt": add_typos(row["prompt"], options.seed + index)}, with_indices=True
     )
-    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=DTYPE)
     return ContrastiveRobustTrainer(
         model=model,
         args=args,
@@ -293,6 +294,7 @@ def main() -> None:
     options = parse_options()
     started, console, model = time.time(), Console(width=118), options.model or embedded_model()
     settings = {name: str(value) for name, value in vars(options).items() if name not in ("output_dir", "restart")}
+    settings |= {"dtype": DTYPE}
     # A run of other settings has a folder of its own, so what is found there can be gone on with.
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     work = options.output_dir / f"run-{key}"
@@ -315,7 +317,6 @@ def main() -> None:
     console.rule("3/3  held-out prompts")
     measured["after"] = measure(trainer.model, tokenizer, options, "after", work)
     compared["after"] = agreement(trainer)
-
     run = run_facts(trainer)
     run["base_model"], run["teacher"] = (
         options.model or HUB_ID,

@@ -19,6 +19,21 @@ def find_gguf() -> Path | None:
     return next(iter(sorted(Path(spec.origin).parent.glob("*.gguf"))), None)
 
 
+def native_dtype() -> str:
+    """
+    Returns `bfloat16` where the machine multiplies it natively (a GPU, AVX512-BF16, AMX, Arm's bf16), else `float32`.
+
+    On other processors torch's bfloat16 products are emulated, many times slower than those of float32.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return "bfloat16"
+    # Before torch 2.13 there is no such question, and float32 runs everywhere.
+    known: dict = dict(getattr(torch.cpu, "get_capabilities", dict)())
+    return "bfloat16" if any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "float32"
+
+
 def embedded_model(cache: Path | None = None) -> str:
     """
     Returns a folder with SmolLM2-135M-Instruct in bfloat16, or its Hub id when the wheel is not installed.

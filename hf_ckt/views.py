@@ -50,6 +50,8 @@ class LogitsView:
     def __init__(self, logits: Tensor):
         self.logits = logits
         self._cache: dict[tuple[float, int], Tensor] = {}
+        self._probs: dict[int, Tensor] = {}
+        self._top: dict[int, Tensor] = {}
 
     @property
     def vocab_size(self) -> int:
@@ -63,6 +65,20 @@ class LogitsView:
             logits = self.logits if vocab_size == self.vocab_size else self.logits[:, :vocab_size]
             self._cache[key] = _log_softmax(logits if temperature == 1.0 else logits / temperature)
         return self._cache[key]
+
+    def probs(self, vocab_size: int | None = None) -> Tensor:
+        """Returns softmax(logits) over the first `vocab_size` ids, `(N, V)`, for what is reported: without gradient."""
+        vocab_size = self.vocab_size if vocab_size is None else vocab_size
+        if vocab_size not in self._probs:
+            self._probs[vocab_size] = self.log_probs(1.0, vocab_size).detach().exp()
+        return self._probs[vocab_size]
+
+    def top(self, vocab_size: int | None = None) -> Tensor:
+        """Returns the most probable of the first `vocab_size` ids, `(N,)`."""
+        vocab_size = self.vocab_size if vocab_size is None else vocab_size
+        if vocab_size not in self._top:
+            self._top[vocab_size] = self.logits[:, :vocab_size].detach().argmax(-1)
+        return self._top[vocab_size]
 
 
 def _log_softmax(logits: Tensor) -> Tensor:
@@ -101,8 +117,12 @@ class TokenViews:
         Heads of one tokenizer may be padded to different sizes; the surplus ids are left out of both softmaxes.
         """
         first, second = getattr(self, target), getattr(self, prediction)
-        vocab_size = min(first.vocab_size, second.vocab_size)
+        vocab_size = self.shared_vocab(target, prediction)
         return first.log_probs(temperature, vocab_size), second.log_probs(temperature, vocab_size)
+
+    def shared_vocab(self, first: str, second: str) -> int:
+        """Returns how many ids two views share: those of the smaller head."""
+        return min(getattr(self, first).vocab_size, getattr(self, second).vocab_size)
 
 
 @dataclass

@@ -4,8 +4,30 @@
 import math
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_ckt.kernels import LinearHead, chunked_token_losses
+
+
+class Recorder(TorchDispatchMode):
+    """Counts products with a frozen head, and the rows in them, and keeps the sizes of the largest tensor and logits made."""
+
+    def __init__(self, vocab: int):
+        super().__init__()
+        self.vocab, self.products, self.rows, self.largest, self.largest_logits = vocab, 0, 0, 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func._overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm) and any(
+            isinstance(arg, torch.Tensor) and self.vocab in arg.shape for arg in args
+        ):
+            self.products += 1
+            self.rows += next(arg for arg in args if arg.dim() == 2).shape[0]
+        if isinstance(result, torch.Tensor):
+            self.largest = max(self.largest, result.numel())
+            if result.dim() and result.shape[-1] == self.vocab:
+                self.largest_logits = max(self.largest_logits, result.numel())
+        return result
 
 
 def log_softmax(logits: list[float], temperature: float) -> list[float]:

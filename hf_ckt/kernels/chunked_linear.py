@@ -22,9 +22,8 @@ from ..checks import require_count, require_weight
 from ..discovery import load_part, part_name
 from ..views import LinearHead
 from .compilation import pays_to_compile, run_compiled
+from .head_products import STUDENT_VIEWS, group_by_head
 from .tile_program import TileProgram, TileSizes, tile_sizes
-
-_STUDENT_VIEWS = ("student", "noisy")
 
 
 @dataclass
@@ -187,18 +186,19 @@ def run_tiles(
     views: dict[str, str] = {}
     for name in sorted(program.needs):
         # A student's view stays apart even from its equal: it gets a gradient, a teacher's or reference's does not.
-        others = [other for other in views.values() if not {other, name} & {*_STUDENT_VIEWS}]
+        others = [other for other in views.values() if not {other, name} & {*STUDENT_VIEWS}]
         same = (o for o in others if hidden[o] is hidden[name] and _identity(heads[o]) == _identity(heads[name]))
         views[name] = next(same, name)
-    elements = labels.shape[0] * head.weight.shape[0] * len(set(views.values()))
+    if compile is None:
+        compile = pays_to_compile(labels.shape[0] * head.weight.shape[0] * len(set(views.values())), device)
     plan = _Plan(
         program=program,
         views=views,
         hidden={name: hidden[name].detach() for name in set(views.values())},
         heads={name: heads[name] for name in set(views.values())},
         labels=labels,
-        sizes=tile_sizes(labels.shape[0], head.weight.shape[0], device, chunk_size),
-        compile=pays_to_compile(elements, device) if compile is None else compile,
+        sizes=tile_sizes(labels.shape[0], head.weight.shape[0], device, chunk_size, static=compile),
+        compile=compile,
         grad=torch.is_grad_enabled(),
         dtype=torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None,
         weights=weights,
@@ -247,7 +247,7 @@ class _ChunkedTokenLosses(torch.autograd.Function):
         # A head that trains needs the logits' gradients also where the hidden states need none.
         students = tuple(
             name
-            for name in _STUDENT_VIEWS
+            for name in STUDENT_VIEWS
             if name in plan.program.loss_needs and grads.keys() & {name, "weight", "bias"}
         )
         weights = plan.weights.to(student.device, wide, non_blocking=True)
@@ -255,27 +255,15 @@ class _ChunkedTokenLosses(torch.autograd.Function):
 
         with torch.autocast(student.device.type, enabled=False):
             heads = _cast_heads(plan, student.device) if plan.labels.shape[0] else {}
-            buffers = {
-                name: head.weight.new_empty(plan.sizes.capacity, head.weight.shape[0]) for name, head in heads.items()
-            }
+            groups = group_by_head(heads, plan.sizes.capacity)
+            buffers = {name: group.logits[name] for group in groups for name in group.names}
             for start in range(0, plan.labels.shape[0], plan.sizes.tile):
                 rows = slice(start, start + plan.sizes.tile)
-                states = {
-                    name: hidden[rows].to(student.device, heads[name].weight.dtype)
-                    for name, hidden in plan.hidden.items()
-                }
-                count = plan.labels[rows].shape[0]
-                logits = {name: buffer[:count] for name, buffer in buffers.items()}
-                for name, head in heads.items():
-                    _project(states[name], head, logits[name])
+                for group in groups:
+                    group.project({name: plan.hidden[name][rows].to(student.device) for name in group.names})
                 sums += _run_blocks(plan, buffers, rows, weights, students)
-                for name in students:
-                    if name in grads:
-                        grads[name][rows] = logits[name] @ heads[name].weight
-                    if "weight" in grads:
-                        grads["weight"].addmm_(logits[name].t().to(wide), states[name].to(wide))
-                    if "bias" in grads:
-                        grads["bias"] += logits[name].sum(0, dtype=wide)
+                for group in groups:
+                    group.gradients(students, rows, grads)
 
         ctx.grads = [grads.get(name) for name in inputs]
         ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in inputs.values()]
@@ -295,21 +283,21 @@ class _ChunkedTokenLosses(torch.autograd.Function):
 
 
 def _cast_heads(plan: _Plan, device: torch.device) -> dict[str, LinearHead]:
-    """The heads, detached, each weight cast once to the dtype it is projected in (autocast's, where that is on)."""
-    weights = {id(head.weight): head.weight for head in plan.heads.values()}
-    weights = {key: weight.detach().to(device, plan.dtype or weight.dtype) for key, weight in weights.items()}
-    heads = {name: head._replace(weight=weights[id(head.weight)]) for name, head in plan.heads.items()}
-    return {
-        name: head if head.bias is None else head._replace(bias=head.bias.detach().to(device, head.weight.dtype))
-        for name, head in heads.items()
-    }
+    """The heads, detached, each weight and bias cast once to the dtype of projections (autocast's, where that is on)."""
+    cast: dict[int, Tensor] = {}
 
+    def once(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        if tensor is None:
+            return None
+        if id(tensor) not in cast:
+            cast[id(tensor)] = tensor.detach().to(device, dtype)
+        return cast[id(tensor)]
 
-def _project(states: Tensor, head: LinearHead, out: Tensor) -> None:
-    if head.bias is None:
-        torch.mm(states, head.weight.t(), out=out)
-    else:
-        torch.addmm(head.bias, states, head.weight.t(), out=out)
+    heads = {}
+    for name, head in plan.heads.items():
+        dtype = plan.dtype or head.weight.dtype
+        heads[name] = head._replace(weight=once(head.weight, dtype), bias=once(head.bias, dtype))
+    return heads
 
 
 def _run_blocks(

@@ -11,11 +11,11 @@ import torch
 logger = logging.getLogger(__name__)
 
 # From how many projected logits (tokens x vocabulary x views, over the whole run) on a cold compile is taken. Both
-# sides of the break-even are times of one machine, so their ratio travels better than either; a choice by count also
-# leaves a run the same each time and after a resume, which one by the clock would not. For CPUs it is twice the
-# break-even that `hf-ckt bench objective` measured (examples/benchmarks/results/objective_smollm2.json,
-# `compile_break_even_elements`, there in tokens x vocabulary for three views). For accelerators it is an estimate by
-# memory traffic and not measured: about 30 passes over float32 logits saved at 2 TB/s, against 30 s of compilation.
+# sides of the break-even are times of one machine, so their ratio travels better than either; and a choice by count,
+# unlike one by the clock, is the same each time a run is started. For CPUs it is more than twice the break-even that
+# `hf-ckt bench objective` measured for three views (`compile_break_even_elements` in
+# examples/benchmarks/results/objective_smollm2.json, held by a test). For accelerators it is an estimate by memory
+# traffic and not measured: about 30 passes over float32 logits saved at 2 TB/s, against 30 s of compilation.
 _WORTH_COMPILING = {"cpu": 2 * 10**10, "accelerator": 10**12}
 
 # All programs share one code object, whose compilations dynamo counts together and refuses beyond eight. torch 2.13 can

@@ -30,7 +30,7 @@ class TileSizes(NamedTuple):
         block (`int`):
             Positions of a tile that losses and gradients are computed on at a time: the caches want few.
         capacity (`int`):
-            Rows of a tile's buffers: a whole number of blocks.
+            Rows of a view's buffer: those of a tile, rounded up to whole blocks where shapes are static.
     """
 
     tile: int
@@ -38,13 +38,17 @@ class TileSizes(NamedTuple):
     capacity: int
 
 
-def tile_sizes(positions: int, vocab_size: int, device: torch.device, chunk_size: int | None = None) -> TileSizes:
+def tile_sizes(
+    positions: int, vocab_size: int, device: torch.device, chunk_size: int | None = None, static: bool = False
+) -> TileSizes:
     """
     Returns the sizes for a number of positions and a vocabulary.
 
     Args:
         chunk_size (`int`, *optional*):
             Size of a tile; by default as many positions as a budget of bytes allows.
+        static (`bool`, *optional*, defaults to `False`):
+            Whether every block must have the same shape, the last filled up.
     """
     kind = "cpu" if device.type == "cpu" else "accelerator"
     tile = chunk_size or max(16, min(_MOST_ROWS[kind], _TILE_BYTES[kind] // (4 * vocab_size) // 16 * 16))
@@ -52,7 +56,7 @@ def tile_sizes(positions: int, vocab_size: int, device: torch.device, chunk_size
     # As even as possible: a tile of 100 in blocks of at most 32 is four of 25, not three of 32 and one of 4.
     block = math.ceil(tile / math.ceil(tile / block))
     tile = min(tile, max(positions, 1))
-    return TileSizes(tile, block, math.ceil(tile / block) * block)
+    return TileSizes(tile, block, math.ceil(tile / block) * block if static else tile)
 
 
 class TileProgram:

@@ -21,5 +21,4 @@ class EntropyMetric(TokenMetric):
     needs: ClassVar[frozenset[str]] = frozenset({"student"})
 
     def per_token(self, views: TokenViews) -> Tensor:
-        log_probs = views.student.log_probs()
-        return -(log_probs.exp() * log_probs).sum(-1)
+        return -(views.student.probs() * views.student.log_probs()).sum(-1)

@@ -21,5 +21,6 @@ class TeacherAgreementMetric(TokenMetric):
     needs: ClassVar[frozenset[str]] = frozenset({"student", "teacher"})
 
     def per_token(self, views: TokenViews) -> Tensor:
-        teacher, student = views.pair("teacher", "student")
-        return (teacher.argmax(-1) == student.argmax(-1)).to(student.dtype)
+        assert views.teacher is not None  # named in `needs`
+        shared = views.shared_vocab("teacher", "student")
+        return (views.teacher.top(shared) == views.student.top(shared)).to(views.student.logits.dtype)

@@ -22,5 +22,4 @@ class TeacherEntropyMetric(TokenMetric):
 
     def per_token(self, views: TokenViews) -> Tensor:
         assert views.teacher is not None  # named in `needs`
-        log_probs = views.teacher.log_probs()
-        return -(log_probs.exp() * log_probs).sum(-1)
+        return -(views.teacher.probs() * views.teacher.log_probs()).sum(-1)

@@ -5,16 +5,29 @@ import inspect
 import types
 
 import pytest
+import torch
 
-from hf_ckt.kernels import chunked_linear
+from hf_ckt.kernels import chunked_linear, head_products
 from hf_ckt.losses import base
 from hf_ckt.losses.consistency_kl import ConsistencyKLLoss
 from hf_ckt.losses.forward_kl import ForwardKLLoss
 from hf_ckt.losses.jensen_shannon import JensenShannonLoss
+from hf_ckt.losses.nll import NLLLoss
 from hf_ckt.losses.reverse_kl import ReverseKLLoss
 from tests.contracts import token_checks as checks
 
-# name -> text of kernels/chunked_linear.py, what stands there instead, the check that hears it
+
+def check_stacked_views(loss) -> None:
+    """Gradients of two students that share a head and lie one below the other in a full tile."""
+    case = checks.make_case(positions=8, masked=()).requiring("student", "noisy")
+    losses = {NLLLoss(): 1.0, ConsistencyKLLoss(): 0.7}
+    expected = torch.autograd.grad(checks.dense_total(case, losses), (case.student, case.noisy))
+    found = torch.autograd.grad(checks.run(case, losses, chunk_size=4).total, (case.student, case.noisy))
+    for one, truth in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, truth)
+
+
+# name -> text of kernels/chunked_linear.py or head_products.py, what stands there instead, the check that hears it
 SOURCE_FAULTS = {
     "masked positions are projected": (
         "    kept = (labels != -100).nonzero().squeeze(1)\n",
@@ -61,6 +74,11 @@ SOURCE_FAULTS = {
         "range(0, plan.labels.shape[0] - plan.sizes.tile + 1, plan.sizes.tile)",
         checks.check_value,
     ),
+    "stacked gradients are mixed up": (
+        "zip(names, products, strict=True)",
+        "zip(reversed(names), products, strict=True)",
+        check_stacked_views,
+    ),
     "last block is dropped": (
         "range(0, labels.shape[0], sizes.block)",
         "range(0, labels.shape[0] - sizes.block, sizes.block)",
@@ -70,11 +88,20 @@ SOURCE_FAULTS = {
 
 
 def with_fault(original: str, fault: str) -> types.ModuleType:
-    source = inspect.getsource(chunked_linear)
-    assert source.count(original) == 1, f"the source has changed: name the fault in its new words ({original!r})"
-    module = types.ModuleType(chunked_linear.__name__)
-    module.__package__ = chunked_linear.__package__
-    exec(compile(source.replace(original, fault), "faulty chunked_linear.py", "exec"), vars(module))
+    """The runner's module with one text replaced, in it or in the products that it calls."""
+    sources = {module: inspect.getsource(module) for module in (chunked_linear, head_products)}
+    assert sum(source.count(original) for source in sources.values()) == 1, (
+        f"the source has changed: name the fault in its new words ({original!r})"
+    )
+    runner, products = (_executed(module, source.replace(original, fault)) for module, source in sources.items())
+    runner.group_by_head = products.group_by_head
+    return runner
+
+
+def _executed(original: types.ModuleType, source: str) -> types.ModuleType:
+    module = types.ModuleType(original.__name__)
+    module.__package__ = original.__package__
+    exec(compile(source, "faulty source", "exec"), vars(module))
     return module
 
 

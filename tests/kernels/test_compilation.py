@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """When a program is compiled, and that a compiler which fails or is missing changes nothing but the time."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
 from hf_ckt.kernels import compilation
 from tests import references
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -19,6 +24,13 @@ def test_short_work_is_not_compiled_and_long_work_is(device):
     elements = compilation._WORTH_COMPILING["cpu" if device == "cpu" else "accelerator"]
     assert not compilation.pays_to_compile(elements - 1, torch.device(device))
     assert compilation.pays_to_compile(elements, torch.device(device))
+
+
+def test_threshold_is_at_least_twice_the_measured_break_even():
+    """A threshold that no measurement stands behind makes short runs slower on somebody's machine."""
+    results = json.loads((ROOT / "examples/benchmarks/results/objective_smollm2.json").read_text())
+    measured = results["compile_break_even_elements"] * 3  # views; the file counts tokens x vocabulary
+    assert 2 * measured <= compilation._WORTH_COMPILING["cpu"] <= 10 * measured
 
 
 def test_one_call_is_plain_by_default(monkeypatch):

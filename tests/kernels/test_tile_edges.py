@@ -250,7 +250,7 @@ def test_default_sizes_fit_their_budgets():
 def small_blocks(monkeypatch):
     """Tiles of several blocks at the vocabularies of tests: of 7, 7 and 6 rows where a tile has 20."""
     monkeypatch.setattr(tile_program, "_CPU_BLOCK_BYTES", 1)
-    assert tile_sizes(100, 13, torch.device("cpu"), 20) == (20, 7, 21)
+    assert tile_sizes(100, 13, torch.device("cpu"), 20, static=True) == (20, 7, 21)
 
 
 @pytest.mark.parametrize("positions", [1, 7, 8, 20, 33, 47])
@@ -307,7 +307,7 @@ def test_hooks_on_saved_tensors_neither_fail_nor_see_the_tiles(compile, monkeypa
 @pytest.mark.parametrize(("positions", "chunk_size"), [(1, 100), (99, 100), (1_000, 100), (7, 1), (50, 97), (0, 5)])
 def test_blocks_cover_a_tile_and_hardly_more(positions, chunk_size):
     """Too small a buffer loses rows; one sized for the longest tile wastes memory on every short batch."""
-    tile, block, capacity = tile_sizes(positions, 49_152, torch.device("cpu"), chunk_size)
+    tile, block, capacity = tile_sizes(positions, 49_152, torch.device("cpu"), chunk_size, static=True)
     assert tile == min(chunk_size, max(positions, 1))
     assert tile <= capacity < tile + block and capacity % block == 0
 
