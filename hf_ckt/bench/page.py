@@ -8,7 +8,16 @@ from typing import Any
 
 from ..checkpoints import replace_block
 from .cases import GROWTH_CASE, OBJECTIVE_CASES, PRECISIONS, objective_command
-from .tables import as_markdown, facts_line, fit_rows, growth_rows, losing_rows, ratio_rows, variant_rows
+from .tables import (
+    as_markdown,
+    facts_line,
+    fit_rows,
+    floor_sentence,
+    growth_rows,
+    losing_rows,
+    ratio_rows,
+    variant_rows,
+)
 
 _RESULTS = "examples/benchmarks/results"
 _MARKER = re.compile(r"<!-- bench:(\S+) -->")
@@ -59,6 +68,8 @@ def block_text(name: str, results: Path, folder: Path) -> str:
     parts = [as_markdown(rows) for rows in _tables(document)]
     if document["benchmark"] == "fit":
         parts.append(f"```\n{document['case']['formula']}\n```")
+    if document["benchmark"] == "objective" and (sentence := floor_sentence(document)) is not None:
+        parts.append(sentence)
     if (elements := document.get("compile_break_even_elements")) is not None:
         parts.append(f"A cold compile is repaid after {elements:.1e} tokens x vocabulary.")
     if (results / f"{name}.png").exists():

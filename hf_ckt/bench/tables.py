@@ -65,6 +65,16 @@ def ratio_rows(document: dict[str, Any]) -> Rows:
     return rows
 
 
+def floor_sentence(document: dict[str, Any]) -> str | None:
+    """Returns what share of each peer's time the bare products alone take: what no method on such tiles gets below."""
+    seconds = {name: facts["seconds"]["median"] for name, facts in document["variants"].items() if "seconds" in facts}
+    peers = [name for name in ("dense", "trl", "liger") if name in seconds]
+    if "floor" not in seconds or not peers:
+        return None
+    shares = ", ".join(f"{seconds['floor'] / seconds[name]:.2f} of {name}'s" for name in peers)
+    return f"The bare products of `floor` alone take {shares} time."
+
+
 def verdict(row: dict[str, Any]) -> str:
     """Returns `met`, `missed`, `met, stretch too`, or nothing where there is no target or no value."""
     if row["value"] is None or row["target"] is None:
@@ -102,7 +112,7 @@ def losing_rows(documents: dict[str, dict[str, Any]]) -> Rows:
     """
     Returns a row for each ratio in which hf_ckt is the worse of two peers, or misses its target.
 
-    The floor is no peer: no exact method is below it.
+    The floor is no peer: it computes nothing of use.
 
     Args:
         documents (`dict[str, dict]`):
@@ -115,7 +125,7 @@ def losing_rows(documents: dict[str, dict[str, Any]]) -> Rows:
                 continue
             if (row["value"] > 1 and row["to"] != "floor") or verdict(row) == "missed":
                 target = f"at most {row['target']:.2f}, {verdict(row)}" if row["target"] is not None else ""
-                cells = [f"{row['of']} / {row['to']}", QUANTITIES[row["quantity"]], f"{row['value']:.2f}", target]
+                cells = [f"{row['of']} / {row['to']}", QUANTITIES[row["quantity"]], f"{row['value']:.3f}", target]
                 rows.append([name, *cells])
     return rows
 

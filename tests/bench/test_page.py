@@ -52,7 +52,7 @@ def test_page_fills_the_block_and_leaves_the_words(tmp_path):
     assert "| hf_ckt / trl | time | 0.300 | at most 0.22 | missed |" in text
     assert "](results/objective_smollm2.png)" in text
     assert "From `results/objective_smollm2.json`." in text
-    assert "| objective_smollm2 | hf_ckt / trl | time | 0.30 | at most 0.22, missed |" in text
+    assert "| objective_smollm2 | hf_ckt / trl | time | 0.300 | at most 0.22, missed |" in text
     write_page(page, tmp_path / "results")
     assert page.read_text() == text
 
