@@ -108,10 +108,10 @@ def test_wrong_reference_does_not_excuse_the_others():
     assert disagreements({"dense": fine}, "bfloat16") == []
 
 
-def test_hf_ckt_needs_five_products_a_tile_like_the_floor():
+def test_hf_ckt_multiplies_as_many_rows_as_the_floor_in_fewer_products():
     """A projection that is done twice is a third more of the time, and no loss value shows it."""
     ours, floor = watch("hf_ckt_plain"), watch("floor")
-    assert ours.products == floor.products
+    assert ours.products < floor.products  # views of one head together
     assert ours.rows == floor.rows == 5 * CASE.tokens
     assert watch("dense").products == 5
     assert watch("trl").rows > 2 * ours.rows
