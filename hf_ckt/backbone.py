@@ -56,11 +56,6 @@ def run_backbone(model: PreTrainedModel, inputs: dict[str, Any], noise: Tensor |
         handle.remove()
 
 
-def is_quantized(model: Any) -> bool:
-    """Whether bitsandbytes holds the model's weights in 4 or 8 bits."""
-    return getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False)
-
-
 @contextmanager
 def frozen(model: torch.nn.Module) -> Iterator[None]:
     """Runs a pass without gradient and in eval mode (no dropout, no NEFTune), then gives each module its flag back."""

@@ -15,7 +15,7 @@ from .kernels.compilation import pays_to_compile
 from .kernels.tile_program import TileProgram
 from .losses.base import ContrastiveLoss, ParameterLoss, TokenLoss
 from .schedules import Schedule
-from .views import Batch, LinearHead
+from .views import Batch, LinearHead, select_rows
 
 ROLES = ("task", "distillation", "contrastive", "consistency", "regularization")
 
@@ -255,10 +255,8 @@ class Objective:
 
 
 def _pick(hidden: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
-    """Rows of all views but the noisy one; views that are one tensor stay one, and are projected once."""
-    kept = {id(value): value for name, value in hidden.items() if name != "noisy"}
-    picked = {key: value.index_select(0, rows.to(value.device)) for key, value in kept.items()}
-    return {name: picked[id(value)] for name, value in hidden.items() if name != "noisy"}
+    """Rows of all views but the noisy one, which has its own."""
+    return select_rows({name: states for name, states in hidden.items() if name != "noisy"}, rows)
 
 
 def _sum_and_count(value: Tensor, count: int) -> Tensor:

@@ -81,6 +81,13 @@ class LogitsView:
         return self._top[vocab_size]
 
 
+def select_rows(hidden: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+    """Returns rows of each view's hidden states; views that are one tensor stay one, and are projected once."""
+    tensors = {id(states): states for states in hidden.values()}
+    selected = {key: states.index_select(0, rows.to(states.device)) for key, states in tensors.items()}
+    return {name: selected[id(states)] for name, states in hidden.items()}
+
+
 def _log_softmax(logits: Tensor) -> Tensor:
     if not torch.compiler.is_compiling():
         return torch.log_softmax(logits, dim=-1)

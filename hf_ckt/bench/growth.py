@@ -13,8 +13,9 @@ from .cases import GROWTH_VARIANTS, ObjectiveCase
 from .harness import interleaved_seconds, summary
 from .memory import peak_extra_bytes
 from .objective_variants import MAKERS, objective_inputs, relative_errors, require_agreement
+from .tables import AXIS_NAMES
 
-AXES = ("tokens", "hidden", "vocab")
+AXES = tuple(AXIS_NAMES)
 
 
 def fitted_exponent(sizes: Sequence[float], values: Sequence[float]) -> float | None:

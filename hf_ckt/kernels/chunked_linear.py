@@ -9,8 +9,9 @@ then gives the gradient of its hidden states. No `(N, V)` tensor ever lives, and
 pass ends.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from ..checks import require_count, require_weight
 from ..discovery import load_part, part_name
-from ..views import LinearHead
+from ..views import LinearHead, select_rows
 from .compilation import pays_to_compile, run_compiled
 from .head_products import STUDENT_VIEWS, group_by_head
 from .tile_program import TileProgram, TileSizes, tile_sizes
@@ -137,9 +138,7 @@ def chunked_token_losses(
                 "state in every view."
             )
     kept = (labels != -100).nonzero().squeeze(1)
-    # Views that are one tensor stay one, and are projected once.
-    picked = {id(states): states.index_select(0, kept) for states in hidden.values()}
-    hidden = {name: picked[id(states)] for name, states in hidden.items()}
+    hidden = select_rows(hidden, kept)
     weights = torch.tensor(list(losses.values()), dtype=torch.float64)
     return run_tiles(
         program, weights, hidden, heads, labels[kept], num_items=num_items, chunk_size=chunk_size, compile=compile
@@ -257,11 +256,14 @@ class _ChunkedTokenLosses(torch.autograd.Function):
             heads = _cast_heads(plan, student.device) if plan.labels.shape[0] else {}
             groups = group_by_head(heads, plan.sizes.capacity)
             buffers = {name: group.logits[name] for group in groups for name in group.names}
+            evaluate: Callable = plan.program.differentiate
+            if plan.compile:
+                evaluate = partial(run_compiled, _key(plan, buffers, students, weights), evaluate)
             for start in range(0, plan.labels.shape[0], plan.sizes.tile):
                 rows = slice(start, start + plan.sizes.tile)
                 for group in groups:
                     group.project({name: plan.hidden[name][rows].to(student.device) for name in group.names})
-                sums += _run_blocks(plan, buffers, rows, weights, students)
+                sums += _run_blocks(plan, evaluate, buffers, rows, weights, students)
                 for group in groups:
                     group.gradients(students, rows, grads)
 
@@ -300,8 +302,21 @@ def _cast_heads(plan: _Plan, device: torch.device) -> dict[str, LinearHead]:
     return heads
 
 
+def _key(plan: _Plan, buffers: dict[str, Tensor], students: tuple[str, ...], weights: Tensor) -> tuple:
+    """What a compiled program depends on: what is computed, and the shapes, dtypes and device of its tensors."""
+    caps = tuple((name, head.logit_scale, head.softcap) for name, head in sorted(plan.heads.items()))
+    shapes = tuple((name, buffer.shape[1], buffer.dtype) for name, buffer in buffers.items())
+    views = tuple(sorted(plan.views.items()))
+    return plan.program.key, caps, views, students, plan.sizes.block, shapes, weights.dtype, weights.device
+
+
 def _run_blocks(
-    plan: _Plan, buffers: dict[str, Tensor], rows: slice, weights: Tensor, students: tuple[str, ...]
+    plan: _Plan,
+    evaluate: Callable,
+    buffers: dict[str, Tensor],
+    rows: slice,
+    weights: Tensor,
+    students: tuple[str, ...],
 ) -> Tensor:
     """Returns a tile's sums; the logits of `students` become their gradients."""
     sizes, program = plan.sizes, plan.program
@@ -311,20 +326,9 @@ def _run_blocks(
     mask = F.pad(torch.ones_like(labels, dtype=torch.bool), (0, missing))
     labels = F.pad(labels, (0, missing))
     caps = {name: (head.logit_scale, head.softcap) for name, head in plan.heads.items()}
-    choices = (tuple(sorted(caps.items())), tuple(sorted(plan.views.items())), students, sizes.block, weights.dtype)
-    key = (
-        program.key,
-        labels.device,
-        *choices,
-        *((name, buffer.shape[1], buffer.dtype) for name, buffer in buffers.items()),
-    )
     sums = weights.new_zeros(len(program.losses) + len(program.metrics))
     for start in range(0, labels.shape[0], sizes.block):
         block = slice(start, min(start + sizes.block, labels.shape[0]))
         logits = {name: buffer[block] for name, buffer in buffers.items()}
-        arguments = (logits, plan.views, caps, labels[block], mask[block], weights, students)
-        if plan.compile:
-            sums += run_compiled(key, program.differentiate, *arguments)
-        else:
-            sums += program.differentiate(*arguments)
+        sums += evaluate(logits, plan.views, caps, labels[block], mask[block], weights, students)
     return sums

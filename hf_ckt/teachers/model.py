@@ -12,7 +12,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from trl.models import prepare_deepspeed, prepare_fsdp
 
 from .._upstream import create_model_from_path, get_config_model_id, install_objective_forward
-from ..backbone import frozen, is_quantized, read_head, run_backbone
+from ..backbone import frozen, read_head, run_backbone
 from ..checks import require_same_vocabulary
 from ..views import Batch, TeacherSignal
 from .base import Teacher
@@ -110,7 +110,7 @@ class ModelTeacher(Teacher):
             self.model = prepare_deepspeed(self.model, accelerator)
         elif distributed == DistributedType.FSDP:
             self.model = prepare_fsdp(self.model, accelerator)
-        elif not getattr(self.model, "hf_device_map", None) and not is_quantized(self.model):
+        elif not getattr(self.model, "hf_device_map", None) and not _is_quantized(self.model):
             self.model.to(accelerator.device)
 
     def signal(self, batch: Batch, student: PreTrainedModel) -> TeacherSignal:
@@ -135,6 +135,10 @@ def require_separate_models(student: Any, teacher: Any) -> None:
             "teacher_model: shares its weights with the student, so it would drift with it, or be frozen and freeze the "
             "student too. Pass teacher_model=None to learn from the frozen base, or load a second copy."
         )
+
+
+def _is_quantized(model: Any) -> bool:
+    return getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False)
 
 
 def _find_tokenizer(name: str | None, kwargs: dict[str, Any]) -> PreTrainedTokenizerBase | None:
