@@ -80,7 +80,8 @@ def peak_resident_bytes(call: Callable[[], Any]) -> int | None:
     counters are not to be had.
 
     It sees what no allocator reports, such as a compiler at work in this process; processes that it starts are not
-    counted. The call runs in either case.
+    counted, and neither are pages that the C library kept from earlier work and gives out again. The call runs in
+    either case.
 
     Args:
         call (`Callable`):
