@@ -149,6 +149,7 @@ class Objective:
             [(name, loss) for name, loss in named_losses if "noisy" not in loss.needs],
             [(name, metric) for name, metric in metrics if "noisy" not in metric.needs],
         )
+        self._search_program = TileProgram([one for one in named_losses if one[0] == "consistency_loss"], [])
         metric_names = [name for name, _ in metrics]
         self.log_names: list[str] = [*(f"{role}_loss" for role in self.terms), *metric_names]
         """All names that `sums` may hold."""
@@ -204,6 +205,40 @@ class Objective:
                 loss = loss + weights[role] * value.to(loss) / scale.micro_batches
                 sums[f"{role}_loss"] = _sum_and_count(value.detach(), 1)
         return ObjectiveOutput(loss, sums)
+
+    def divergence(
+        self,
+        hidden: dict[str, Tensor],
+        noisy: Tensor,
+        heads: dict[str, LinearHead],
+        labels: Tensor,
+        places: Tensor | None,
+    ) -> Tensor:
+        """
+        Returns the sum over positions of what the consistency term measures, in nats: what a search for noise ascends.
+
+        Args:
+            hidden (`dict[str, torch.Tensor]`), heads (`dict[str, LinearHead]`):
+                The other views' states `(N, D)`, and all heads.
+            noisy (`torch.Tensor` of shape `(M, D)`):
+                States on the perturbed input.
+            labels (`torch.Tensor` of shape `(N,)`):
+                Next-token ids.
+            places (`torch.Tensor` of shape `(M,)`, *optional*):
+                Which of the N positions were perturbed; None: all.
+        """
+        if places is not None:
+            hidden, labels = select_rows(hidden, places), labels[places]
+        return run_tiles(
+            self._search_program,
+            torch.ones(1, dtype=torch.float64),
+            {**hidden, "noisy": noisy},
+            {name: head.detach() for name, head in heads.items()},
+            labels,
+            num_items=1,
+            chunk_size=self.chunk_size,
+            compile=self.compiles,
+        ).total
 
     def _parts(self, states: StudentStates, labels: Tensor) -> Iterator[tuple[TileProgram, dict[str, Tensor], Tensor]]:
         """Yields program, states and labels of the positions that were perturbed, then of those that were not."""

@@ -3,6 +3,7 @@
 
 from typing import Any, NamedTuple
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from ._upstream import load_balancing_loss
@@ -23,7 +24,7 @@ class Players(NamedTuple):
         reference ([`~teachers.base.Teacher`], *optional*):
             Supplies the `reference` view; the same object as the teacher shares its pass.
         noisy ([`~noisy_view.NoisyView`], *optional*):
-            Makes the `noisy` view.
+            Makes the `noisy` view; None in a step that goes without.
     """
 
     teacher: Teacher | None = None
@@ -78,13 +79,23 @@ def run_objective(
             hidden["reference"], heads["reference"] = players.reference.signal(batch, model)
     fraction = 1.0
     if "noisy" in objective.views and players.noisy is not None:
-        fraction = players.noisy.fraction
-        views = players.noisy.run(model, inputs, batch, seed)
+        fraction = players.noisy.fraction / (players.noisy.every if training else 1)
+
+        def divergence(noisy: Tensor, clean: Tensor, places: Tensor | None) -> Tensor:
+            with read_head(model) as head:
+                views = {**hidden, "student": clean}
+                both = {**heads, "student": head, "noisy": head}
+                return objective.divergence(views, noisy, both, batch.kept_labels, places)
+
+        views = players.noisy.run(
+            model, inputs, batch, seed, progress=scale.progress, training=training, divergence=divergence
+        )
         if views.noisy is not None:
             hidden["noisy"] = views.noisy
     else:
         outputs = run_backbone(model, inputs)
-        views = Views(batch.keep(outputs.last_hidden_state), None, None, outputs)
+        perturbed = batch.kept[:0] if "noisy" in objective.views else None
+        views = Views(batch.keep(outputs.last_hidden_state), None, perturbed, outputs)
     hidden["student"] = views.student
 
     with read_head(model) as head:

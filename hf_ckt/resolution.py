@@ -9,6 +9,11 @@ from .schedules import Schedule
 
 logger = logging.getLogger(__name__)
 
+_NO_TEACHER = (
+    "there is no teacher: none was given, and without a PEFT adapter the student has no frozen base to learn from; pass "
+    "teacher_model=... or peft_config=..."
+)
+
 
 class RunFacts(NamedTuple):
     """
@@ -39,6 +44,8 @@ def resolve_schedules(args: ContrastiveRobustConfig, facts: RunFacts) -> dict[st
         ValueError: If a weight was set whose need is missing, or every weight is 0.
     """
     schedules = {"task": args.build_schedule("task", args.task_weight)}
+    if args.label_trust and (facts.obstacle or not facts.has_teacher):
+        raise ValueError(f"label_trust=True: {facts.obstacle or _NO_TEACHER}. Remedy that, or set label_trust=False.")
     chosen = []
     for role in EXTRA_ROLES:
         weight = getattr(args, f"{role}_weight")
@@ -66,21 +73,21 @@ def resolve_schedules(args: ContrastiveRobustConfig, facts: RunFacts) -> dict[st
 
 
 def require_safe_noisy_view(
-    batched: bool,
-    recompute: bool,
+    args: ContrastiveRobustConfig,
     *,
     one_row: bool,
     mixture: bool,
     reentrant: bool,
     several_processes: bool,
     spread: bool,
+    texts_known: bool,
 ) -> None:
     """
     Raises ValueError where the noisy view cannot be run in the way that was asked for.
 
     Args:
-        batched, recompute (`bool`):
-            The fields `noisy_view_batched` and `noisy_view_recompute`.
+        args ([`~config.ContrastiveRobustConfig`]):
+            Says what perturbs the input and how the pass over it is run.
         one_row (`bool`):
             Batches are padding-free.
         mixture (`bool`):
@@ -91,7 +98,15 @@ def require_safe_noisy_view(
             The run has more than one.
         spread (`bool`):
             Layers lie on several devices, or their weights are sharded by ZeRO-3.
+        texts_known (`bool`):
+            The trainer prepared a dataset from text.
     """
+    batched, recompute, searches = args.noisy_view_batched, args.noisy_view_recompute, args.perturbation_searches
+    if args.perturbs("text") and not texts_known:
+        raise ValueError(
+            "perturbation: no dataset was prepared by this trainer (skip_prepare_dataset, or only a data collator), so no "
+            "document's text is known. Let it prepare the dataset, or use a perturbation of ids or embeddings."
+        )
     if batched and one_row:
         raise ValueError(
             "noisy_view_batched=True: a padding-free batch is one row whose positions start anew with each text, which "
@@ -108,6 +123,11 @@ def require_safe_noisy_view(
             "another dropout or find other weights, and the gradient would be wrong without an error. Use gradient "
             "checkpointing instead."
         )
+    if reentrant and searches:
+        raise ValueError(
+            "use_reentrant=True: adversarial noise needs gradients of the embeddings alone, which reentrant checkpointing "
+            "cannot give. Set gradient_checkpointing_kwargs={'use_reentrant': False}, or use another perturbation."
+        )
     if reentrant and (recompute or several_processes) and not batched:
         raise ValueError(
             "use_reentrant=True: with several processes, or noisy_view_recompute, a second pass over the backbone "
@@ -117,14 +137,10 @@ def require_safe_noisy_view(
 
 
 def _missing(role: str, args: ContrastiveRobustConfig, facts: RunFacts) -> str | None:
-    no_teacher = (
-        "there is no teacher: none was given, and without a PEFT adapter the student has no frozen base to learn "
-        "from; pass teacher_model=... or peft_config=..."
-    )
     if role in ("distillation", "contrastive") and not facts.has_teacher:
-        return no_teacher
+        return _NO_TEACHER
     if role == "consistency" and args.consistency_target == "teacher" and not facts.has_teacher:
-        return f"consistency_target='teacher', but {no_teacher}"
+        return f"consistency_target='teacher', but {_NO_TEACHER}"
     if role == "regularization":
         if args.regularization_loss == "reference_kl" and not facts.has_reference:
             return "reference_kl compares with the base model, which needs a PEFT adapter that can be switched off"

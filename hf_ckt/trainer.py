@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from accelerate.utils import is_peft_model
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import SFTConfig, SFTTrainer
@@ -25,17 +24,18 @@ from .collator import RejectedCollator, split_rejected
 from .config import ContrastiveRobustConfig
 from .hub.run_card import run_card
 from .log_sums import LogSums, NonFiniteGuard
+from .noisy_prompts import NoisyPrompts
 from .noisy_view import NoisyView
 from .objective import Objective, Scale, Term
 from .passes import Players, run_objective
 from .preferences import REJECTED_COLUMNS, chosen_as_completion, with_rejected
 from .resolution import RunFacts, require_safe_noisy_view, resolve_schedules
+from .sources import Sources
 from .teachers.base import Teacher
 from .teachers.model import ModelTeacher, require_separate_models
 from .teachers.self import SelfTeacher
+from .training_state import TrainingState
 from .views import Batch
-
-_QUEUE_FILE = "contrastive_queue_{rank}.safetensors"
 
 
 class ContrastiveRobustTrainer(SFTTrainer):
@@ -103,13 +103,15 @@ class ContrastiveRobustTrainer(SFTTrainer):
         if args.contrastive_rejected:
             for dataset_name in ("train_dataset", "eval_dataset"):
                 given[dataset_name] = chosen_as_completion(given.get(dataset_name), dataset_name)
+        self._sources = Sources()
         self.objective: Objective | None = None
         self.teacher_name: str | None = None
         super().__init__(**given)
 
         self._causal_lm = self.model.get_base_model() if is_peft_model(self.model) else self.model
         schedules = resolve_schedules(args, self._run_facts(teacher_model is not None))
-        if set(schedules) == {"task"} and args.task_weight == 1 and args.task_schedule == "constant":
+        task_alone = set(schedules) == {"task"} and args.task_weight == 1 and args.task_schedule == "constant"
+        if task_alone and not args.label_trust:
             return  # SFTTrainer, to the last bit
         self._set_objective(schedules, teacher_model, teacher_quantization_config, teacher_processing_class)
 
@@ -139,6 +141,9 @@ class ContrastiveRobustTrainer(SFTTrainer):
         args = self.args
         if "contrastive" in schedules and args.contrastive_level == "sequence" and not self.padding_free:
             args.require_sequences()
+        budget = None
+        if args.consistency_budget is not None and "consistency" in schedules:
+            schedules["consistency"] = budget = args.build_budget(self.accelerator, schedules["consistency"].weight)
         terms = {role: Term(args.build_loss(role), schedule) for role, schedule in schedules.items()}
         contrast = args.build_contrast(len(self._tokenizer)) if "contrastive" in terms else None
         self.objective = Objective(
@@ -172,13 +177,12 @@ class ContrastiveRobustTrainer(SFTTrainer):
         keep_4bit_differentiable(self._causal_lm)
         install_objective_forward(self._causal_lm)
         self._sums = {"train": LogSums(), "eval": LogSums()}
+        self._state_to_save = TrainingState(contrast, noisy, budget)
         self._log_names = [*self.objective.log_names, *(["aux_loss"] if self.aux_loss_enabled else [])]
+        self._log_names += ["consistency_multiplier"] if budget is not None else []
         term_names = [name for name in self._log_names if name.endswith("_loss")]
         self._guard = NonFiniteGuard(
-            self.accelerator,
-            [*term_names, "loss"],
-            args.nonfinite_loss,
-            on_skip=contrast.queue.clear if contrast is not None else None,
+            self.accelerator, [*term_names, "loss"], args.nonfinite_loss, on_skip=self._state_to_save.forget_step
         )
         if self.is_deepspeed_enabled and args.nonfinite_loss == "skip":
             raise ValueError(
@@ -186,6 +190,8 @@ class ContrastiveRobustTrainer(SFTTrainer):
                 "be skipped from outside. Use nonfinite_loss='raise'."
             )
         self.add_callback(self._guard)
+        if budget is not None:
+            self.add_callback(budget)
 
     def _build_noisy_view(self) -> NoisyView:
         args = self.args
@@ -195,29 +201,37 @@ class ContrastiveRobustTrainer(SFTTrainer):
         spread = len(set((getattr(self._causal_lm, "hf_device_map", None) or {}).values())) > 1
         several = self.accelerator.num_processes > 1
         require_safe_noisy_view(
-            args.noisy_view_batched,
-            args.noisy_view_recompute,
+            args,
             one_row=self.padding_free,
             mixture=self.aux_loss_enabled,
             reentrant=reentrant,
             several_processes=several,
             spread=spread or is_deepspeed_zero3_enabled(),
+            texts_known=len(self._sources) > 0,
         )
+        rewrites = args.perturbs("text", "ids")
         return NoisyView(
-            args.build_perturbation(),
+            args.build_mixture(),
+            NoisyPrompts(self._tokenizer, self._sources, self.chat_template) if rewrites else None,
+            self.data_collator if rewrites else None,
             fraction=args.consistency_fraction,
+            every=args.consistency_every,
             batched=args.noisy_view_batched,
             recompute=args.noisy_view_recompute,
             never_empty=several,
+            warm_start=args.perturbation_warm_start,
         )
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, *rest: Any, **kwargs: Any) -> Any:
-        prepare = partial(super()._prepare_dataset, processing_class=processing_class, args=args)
+        prepare = partial(super()._prepare_dataset, processing_class=processing_class)
         names = list(inspect.signature(SFTTrainer._prepare_dataset).parameters)[4:]
         kwargs |= dict(zip(names, rest, strict=False))
-        if not args.contrastive_rejected:
-            return prepare(dataset, **kwargs)
-        return with_rejected(dataset, partial(prepare, **kwargs), kwargs["dataset_name"])
+        if args.perturbs("text", "ids") and args.consistency_weight != 0:
+            masked = self.completion_only_loss or args.assistant_only_loss
+            prepare = partial(self._sources.prepare, prepare, required=args.perturbs("text"), masked=masked)
+        if args.contrastive_rejected:
+            return with_rejected(dataset, partial(prepare, args=args, **kwargs), kwargs["dataset_name"])
+        return prepare(dataset, args=args, **kwargs)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -245,10 +259,13 @@ class ContrastiveRobustTrainer(SFTTrainer):
             micro_batches=self.current_gradient_accumulation_steps if whole_batch else 1,
             horizon=self.state.max_steps * self.args.gradient_accumulation_steps if self.state.max_steps > 0 else None,
         )
+        players = self._players
+        if mode == "train" and self.state.global_step % self.args.consistency_every:
+            players = players._replace(noisy=None)
         run = partial(
             run_objective,
             objective=self.objective,
-            players=self._players,
+            players=players,
             batch=Batch(inputs, labels),
             scale=scale,
             rejected=None if rejected is None else Batch(rejected, rejected.pop("labels")),
@@ -262,6 +279,11 @@ class ContrastiveRobustTrainer(SFTTrainer):
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * outputs["aux_loss"] / scale.micro_batches
             sums["aux_loss"] = torch.stack([outputs["aux_loss"].detach(), torch.ones_like(outputs["aux_loss"])])
+        budget = self._state_to_save.budget
+        if budget is not None:
+            if mode == "train":
+                budget.watch(sums)
+            sums["consistency_multiplier"] = torch.tensor([budget.multiplier, 1.0], device=loss.device)
         self._sums[mode].add(sums)
         if mode == "train":
             self._count_tokens(inputs)
@@ -293,21 +315,15 @@ class ContrastiveRobustTrainer(SFTTrainer):
         """As [`~transformers.Trainer.train`]; `resume_from_checkpoint=True` takes the last *complete* checkpoint."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(str(self.args.output_dir))
-        contrast = self.objective.contrast if self.objective is not None else None
-        if isinstance(resume_from_checkpoint, (str, os.PathLike)) and contrast is not None:
-            path = os.path.join(resume_from_checkpoint, _QUEUE_FILE.format(rank=self.args.process_index))
-            if os.path.exists(path):
-                contrast.queue.states = load_file(path)["states"]
+        if isinstance(resume_from_checkpoint, (str, os.PathLike)) and self.objective is not None:
+            self._state_to_save.restore(str(resume_from_checkpoint), self.args.process_index)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        contrast = self.objective.contrast if self.objective is not None else None
-        states = contrast.queue.states if contrast is not None else None
-        if states is not None:
+        if self.objective is not None:
             # Before the rest: trainer_state.json, which makes a checkpoint complete, is the last file written.
             folder = os.path.join(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
-            path = os.path.join(folder, _QUEUE_FILE.format(rank=self.args.process_index))
-            replace_file(path, lambda aside: save_file({"states": states.cpu().contiguous()}, aside))
+            self._state_to_save.save(folder, self.args.process_index)
         super()._save_checkpoint(model, trial)
 
     def _save(self, *args: Any, **kwargs: Any) -> None:

@@ -37,6 +37,10 @@ class LinearHead(NamedTuple):
     def trainable(self) -> bool:
         return self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
 
+    def detach(self) -> "LinearHead":
+        """Returns the head without gradient; nothing is copied."""
+        return self._replace(weight=self.weight.detach(), bias=None if self.bias is None else self.bias.detach())
+
 
 class LogitsView:
     """

@@ -50,7 +50,7 @@ def test_every_loss_of_a_role_can_be_built(role, tmp_path):
         assert type(args.build_loss(role)).__module__.endswith(f".{name}")
     for name in part_names("perturbations"):
         args = ContrastiveRobustConfig(str(tmp_path), **fields(perturbation=name, perturbation_severity=0.5))
-        assert args.build_perturbation().severity == 0.5
+        assert args.build_mixture().parts[args.perturbation].severity == 0.5
 
 
 def test_settings_reach_the_loss_that_they_name(tmp_path):
@@ -78,7 +78,7 @@ def test_settings_reach_the_loss_that_they_name(tmp_path):
     assert (contrastive.temperature, contrastive.false_negative_threshold) == (0.07, 0.8)
     assert (consistency.beta, consistency.role) == (0.3, "robust_consistency")
     assert (regularization.temperature, regularization.role) == (3.0, "regularization")
-    assert args.build_perturbation().alpha == 9.0
+    assert args.build_mixture().parts["uniform"].alpha == 9.0
     assert args.build_contrast(100).queue.size == 0
 
 

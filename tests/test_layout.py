@@ -17,10 +17,13 @@ PACKAGE = ROOT / "hf_ckt"
 
 LAYERS: list[set[str]] = [
     {"checks", "checkpoints", "discovery", "views"},
-    {"kernels", "_upstream", "backbone", "data", "embedded"},
+    {"kernels", "_upstream", "backbone", "embedded"},
     {"losses", "teachers", "perturbations", "metrics"},
-    {"schedules", "candidates", "objective", "noisy_view", "passes", "collator", "log_sums", "preferences"},
-    {"config", "resolution", "trainer", "hub"},
+    {
+        *("schedules", "candidates", "objective", "passes", "collator", "log_sums", "preferences", "data"),
+        *("noisy_view", "mixture", "noisy_prompts", "document_batches", "sources", "budget", "training_state"),
+    },
+    {"config", "perturbation_config", "resolution", "trainer", "hub"},
     {"evaluation", "bench", "study"},
     {"cli"},
 ]

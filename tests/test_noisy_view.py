@@ -4,6 +4,7 @@
 import pytest
 import torch
 
+from hf_ckt.mixture import Mixture
 from hf_ckt.noisy_view import NoisyView
 from hf_ckt.perturbations.gaussian import GaussianPerturbation
 from hf_ckt.views import Batch
@@ -43,7 +44,7 @@ class Rows:
 
 
 def run(model, batch: Batch, seed: int = 1, **settings):
-    return NoisyView(GaussianPerturbation(), **settings).run(model, batch.inputs, batch, seed)
+    return NoisyView(Mixture.of(GaussianPerturbation()), **settings).run(model, batch.inputs, batch, seed)
 
 
 @pytest.mark.parametrize("batched", [True, False])
@@ -68,7 +69,7 @@ def test_fraction_is_met_over_many_sequences_and_steps(model):
     counts = []
     for seed in range(60):
         batch = make_batch(rows=16, seed=seed % 3)
-        rows = NoisyView(GaussianPerturbation(), fraction=0.3)._choose(batch, seed)
+        rows = NoisyView(Mixture.of(GaussianPerturbation()), fraction=0.3)._choose(batch, seed)
         counts.append(len(rows))
     share = sum(counts) / (60 * 16)
     assert abs(share - 0.3) < 0.06  # four standard deviations of 960 draws
@@ -83,7 +84,7 @@ def test_choice_is_the_same_behind_padding_on_either_side():
     turned = Batch(
         {"input_ids": ids.gather(1, order), "attention_mask": mask.gather(1, order)}, batch.labels.gather(1, order)
     )
-    view = NoisyView(GaussianPerturbation(), fraction=0.5)
+    view = NoisyView(Mixture.of(GaussianPerturbation()), fraction=0.5)
     assert torch.equal(view._choose(batch, 3), view._choose(turned, 3))
 
 

@@ -69,9 +69,9 @@ def test_the_queue_matters_to_a_resumed_run(whole, tiny_model_dir, tmp_path):
     """Were it not for the saved queue, the test above would prove nothing about it."""
     shutil.copytree(whole.args.output_dir, tmp_path / "run")
     checkpoint = tmp_path / "run" / "checkpoint-3"
-    states = load_file(checkpoint / "contrastive_queue_0.safetensors")["states"]
+    states = load_file(checkpoint / "hf_ckt_state_0.safetensors")["contrastive_queue"]
     assert states.shape == (40, 32)
-    (checkpoint / "contrastive_queue_0.safetensors").unlink()
+    (checkpoint / "hf_ckt_state_0.safetensors").unlink()
     resumed = make(tmp_path / "run", tiny_model_dir)
     resumed.train(resume_from_checkpoint=str(checkpoint))
     assert steps(resumed)[3]["contrastive_loss"] != steps(whole)[3]["contrastive_loss"]

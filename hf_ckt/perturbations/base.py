@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract that perturbations keep, and noise that depends on the example alone."""
+"""The contracts that perturbations keep, and noise that depends on the example alone."""
 
 import math
+import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import ClassVar
 
 import torch
@@ -11,6 +14,8 @@ from torch import Tensor
 
 from ..checks import require_positive, require_within
 from ..views import Documents
+
+STAGES = ("text", "ids", "embeddings")
 
 _MASK = 0xFFFFFFFF
 
@@ -22,11 +27,13 @@ class Perturbation(ABC):
 
     Args:
         severity (`float`, *optional*, defaults to `1.0`):
-            Strength in [0, 1]; 0 changes nothing.
+            Strength in [0, 1]: the share of `unit` that is affected; 0 changes nothing.
     """
 
     stage: ClassVar[str]
     """What it changes: `text`, `ids` or `embeddings`."""
+    unit: ClassVar[str]
+    """What severity is a share of: `letters`, `words`, `gaps` between words, `tokens`, or the `norm` of alpha."""
 
     severity: float = 1.0
 
@@ -35,18 +42,74 @@ class Perturbation(ABC):
 
 
 @dataclass(eq=False)
-class EmbeddingNoise(Perturbation):
-    r"""
-    Independent noise on the token embeddings, scaled by each document's own length.
-
-        x' = x + severity * alpha / sqrt(L D) * noise        L = tokens of the document, D = embedding width
+class TextPerturbation(Perturbation):
+    """
+    Rewrites the text of a prompt, before the chat template and the tokenizer.
 
     Args:
+        severity (`float`, *optional*, defaults to `0.1`):
+            Share of the text's units that is affected, in [0, 1].
+    """
+
+    stage: ClassVar[str] = "text"
+
+    severity: float = 0.1
+
+    @abstractmethod
+    def apply(self, text: str, rng: Random) -> str:
+        """Returns the text with about `severity` of its units affected; all chance comes from `rng`."""
+
+
+@dataclass(eq=False)
+class TokenPerturbation(Perturbation):
+    """
+    Drops or replaces ordinary tokens of a prompt; special tokens and the answer are never offered to it.
+
+    Args:
+        severity (`float`, *optional*, defaults to `0.1`):
+            Share of the prompt's ordinary tokens that is affected, in [0, 1].
+    """
+
+    stage: ClassVar[str] = "ids"
+    unit: ClassVar[str] = "tokens"
+
+    severity: float = 0.1
+
+    @abstractmethod
+    def edits(self, positions: Sequence[int], vocabulary: Sequence[int], rng: Random) -> dict[int, int | None]:
+        """
+        Chooses what changes.
+
+        Args:
+            positions (`Sequence[int]`):
+                Positions that may change.
+            vocabulary (`Sequence[int]`):
+                Ids that may be put in, special ones left out.
+            rng (`random.Random`):
+                Source of all chance.
+
+        Returns:
+            `dict[int, int | None]`: position to its new id, or to None where the token is dropped.
+        """
+
+
+@dataclass(eq=False)
+class EmbeddingPerturbation(Perturbation):
+    r"""
+    Adds noise to the token embeddings.
+
+    Args:
+        severity (`float`, *optional*, defaults to `1.0`):
+            Share of the full strength, in [0, 1].
         alpha (`float`, *optional*, defaults to `5.0`):
-            Noise strength, > 0; 5 is the smallest value that NEFTune reports.
+            Noise strength, > 0: the norm of a document's whole noise at severity 1, spread over its L tokens and D
+            channels, so that a channel gets alpha / sqrt(L D). 5 is the smallest value that NEFTune reports.
     """
 
     stage: ClassVar[str] = "embeddings"
+    unit: ClassVar[str] = "norm"
+    searches: ClassVar[bool] = False
+    """Whether it asks for the gradient of the divergence, which needs the clean view first and passes of its own."""
 
     alpha: float = 5.0
 
@@ -55,15 +118,20 @@ class EmbeddingNoise(Perturbation):
         require_positive("alpha", self.alpha, "The noise would vanish or flip its sign; use severity=0 for none.")
 
     @abstractmethod
-    def from_uniform(self, uniform: Tensor) -> Tensor:
-        """Maps uniform numbers in (0, 1) to the noise's distribution."""
-
-    def noise(self, input_ids: Tensor, documents: Documents, width: int, seed: int) -> Tensor:
+    def noise(
+        self,
+        input_ids: Tensor,
+        documents: Documents,
+        width: int,
+        seed: int,
+        gradient: Callable[[Tensor], Tensor] | None = None,
+        start: Tensor | None = None,
+    ) -> Tensor:
         """
         Returns the noise of a batch, `(B, T, width)` float32, 0 at padding.
 
-        It is a function of the seed and of each document's own tokens: the same for a document alone, padded, packed,
-        in any micro-batch and on any rank.
+        What is drawn is a function of the seed and of each document's own tokens: the same for a document alone,
+        padded, packed, in any micro-batch and on any rank.
 
         Args:
             input_ids (`torch.Tensor` of shape `(B, T)`):
@@ -74,10 +142,46 @@ class EmbeddingNoise(Perturbation):
                 Embedding width.
             seed (`int`):
                 Seed of the step.
+            gradient (`Callable`, *optional*):
+                From noise to the gradient of the batch's summed divergence with respect to it, both
+                `(B, T, width)`. Given where `searches`.
+            start (`torch.Tensor` of shape `(B, T, width)`, *optional*):
+                Noise that a search begins at, of any size; random where it is 0 over a whole document.
         """
-        uniform = document_uniform(input_ids, documents, width, seed)
+
+    def bound(self, documents: Documents, width: int) -> Tensor:
+        """Returns severity * alpha / sqrt(L D) of each token's document, `(B, T, 1)`, 0 at padding."""
         scale = self.severity * self.alpha / (documents.lengths * width).to(torch.float32).sqrt()
-        return self.from_uniform(uniform) * (scale * documents.mask)[..., None]
+        return (scale * documents.mask)[..., None]
+
+
+@dataclass(eq=False)
+class EmbeddingNoise(EmbeddingPerturbation):
+    r"""
+    Independent noise on the token embeddings, scaled by each document's own length.
+
+        x' = x + severity * alpha / sqrt(L D) * noise        L = tokens of the document, D = embedding width
+
+    Args:
+        alpha (`float`, *optional*, defaults to `5.0`):
+            Noise strength, > 0.
+    """
+
+    @abstractmethod
+    def from_uniform(self, uniform: Tensor) -> Tensor:
+        """Maps uniform numbers in (0, 1) to the noise's distribution."""
+
+    def noise(
+        self,
+        input_ids: Tensor,
+        documents: Documents,
+        width: int,
+        seed: int,
+        gradient: Callable[[Tensor], Tensor] | None = None,
+        start: Tensor | None = None,
+    ) -> Tensor:
+        uniform = document_uniform(input_ids, documents, width, seed)
+        return self.from_uniform(uniform) * self.bound(documents, width)
 
 
 # Kept out of torch_compile: inductor (torch 2.13, CPU) turns its integer arithmetic into floats.
@@ -113,3 +217,47 @@ def _mix(value: Tensor) -> Tensor:
 def normal_from_uniform(uniform: Tensor) -> Tensor:
     """Maps uniform numbers in (0, 1) to the standard normal distribution by its inverse."""
     return torch.erfinv(2 * uniform - 1) * math.sqrt(2)
+
+
+def document_norms(values: Tensor, documents: Documents) -> Tensor:
+    """Returns the Euclidean norm over each token's whole document, `(B, T, D)` -> `(B, T, 1)`."""
+    squares = values.square().sum(-1) * documents.mask
+    sums = squares.new_zeros(documents.count).index_add_(0, documents.index.flatten(), squares.flatten())
+    return sums.sqrt()[documents.index][..., None]
+
+
+def with_document_norm(values: Tensor, documents: Documents, norm: Tensor | float) -> Tensor:
+    """Scales each document's values to a Euclidean norm; values that are all 0 stay so."""
+    return values * (norm / document_norms(values, documents).clamp(min=1e-30))
+
+
+def begin_search(start: Tensor | None, noise: Tensor, documents: Documents) -> Tensor:
+    """Returns where a search begins: at `start`, and at random noise in documents where that is absent or 0."""
+    if start is None:
+        return noise
+    start = start.to(noise) * documents.mask[..., None]
+    return torch.where(document_norms(start, documents) > 0, start, noise)
+
+
+def draw_count(share: float, total: int, rng: Random) -> int:
+    """Returns a whole number whose expectation is share * total: short texts get the asked share on average."""
+    wanted = share * total
+    count = int(wanted)
+    return min(total, count + (rng.random() < wanted - count))
+
+
+def split_words(text: str) -> tuple[list[str], list[str]]:
+    """
+    Splits a text into words and the gaps around them; there is one gap more than words, the outer ones often empty.
+
+    Example:
+
+    >>> split_words("two words ")
+    (['two', 'words'], ['', ' ', ' '])
+    """
+    return re.findall(r"\S+", text), re.split(r"\S+", text)
+
+
+def join_words(words: Sequence[str], gaps: Sequence[str]) -> str:
+    """The inverse of [`split_words`]."""
+    return "".join(gap + word for gap, word in zip(gaps, words, strict=False)) + gaps[len(words)]

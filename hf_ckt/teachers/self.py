@@ -21,7 +21,4 @@ class SelfTeacher(Teacher):
     def signal(self, batch: Batch, student: PreTrainedModel) -> TeacherSignal:
         with frozen(student), adapters_disabled(student), read_head(student) as head:
             hidden = batch.keep(run_backbone(student, batch.inputs).last_hidden_state)
-            detached = head._replace(
-                weight=head.weight.detach(), bias=None if head.bias is None else head.bias.detach()
-            )
-        return TeacherSignal(hidden, detached)
+            return TeacherSignal(hidden, head.detach())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every perturbation of the embeddings keeps, whatever its file."""
+"""What every random noise on the embeddings keeps, whatever its file."""
 
 import copy
 import pickle
@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from hf_ckt.discovery import load_part, part_names
+from hf_ckt.perturbations.base import EmbeddingNoise, document_uniform
 from tests.contracts.documentation import check_documentation
 from tests.contracts.settings import check_wrong_settings_raise
 from tests.perturbations.batches import draw_document, packed, padded
 
-NAMES = [name for name in part_names("perturbations") if load_part("perturbations", name).stage == "embeddings"]
+NAMES = [name for name in part_names("perturbations") if issubclass(load_part("perturbations", name), EmbeddingNoise)]
 each_perturbation = pytest.mark.parametrize("name", NAMES)
 WIDTH = 16
 DOCUMENTS = [draw_document(length, seed) for seed, length in enumerate((7, 12, 3))]
@@ -94,8 +95,6 @@ def test_strength_follows_severity_alpha_and_the_documents_own_length(name):
     torch.testing.assert_close(cls(alpha=15.0).noise(ids, documents, WIDTH, 3), 3 * full)
     torch.testing.assert_close(cls(severity=0.25).noise(ids, documents, WIDTH, 3), 0.25 * full)
     shapeless = cls().from_uniform  # the unit noise that the uniform numbers turn into
-    from hf_ckt.perturbations.base import document_uniform
-
     unit = shapeless(document_uniform(ids, documents, WIDTH, 3))
     for (row, place), document in zip(places, DOCUMENTS, strict=True):
         torch.testing.assert_close(full[row, place], 5 / (len(document) * WIDTH) ** 0.5 * unit[row, place])

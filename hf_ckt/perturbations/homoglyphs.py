@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Letters that only look the same."""
+
+from dataclasses import dataclass
+from random import Random
+from typing import ClassVar
+
+from .base import TextPerturbation, draw_count
+
+# Small letters, then capitals: Cyrillic, Greek, Armenian, IPA, Cherokee and Roman numerals of Unicode.
+_LATIN = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_ALIKE = "аƄсԁеƒɡһіјκⅼⅿոорԛгѕτυνԝхуᴢАВСⅮЕϜԌНІЈКⅬМΝОРԚᎡЅТՍⅤԜХҮΖ"
+_TABLE = dict(zip(_LATIN, _ALIKE, strict=True))
+
+
+@dataclass(eq=False)
+class HomoglyphsPerturbation(TextPerturbation):
+    """
+    Replaces Latin letters by letters of other alphabets that look like them: the reader sees none of it, the tokenizer
+    breaks the word apart.
+
+    Source: Boucher et al. 2021 (Bad Characters), https://huggingface.co/papers/2106.09898. Differs: at random, not by
+    search.
+    Related: [`TyposPerturbation`] makes errors that a reader sees.
+
+    Args:
+        severity (`float`, *optional*, defaults to `0.1`):
+            Share of the Latin letters that are replaced, in [0, 1].
+
+    Example:
+
+    >>> HomoglyphsPerturbation(severity=0.3).apply("bread", Random(0)) == "bread"
+    False
+    """
+
+    unit: ClassVar[str] = "letters"
+
+    def apply(self, text: str, rng: Random) -> str:
+        letters = [index for index, letter in enumerate(text) if letter in _TABLE]
+        chosen = set(rng.sample(letters, draw_count(self.severity, len(letters), rng)))
+        return "".join(_TABLE[letter] if index in chosen else letter for index, letter in enumerate(text))

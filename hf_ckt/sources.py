@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The text that tokenized documents were made from, found by their token ids."""
+
+import copy
+import hashlib
+from array import array
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+_KEY_COLUMN = "hf_ckt_key"
+# What is needed to render a document anew; a dataset has some of them.
+_COLUMNS = ("prompt", "messages", "tools", "chat_template_kwargs")
+
+
+def stable_number(ids: Sequence[int], *, salt: int = 0) -> int:
+    """Returns a number of 64 bits that depends on ids and salt alone, in every process and version of Python."""
+    key = (salt & (2**64 - 1)).to_bytes(8, "little")
+    return int.from_bytes(hashlib.blake2b(array("q", ids).tobytes(), digest_size=8, key=key).digest(), "little")
+
+
+class Sources:
+    """
+    Rows of the datasets that a trainer prepared, by the ids of their documents.
+
+    Ids and not row numbers: a document is found again in whatever order, batch or pack it arrives, and no column has
+    to travel with it. In memory: 16 bytes a row; the rows themselves stay in the dataset's memory-mapped file.
+    """
+
+    def __init__(self) -> None:
+        self._tables: list[tuple[np.ndarray, np.ndarray, Dataset]] = []
+
+    def add(self, dataset: Dataset, max_length: int | None, keep_end: bool) -> None:
+        """
+        Adds a dataset.
+
+        Args:
+            dataset (`datasets.Dataset`):
+                Tokenized and not truncated, with its text columns still there.
+            max_length (`int`, *optional*), keep_end (`bool`):
+                How documents will be truncated: to how many tokens, and whether to the last ones.
+        """
+
+        def keys(rows: dict[str, list]) -> dict[str, list]:
+            cut = slice(None) if max_length is None else slice(-max_length, None) if keep_end else slice(max_length)
+            return {_KEY_COLUMN: [stable_number(ids[cut]).to_bytes(8, "little") for ids in rows["input_ids"]]}
+
+        found = dataset.select_columns(["input_ids"]).map(
+            keys, batched=True, remove_columns=["input_ids"], desc="Noting where the documents' text is"
+        )
+        numbers = np.frombuffer(b"".join(found[_KEY_COLUMN][:]), dtype="<u8")
+        order = np.argsort(numbers, kind="stable")
+        self._tables.append(
+            (numbers[order], order, dataset.select_columns([c for c in _COLUMNS if c in dataset.column_names]))
+        )
+
+    def prepare(
+        self, prepare: Callable, dataset: Any, args: Any, *, required: bool, masked: bool, **kwargs: Any
+    ) -> Any:
+        """
+        Prepares a dataset as the trainer does, and notes on the way where its documents' text is.
+
+        Args:
+            prepare (`Callable`):
+                The trainer's own preparation, of `dataset`, `args` and `kwargs`.
+            dataset (`datasets.Dataset` or `datasets.IterableDataset`):
+                Not yet tokenized, or tokenized where the text is not required.
+            args ([`~trl.SFTConfig`]):
+                The trainer's configuration.
+            required (`bool`):
+                Whether text will be perturbed; tokens can be without it.
+            masked (`bool`):
+                Whether prompts are left out of the loss.
+
+        Raises:
+            ValueError: If text is required and there is none, or prompts are trained on.
+        """
+        plain = partial(prepare, args=args, **kwargs)
+        if not isinstance(dataset, Dataset):
+            if required:
+                raise ValueError(
+                    f"perturbation: the {kwargs['dataset_name']} is a streaming dataset, in which a document's text cannot be "
+                    "looked up. Load it in full, or use a perturbation of ids or embeddings."
+                )
+            return plain(dataset)
+        if "input_ids" in dataset.column_names:
+            if required:
+                raise ValueError(
+                    f"perturbation: the {kwargs['dataset_name']} is tokenized already, so its text is gone. Pass prompts "
+                    "and completions as text, or use a perturbation of ids or embeddings."
+                )
+            return plain(dataset)
+        if kwargs.get("formatting_func") is not None or not masked:
+            raise ValueError(
+                f"perturbation: changes prompts, and in the {kwargs['dataset_name']} prompts are trained on like answers, so "
+                "the two views would have different tokens to predict. Use prompt-completion data with "
+                "completion_only_loss, conversations with assistant_only_loss=True, or a perturbation of embeddings."
+            )
+        # First without truncation, packing and shuffling, which lose the text or cut the documents; then only these.
+        whole = copy.copy(args)
+        whole.max_length, whole.shuffle_dataset = None, False
+        tokenized = prepare(dataset, args=whole, **{**kwargs, "packing": False})
+        keep_end = args.truncation_mode == "keep_end" and not kwargs["packing"]
+        self.add(tokenized, args.max_length, keep_end)
+        return plain(tokenized)
+
+    def find(self, ids: Sequence[int]) -> dict[str, Any] | None:
+        """Returns the row that a document was made from: `prompt` or `messages`, and what its template was given."""
+        key = np.uint64(stable_number(ids))
+        for numbers, order, dataset in self._tables:
+            place = int(np.searchsorted(numbers, key))
+            if place < len(numbers) and numbers[place] == key:
+                return dataset[int(order[place])]
+        return None
+
+    def __len__(self) -> int:
+        return sum(len(numbers) for numbers, _, _ in self._tables)
