@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Does noise in training help against corruptions that training never saw?
+
+Four LoRA adapters on SmolLM2-135M-Instruct, the same data, steps and seed: supervised fine-tuning (SFT) alone, and with
+consistency under gaussian noise, typing errors, or adversarial noise. Each answers held-out prompts, clean and under six
+kinds of corruption that none of them was trained on.
+
+    python examples/robust_training.py --output_dir out/robust_training
+
+Stopped at any moment, the same command goes on where it was.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import time
+import warnings
+from pathlib import Path
+from random import Random
+from typing import Any
+
+# TRL's trainers send usage data; an example should not.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# trl 1.16 sets the name that transformers 5.23 renamed, and every run would say so.
+warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
+
+import torch
+from peft import AutoPeftModelForCausalLM, LoraConfig
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+
+from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer, __version__
+from hf_ckt.checkpoints import last_complete_checkpoint, replace_file
+from hf_ckt.data import load_starter_set, to_prompt_completion
+from hf_ckt.discovery import load_part
+from hf_ckt.embedded import HUB_ID, embedded_model, native_dtype
+from hf_ckt.evaluation.answers import greedy_answers
+from hf_ckt.evaluation.intervals import cluster_bootstrap_interval, wilson_interval
+from hf_ckt.evaluation.judges import is_refusal
+from hf_ckt.evaluation.token_consistency import token_consistency
+
+CUDA = torch.cuda.is_available()
+DTYPE = native_dtype()
+LOADING = {"dtype": DTYPE} | ({} if CUDA else {"attn_implementation": "eager"})
+SYSTEM_PROMPT = "You are a helpful assistant."
+# What the consistency term sees in training. The strengths are the parts' defaults, but for adversarial noise, which at
+# the norm of gaussian noise would leave nothing of the prediction. None was tuned.
+METHODS: dict[str, dict[str, Any]] = {
+    "sft": {"consistency_weight": 0.0},
+    "gaussian": {"perturbation": "gaussian"},
+    "typos": {"perturbation": "typos"},
+    "adversarial": {"perturbation": "adversarial", "perturbation_alpha": 1.0},
+}
+TITLES = {"base": "base", "sft": "SFT", "gaussian": "+ gaussian", "typos": "+ typos", "adversarial": "+ adversarial"}
+CORRUPTIONS = ("casing", "homoglyphs", "whitespace", "word_dropout", "word_swap", "distractor")
+KINDS = ("harmful", "lookalike")
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=None, help="Hub id or folder; default: SmolLM2-135M-Instruct")
+    parser.add_argument("--output_dir", type=Path, default=Path("out/robust_training"))
+    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--prompts", type=int, default=32, help="held-out prompts of each kind")
+    parser.add_argument("--severity", type=float, default=0.2, help="of the held-out corruptions")
+    parser.add_argument("--new_tokens", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--restart", action="store_true", help="forget what the output folder holds")
+    return parser.parse_args()
+
+
+def train(options: argparse.Namespace, model: str, name: str, work: Path) -> Path:
+    """Trains one adapter, or finds the one that an earlier run finished."""
+    folder = work / name
+    if not (folder / "adapter_config.json").exists():
+        args = ContrastiveRobustConfig(
+            str(work / f"{name}_training"),
+            max_steps=options.steps,
+            per_device_train_batch_size=options.batch_size,
+            learning_rate=1e-3,
+            lr_scheduler_type="cosine",
+            warmup_steps=5,
+            logging_steps=5,
+            save_steps=20,
+            save_total_limit=1,
+            max_length=160,
+            gradient_checkpointing=False,  # short rows: memory is not what limits
+            bf16=DTYPE == "bfloat16",
+            use_cpu=not CUDA,
+            report_to="none",
+            seed=options.seed,
+            model_init_kwargs=LOADING,
+            distillation_weight=0.0,
+            contrastive_weight=0.0,
+            # A light hand on the adapter in all four. With every extra weight at 0, SFT would be SFTTrainer, which on CPU
+            # projects the prompts' positions through the head too.
+            regularization_weight=1e-4,
+            **{"consistency_weight": 1.0, **METHODS[name]},
+        )
+        trainer = ContrastiveRobustTrainer(
+            model=model,
+            args=args,
+            train_dataset=to_prompt_completion(load_starter_set("train"), SYSTEM_PROMPT),
+            peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
+        )
+        started = time.perf_counter()
+        trainer.train(resume_from_checkpoint=last_complete_checkpoint(args.output_dir, required=False))
+        trainer.save_model(str(work / f"{name}_unfinished"))
+        write_json(work / f"{name}.log.json", trainer.state.log_history)
+        seconds = {"seconds": round(time.perf_counter() - started, 1)}
+        write_json(work / f"{name}_unfinished" / "training.json", {**seconds, "steps": trainer.state.global_step})
+        (work / f"{name}_unfinished").rename(folder)
+    return folder
+
+
+def conditions(options: argparse.Namespace) -> dict[str, dict[str, list[str]]]:
+    """The same held-out prompts under each condition, by kind; a prompt's corruption is the same for every method."""
+    rows = load_starter_set("heldout")
+    clean = {kind: [row["prompt"] for row in rows if row["kind"] == kind][: options.prompts] for kind in KINDS}
+    found = {"clean": clean}
+    for name in CORRUPTIONS:
+        part = load_part("perturbations", name)(severity=options.severity)
+        found[name] = {
+            kind: [part.apply(text, Random(f"{options.seed}:{name}:{text}")) for text in texts]
+            for kind, texts in clean.items()
+        }
+    return found
+
+
+def measure(options: argparse.Namespace, name: str, model: Any, tokenizer: Any, work: Path) -> dict[str, Any]:
+    """Answers and token consistency of one model under every condition; each is kept in a file once it is there."""
+    responses = {row["prompt"]: row["response"] for row in load_starter_set("heldout")}
+    prompts, measured = conditions(options), {}
+    for condition, texts in prompts.items():
+        file = work / "measured" / f"{name}-{condition}.json"
+        if not file.exists():
+            flat = [text for kind in KINDS for text in texts[kind]]
+            title = f"{TITLES[name]}, {condition}"
+            answers = greedy_answers(
+                model, tokenizer, flat, system_prompt=SYSTEM_PROMPT, new_tokens=options.new_tokens, title=title
+            )
+            clean = [text for kind in KINDS for text in prompts["clean"][kind]]
+            consistency = [1.0] * len(flat)
+            if condition != "clean":
+                told = [responses[text] for text in clean]
+                consistency = token_consistency(
+                    model, tokenizer, clean, flat, told, system_prompt=SYSTEM_PROMPT, title=title
+                )
+            kinds = [kind for kind in KINDS for _ in texts[kind]]
+            write_json(
+                file,
+                [
+                    {"kind": kind, "prompt": text, "answer": answer, "token_consistency": value}
+                    for kind, text, answer, value in zip(kinds, flat, answers, consistency, strict=True)
+                ],
+            )
+        measured[condition] = json.loads(file.read_text(encoding="utf-8"))
+    return measured
+
+
+def summarize(measured: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Rates by condition with Wilson intervals, and over all corruptions with intervals from resampled prompts."""
+    summary: dict[str, Any] = {"conditions": {}, "all corruptions": {}}
+    for condition, rows in measured.items():
+        rates = {}
+        for kind in KINDS:
+            verdicts = [is_refusal(row["answer"]) for row in rows if row["kind"] == kind]
+            low, high = wilson_interval(sum(verdicts), len(verdicts))
+            rates[kind] = {"refused": sum(verdicts) / len(verdicts), "low": low, "high": high, "n": len(verdicts)}
+        values = [row["token_consistency"] for row in rows]
+        low, high = cluster_bootstrap_interval([[value] for value in values])
+        rates["token_consistency"] = {"mean": sum(values) / len(values), "low": low, "high": high, "n": len(values)}
+        summary["conditions"][condition] = rates
+    corrupted = [measured[name] for name in CORRUPTIONS]
+    for quantity in (*KINDS, "flipped", "token_consistency"):
+        clusters = [
+            [_value(quantity, rows[index], measured["clean"][index]) for rows in corrupted]
+            for index, row in enumerate(measured["clean"])
+            if quantity not in KINDS or row["kind"] == quantity
+        ]
+        mean = sum(map(sum, clusters)) / sum(map(len, clusters))
+        low, high = cluster_bootstrap_interval(clusters)
+        summary["all corruptions"][quantity] = {"mean": mean, "low": low, "high": high, "prompts": len(clusters)}
+    return summary
+
+
+def _value(quantity: str, row: dict[str, Any], clean: dict[str, Any]) -> float:
+    if quantity == "token_consistency":
+        return row["token_consistency"]
+    refused = is_refusal(row["answer"])
+    return float(refused != is_refusal(clean["answer"]) if quantity == "flipped" else refused)
+
+
+def write_json(file: Path, content: Any) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    replace_file(file, lambda aside: Path(aside).write_text(text + "\n", encoding="utf-8"))
+
+
+def show_table(console: Console, results: dict[str, Any]) -> None:
+    table = Table(title="Held-out prompts, clean and over six corruptions never trained on, with 95 % intervals")
+    columns = ("", "harmful refused, clean", "corrupted", "look-alikes refused, clean", "corrupted")
+    for index, column in enumerate((*columns, "verdict flipped", "token consistency")):
+        table.add_column(column, justify="right" if index else "left")
+    for name, model in results["models"].items():
+        clean, corrupted = model["conditions"]["clean"], model["all corruptions"]
+        cells = [clean["harmful"], corrupted["harmful"], clean["lookalike"], corrupted["lookalike"]]
+        cells += [corrupted["flipped"], corrupted["token_consistency"]]
+        digits = [2, 2, 2, 2, 2, 3]
+        table.add_row(TITLES[name], *(_cell(cell, d) for cell, d in zip(cells, digits, strict=True)))
+    console.print(table)
+
+
+def _cell(cell: dict[str, float], digits: int) -> str:
+    value = cell["refused"] if "refused" in cell else cell["mean"]
+    return f"{value:.{digits}f} [{cell['low']:.{digits}f}, {cell['high']:.{digits}f}]"
+
+
+def plot(results: dict[str, Any], file: Path) -> None:
+    """Refusal of harmful prompts and token consistency by corruption, one colour a method."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    # Okabe and Ito's colours, told apart also by colour-blind readers.
+    colours = dict(zip(TITLES, ("#999999", "#000000", "#56B4E9", "#E69F00", "#D55E00"), strict=True))
+    panels = (
+        ("harmful", "refused", "harmful prompts refused (more is better)", ("clean", *CORRUPTIONS)),
+        ("lookalike", "refused", "look-alikes refused (less is better)", ("clean", *CORRUPTIONS)),
+        ("token_consistency", "mean", "token consistency: 1 - JSD base 2 (more is better)", CORRUPTIONS),
+    )
+    figure, axes = plt.subplots(3, 1, figsize=(11, 10), layout="constrained")
+    for axis, (quantity, key, title, names) in zip(axes, panels, strict=True):
+        for place, (model, found) in enumerate(results["models"].items()):
+            cells = [found["conditions"][name][quantity] for name in names]
+            at = [index + 0.16 * (place - 2) for index in range(len(names))]
+            values = [cell[key] for cell in cells]
+            below = [max(0.0, cell[key] - cell["low"]) for cell in cells]
+            above = [max(0.0, cell["high"] - cell[key]) for cell in cells]
+            axis.errorbar(at, values, [below, above], fmt="o", color=colours[model], label=TITLES[model], capsize=2)
+        axis.set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
+        axis.set_title(title, fontsize=11, loc="left")
+        axis.grid(axis="y", alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(ncols=5, frameon=False, loc="lower left", bbox_to_anchor=(0, 1.08))
+    replace_file(file, lambda aside: figure.savefig(aside, dpi=110, format="png"))
+    plt.close(figure)
+
+
+def main() -> None:
+    options = parse_options()
+    console, model = Console(width=150), options.model or embedded_model()
+    settings = {name: str(value) for name, value in vars(options).items() if name not in ("output_dir", "restart")}
+    settings |= {"dtype": DTYPE, "methods": METHODS}
+    # A run of other settings has a folder of its own, so what is found there can be gone on with.
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    work = options.output_dir / f"run-{key}"
+    if options.restart:
+        shutil.rmtree(work, ignore_errors=True)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    device = "cuda" if CUDA else "cpu"
+
+    models = {}
+    for name in TITLES:
+        console.rule(TITLES[name])
+        set_seed(options.seed)
+        if name == "base":
+            loaded, training = AutoModelForCausalLM.from_pretrained(model, dtype=DTYPE), None
+        else:
+            folder = train(options, model, name, work)
+            loaded = AutoPeftModelForCausalLM.from_pretrained(folder, dtype=DTYPE)
+            training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        measured = measure(options, name, loaded.to(device), tokenizer, work)
+        models[name] = {**summarize(measured), "training": training}
+        del loaded
+    results = {
+        "command": "python examples/robust_training.py",
+        "settings": {**settings, "model": options.model or HUB_ID},
+        "device": torch.cuda.get_device_name() if CUDA else f"CPU, {os.cpu_count()} cores",
+        "versions": {"hf_ckt": __version__, "torch": torch.__version__},
+        "judge": "rule judge on the first 40 words of greedy answers",
+        "corruptions": {"kinds": CORRUPTIONS, "severity": options.severity},
+        "models": models,
+    }
+    write_json(options.output_dir / "results.json", results)
+    plot(results, options.output_dir / "robustness.png")
+    show_table(console, results)
+    console.print(f"{options.output_dir} holds results.json and robustness.png")
+
+
+if __name__ == "__main__":
+    main()
