@@ -64,7 +64,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=None, help="Hub id or folder; default: SmolLM2-135M-Instruct")
     parser.add_argument("--output_dir", type=Path, default=Path("out/robust_training"))
-    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--prompts", type=int, default=32, help="held-out prompts of each kind")
     parser.add_argument("--severity", type=float, default=0.2, help="of the held-out corruptions")
