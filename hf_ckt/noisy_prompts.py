@@ -90,7 +90,7 @@ class NoisyPrompts:
         first = next(index for index, label in enumerate(document.labels) if label != -100)
         head = document.ids[:first]
         clean = self._prompt_ids(source, source["prompt"])
-        noisy = self._prompt_ids(source, _perturbed(source["prompt"], part, rng))
+        noisy = self._prompt_ids(source, perturb_text(source["prompt"], part, rng))
         missing = len(clean) - len(head)
         shared = _common_prefix(clean, head)
         if missing > 0 and shared < len(head) and clean[missing:] == head:
@@ -106,7 +106,7 @@ class NoisyPrompts:
     ) -> Document | None:
         """The whole conversation rendered anew, cut to the answers that truncation left of the clean one."""
         rendered = self.tokenizer.apply_chat_template(
-            _perturbed(source["messages"], part, rng),
+            perturb_text(source["messages"], part, rng),
             tokenize=True,
             return_dict=True,
             return_assistant_tokens_mask=True,
@@ -186,8 +186,8 @@ class NoisyPrompts:
         return {"chat_template": self.chat_template, "tools": tools, **options}
 
 
-def _perturbed(prompt: Any, part: TextPerturbation, rng: Random) -> Any:
-    """A prompt, or messages of which those of the user are perturbed."""
+def perturb_text(prompt: Any, part: TextPerturbation, rng: Random) -> Any:
+    """Returns a prompt perturbed, or messages of which those of the user are; all chance comes from `rng`."""
     if isinstance(prompt, str):
         return part.apply(prompt, rng)
     return [_rewrite(message, lambda text: part.apply(text, rng)) for message in prompt]

@@ -4,9 +4,13 @@
 import pytest
 import torch
 
+from hf_ckt.backbone import read_head
+from hf_ckt.discovery import load_part
 from hf_ckt.mixture import Mixture
 from hf_ckt.noisy_view import NoisyView
+from hf_ckt.objective import Objective, Term
 from hf_ckt.perturbations.gaussian import GaussianPerturbation
+from hf_ckt.schedules import Schedule
 from hf_ckt.views import Batch
 from tests.training import load
 
@@ -141,3 +145,86 @@ def test_recomputed_pass_keeps_next_to_nothing_and_comes_before_the_clean_one(mo
     noisy, clean = 0, 1
     assert backward[0] == (clean, 0) and (noisy, 1) in backward
     assert len(passes) == 3  # run once more, in the backward
+
+
+def searched(model, batch: Batch, steps: int, seed: int = 1, part: str = "adversarial", **settings):
+    """The views of a search that ascends the consistency term, and its mean divergence."""
+    objective = Objective({"consistency": Term(load_part("losses", "consistency_kl")(), Schedule(1.0))}, compile=False)
+
+    def divergence(noisy, clean, places):
+        with read_head(model) as head:
+            heads = {"student": head, "noisy": head}
+            return objective.divergence({"student": clean}, noisy, heads, batch.kept_labels, places)
+
+    noise = load_part("perturbations", part)(alpha=1.0, steps=steps)
+    view = NoisyView(Mixture.of(noise), **settings)
+    views = view.run(model, batch.inputs, batch, seed, divergence=divergence)
+    places = views.perturbed
+    with torch.no_grad():
+        states = views.student if places is None else views.student[places]
+        value = divergence(views.noisy.detach(), views.student.detach(), places) / max(len(states), 1)
+    return views, float(value), view
+
+
+@pytest.mark.parametrize("part", ["adversarial", "virtual_adversarial"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_search_reuses_the_clean_pass_and_forms_no_gradient_of_a_parameter(part, steps, model):
+    """A clean pass anew in each step, or weight gradients that are thrown away, would double what it costs."""
+    batch, weight_products = make_batch(), []
+    weight = model.model.layers[0].mlp.up_proj.weight
+    handle = weight.register_hook(lambda gradient: weight_products.append(gradient))
+    with Rows(model) as rows:
+        views, _, _ = searched(model, batch, steps, part=part)
+    assert rows.seen == [8] * (1 + steps + 1)  # clean, one a step, the noisy view itself
+    assert not weight_products and all(parameter.grad is None for parameter in model.parameters())
+    views.noisy.sum().backward()
+    assert weight_products  # the view that is trained on has its gradient
+    handle.remove()
+    model.zero_grad()
+
+
+def test_a_search_finds_more_than_chance_and_more_with_every_step(model):
+    """An ascent that descends, or leaves its ball, shows in the divergence and nowhere else."""
+    batch = make_batch()
+    found = [searched(model, batch, steps)[1] for steps in (1, 4)]
+    random = run(model, batch, seed=1)
+    gaussian = NoisyView(Mixture.of(GaussianPerturbation(alpha=1.0))).run(model, batch.inputs, batch, 1)
+    objective = Objective({"consistency": Term(load_part("losses", "consistency_kl")(), Schedule(1.0))}, compile=False)
+    with read_head(model) as head, torch.no_grad():
+        heads = {"student": head, "noisy": head}
+        value = objective.divergence({"student": gaussian.student}, gaussian.noisy, heads, batch.kept_labels, None)
+    chance = float(value) / len(batch.kept)
+    print(f"divergence: gaussian {chance:.4f}, adversarial of the same norm {found[0]:.4f}, four steps {found[1]:.4f}")
+    assert found[0] > 2 * chance and found[1] > found[0]
+    assert random.noisy.shape == gaussian.noisy.shape
+
+
+def test_a_search_of_a_part_of_the_rows_finds_the_noise_of_the_whole(model):
+    """States of other rows as the target would be ascended from the wrong prediction."""
+    batch = make_batch()
+    whole, _, _ = searched(model, batch, 2)
+    part, _, _ = searched(model, batch, 2, fraction=0.5)
+    assert 0 < len(part.perturbed) < len(batch.kept)
+    torch.testing.assert_close(part.noisy, whole.noisy[part.perturbed], rtol=1e-4, atol=1e-4)
+
+
+def test_a_warm_search_begins_where_the_last_one_ended(model):
+    """Begun anew each step, the option would do nothing."""
+    batch = make_batch()
+    _, _, view = searched(model, batch, 1, warm_start=True)
+    assert view.previous.shape == (12, 32) and view.previous.abs().sum() > 0
+    assert searched(model, batch, 1)[2].previous is None
+    start = view._start(batch.documents)
+    length = int(batch.documents.mask[3].sum())
+    assert torch.equal(start[3, :length], view.previous[:length]) and start.shape == (8, 12, 32)
+    view.previous = view.previous[:5]
+    beyond = batch.documents.positions >= 5
+    assert beyond.any() and not view._start(batch.documents)[beyond].any()
+
+
+def test_searching_is_the_same_in_evaluation_where_gradients_are_off(model):
+    """Under no_grad the search would fail, or return its random start."""
+    batch = make_batch()
+    _, value, _ = searched(model, batch, 1)
+    with torch.no_grad():
+        assert searched(model, batch, 1)[1] == pytest.approx(value, rel=1e-5)

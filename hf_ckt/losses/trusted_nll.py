@@ -27,9 +27,9 @@ class TrustedNLLLoss(TokenLoss):
     Related: [`DFTLoss`] weighs by the student's own confidence; [`NLLLoss`] believes every label.
 
     Args:
-        threshold (`float`, *optional*):
+        threshold (`float`, *optional*, defaults to `None`):
             Probability under the teacher, in (0, 1), below which a token is left out and from which on it counts in
-            full. `None`: each counts by its probability.
+            full. None: each counts by its probability.
 
     Shapes:
         student, teacher log-probabilities `(N, V)`, labels `(N,)` -> `(N,)`.

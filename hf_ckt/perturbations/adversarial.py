@@ -16,6 +16,7 @@ from .base import (
     document_norms,
     document_uniform,
     normal_from_uniform,
+    require_gradient,
     with_document_norm,
 )
 
@@ -76,7 +77,7 @@ class AdversarialPerturbation(EmbeddingPerturbation):
         gradient: Callable[[Tensor], Tensor] | None = None,
         start: Tensor | None = None,
     ) -> Tensor:
-        assert gradient is not None
+        gradient = require_gradient(gradient)
         uniform = document_uniform(input_ids, documents, width, seed)
         bound = self.bound(documents, width)
         if self.norm == "linf":

@@ -227,8 +227,20 @@ def document_norms(values: Tensor, documents: Documents) -> Tensor:
 
 
 def with_document_norm(values: Tensor, documents: Documents, norm: Tensor | float) -> Tensor:
-    """Scales each document's values to a Euclidean norm; values that are all 0 stay so."""
+    """Scales each document's values to a Euclidean norm, 0 at padding; values that are all 0 stay so."""
+    values = values.masked_fill(~documents.mask[..., None], 0)
+    # By the largest first: the squares of a confident prediction's gradients are 0 in float32.
+    peaks = values.abs().amax(-1).flatten()
+    largest = peaks.new_zeros(documents.count).scatter_reduce_(0, documents.index.flatten(), peaks, "amax")
+    values = values / largest.clamp(min=torch.finfo(values.dtype).tiny)[documents.index][..., None]
     return values * (norm / document_norms(values, documents).clamp(min=1e-30))
+
+
+def require_gradient(gradient: Callable[[Tensor], Tensor] | None) -> Callable[[Tensor], Tensor]:
+    """Returns the gradient that a search climbs along; raises ValueError if there is none."""
+    if gradient is None:
+        raise ValueError("gradient: is None, and without one a search has no direction. Pass it, or use gaussian.")
+    return gradient
 
 
 def begin_search(start: Tensor | None, noise: Tensor, documents: Documents) -> Tensor:

@@ -59,6 +59,7 @@ class DistractorPerturbation(TextPerturbation):
             return text
         added = " ".join(sentences)
         if rng.random() < 0.5:
-            return f"{added} {text}"
+            body = text.lstrip()
+            return f"{text[: len(text) - len(body)]}{added} {body}"
         body = text.rstrip()
         return f"{body} {added}{text[len(body) :]}"

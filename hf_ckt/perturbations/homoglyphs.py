@@ -7,17 +7,18 @@ from typing import ClassVar
 
 from .base import TextPerturbation, draw_count
 
-# Small letters, then capitals: Cyrillic, Greek, Armenian, IPA, Cherokee and Roman numerals of Unicode.
+# Small letters, then capitals: Cyrillic, Greek, Armenian, Cherokee, IPA and rare Latin letters of Unicode. None is one
+# that normalization turns back into the plain letter, as a tokenizer might before it reads the text.
 _LATIN = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_ALIKE = "аƄсԁеƒɡһіјκⅼⅿոорԛгѕτυνԝхуᴢАВСⅮЕϜԌНІЈКⅬМΝОРԚᎡЅТՍⅤԜХҮΖ"
+_ALIKE = "аƄсԁеƒɡһіјκӏᴍոорԛгѕτυνԝхуᴢАВСᎠЕϜԌНІЈКᏞМΝОРԚᎡЅТՍᏙԜХҮΖ"
 _TABLE = dict(zip(_LATIN, _ALIKE, strict=True))
 
 
 @dataclass(eq=False)
 class HomoglyphsPerturbation(TextPerturbation):
     """
-    Replaces Latin letters by letters of other alphabets that look like them: the reader sees none of it, the tokenizer
-    breaks the word apart.
+    Replaces Latin letters by letters of other alphabets that look like them: a reader sees little or nothing of it,
+    the tokenizer breaks the word apart.
 
     Source: Boucher et al. 2021 (Bad Characters), https://huggingface.co/papers/2106.09898. Differs: at random, not by
     search.

@@ -58,7 +58,7 @@ class TyposPerturbation(TextPerturbation):
                     return "".join(written)
                 if not touched.isdisjoint(range(index - apart, index + apart + 1)):
                     continue
-                kinds = _kinds(text, index, budget, touched, apart)
+                kinds = _kinds(text, written, index, budget, touched, apart)
                 if not kinds:
                     continue
                 kind = rng.choice(kinds)
@@ -75,14 +75,15 @@ class TyposPerturbation(TextPerturbation):
         return "".join(written)
 
 
-def _kinds(text: str, index: int, budget: int, touched: set[int], apart: int) -> list[str]:
+def _kinds(text: str, written: list[str], index: int, budget: int, touched: set[int], apart: int) -> list[str]:
     """Slips that are possible at a letter."""
     letter, following = text[index], text[index + 1 : index + 2]
     kinds = ["double"]
     if letter.lower() in _NEIGHBOURS:
         kinds.append("neighbour")
-    if following.isalpha() or text[max(index - 1, 0) : index].isalpha():
-        kinds.append("drop")  # of a letter that stands alone nothing would be left
+    beside = [near for near in (index - 1, index + 1) if 0 <= near < len(text) and text[near].isalpha()]
+    if any(written[near] for near in beside):
+        kinds.append("drop")  # of a letter that stands alone, or whose neighbours are gone, nothing would be left
     free = touched.isdisjoint(range(index + 1, index + 2 + apart))
     if budget >= 2 and following.isalpha() and following != letter and free:
         kinds.append("swap")

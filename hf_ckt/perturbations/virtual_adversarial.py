@@ -9,7 +9,14 @@ from torch import Tensor
 
 from ..checks import require_count, require_positive
 from ..views import Documents
-from .base import EmbeddingPerturbation, begin_search, document_uniform, normal_from_uniform, with_document_norm
+from .base import (
+    EmbeddingPerturbation,
+    begin_search,
+    document_uniform,
+    normal_from_uniform,
+    require_gradient,
+    with_document_norm,
+)
 
 
 @dataclass(eq=False)
@@ -57,10 +64,12 @@ class VirtualAdversarialPerturbation(EmbeddingPerturbation):
         gradient: Callable[[Tensor], Tensor] | None = None,
         start: Tensor | None = None,
     ) -> Tensor:
-        assert gradient is not None
+        gradient = require_gradient(gradient)
         radius = self.severity * self.alpha
         unit = normal_from_uniform(document_uniform(input_ids, documents, width, seed)) * documents.mask[..., None]
         direction = begin_search(start, unit, documents)
         for _ in range(self.steps):
-            direction = gradient(with_document_norm(direction, documents, self.probe * radius))
-        return with_document_norm(direction * documents.mask[..., None], documents, radius)
+            found = gradient(with_document_norm(direction, documents, self.probe * radius))
+            # Where the prediction does not move at all, any direction is as good as another.
+            direction = begin_search(with_document_norm(found, documents, 1.0), direction, documents)
+        return with_document_norm(direction, documents, radius)

@@ -18,7 +18,8 @@ class WordSwapPerturbation(TextPerturbation):
 
     Args:
         severity (`float`, *optional*, defaults to `0.1`):
-            Share of the words that change their place, in [0, 1]; a swap moves two.
+            Share of the words that change their place, in [0, 1]; a swap moves two. Pairs are drawn at random and stand
+            in each other's way, so that beyond 0.8 somewhat fewer words move.
 
     Example:
 

@@ -18,7 +18,9 @@ def check_documentation(cls: type, *, example: bool = True) -> None:
         for name, field in settings.items():
             entry = re.search(rf"^    {name} \(`\w+`, \*optional\*, defaults to `(.+?)`\):\n        \S", doc, re.M)
             assert entry, f"Args does not describe `{name}` with its default"
-            assert entry[1] == repr(field.default), f"`{name}` defaults to {field.default!r}, not {entry[1]}"
+            assert entry[1].replace('"', "'") == repr(field.default), (
+                f"`{name}` defaults to {field.default!r}, not {entry[1]}"
+            )
     if example:
         assert "\nExample:\n" in doc and ">>> " in doc
         run_examples(cls)

@@ -222,6 +222,9 @@ def _top(row: dict[str, list[float]], view: str, shared: bool = False) -> int:
 PER_TOKEN: dict[str, Callable[[dict[str, list[float]], int], float]] = {
     "nll": lambda row, label: -_log_probs(row, "student")[label],
     "dft": lambda row, label: _entropy(_log_probs(row, "student")[label : label + 1]),
+    "trusted_nll": lambda row, label: (
+        -math.exp(_log_probs(row, "teacher", True)[label]) * _log_probs(row, "student")[label]
+    ),
     "entropy": lambda row, label: _entropy(_log_probs(row, "student")),
     "teacher_entropy": lambda row, label: _entropy(_log_probs(row, "teacher")),
     "mean_token_accuracy": lambda row, label: float(_top(row, "student") == label),

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Labels weighed by the teacher's confidence."""
+
+import math
+
+import pytest
+import torch
+
+from hf_ckt.losses.trusted_nll import TrustedNLLLoss
+from hf_ckt.views import LogitsView, TokenViews
+
+
+def views(student, teacher, labels) -> TokenViews:
+    return TokenViews(torch.tensor(labels), student=LogitsView(student), teacher=LogitsView(teacher))
+
+
+def test_trusted_nll_is_the_teachers_probability_times_nll():
+    """By hand: student 1/4 each, teacher 0.7, 0.1, 0.1, 0.1."""
+    teacher = torch.tensor([[0.7, 0.1, 0.1, 0.1]] * 3, dtype=torch.float64).log()
+    given = views(torch.zeros(3, 4, dtype=torch.float64), teacher, [0, 1, 3])
+    expected = torch.tensor([0.7, 0.1, 0.1], dtype=torch.float64) * math.log(4)
+    torch.testing.assert_close(TrustedNLLLoss().per_token(given), expected)
+
+
+@pytest.mark.parametrize(("threshold", "counts"), [(0.05, [1, 1, 1]), (0.5, [1, 0, 0]), (0.9, [0, 0, 0])])
+def test_threshold_keeps_a_label_in_full_or_not_at_all(threshold, counts):
+    """Weighed as well as cut, a label just above the threshold would hardly count."""
+    teacher = torch.tensor([[0.7, 0.1, 0.1, 0.1]] * 3, dtype=torch.float64).log()
+    given = views(torch.zeros(3, 4, dtype=torch.float64), teacher, [0, 1, 3])
+    expected = torch.tensor(counts, dtype=torch.float64) * math.log(4)
+    torch.testing.assert_close(TrustedNLLLoss(threshold).per_token(given), expected)
+
+
+def test_trust_is_a_constant_for_the_gradient_and_ignores_a_padded_head():
+    """A teacher padded with ids that no text has would trust every label less."""
+    student = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    teacher = torch.randn(3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    padded = torch.cat([teacher, torch.full((3, 2), 5.0, dtype=torch.float64)], 1).requires_grad_()
+    loss = TrustedNLLLoss().per_token(views(student, padded, [2, 0, 1]))
+    torch.testing.assert_close(loss, TrustedNLLLoss().per_token(views(student, teacher, [2, 0, 1])))
+    loss.sum().backward()
+    assert padded.grad is None
+    share = teacher.softmax(-1)[range(3), [2, 0, 1]]
+    expected = share[:, None] * (student.softmax(-1) - torch.eye(4, dtype=torch.float64)[[2, 0, 1]])
+    torch.testing.assert_close(student.grad, expected.detach())
+
+
+@pytest.mark.parametrize("threshold", [0, 1, 1.5, -0.1])
+def test_threshold_outside_its_range_raises(threshold):
+    """At 0 or 1 every label counts, or none."""
+    with pytest.raises(ValueError, match=r"^threshold: must lie in \(0, 1\)"):
+        TrustedNLLLoss(threshold)
