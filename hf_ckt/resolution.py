@@ -80,6 +80,7 @@ def require_safe_noisy_view(
     reentrant: bool,
     several_processes: bool,
     spread: bool,
+    sharded: bool,
     texts_known: bool,
 ) -> None:
     """
@@ -98,6 +99,8 @@ def require_safe_noisy_view(
             The run has more than one.
         spread (`bool`):
             Layers lie on several devices, or their weights are sharded by ZeRO-3.
+        sharded (`bool`):
+            Weights are sharded, by FSDP or DeepSpeed.
         texts_known (`bool`):
             The trainer prepared a dataset from text.
     """
@@ -122,6 +125,11 @@ def require_safe_noisy_view(
             "noisy_view_recompute=True: with layers on several devices or sharded by ZeRO-3, the second run could draw "
             "another dropout or find other weights, and the gradient would be wrong without an error. Use gradient "
             "checkpointing instead."
+        )
+    if searches and sharded:
+        raise ValueError(
+            "perturbation: a search for adversarial noise takes gradients in the middle of the forward pass, after which "
+            "FSDP and DeepSpeed put sharded weights away that the pass still needs. Use DDP, or another perturbation."
         )
     if reentrant and searches:
         raise ValueError(

@@ -207,6 +207,7 @@ class ContrastiveRobustTrainer(SFTTrainer):
             reentrant=reentrant,
             several_processes=several,
             spread=spread or is_deepspeed_zero3_enabled(),
+            sharded=self.is_fsdp_enabled or self.is_deepspeed_enabled,
             texts_known=len(self._sources) > 0,
         )
         rewrites = args.perturbs("text", "ids")

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from tests.training import ON, build, lora, run, steps, trained
+from hf_ckt.discovery import part_names
+from tests.training import OFF, ON, build, lora, run, steps, trained
 
 # Everything that has a state of its own: dropout, noise, queue, schedules, optimizer, shuffling.
 CHANGES = {
@@ -97,8 +98,6 @@ def test_resuming_without_a_checkpoint_says_so(tiny_model_dir, tmp_path):
 
 def test_a_run_of_two_epochs_resumes_with_zero_extra_weights_too(tiny_model_dir, tmp_path):
     """The plain task has its own path through `train`."""
-    from tests.runs import OFF
-
     changes = {**CHANGES, **OFF, "contrastive_queue_size": 0}
     given = {"peft_config": lora(lora_dropout=0.2)}
     whole = run(build(tmp_path / "whole", tiny_model_dir, given=given, **changes))
@@ -106,3 +105,66 @@ def test_a_run_of_two_epochs_resumes_with_zero_extra_weights_too(tiny_model_dir,
     resumed = build(tmp_path / "cut", tiny_model_dir, given=given, **changes)
     resumed.train(resume_from_checkpoint=True)
     same_steps(steps(resumed), steps(whole))
+
+
+PERTURBED = {
+    **{name: {"perturbation": name, "perturbation_severity": 0.4} for name in part_names("perturbations")},
+    "mixture, warm": {
+        "perturbation": {"typos": 0.3, "token_replacement": 0.3, "adversarial": 0.4},
+        "perturbation_warm_start": True,
+        "perturbation_severity_schedule": "linear",
+        "perturbation_severity_end": 1.0,
+    },
+    "budget, every other step": {
+        "perturbation": "word_dropout",
+        "perturbation_severity": 0.5,
+        "consistency_budget": 0.01,
+        "consistency_budget_rate": 0.5,
+        "consistency_every": 2,
+        "consistency_fraction": 0.7,
+    },
+}
+
+
+@pytest.mark.parametrize("case", list(PERTURBED))
+def test_a_resumed_run_sees_the_noise_of_the_whole_one(case, tiny_model_dir, tmp_path):
+    """Seeds by anything but run, step and text, or a multiplier that starts anew, make another run of it."""
+    changes = {
+        **OFF,
+        "consistency_weight": 1.0,
+        "max_steps": 5,
+        "per_device_train_batch_size": 2,
+        "train_sampling_strategy": "random",
+        "save_strategy": "steps",
+        "save_steps": 3,
+        **PERTURBED[case],
+    }
+    given = {"peft_config": lora(lora_dropout=0.2)}
+    whole = run(build(tmp_path / "whole", tiny_model_dir, given=given, **changes))
+    run(build(tmp_path / "cut", tiny_model_dir, given={**given, "callbacks": [Stop(3)]}, **changes))
+    resumed = build(tmp_path / "cut", tiny_model_dir, given=given, **changes)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 5
+    same_steps(steps(resumed), steps(whole))
+    expected = trained(whole)
+    assert all(torch.equal(value, expected[name]) for name, value in trained(resumed).items())
+    assert sum(step.get("consistency_loss", 0) > 0 for step in steps(whole)) >= 3
+    if "budget" in case:
+        found = [step["consistency_multiplier"] for step in steps(whole)]
+        assert len(set(found)) == 3  # it moves after the steps 1, 3 and 5, and is logged before that
+
+
+@pytest.mark.parametrize("name", ["search_noise", "consistency_multiplier"])
+def test_saved_state_matters_to_a_resumed_run(name, tiny_model_dir, tmp_path):
+    """Were it not for the saved state, the test above would prove nothing about it."""
+    case = "mixture, warm" if name == "search_noise" else "budget, every other step"
+    changes = {**OFF, "consistency_weight": 1.0, "max_steps": 5, "save_strategy": "steps", "save_steps": 3}
+    changes |= {**PERTURBED[case], "per_device_train_batch_size": 2}
+    given = {"peft_config": lora()}
+    whole = run(build(tmp_path / "run", tiny_model_dir, given=given, **changes))
+    state = tmp_path / "run" / "checkpoint-3" / "hf_ckt_state_0.safetensors"
+    assert name in load_file(state)
+    state.unlink()
+    resumed = build(tmp_path / "run", tiny_model_dir, given=given, **changes)
+    resumed.train(resume_from_checkpoint=str(state.parent))
+    assert steps(resumed)[-1] != steps(whole)[-1]

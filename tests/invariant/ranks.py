@@ -70,6 +70,7 @@ def sharded(folder: Path, model: Path) -> dict[str, Any]:
         ("recomputed", lora(), {**OFF, **ROLES["all"], "noisy_view_recompute": True}),
         # So small a part that a rank has none, and must make its pass all the same.
         ("part", lora(), {**OFF, **ROLES["all"], "consistency_fraction": 0.1}),
+        ("prompts", lora(), {**OFF, **ROLES["all"], "perturbation": "word_dropout", "perturbation_severity": 0.5}),
     ):
         given = {"peft_config": config} if config is not None else {}
         changes = {**EACH, "per_device_train_batch_size": 8 // ranks(), **weights}

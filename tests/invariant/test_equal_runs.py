@@ -82,6 +82,12 @@ TWO_PROCESSES = {
     "batched": {**runs.ROLES["all"], "noisy_view_batched": True},
     # So small a part that a rank has none in some step.
     "a part": {**runs.ROLES["all"], "consistency_fraction": 0.2},
+    "prompts": {**runs.ROLES["all"], "perturbation": "typos", "perturbation_severity": 0.4},
+    "searched": {**runs.ROLES["all"], "perturbation": "adversarial", "perturbation_alpha": 1.0},
+    "budget": {
+        **runs.ROLES["all"],
+        **{"consistency_every": 2, "consistency_budget": 0.05, "consistency_budget_rate": 0.5, "max_steps": 3},
+    },
 }
 
 
