@@ -4,6 +4,8 @@
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from ..discovery import part_names
+
 # ----------------------------------------------------------------------------------------------------------- objective
 
 
@@ -140,6 +142,9 @@ class StepCase:
             Of the `hf_ckt` variants that learn from one: `self`, the student's base, or `model`, a second copy.
         layers (`int`, *optional*), shrink (`int`):
             For `random-*`: number of layers, and a divisor of its widths and vocabulary.
+        data (`str`):
+            `tokens`: rows of random ids that all count; or `prompts`: rows of random words, of which the second half
+            is the answer and counts, since some perturbations change prompts as text.
     """
 
     model: str = "smollm2"
@@ -150,10 +155,12 @@ class StepCase:
     teacher: str = "self"
     layers: int | None = None
     shrink: int = 1
+    data: str = "tokens"
 
 
 PRECISIONS = ("fp32", "bf16", "nf4")
 STEP_TEACHERS = ("self", "model")
+STEP_DATA = ("tokens", "prompts")
 BASELINE = "sft"
 
 _TERMS_OFF = {f"{role}_weight": 0.0 for role in ("distillation", "contrastive", "consistency", "regularization")}
@@ -210,6 +217,19 @@ STEP_VARIANTS = {
     "hf_ckt_regularization": _only("regularization"),
     "hf_ckt_fraction": _all(consistency_fraction=0.25),
 }
+# What each perturbation costs: consistency alone, on data of prompts.
+NOISE_VARIANTS = {
+    f"hf_ckt_noise_{name}": StepVariant("hf_ckt", {**_only("consistency").fields, "perturbation": name})
+    for name in part_names("perturbations")
+}
+STEP_VARIANTS |= NOISE_VARIANTS
+# Perturbations that ask the model for a gradient, once with their default settings.
+SEARCHES = ("adversarial", "virtual_adversarial")
+
+
+def default_variants(data: str) -> list[str]:
+    """Returns the variants that are measured on that data unless others are named."""
+    return [BASELINE, *NOISE_VARIANTS] if data == "prompts" else [n for n in STEP_VARIANTS if n not in NOISE_VARIANTS]
 
 
 class StepPasses(NamedTuple):
@@ -245,12 +265,14 @@ def step_passes(variant: StepVariant) -> StepPasses:
     # The contrastive term needs no logits, but a teacher that runs is also reported on, which needs its.
     teacher = float(fields["distillation_weight"] > 0 or fields["contrastive_weight"] > 0)
     noisy = fields.get("consistency_fraction", 1.0) if fields["consistency_weight"] > 0 else 0.0
+    # A search passes forward and back like a trained pass, and projects the clean view again beside its own.
+    searched = float(fields.get("perturbation") in SEARCHES)
     return StepPasses(
-        trained=1 + noisy,
+        trained=1 + noisy + searched,
         frozen=teacher,
         recomputed=noisy if fields.get("noisy_view_recompute") else 0.0,
-        projections=1 + noisy + teacher,
-        head_gradients=1 + noisy,
+        projections=1 + noisy + teacher + 2 * searched,
+        head_gradients=1 + noisy + searched,
     )
 
 
@@ -278,13 +300,17 @@ def step_units(passes: StepPasses, backbone: float, head: float, gradient_checkp
     )
 
 
-def predicted_ratio(name: str, backbone: float, head: float, gradient_checkpointing: bool) -> float:
+def predicted_ratio(
+    name: str, backbone: float, head: float, gradient_checkpointing: bool, data: str = "tokens"
+) -> float:
     """Predicts a variant's step time over that of `sft`, from [`step_units`]."""
-    units, baseline = (
-        step_units(step_passes(STEP_VARIANTS[variant]), backbone, head, gradient_checkpointing)
-        for variant in (name, BASELINE)
-    )
-    return units / baseline
+
+    def units(variant: StepVariant) -> float:
+        # Of prompts, hf_ckt projects the answers' half; TRL's head projects every position where there is no Triton.
+        kept = 0.5 if data == "prompts" and variant.trainer == "hf_ckt" else 1.0
+        return step_units(step_passes(variant), backbone, kept * head, gradient_checkpointing)
+
+    return units(STEP_VARIANTS[name]) / units(STEP_VARIANTS[BASELINE])
 
 
 # Variant, against which, and at most what ratio of step time and of peak memory.
@@ -305,7 +331,9 @@ def step_targets(case: StepCase) -> list[tuple[str, str, float | None, float | N
     """
     Returns which ratios a case reports: variant, against which, at most what time and what memory.
 
-    A case that no target was set for reports the same ratios without one.
+    A case that no target was set for reports the same ratios without one; one of prompts, those of the perturbations.
     """
+    if case.data == "prompts":
+        return [(name, BASELINE, None, None) for name in NOISE_VARIANTS]
     rows = _STEP_TARGETS.get(case)
     return [*rows] if rows is not None else [(of, to, None, None) for of, to, _, _ in _ON_CPU]

@@ -97,10 +97,19 @@ def command_of(name: str) -> str:
         return f"hf-ckt bench fit --json {path}"
     if name == "step_8b":
         return f"hf-ckt bench step {_STEP_8B} --json {path}"
+    if name == "step_noise":
+        return f"hf-ckt bench step --model smollm2 --data prompts --json {path}"
     if found := _STEP_NAME.fullmatch(name):
         options = f"--precision {found[1]}{' --gradient-checkpointing' if found[2] else ''}"
         return f"hf-ckt bench step --model smollm2 {options} --json {path}"
-    known = [*OBJECTIVE_CASES, "growth", "fit", "step_8b", *(f"step_{name}[_checkpointing]" for name in PRECISIONS)]
+    known = [
+        *OBJECTIVE_CASES,
+        "growth",
+        "fit",
+        "step_8b",
+        "step_noise",
+        *(f"step_{name}[_checkpointing]" for name in PRECISIONS),
+    ]
     raise ValueError(f"bench:{name}: is no benchmark's name, so nothing could fill it. Known: {', '.join(known)}.")
 
 

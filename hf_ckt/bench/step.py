@@ -14,9 +14,11 @@ from ..checks import require_count, require_known
 from .cases import (
     BASELINE,
     PRECISIONS,
+    STEP_DATA,
     STEP_TEACHERS,
     STEP_VARIANTS,
     StepCase,
+    default_variants,
     predicted_ratio,
     step_targets,
 )
@@ -27,7 +29,7 @@ def run(argv: list[str]) -> int:
     """Measures, writes the results file after each group, and prints a table; 1 when a variant failed."""
     options = _parser().parse_args(argv)
     case = _case(options)
-    names = _names(options.variants)
+    names = _names(options.variants or default_variants(case.data))
     for option in ("warmup", "repeats", "group"):
         require_count(f"--{option}", getattr(options, option), 1, "Nothing would be measured.")
 
@@ -73,7 +75,9 @@ def run(argv: list[str]) -> int:
             _merge(variants, measured)
             variants.update({name: {"skipped": message} for name, message in failed.items()})
             for name in measured:
-                variants[name]["predicted_ratio"] = predicted_ratio(name, backbone, head, case.gradient_checkpointing)
+                variants[name]["predicted_ratio"] = predicted_ratio(
+                    name, backbone, head, case.gradient_checkpointing, case.data
+                )
             document = _document(argv, case, described, variants)
             _write(options.json, document)
     print(as_text(variant_rows(document)), as_text(ratio_rows(document)), sep="\n\n")
@@ -98,7 +102,14 @@ def _parser() -> argparse.ArgumentParser:
         "--teacher", default=default.teacher, help="of the hf_ckt variants: self, or model for a second copy"
     )
     parser.add_argument(
-        "--variants", nargs="+", default=[*STEP_VARIANTS], metavar="NAME", help=f"of {', '.join(STEP_VARIANTS)}"
+        "--data", default=default.data, help="tokens: all count; prompts: words, for perturbations of text and ids"
+    )
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        default=None,
+        metavar="NAME",
+        help=f"of {', '.join(STEP_VARIANTS)}; by default those hf_ckt_noise_* on prompts, and the others on tokens",
     )
     parser.add_argument(
         "--compile",
@@ -123,9 +134,12 @@ def _parser() -> argparse.ArgumentParser:
 def _case(options: argparse.Namespace) -> StepCase:
     require_known("--precision", options.precision, PRECISIONS)
     require_known("--teacher", options.teacher, STEP_TEACHERS)
+    require_known("--data", options.data, STEP_DATA)
     for option in ("batch_size", "length", "shrink"):
         require_count(f"--{option.replace('_', '-')}", getattr(options, option), 1, "A step would have no tokens.")
     is_random = options.model.startswith("random-")
+    if is_random and options.data == "prompts":
+        raise ValueError("--data prompts: needs a real tokenizer, and random-* models have none. Name another model.")
     if is_random:
         require_known("--model", options.model, [f"random-{name}" for name in SHAPES])
     elif options.layers is not None or options.shrink != 1:
@@ -139,6 +153,7 @@ def _case(options: argparse.Namespace) -> StepCase:
         options.teacher,
         options.layers,
         options.shrink,
+        options.data,
     )
 
 

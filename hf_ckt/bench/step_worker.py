@@ -83,7 +83,11 @@ def build_trainer(job: dict[str, Any]) -> Any:
         "seed": _SEED,
         **variant.fields,
     }
-    columns = {"input_ids": random_rows(case, job["steps"], model.config.get_text_config().vocab_size)}
+    columns: dict[str, Any] = {}
+    if case.data == "prompts":
+        columns = random_prompts(case, job["steps"], tokenizer)
+    else:
+        columns["input_ids"] = random_rows(case, job["steps"], model.config.get_text_config().vocab_size)
     given: dict[str, Any] = {
         "model": model,
         "processing_class": tokenizer,
@@ -115,6 +119,22 @@ def random_rows(case: StepCase, steps: int, vocab_size: int) -> list[list[int]]:
     """Returns as many rows of random ids as the steps take: no padding, no prompt, so every token is kept."""
     generator = torch.Generator().manual_seed(_SEED)
     return torch.randint(0, vocab_size, (case.batch_size * steps, case.length), generator=generator).tolist()
+
+
+def random_prompts(case: StepCase, steps: int, tokenizer: Any) -> dict[str, list[str]]:
+    """Returns prompts and completions of random words, each a token of its own: half of a row's length each."""
+    vocabulary = sorted(tokenizer.get_vocab())
+    words = [
+        token[1:] for token in vocabulary if len(token) > 3 and token[0] in "\u0120\u2581" and token[1:].isalpha()
+    ]
+    generator = torch.Generator().manual_seed(_SEED)
+
+    def texts(tokens: int) -> list[str]:
+        drawn = torch.randint(0, len(words), (case.batch_size * steps, tokens), generator=generator)
+        return ["".join(f" {words[index]}" for index in row) for row in drawn.tolist()]
+
+    # The trainer adds the token that ends a text.
+    return {"prompt": texts(case.length // 2), "completion": texts(case.length - case.length // 2 - 1)}
 
 
 def load_model(case: StepCase, path: str | None) -> Any:

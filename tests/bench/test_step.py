@@ -14,8 +14,10 @@ import torch
 from hf_ckt.bench import step, step_group
 from hf_ckt.bench.cases import (
     BASELINE,
+    SEARCHES,
     STEP_VARIANTS,
     StepCase,
+    default_variants,
     predicted_ratio,
     step_passes,
     step_targets,
@@ -24,6 +26,7 @@ from hf_ckt.bench.cases import (
 from hf_ckt.bench.step_group import Worker, WorkerError, measure_group
 from hf_ckt.bench.step_worker import Memory, Steps, build_trainer, load_model, load_tokenizer
 from hf_ckt.bench.tables import variant_rows
+from hf_ckt.discovery import load_part, part_names
 
 # A process that speaks as a worker does, without a model: its variant's name decides how it fares.
 STAND_IN = """
@@ -74,6 +77,9 @@ def group(folder, *names, **changes):
         ("hf_ckt_all", 670, 882),
         ("hf_ckt_all_recomputed", 776, 988),
         ("hf_ckt_regularization", 268, 374),
+        # Clean and noisy, and a search between them: three passes, two projections each of search and training.
+        ("hf_ckt_noise_typos", 2 * 2 * 106 + 4 * 28, 2 * 3 * 106 + 4 * 28),
+        ("hf_ckt_noise_adversarial", 3 * 2 * 106 + 7 * 28, 3 * 3 * 106 + 7 * 28),
         # A quarter of the second view: two passes (three checkpointed) and two products with the head.
         ("hf_ckt_fraction", 2.5 * 106 + 106 + 3.5 * 28, 3.75 * 106 + 106 + 3.5 * 28),
     ],
@@ -106,15 +112,22 @@ def _model_of_teacher(trainer):
     return getattr(players and players.teacher, "model", None)
 
 
+ON_PROMPTS = f"{BASELINE}, prompts"
+DATA_OF = dict.fromkeys(default_variants("tokens"), "tokens") | {
+    ON_PROMPTS if name == BASELINE else name: "prompts" for name in default_variants("prompts")
+}
+
+
 @pytest.fixture(scope="module")
 def first_steps(tiny_model_dir, tmp_path_factory):
     """Every variant's first two steps on the tiny model, in this process: reports, and the batches it trained on."""
-    case = StepCase(str(tiny_model_dir), batch_size=2, length=16)
     found = {}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the model is too small to share
-    for name in STEP_VARIANTS:
-        job = {"variant": name, "case": asdict(case), "path": case.model, "steps": 2, "compile": False}
+    for name, data in DATA_OF.items():
+        case = StepCase(str(tiny_model_dir), batch_size=2, length=16, data=data)
+        variant = BASELINE if name == ON_PROMPTS else name
+        job = {"variant": variant, "case": asdict(case), "path": case.model, "steps": 2, "compile": False}
         trainer = build_trainer({**job, "folder": str(tmp_path_factory.mktemp(name))})
         batches, events = [], io.StringIO()
         compute_loss = trainer.compute_loss
@@ -142,22 +155,33 @@ def first_steps(tiny_model_dir, tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("name", list(STEP_VARIANTS))
+def test_default_variants_are_those_that_run_on_the_data():
+    """A perturbation of text fails on rows of ids, and would be listed as skipped in every table."""
+    assert {*default_variants("tokens"), *default_variants("prompts")} == {*STEP_VARIANTS}
+    assert {*default_variants("tokens")} & {*default_variants("prompts")} == {BASELINE}
+    searching = {n for n in part_names("perturbations") if getattr(load_part("perturbations", n), "searches", False)}
+    assert set(SEARCHES) == searching
+
+
+@pytest.mark.parametrize("name", list(DATA_OF))
 def test_variant_trains_on_the_baselines_batches(name, first_steps):
     """A peer that is fed padding, fewer tokens or other rows is compared on other work."""
     _, batches, events, _ = first_steps[name]
     assert [event["event"] for event in events] == ["ready", "step", "ready", "step", "done"]
     assert len(batches) == 2 and not torch.equal(*batches)
-    for mine, baseline in zip(batches, first_steps[BASELINE][1], strict=True):
+    prompts = DATA_OF[name] == "prompts"
+    for mine, baseline in zip(batches, first_steps[ON_PROMPTS if prompts else BASELINE][1], strict=True):
         assert torch.equal(mine, baseline)
-    assert events[-1]["kept_tokens"] == [2 * 15] * 2
+    # Of prompts, the answers' seven words and the end of the text.
+    assert events[-1]["kept_tokens"] == [2 * (8 if prompts else 15)] * 2
     assert all(torch.isfinite(torch.tensor(events[-1]["losses"])))
 
 
 @pytest.mark.parametrize("name", [name for name in STEP_VARIANTS if name.startswith("hf_ckt")])
 def test_variant_starts_from_the_baselines_task_loss(name, first_steps):
     """Another model, adapter or batch would show here first: before any update all variants are the same model."""
-    expected = first_steps[BASELINE][2][2]["first_log"]["loss"]
+    baseline = ON_PROMPTS if DATA_OF[name] == "prompts" else BASELINE
+    expected = first_steps[baseline][2][2]["first_log"]["loss"]
     assert first_steps[name][2][2]["first_log"]["task_loss"] == pytest.approx(expected, rel=1e-5)
 
 
@@ -173,7 +197,7 @@ def test_gkd_learns_from_a_copy_and_not_from_samples(first_steps):
 def test_variants_run_the_passes_that_are_counted(first_steps):
     """A variant whose term is off, or whose teacher is missing, is fast for a reason that no table shows."""
     for name, (_, _, _, rows) in first_steps.items():
-        passes = step_passes(STEP_VARIANTS[name])
+        passes = step_passes(STEP_VARIANTS[BASELINE if name == ON_PROMPTS else name])
         if name == "hf_ckt_fraction":
             # Drawn by row: each step perturbs none, one or both of the two rows.
             assert rows - 2 * 2 * (passes.trained - 0.25 + passes.frozen) in range(5), name
