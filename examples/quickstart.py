@@ -13,15 +13,14 @@ Stopped at any moment, the same command goes on where it was.
 """
 
 import argparse
-import copy
 import hashlib
 import json
 import os
-import random
 import shutil
 import time
 import warnings
 from pathlib import Path
+from random import Random
 from typing import Any
 
 # TRL's trainers send usage data; a demo should not.
@@ -33,13 +32,14 @@ import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 from transformers import AutoTokenizer, BitsAndBytesConfig, set_seed
 
 from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer
 from hf_ckt.checkpoints import last_complete_checkpoint, replace_file
 from hf_ckt.data import load_starter_set, to_prompt_completion
+from hf_ckt.discovery import load_part
 from hf_ckt.embedded import HUB_ID, embedded_model, native_dtype
+from hf_ckt.evaluation.answers import greedy_answers
 from hf_ckt.evaluation.intervals import wilson_interval
 from hf_ckt.evaluation.judges import is_degenerate, is_refusal
 from hf_ckt.hub.result_card import result_card, result_rows
@@ -50,7 +50,7 @@ CUDA = torch.cuda.is_available()
 DTYPE = native_dtype()
 LOADING = {"dtype": DTYPE} | ({} if CUDA else {"attn_implementation": "eager"})
 SYSTEM_PROMPT = "You are a helpful assistant."  # shorter than the template's own, a quarter of all tokens
-TYPO_SHARE = 0.08  # of the letters of a prompt
+TYPOS = load_part("perturbations", "typos")(severity=0.08)
 
 
 def parse_options() -> argparse.Namespace:
@@ -65,25 +65,6 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--restart", action="store_true", help="forget what the output folder holds")
     return parser.parse_args()
-
-
-def add_typos(text: str, seed: int, share: float = TYPO_SHARE) -> str:
-    """Swaps, drops or doubles a share of the letters, the same ones for the same text and seed."""
-    rng = random.Random(f"{seed}:{text}")
-    letters, index = [], 0
-    while index < len(text):
-        letter, following = text[index], text[index + 1 : index + 2]
-        if letter.isalpha() and rng.random() < share:
-            kind = rng.choice(("swap", "drop", "double"))
-            if kind == "swap" and following.isalpha():
-                letters += [following, letter]
-                index += 1
-            elif kind == "double":
-                letters += [letter, letter]
-        else:
-            letters.append(letter)
-        index += 1
-    return "".join(letters)
 
 
 def training_rows() -> Any:
@@ -160,7 +141,8 @@ def student_trainer(options: argparse.Namespace, model: str, teacher: Any, folde
         regularization_weight=1e-4,
     )
     noisy = training_rows().map(
-        lambda row, index: {"prompt": add_typos(row["prompt"], options.seed + index)}, with_indices=True
+        lambda row, index: {"prompt": TYPOS.apply(row["prompt"], Random(f"{options.seed + index}:{row['prompt']}"))},
+        with_indices=True,
     )
     nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=DTYPE)
     return ContrastiveRobustTrainer(
@@ -181,34 +163,8 @@ def heldout_prompts(options: argparse.Namespace) -> dict[str, list[str]]:
     for kind in ("harmful", "lookalike"):
         texts = [row["prompt"] for row in rows if row["kind"] == kind][: options.prompts]
         prompts[kind] = texts
-        prompts[f"{kind}, typos"] = [add_typos(text, 10_000 + options.seed) for text in texts]
+        prompts[f"{kind}, typos"] = [TYPOS.apply(text, Random(f"{10_000 + options.seed}:{text}")) for text in texts]
     return prompts
-
-
-@torch.inference_mode()
-def answer(model: Any, tokenizer: Any, texts: list[str], options: argparse.Namespace, title: str) -> list[str]:
-    """Greedy answers; prompts of like length share a batch."""
-    tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.padding_side = "left"  # generation goes on from the last column
-    was_training = model.training
-    model.eval()
-    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-    answers = [""] * len(texts)
-    for start in tqdm(range(0, len(order), 64), desc=title, unit="batch"):
-        chosen = order[start : start + 64]
-        system = {"role": "system", "content": SYSTEM_PROMPT}
-        chats = [[system, {"role": "user", "content": texts[index]}] for index in chosen]
-        inputs = tokenizer.apply_chat_template(
-            chats, add_generation_prompt=True, return_dict=True, return_tensors="pt", padding=True
-        ).to(model.device)
-        output = model.generate(
-            **inputs, max_new_tokens=options.new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
-        )
-        texts_out = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        for index, text in zip(chosen, texts_out, strict=True):
-            answers[index] = text.strip()
-    model.train(was_training)
-    return answers
 
 
 def measure(model: Any, tokenizer: Any, options: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
@@ -217,7 +173,12 @@ def measure(model: Any, tokenizer: Any, options: argparse.Namespace, name: str, 
     if not file.exists():
         prompts = heldout_prompts(options)
         flat = [text for texts in prompts.values() for text in texts]
-        answers = iter(answer(model, tokenizer, flat, options, f"{name}: answering {len(flat)} held-out prompts"))
+        title = f"{name}: answering {len(flat)} held-out prompts"
+        answers = iter(
+            greedy_answers(
+                model, tokenizer, flat, system_prompt=SYSTEM_PROMPT, new_tokens=options.new_tokens, title=title
+            )
+        )
         rows = {kind: [[text, next(answers)] for text in texts] for kind, texts in prompts.items()}
         write_json(file, {"answers": rows})
     rows = json.loads(file.read_text(encoding="utf-8"))["answers"]

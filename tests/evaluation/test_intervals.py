@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from hf_ckt.evaluation.intervals import wilson_interval
+from hf_ckt.evaluation.intervals import cluster_bootstrap_interval, wilson_interval
 
 
 @pytest.mark.parametrize(("successes", "count"), [(0, 10), (3, 17), (8, 10), (64, 64), (1, 1)])
@@ -36,3 +36,37 @@ def test_wilson_interval_of_nothing_raises():
         wilson_interval(0, 0)
     with pytest.raises(ValueError, match="successes"):
         wilson_interval(3, 2)
+
+
+def test_bootstrap_of_clusters_covers_what_it_claims_and_one_of_single_values_does_not():
+    """Corruptions of one prompt rise and fall together: drawn one by one, the interval is far too narrow."""
+    rng = random.Random(0)
+    covered = {"clusters": 0, "values": 0}
+    for seed in range(200):
+        clusters = []
+        for _ in range(40):
+            shared = rng.gauss(0, 1)
+            clusters.append([shared + rng.gauss(0, 0.2) for _ in range(6)])
+        singles = [[value] for values in clusters for value in values]
+        for name, given in (("clusters", clusters), ("values", singles)):
+            low, high = cluster_bootstrap_interval(given, draws=400, seed=seed)
+            covered[name] += low <= 0 <= high
+    assert covered["clusters"] / 200 > 0.9 and covered["values"] / 200 < 0.7
+
+
+def test_bootstrap_weighs_every_value_the_same_and_repeats_itself():
+    """A mean of the clusters' means would weigh a prompt with one corruption like one with six."""
+    low, high = cluster_bootstrap_interval([[1.0] * 9, [0.0]], draws=1000)
+    assert (low, high) == (0.0, 1.0)
+    given = [[float(n % 3 == 0)] * (n % 4 + 1) for n in range(30)]
+    assert cluster_bootstrap_interval(given) == cluster_bootstrap_interval(given)
+    mean = sum(map(sum, given)) / sum(map(len, given))
+    low, high = cluster_bootstrap_interval(given)
+    assert low < mean < high
+
+
+def test_bootstrap_of_nothing_raises():
+    """It would print NaN beside a rate."""
+    for given in ([], [[1.0], []]):
+        with pytest.raises(ValueError, match="clusters: must be 1 or more"):
+            cluster_bootstrap_interval(given)

@@ -76,6 +76,50 @@ def test_quickstart_started_again_trains_nothing_twice(quickstart, tmp_path):
     assert "answering" not in printed
 
 
+@pytest.fixture(scope="module")
+def robust(tiny_model_dir, tmp_path_factory):
+    """Output folder and printed text of four trainings of two steps."""
+    folder = tmp_path_factory.mktemp("robust")
+    options = ["--model", str(tiny_model_dir), "--output_dir", str(folder / "out"), "--steps", "2"]
+    options += ["--prompts", "2", "--new_tokens", "4", "--batch_size", "2"]
+    return folder / "out", run("robust_training.py", *options, cwd=folder), options
+
+
+def test_robust_training_compares_all_methods_on_corruptions_that_none_was_trained_on(robust):
+    """A corruption that one method has seen in training would be measured as its robustness."""
+    folder, printed, _ = robust
+    results = json.loads((folder / "results.json").read_text())
+    assert set(results["models"]) == {"base", "sft", "gaussian", "typos", "adversarial"}
+    trained_on = {fields.get("perturbation") for fields in results["settings"]["methods"].values()}
+    kinds = results["corruptions"]["kinds"]
+    assert len(kinds) == 6 and trained_on.isdisjoint(kinds)
+    for model in results["models"].values():
+        assert set(model["conditions"]) == {"clean", *kinds}
+        assert model["training"] is None or model["training"]["steps"] == 2
+        consistency = model["all corruptions"]["token_consistency"]
+        assert (
+            consistency["prompts"] == 4 and 0 < consistency["low"] <= consistency["mean"] <= consistency["high"] <= 1
+        )
+        assert f"{consistency['mean']:.3f}" in printed
+    assert (folder / "robustness.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_robust_training_started_again_measures_nothing_twice(robust, tmp_path):
+    """An hour of training that begins anew after a kill is not begun again."""
+    folder, _, options = robust
+    before = json.loads((folder / "results.json").read_text())
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "robust_training.py"), *options],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "batch/s" not in done.stderr and "examples/s" not in done.stderr  # no bar of an answer, none of a dataset
+    assert json.loads((folder / "results.json").read_text()) == before
+
+
 def test_drop_in_prints_a_largest_difference_of_zero(tiny_model_dir, tmp_path):
     """The claim of the README's first paragraph, in the script that shows it."""
     printed = run("drop_in.py", "--model", str(tiny_model_dir), "--steps", "2", cwd=tmp_path)
