@@ -44,7 +44,8 @@ quality: install  ## Check style, formatting and types
 	$(BIN)/mypy
 
 cards: install  ## Write model_cards/ and the tables of both READMEs from the results files
-	$(BIN)/python -m hf_ckt.hub.result_card examples/results/quickstart.json --cards model_cards --readme README.md
+	for results in examples/results/*.json; do \
+	    $(BIN)/python -m hf_ckt.hub.result_card $$results --cards model_cards --readme README.md || exit 1; done
 	$(BIN)/hf-ckt bench page
 
 format: install  ## Rewrite files to the house style

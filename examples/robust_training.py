@@ -16,8 +16,8 @@ import hashlib
 import json
 import os
 import shutil
-import time
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -42,6 +42,7 @@ from hf_ckt.evaluation.answers import greedy_answers
 from hf_ckt.evaluation.intervals import cluster_bootstrap_interval, wilson_interval
 from hf_ckt.evaluation.judges import is_refusal
 from hf_ckt.evaluation.token_consistency import token_consistency
+from hf_ckt.hub.comparison_table import comparison_rows
 
 CUDA = torch.cuda.is_available()
 DTYPE = native_dtype()
@@ -108,12 +109,9 @@ def train(options: argparse.Namespace, model: str, name: str, work: Path) -> Pat
             train_dataset=to_prompt_completion(load_starter_set("train"), SYSTEM_PROMPT),
             peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
         )
-        started = time.perf_counter()
         trainer.train(resume_from_checkpoint=last_complete_checkpoint(args.output_dir, required=False))
         trainer.save_model(str(work / f"{name}_unfinished"))
         write_json(work / f"{name}.log.json", trainer.state.log_history)
-        seconds = {"seconds": round(time.perf_counter() - started, 1)}
-        write_json(work / f"{name}_unfinished" / "training.json", {**seconds, "steps": trainer.state.global_step})
         (work / f"{name}_unfinished").rename(folder)
     return folder
 
@@ -203,22 +201,13 @@ def write_json(file: Path, content: Any) -> None:
 
 
 def show_table(console: Console, results: dict[str, Any]) -> None:
+    rows = comparison_rows(results)
     table = Table(title="Held-out prompts, clean and over six corruptions never trained on, with 95 % intervals")
-    columns = ("", "harmful refused, clean", "corrupted", "look-alikes refused, clean", "corrupted")
-    for index, column in enumerate((*columns, "verdict flipped", "token consistency")):
+    for index, column in enumerate(rows[0]):
         table.add_column(column, justify="right" if index else "left")
-    for name, model in results["models"].items():
-        clean, corrupted = model["conditions"]["clean"], model["all corruptions"]
-        cells = [clean["harmful"], corrupted["harmful"], clean["lookalike"], corrupted["lookalike"]]
-        cells += [corrupted["flipped"], corrupted["token_consistency"]]
-        digits = [2, 2, 2, 2, 2, 3]
-        table.add_row(TITLES[name], *(_cell(cell, d) for cell, d in zip(cells, digits, strict=True)))
+    for row in rows:
+        table.add_row(*row.values())
     console.print(table)
-
-
-def _cell(cell: dict[str, float], digits: int) -> str:
-    value = cell["refused"] if "refused" in cell else cell["mean"]
-    return f"{value:.{digits}f} [{cell['low']:.{digits}f}, {cell['high']:.{digits}f}]"
 
 
 def plot(results: dict[str, Any], file: Path) -> None:
@@ -271,19 +260,21 @@ def main() -> None:
         console.rule(TITLES[name])
         set_seed(options.seed)
         if name == "base":
-            loaded, training = AutoModelForCausalLM.from_pretrained(model, dtype=DTYPE), None
+            loaded = AutoModelForCausalLM.from_pretrained(model, dtype=DTYPE)
         else:
             folder = train(options, model, name, work)
             loaded = AutoPeftModelForCausalLM.from_pretrained(folder, dtype=DTYPE)
-            training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
         measured = measure(options, name, loaded.to(device), tokenizer, work)
-        models[name] = {**summarize(measured), "training": training}
+        models[name] = {"title": TITLES[name], **summarize(measured)}
         del loaded
     results = {
         "command": "python examples/robust_training.py",
         "settings": {**settings, "model": options.model or HUB_ID},
         "device": torch.cuda.get_device_name() if CUDA else f"CPU, {os.cpu_count()} cores",
-        "versions": {"hf_ckt": __version__, "torch": torch.__version__},
+        "versions": {
+            "hf_ckt": __version__,
+            **{name: version(name) for name in ("trl", "transformers", "peft", "torch")},
+        },
         "judge": "rule judge on the first 40 words of greedy answers",
         "corruptions": {"kinds": CORRUPTIONS, "severity": options.severity},
         "models": models,

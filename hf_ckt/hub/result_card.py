@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints import replace_block, replace_file
+from .comparison_table import comparison_rows, comparison_source
 from .model_card import build_model_card
 
 _ROWS = {
@@ -60,12 +61,19 @@ def result_card(results: dict[str, Any], name: str) -> Any:
     )
 
 
+def is_comparison(results: dict[str, Any]) -> bool:
+    """Whether a results file compares methods under corruptions; it has no one adapter whose card could be written."""
+    return "corruptions" in results
+
+
 def readme_block(results: dict[str, Any], source: str) -> str:
     """Returns the README's table of a results file, with the line that says how it was measured."""
-    rows = result_rows(results)
+    rows = comparison_rows(results) if is_comparison(results) else result_rows(results)
     columns = list(rows[0])
     lines = [columns, ["---"] * len(columns), *([row[column] for column in columns] for row in rows)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    if is_comparison(results):
+        return f"{table}\n\n{comparison_source(results)} From `{source}`."
     versions = ", ".join(f"{name} {number}" for name, number in results["run"]["framework_versions"].items())
     return (
         f"{table}\n\n`{results['command']}` on {results['device']}: {results['seconds']} s; seed "
@@ -81,9 +89,9 @@ def main() -> None:
     options = parser.parse_args()
     results = json.loads(options.results.read_text(encoding="utf-8"))
     name = options.results.stem
-    card = result_card(results, f"SmolLM2-135M-Instruct, {name}")
-    replace_file(options.cards / f"{name}.md", card.save)
-
+    if not is_comparison(results):
+        card = result_card(results, f"SmolLM2-135M-Instruct, {name}")
+        replace_file(options.cards / f"{name}.md", card.save)
     replace_block(options.readme, name, readme_block(results, options.results.as_posix()))
 
 

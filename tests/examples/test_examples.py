@@ -95,7 +95,6 @@ def test_robust_training_compares_all_methods_on_corruptions_that_none_was_train
     assert len(kinds) == 6 and trained_on.isdisjoint(kinds)
     for model in results["models"].values():
         assert set(model["conditions"]) == {"clean", *kinds}
-        assert model["training"] is None or model["training"]["steps"] == 2
         consistency = model["all corruptions"]["token_consistency"]
         assert (
             consistency["prompts"] == 4 and 0 < consistency["low"] <= consistency["mean"] <= consistency["high"] <= 1

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from hf_ckt.hub.result_card import readme_block, result_card, result_rows
+from hf_ckt.hub.comparison_table import comparison_rows
+from hf_ckt.hub.result_card import is_comparison, readme_block, result_card, result_rows
 
 ROOT = Path(__file__).parents[2]
 RESULTS = sorted((ROOT / "examples" / "results").glob("*.json"))
+OF_A_RUN = [file for file in RESULTS if not is_comparison(json.loads(file.read_text(encoding="utf-8")))]
 
 
 @pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.stem)
@@ -19,13 +21,40 @@ def test_readme_and_card_hold_the_numbers_of_the_results_file(file):
     source = file.relative_to(ROOT).as_posix()
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"<!-- {file.stem} -->\n{readme_block(results, source)}\n<!-- /{file.stem} -->" in readme
+    if is_comparison(results):
+        return
     card = (ROOT / "model_cards" / f"{file.stem}.md").read_text(encoding="utf-8")
     for row in result_rows(results):
         assert all(str(cell) in card for cell in row.values())
     assert str(result_card(results, f"SmolLM2-135M-Instruct, {file.stem}")).strip() == card.strip()
 
 
-@pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.stem)
+def test_comparison_shows_each_method_with_its_own_numbers():
+    """A column that reads the clean rate for the corrupted one would hide what the comparison is about."""
+    cell = lambda value: {"mean": value, "low": value - 0.05, "high": value + 0.05}  # noqa: E731
+    rate = lambda value: {"refused": value, "low": value - 0.1, "high": value + 0.1, "n": 8}  # noqa: E731
+    model = {
+        "title": "+ typos",
+        "conditions": {"clean": {"harmful": rate(0.9), "lookalike": rate(0.3)}},
+        "all corruptions": {
+            "harmful": cell(0.8),
+            "lookalike": cell(0.2),
+            "flipped": cell(0.15),
+            "token_consistency": cell(0.9512),
+        },
+    }
+    assert list(comparison_rows({"models": {"typos": model}})[0].values()) == [
+        "+ typos",
+        "0.90 [0.80, 1.00]",
+        "0.80 [0.75, 0.85]",
+        "0.30 [0.20, 0.40]",
+        "0.20 [0.15, 0.25]",
+        "0.15 [0.10, 0.20]",
+        "0.951 [0.901, 1.001]",
+    ]
+
+
+@pytest.mark.parametrize("file", OF_A_RUN, ids=lambda file: file.stem)
 def test_results_file_is_of_one_whole_run(file):
     """The seconds of a resumed run are those of its last part."""
     assert json.loads(file.read_text(encoding="utf-8"))["resumed"] is False
