@@ -15,6 +15,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor
 from transformers import PreTrainedModel
+from trl.data_utils import _tokenize as tokenize_example
 from trl.trainer.utils import create_model_from_path, get_config_model_id, maybe_gather_lm_head_ctx
 
 __all__ = [
@@ -27,6 +28,9 @@ __all__ = [
     "keep_4bit_differentiable",
     "load_balancing_loss",
     "logit_scale",
+    # trl 1.16, private: how SFTTrainer tokenizes a text or a list of messages, with a tokenizer or a processor. A prompt
+    # that is tokenized in another way would not be found in its document.
+    "tokenize_example",
 ]
 
 

@@ -26,8 +26,8 @@ class Document(NamedTuple):
 
     @property
     def kept(self) -> list[int]:
-        """Ids of the tokens that count, in order."""
-        return [label for label in self.labels if label != -100]
+        """Ids of the tokens that count, in order; a first token never does."""
+        return [label for label in self.labels[1:] if label != -100]
 
 
 def split_documents(batch: Batch) -> dict[int, Document]:

@@ -58,6 +58,10 @@ class Mixture:
         draws = document_uniform(input_ids, documents, 1, seed ^ _CHOICE_KEY)[..., 0]
         draws = draws * (documents.mask & (documents.positions == 0))
         of_document = draws.new_zeros(documents.count).index_add_(0, documents.index.flatten(), draws.flatten())
-        shares = torch.tensor([self.probabilities[name] for name in self.parts], dtype=torch.float64)
-        limits = shares.cumsum(0)[:-1].to(of_document)
-        return torch.bucketize(of_document, limits, right=True)
+        # Compared number by number: a tensor of limits would be copied from the host, which waits for the device.
+        choice = torch.zeros_like(of_document, dtype=torch.long)
+        limit = 0.0
+        for name in [*self.parts][:-1]:
+            limit += self.probabilities[name]
+            choice += (of_document >= limit).long()
+        return choice

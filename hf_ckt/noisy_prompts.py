@@ -9,6 +9,7 @@ from functools import cache
 from random import Random
 from typing import Any
 
+from ._upstream import tokenize_example
 from .document_batches import Document
 from .perturbations.base import TextPerturbation, TokenPerturbation
 from .sources import Sources, stable_number
@@ -18,6 +19,8 @@ logger = logging.getLogger(__name__)
 # A prompt's last tokens may differ in the document, where they meet the answer: a merge over the boundary, or a header
 # that the template writes otherwise. More than this is another prompt.
 _LONGEST_SEAM = 16
+# Prompts of which none could be aligned before training stops: with so many it is no coincidence.
+_PATIENCE = 8
 
 
 @dataclass
@@ -29,25 +32,31 @@ class NoisyPrompts:
     words and special tokens stay. All tokens that count in the clean document count in the noisy one, in their order.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`):
+        processing_class (`PreTrainedTokenizerBase` or `ProcessorMixin`):
             The student's.
         sources ([`~sources.Sources`]):
             Where the documents' text is found. Token perturbations go without: then every prompt token that is not
             special may change, the template's words among them.
         chat_template (`str`, *optional*):
             Template that the documents were rendered with; the tokenizer's own by default.
+        max_length (`int`, *optional*):
+            A noisy document longer than this, and longer than its clean one, loses tokens behind its first.
     """
 
-    tokenizer: Any
+    processing_class: Any
     sources: Sources
     chat_template: str | None = None
-    special_ids: frozenset[int] = field(init=False)
+    max_length: int | None = None
+    tokenizer: Any = field(init=False, repr=False)
+    special_ids: frozenset[int] = field(init=False, repr=False)
     vocabulary: list[int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self.tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
         added = {index for index, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         self.special_ids = frozenset(added | set(self.tokenizer.all_special_ids))
         self.vocabulary = [index for index in range(len(self.tokenizer)) if index not in self.special_ids]
+        self._tried = self._aligned = 0
 
     def perturb(self, document: Document, part: Any, seed: int) -> Document:
         """
@@ -62,59 +71,96 @@ class NoisyPrompts:
                 Seed of the step; with the document's ids it is all that chance depends on.
 
         Raises:
-            ValueError: If a text perturbation meets a document whose text is unknown.
+            ValueError: If a text perturbation meets a document whose text is unknown, or none of the first prompts
+                can be aligned.
         """
-        if part.severity == 0 or all(label == -100 for label in document.labels):
+        if part.severity == 0 or not document.kept:
             return document
         rng = Random(stable_number(document.ids, salt=seed))
         if isinstance(part, TokenPerturbation):
-            return self._edited(document, part, rng)
-        source = self.sources.find(document.ids)
-        if source is None:
-            raise ValueError(
-                "perturbation: a batch holds a document that is in none of the datasets that this trainer prepared, so "
-                "its text is unknown and cannot be perturbed. Give the trainer the dataset itself, not yet tokenized, "
-                "or use a perturbation of ids or embeddings."
-            )
-        write = self._from_messages if source.get("messages") is not None else self._from_prompt
-        noisy = write(document, source, part, rng)
+            noisy: Document | None = self._edited(document, part, rng)
+        else:
+            source = self.sources.find(document.ids)
+            if source is None:
+                raise ValueError(
+                    "perturbation: a batch holds a document that is in none of the datasets that this trainer prepared, "
+                    "so its text is unknown and cannot be perturbed. Give the trainer the dataset itself, not yet "
+                    "tokenized, or use a perturbation of ids or embeddings."
+                )
+            # As TRL decides what a row is.
+            write = self._from_messages if source.get("prompt") is None else self._from_prompt
+            noisy = write(document, source, part, rng)
+        noisy = None if noisy is None else self._shortened(noisy, len(document.ids))
+        self._tried += 1
         if noisy is None or noisy.kept != document.kept:
-            _say_unaligned()
+            self._refuse()
             return document
+        self._aligned += 1
         return noisy
+
+    def _refuse(self) -> None:
+        """Says that a document stays clean; raises if all did so far."""
+        if self._aligned == 0 and self._tried >= _PATIENCE:
+            raise ValueError(
+                f"perturbation: none of the first {self._tried} noisy prompts could be aligned with the answers, so the "
+                "two views would be the same. The tokenizer or chat template renders prompts otherwise than in the "
+                "dataset; use a perturbation of embeddings, or render and tokenize the data with this one."
+            )
+        _say_unaligned()
+
+    def _shortened(self, document: Document, clean_length: int) -> Document | None:
+        excess = 0 if self.max_length is None else len(document.ids) - max(self.max_length, clean_length)
+        if excess <= 0:
+            return document
+        first = next((index for index, label in enumerate(document.labels) if label != -100), 0)
+        if first - 1 <= excess:
+            return None  # nothing of the prompt would be left
+        ids, labels = document
+        return Document(ids[:1] + ids[1 + excess :], labels[:1] + labels[1 + excess :])
 
     def _from_prompt(
         self, document: Document, source: dict[str, Any], part: TextPerturbation, rng: Random
     ) -> Document | None:
-        """The noisy prompt in front of what the clean document has from the prompt's end on."""
-        first = next(index for index, label in enumerate(document.labels) if label != -100)
+        """The clean document with the tokens exchanged in which the clean and the noisy prompt differ."""
+        first = next(index for index, label in enumerate(document.labels) if index and label != -100)
         head = document.ids[:first]
-        clean = self._prompt_ids(source, source["prompt"])
-        noisy = self._prompt_ids(source, perturb_text(source["prompt"], part, rng))
-        missing = len(clean) - len(head)
-        shared = _common_prefix(clean, head)
-        if missing > 0 and shared < len(head) and clean[missing:] == head:
-            noisy_head = noisy[missing:]  # truncated on the left, by as many tokens here
-        elif len(clean) - shared <= _LONGEST_SEAM and (shared or not head):
-            noisy_head = noisy[: len(noisy) - (len(clean) - shared)] + head[shared:]
+        prompt = perturb_text(source["prompt"], part, rng)
+        clean, noisy = self._prompt_ids(source, source["prompt"]), self._prompt_ids(source, prompt)
+        if clean == noisy:
+            return document if prompt == source["prompt"] else None
+        begin = _common_prefix(clean, noisy)
+        after = min(_common_prefix(clean[::-1], noisy[::-1]), len(clean) - begin, len(noisy) - begin)
+        end = len(clean) - after  # clean[begin:end] became noisy[begin : len(noisy) - after]
+        changed = noisy[begin : len(noisy) - after]
+        left, right = _common_prefix(clean, head), _common_prefix(clean[::-1], head[::-1])
+        cut = len(clean) - len(head)
+        if end <= left:
+            new_head = head[:begin] + changed + head[end:]
+        elif begin >= len(clean) - right:
+            # Something in front differs, such as the date of another day: found from the prompt's end.
+            new_head = head[: begin - cut] + changed + head[end - cut :]
+        elif cut > 0 and right == len(head):
+            # Truncated on the left, within what changed: as many tokens go here, but for the last.
+            new_head = noisy[min(cut, len(noisy) - 1) :]
+        elif begin < left and len(clean) - left <= _LONGEST_SEAM and len(head) - left <= _LONGEST_SEAM:
+            new_head = noisy[: len(noisy) - (len(clean) - left)] + head[left:]
         else:
             return None
-        return Document(noisy_head + document.ids[first:], [-100] * len(noisy_head) + document.labels[first:])
+        return Document(new_head + document.ids[first:], [-100] * len(new_head) + document.labels[first:])
 
     def _from_messages(
         self, document: Document, source: dict[str, Any], part: TextPerturbation, rng: Random
     ) -> Document | None:
         """The whole conversation rendered anew, cut to the answers that truncation left of the clean one."""
-        rendered = self.tokenizer.apply_chat_template(
+        rendered = tokenize_example(
+            self.processing_class,
             perturb_text(source["messages"], part, rng),
-            tokenize=True,
-            return_dict=True,
             return_assistant_tokens_mask=True,
             **self._template_options(source),
         )
         ids, places = rendered["input_ids"], [i for i, bit in enumerate(rendered["assistant_masks"]) if bit]
         kept = document.kept
-        first = next(index for index, label in enumerate(document.labels) if label != -100)
+        first = next(index for index, label in enumerate(document.labels) if index and label != -100)
         if [ids[place] for place in places[: len(kept)]] == kept:
             places, begin = places[: len(kept)], 0
         elif [ids[place] for place in places[-len(kept) :]] == kept:
@@ -129,13 +175,13 @@ class NoisyPrompts:
 
     def _edited(self, document: Document, part: TokenPerturbation, rng: Random) -> Document:
         content = self._content(document)
+        # What follows the last answer is read by no kept position, and a first token would leave the next without one.
+        end = _end_of_kept(document.labels)
         positions = [
             index
-            for index, (token, label) in enumerate(zip(*document, strict=True))
-            if label == -100 and token not in self.special_ids and (content is None or index in content)
+            for index, (token, label) in enumerate(zip(document.ids[:end], document.labels[:end], strict=True))
+            if index and label == -100 and token not in self.special_ids and (content is None or index in content)
         ]
-        # What follows the last answer is read by no kept position.
-        positions = [index for index in positions if index < _end_of_kept(document.labels)]
         edits = part.edits(positions, self.vocabulary, rng)
         ids, labels = [], []
         for index, (token, label) in enumerate(zip(*document, strict=True)):
@@ -146,12 +192,17 @@ class NoisyPrompts:
         return Document(ids, labels)
 
     def _content(self, document: Document) -> set[int] | None:
-        """Positions of tokens that lie within what the user wrote; None where that cannot be told."""
+        """Positions of tokens that lie within what the user wrote; None where the document's text is not known."""
         source = self.sources.find(document.ids)
-        chat = None if source is None else source.get("messages") or source.get("prompt")
-        if source is None or not isinstance(chat, list) or not self.tokenizer.is_fast:
+        chat = None if source is None else source.get("prompt") or source.get("messages")
+        if source is None or not isinstance(chat, list) or self.processing_class is not self.tokenizer:
             return None
-        options = self._template_options(source)
+        if not self.tokenizer.is_fast:
+            return None
+        target, options = document.ids, self._template_options(source)
+        if source.get("prompt") is not None:
+            target = target[: next(index for index, label in enumerate(document.labels) if index and label != -100)]
+            options["add_generation_prompt"] = True
         text = self.tokenizer.apply_chat_template(chat, tokenize=False, **options)
         spans, cursor = [], 0
         for message in chat:
@@ -159,25 +210,26 @@ class NoisyPrompts:
                 # Some templates strip what they are given.
                 place = text.find(content.strip(), cursor)
                 if place < 0:
-                    return None
+                    return set()
                 cursor = place + len(content.strip())
                 if message["role"] == "user":
                     spans.append((place, cursor))
         rendered = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        shared = _common_prefix(rendered["input_ids"], document.ids)
-        inside = {
-            index
-            for index, (begin, end) in enumerate(rendered["offset_mapping"][:shared])
-            if any(low <= begin and end <= high for low, high in spans)
-        }
-        return inside or None
+        ids, offsets = rendered["input_ids"], rendered["offset_mapping"]
+        # From the front, and from the end: between them may stand the date of another day, or a cut by truncation.
+        left, right = _common_prefix(ids, target), _common_prefix(ids[::-1], target[::-1])
+        found = set()
+        for index, (begin, end) in enumerate(offsets):
+            place = index if index < left else index + len(target) - len(ids)
+            if (index < left or index >= len(ids) - right) and place >= 0:
+                found |= {place} if any(low <= begin and end <= high for low, high in spans) else set()
+        return found
 
     def _prompt_ids(self, source: dict[str, Any], prompt: Any) -> list[int]:
         if isinstance(prompt, str):
-            return self.tokenizer(text=prompt)["input_ids"]
-        return self.tokenizer.apply_chat_template(
-            prompt, tokenize=True, return_dict=True, add_generation_prompt=True, **self._template_options(source)
-        )["input_ids"]
+            return tokenize_example(self.processing_class, prompt)["input_ids"]
+        options = self._template_options(source)
+        return tokenize_example(self.processing_class, prompt, add_generation_prompt=True, **options)["input_ids"]
 
     def _template_options(self, source: dict[str, Any]) -> dict[str, Any]:
         tools = source.get("tools")

@@ -168,6 +168,8 @@ class NoisyView:
         first = batch.documents.mask.long().argmax(1)  # where the row begins, behind padding on the left
         return (draws.gather(1, first[:, None])[:, 0] < self.fraction).nonzero().squeeze(1)
 
+    # Kept out of torch_compile: text is no tensor.
+    @torch.compiler.disable
     def _rewrite(self, batch: Batch, seed: int, progress: float) -> tuple[Batch, Tensor | None]:
         """The batch with its prompts perturbed as text or tokens, and each document's part."""
         choice = self.mixture.choose(batch.inputs["input_ids"], batch.documents, seed)
@@ -184,6 +186,12 @@ class NoisyView:
             for number, document in documents.items()
         ]
         made = collate_documents(noisy, self.collate, batch)
+        if len(made.kept) != len(batch.kept):
+            raise ValueError(
+                f"perturbation: the data collator made {len(made.kept)} kept positions of the noisy prompts and "
+                f"{len(batch.kept)} of the clean ones, so the two views cannot be compared. Use one that keeps labels as "
+                "they are, or a perturbation of embeddings."
+            )
         if choice is not None:
             numbers = torch.tensor(list(documents), device=choice.device)
             choice = choice.new_zeros(made.documents.count).index_copy_(
@@ -211,14 +219,14 @@ class NoisyView:
             start = self._start(documents) if part.searches else None
             noise = part.noise(ids, documents, width, seed, gradient if part.searches else None, start)
             if part.searches and self.warm_start and training:
-                self.previous = noise[0].detach()
+                self.previous = noise[0].detach().clone()
             if choice is not None:
                 noise = noise * (choice[documents.index] == index)[..., None]
             total = noise if total is None else total + noise
         return total
 
     def _start(self, documents: Documents) -> Tensor | None:
-        if self.previous is None:
+        if self.previous is None or not self.warm_start:
             return None
         previous = self.previous.to(documents.positions.device)
         there = documents.positions < len(previous)

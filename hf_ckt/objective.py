@@ -245,6 +245,9 @@ class Objective:
         if states.perturbed is None:
             yield self._program, states.hidden, labels
             return
+        if not len(states.perturbed) and "noisy" not in states.hidden:
+            yield self._clean_program, states.hidden, labels
+            return
         rest = torch.ones_like(labels, dtype=torch.bool).index_fill(0, states.perturbed, False).nonzero().squeeze(1)
         noisy = states.hidden.get("noisy")
         if noisy is not None:

@@ -206,6 +206,11 @@ class PerturbationConfig:
                 "noisy_view_recompute: cannot be combined with noisy_view_batched, whose one pass holds the clean view's "
                 "activations too, so nothing would be saved. Set one of the two."
             )
+        if own.eval_packing and not (own.packing or own.padding_free) and self.perturbs("text"):
+            raise ValueError(
+                "eval_packing=True: texts are packed for evaluation, but without packing or padding_free batches do not say "
+                "where one ends, so their prompts cannot be found. Set padding_free=True or eval_packing=False."
+            )
         packed = own.packing or own.eval_packing
         if packed and self.perturbs("text") and own.packing_strategy != "bfd":
             raise ValueError(

@@ -12,6 +12,13 @@ import numpy as np
 from datasets import Dataset
 
 _KEY_COLUMN = "hf_ckt_key"
+# Rows of a tokenized dataset in which a prompt is looked for.
+_LOOKED_AT = 64
+_TRAINED_ON = (
+    "perturbation: changes prompts, and in the {} prompts are trained on like answers, so the two views would have "
+    "different tokens to predict. Use prompt-completion data with completion_only_loss, conversations with "
+    "assistant_only_loss=True, tokenized data whose labels leave prompts out, or a perturbation of embeddings."
+)
 # What is needed to render a document anew; a dataset has some of them.
 _COLUMNS = ("prompt", "messages", "tools", "chat_template_kwargs")
 
@@ -53,12 +60,14 @@ class Sources:
         )
         numbers = np.frombuffer(b"".join(found[_KEY_COLUMN][:]), dtype="<u8")
         order = np.argsort(numbers, kind="stable")
+        if any(np.array_equal(numbers[order], known) for known, _, _ in self._tables):
+            return  # prepared once more, for another evaluation
         self._tables.append(
             (numbers[order], order, dataset.select_columns([c for c in _COLUMNS if c in dataset.column_names]))
         )
 
     def prepare(
-        self, prepare: Callable, dataset: Any, args: Any, *, required: bool, masked: bool, **kwargs: Any
+        self, prepare: Callable, dataset: Any, args: Any, *, required: bool, completion_only: bool, **kwargs: Any
     ) -> Any:
         """
         Prepares a dataset as the trainer does, and notes on the way where its documents' text is.
@@ -72,33 +81,37 @@ class Sources:
                 The trainer's configuration.
             required (`bool`):
                 Whether text will be perturbed; tokens can be without it.
-            masked (`bool`):
-                Whether prompts are left out of the loss.
+            completion_only (`bool`):
+                Whether prompts are left out of the loss where there are completions.
 
         Raises:
             ValueError: If text is required and there is none, or prompts are trained on.
         """
         plain = partial(prepare, args=args, **kwargs)
-        if not isinstance(dataset, Dataset):
-            if required:
+        name = f"{kwargs['dataset_name']} dataset"
+        loaded = isinstance(dataset, Dataset)
+        columns: Any = next(iter(dataset), {}).keys()
+        if "input_ids" in columns:
+            if required and not (loaded and self._knows(dataset[0])):
                 raise ValueError(
-                    f"perturbation: the {kwargs['dataset_name']} is a streaming dataset, in which a document's text cannot be "
-                    "looked up. Load it in full, or use a perturbation of ids or embeddings."
+                    f"perturbation: the {name} is tokenized already, so its text is gone. Pass prompts and completions as "
+                    "text, or use a perturbation of ids or embeddings."
                 )
-            return plain(dataset)
-        if "input_ids" in dataset.column_names:
-            if required:
-                raise ValueError(
-                    f"perturbation: the {kwargs['dataset_name']} is tokenized already, so its text is gone. Pass prompts "
-                    "and completions as text, or use a perturbation of ids or embeddings."
-                )
-            return plain(dataset)
-        if kwargs.get("formatting_func") is not None or not masked:
+            prepared = plain(dataset)
+            if loaded and not any(-100 in labels[1:] for labels in prepared[:_LOOKED_AT]["labels"]):
+                raise ValueError(_TRAINED_ON.format(name))
+            return prepared
+        if required and not loaded:
             raise ValueError(
-                f"perturbation: changes prompts, and in the {kwargs['dataset_name']} prompts are trained on like answers, so "
-                "the two views would have different tokens to predict. Use prompt-completion data with "
-                "completion_only_loss, conversations with assistant_only_loss=True, or a perturbation of embeddings."
+                f"perturbation: the {name} streams, so a document's text cannot be looked up in it. Load it in full, or "
+                "use a perturbation of ids or embeddings."
             )
+        if kwargs.get("formatting_func") is not None or not (
+            completion_only if "prompt" in columns else args.assistant_only_loss
+        ):
+            raise ValueError(_TRAINED_ON.format(name))
+        if not loaded:
+            return plain(dataset)
         # First without truncation, packing and shuffling, which lose the text or cut the documents; then only these.
         whole = copy.copy(args)
         whole.max_length, whole.shuffle_dataset = None, False
@@ -115,6 +128,13 @@ class Sources:
             if place < len(numbers) and numbers[place] == key:
                 return dataset[int(order[place])]
         return None
+
+    def _knows(self, row: dict[str, Any]) -> bool:
+        """Whether a tokenized row, or the first document of a packed one, was prepared by this trainer."""
+        return (
+            self.find(row["input_ids"][: row["seq_lengths"][0]] if "seq_lengths" in row else row["input_ids"])
+            is not None
+        )
 
     def __len__(self) -> int:
         return sum(len(numbers) for numbers, _, _ in self._tables)

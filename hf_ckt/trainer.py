@@ -213,7 +213,9 @@ class ContrastiveRobustTrainer(SFTTrainer):
         rewrites = args.perturbs("text", "ids")
         return NoisyView(
             args.build_mixture(),
-            NoisyPrompts(self._tokenizer, self._sources, self.chat_template) if rewrites else None,
+            NoisyPrompts(self.processing_class, self._sources, self.chat_template, args.max_length)
+            if rewrites
+            else None,
             self.data_collator if rewrites else None,
             fraction=args.consistency_fraction,
             every=args.consistency_every,
@@ -227,9 +229,9 @@ class ContrastiveRobustTrainer(SFTTrainer):
         prepare = partial(super()._prepare_dataset, processing_class=processing_class)
         names = list(inspect.signature(SFTTrainer._prepare_dataset).parameters)[4:]
         kwargs |= dict(zip(names, rest, strict=False))
-        if args.perturbs("text", "ids") and args.consistency_weight != 0:
-            masked = self.completion_only_loss or args.assistant_only_loss
-            prepare = partial(self._sources.prepare, prepare, required=args.perturbs("text"), masked=masked)
+        if args.perturbs("text", "ids") and args.consistency_may_be_on:
+            facts = {"required": args.perturbs("text"), "completion_only": bool(self.completion_only_loss)}
+            prepare = partial(self._sources.prepare, prepare, **facts)
         if args.contrastive_rejected:
             return with_rejected(dataset, partial(prepare, args=args, **kwargs), kwargs["dataset_name"])
         return prepare(dataset, args=args, **kwargs)
@@ -284,7 +286,10 @@ class ContrastiveRobustTrainer(SFTTrainer):
         if budget is not None:
             if mode == "train":
                 budget.watch(sums)
-            sums["consistency_multiplier"] = torch.tensor([budget.multiplier, 1.0], device=loss.device)
+            # Filled, not copied from the host, which would wait for the device.
+            sums["consistency_multiplier"] = torch.stack(
+                [loss.detach().new_full((), budget.multiplier), loss.new_ones(())]
+            )
         self._sums[mode].add(sums)
         if mode == "train":
             self._count_tokens(inputs)

@@ -61,7 +61,7 @@ def test_file_with_none_or_two_parts_is_refused(count, monkeypatch):
 
 def test_roles_list_the_losses_that_can_serve_them():
     """A loss offered for a role whose views it cannot read fails in the first step."""
-    assert set(names_for_role("task")) == {"nll", "dft"}
+    assert set(names_for_role("task")) == {"nll", "dft", "trusted_nll"}
     assert {"info_nce", "relational_kl"} <= set(names_for_role("contrastive"))
     assert {"adapter_l2", "reference_kl"} <= set(names_for_role("regularization"))
     assert "forward_kl" in names_for_role("distillation") and "forward_kl" not in names_for_role("consistency")

@@ -5,7 +5,9 @@ import random
 import re
 
 import pytest
+import torch
 from datasets import Dataset
+from transformers import AutoTokenizer
 
 from hf_ckt.discovery import load_part, part_names
 from hf_ckt.document_batches import Document, split_documents
@@ -44,6 +46,13 @@ def chats(form: str, count: int, seed: int = 0) -> list[dict]:
             turns = [message for _ in range(rng.randint(1, 3)) for message in (ask(), answer())]
             rows.append({"messages": [*system, *turns]})
     return rows
+
+
+def with_template(folder, template: str):
+    """The tiny model's tokenizer with another chat template."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = template
+    return tokenizer
 
 
 def make(folder, model, form: str, rows: list[dict], name: str = "typos", **changes):
@@ -99,14 +108,99 @@ def test_truncated_documents_keep_the_tokens_that_truncation_left(form, mode, ti
     """Answers cut by max_length in one view and not in the other would be matched against each other."""
     longest = {"plain": 22, "chat": 60, "turns": 70}[form]
     changes = {"max_length": longest, "truncation_mode": mode}
-    trainer, documents = make(tmp_path, tiny_model_dir, form, chats(form, 120), **changes)
+    for name in ("typos", "word_dropout", "token_dropout"):
+        trainer, documents = make(tmp_path, tiny_model_dir, form, chats(form, 120), name, **changes)
+        prompts = trainer._players.noisy.prompts
+        part = load_part("perturbations", name)(severity=0.6)
+        cut = [document for document in documents if len(document.ids) == longest]
+        noisy = [prompts.perturb(document, part, seed=3) for document in cut]
+        assert len(cut) > 20
+        assert all(one.kept == document.kept for one, document in zip(noisy, cut, strict=True))
+        assert all(len(one.ids) <= longest for one in noisy)
+        assert sum(one.ids != document.ids for one, document in zip(noisy, cut, strict=True)) > len(cut) / 5
+        # As the trainer lays them out: a document that began with a kept token would lose it there.
+        batch = first_batch(trainer)
+        clean = Batch(batch, batch.pop("labels"))
+        made, _ = trainer._players.noisy._rewrite(clean, 3, 0.0)
+        assert torch.equal(made.kept_labels, clean.kept_labels)
+
+
+def test_fragments_of_wrapped_packing_keep_their_tokens(tiny_model_dir, tmp_path):
+    """Rows that begin in the middle of an answer: the first token predicts nothing, and the next one needs it."""
+    changes = {"packing": True, "packing_strategy": "wrapped", "max_length": 24, "per_device_train_batch_size": 6}
+    trainer = build(
+        tmp_path,
+        tiny_model_dir,
+        Dataset.from_list(chats("plain", 60)),
+        **{**OFF, "consistency_weight": 1.0, "perturbation": "token_dropout", "perturbation_severity": 0.8},
+        **changes,
+    )
+    batch = first_batch(trainer)
+    clean = Batch(batch, batch.pop("labels"))
+    for seed in range(5):
+        made, _ = trainer._players.noisy._rewrite(clean, seed, 0.0)
+        assert torch.equal(made.kept_labels, clean.kept_labels)
+        assert made.documents.mask.sum() < clean.documents.mask.sum()
+
+
+@pytest.mark.parametrize("form", ["chat", "turns"])
+@pytest.mark.parametrize("name", ["typos", "word_dropout", "token_dropout"])
+def test_a_template_that_prints_another_day_is_aligned_all_the_same(name, form, tiny_model_dir, tmp_path):
+    """Rendered anew after midnight, no prompt would be found in its document, and the noise would go out."""
+    day = "{{- 'Today is a ' + '%s' + '\n' }}"
+    trainer, documents = make(tmp_path, tiny_model_dir, form, chats(form, 30), name)
+    template = trainer.chat_template or trainer.processing_class.chat_template
+    monday = build(
+        tmp_path / "monday",
+        tiny_model_dir,
+        Dataset.from_list(chats(form, 30)),
+        given={"processing_class": with_template(tiny_model_dir, day % "Monday" + template)},
+        **{**OFF, "consistency_weight": 1.0, "perturbation": name, "max_length": None},
+        assistant_only_loss=form == "turns",
+        per_device_train_batch_size=30,
+    )
+    batch = first_batch(monday)
+    documents = list(split_documents(Batch(batch, batch.pop("labels"))).values())
+    prompts = NoisyPrompts(monday.processing_class, monday._sources, day % "Wednesday" + template)
+    part = load_part("perturbations", name)(severity=0.5)
+    noisy = [prompts.perturb(document, part, seed=2) for document in documents]
+    assert all(one.kept == document.kept for one, document in zip(noisy, documents, strict=True))
+    assert sum(one.ids != document.ids for one, document in zip(noisy, documents, strict=True)) > 20
+    if form == "chat":
+        decode = monday.processing_class.decode
+        assert all(decode(one.ids).startswith("Today is a Monday\n<|im_start|>") for one in noisy)
+
+
+def test_prompts_of_which_none_can_be_aligned_raise(tiny_model_dir, tmp_path):
+    """A warning in the log and a consistency of 0 for the rest of the run is not what was asked for."""
+    trainer, documents = make(tmp_path, tiny_model_dir, "chat", chats("chat", 20))
+    other = "{%- for message in messages %}{{- 'X ' + message['content'] + ' Y ' }}{%- endfor %}"
+    prompts = NoisyPrompts(trainer.processing_class, trainer._sources, other)
+    part = load_part("perturbations", "typos")(severity=0.5)
+    with pytest.raises(ValueError, match="none of the first 8 noisy prompts could be aligned"):
+        for document in documents:
+            assert prompts.perturb(document, part, seed=1) == document
+
+
+def test_noise_never_makes_a_document_longer_than_max_length(tiny_model_dir, tmp_path):
+    """Beyond a model's last position an embedding is looked up that does not exist."""
+    trainer, documents = make(tmp_path, tiny_model_dir, "chat", chats("chat", 60), "distractor", max_length=70)
     prompts = trainer._players.noisy.prompts
-    part = load_part("perturbations", "typos")(severity=0.3)
-    cut = [document for document in documents if len(document.ids) == longest]
-    noisy = [prompts.perturb(document, part, seed=3) for document in cut]
-    assert len(cut) > 20
-    assert all(one.kept == document.kept for one, document in zip(noisy, cut, strict=True))
-    assert sum(one.ids != document.ids for one, document in zip(noisy, cut, strict=True)) > len(cut) / 3
+    part = load_part("perturbations", "distractor")(severity=1.0)
+    noisy = [prompts.perturb(document, part, seed=1) for document in documents]
+    assert all(len(one.ids) <= 70 and one.kept == d.kept for one, d in zip(noisy, documents, strict=True))
+    # The first token stays, whatever had to go behind it.
+    assert all(one.ids[0] == document.ids[0] for one, document in zip(noisy, documents, strict=True))
+    assert max(len(one.ids) for one in noisy) == 70
+
+
+def test_a_row_is_read_as_trl_reads_it(tiny_model_dir, tmp_path):
+    """A column of messages beside prompt and completion is not what was tokenized."""
+    rows = [{**row, "messages": row["prompt"] + row["completion"]} for row in chats("chat", 20)]
+    trainer, documents = make(tmp_path, tiny_model_dir, "chat", rows)
+    part = load_part("perturbations", "typos")(severity=0.5)
+    noisy = [trainer._players.noisy.prompts.perturb(document, part, seed=1) for document in documents]
+    assert sum(one.ids != document.ids for one, document in zip(noisy, documents, strict=True)) > 10
 
 
 @pytest.mark.parametrize("name", TEXT_AND_IDS)

@@ -170,3 +170,23 @@ def test_a_search_under_checkpointing_finds_the_same_noise(options, tiny_model_d
     found = gradients(build(tmp_path, tiny_model_dir, given={"peft_config": lora()}, **changes, **checkpointed))
     for name, gradient in plain.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["typos", "token_dropout", "gaussian", "adversarial"])
+def test_a_compiled_model_sees_the_same_noise(name, tiny_model_dir, tmp_path):
+    """Traced, a lookup of text fails in the depths of a compiler."""
+    changes = {**NOISY, "perturbation": name, "perturbation_severity": 0.5, "max_steps": 1}
+    plain = steps(run(build(tmp_path / "plain", tiny_model_dir, **changes)))[0]
+    compiled = {"torch_compile": True, "torch_compile_backend": "eager"}
+    found = steps(run(build(tmp_path / "compiled", tiny_model_dir, **changes, **compiled)))[0]
+    assert found["consistency_loss"] == pytest.approx(plain["consistency_loss"], rel=1e-4)
+
+
+def test_the_noise_of_the_last_search_is_left_alone_without_warm_start(tiny_model_dir, tmp_path):
+    """Restored from a checkpoint of a warm run, it would be where every later search begins."""
+    trainer = build(tmp_path, tiny_model_dir, **NOISY, perturbation="adversarial")
+    batch = first_batch(trainer)
+    plain = gradients(trainer, batch)
+    trainer._players.noisy.previous = torch.ones(5, 32)
+    again = gradients(trainer, batch)
+    assert all(torch.equal(again[name], gradient) for name, gradient in plain.items())
