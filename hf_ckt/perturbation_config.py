@@ -46,7 +46,8 @@ class PerturbationConfig:
         0.0,
     )
     perturbation_alpha: float | None = setting(
-        "Noise strength on embeddings, > 0: the norm of a text's whole noise. None: its default, NEFTune's 5."
+        "Noise strength on embeddings, > 0: the norm of a text's whole noise. None: its default, NEFTune's 5. For "
+        "adversarial noise start at 1."
     )
     perturbation_steps: int | None = setting(
         "Steps of the search in adversarial and virtual_adversarial, at least 1; each costs about a pass forward and "

@@ -47,7 +47,8 @@ class AdversarialPerturbation(EmbeddingPerturbation):
         severity (`float`, *optional*, defaults to `1.0`):
             Share of the full strength, in [0, 1].
         alpha (`float`, *optional*, defaults to `5.0`):
-            Noise strength, > 0: the l2 radius at severity 1; under linf the norm can be alpha at most.
+            Noise strength, > 0: the l2 radius at severity 1; under linf the norm can be alpha at most. Noise that was
+            searched moves a prediction far more than random noise of its norm: start at 1.
         steps (`int`, *optional*, defaults to `1`):
             Ascent steps, at least 1. Each costs about a training pass without the gradients of the weights.
         step_size (`float`, *optional*, defaults to `1.0`):

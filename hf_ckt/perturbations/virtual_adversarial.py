@@ -37,7 +37,8 @@ class VirtualAdversarialPerturbation(EmbeddingPerturbation):
         severity (`float`, *optional*, defaults to `1.0`):
             Share of the full strength, in [0, 1].
         alpha (`float`, *optional*, defaults to `5.0`):
-            Noise strength, > 0: the norm of a document's noise at severity 1.
+            Noise strength, > 0: the norm of a document's noise at severity 1. It moves a prediction far more than random
+            noise of its norm: start at 1.
         steps (`int`, *optional*, defaults to `1`):
             Power iterations, at least 1. Each costs about a training pass without the gradients of the weights.
         probe (`float`, *optional*, defaults to `0.1`):
