@@ -160,3 +160,13 @@ def test_an_adapter_is_a_teacher_on_a_quantized_backbone(model_dir, tmp_path):
     found = torch.nn.functional.linear(hidden.to(head.weight), head.weight).float()
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert steps(run(trainer))[0]["distillation_loss"] > 0
+
+
+@pytest.mark.parametrize("bits", list(BITS))
+def test_noise_is_searched_through_a_quantized_backbone(bits, model_dir, tmp_path):
+    """A 4-bit layer without a gradient of its input would leave the search at its random start."""
+    found = {}
+    for name in ("gaussian", "adversarial"):
+        changes = {**OFF, "consistency_weight": 1.0, "perturbation": name, "perturbation_alpha": 1.0, "max_steps": 1}
+        found[name] = steps(run(build(tmp_path / name, model_dir, given=given(bits), **changes)))[0]
+    assert found["adversarial"]["consistency_loss"] > 2 * found["gaussian"]["consistency_loss"] > 0
