@@ -4,10 +4,10 @@
 from typing import Any
 
 _COLUMNS = {
-    "harmful refused, clean": ("conditions", "clean", "harmful", 2),
-    "corrupted": ("all corruptions", None, "harmful", 2),
-    "look-alikes refused, clean": ("conditions", "clean", "lookalike", 2),
-    "corrupted ": ("all corruptions", None, "lookalike", 2),
+    "harmful refused": ("conditions", "clean", "harmful", 2),
+    "harmful, corrupted": ("all corruptions", None, "harmful", 2),
+    "look-alikes refused": ("conditions", "clean", "lookalike", 2),
+    "look-alikes, corrupted": ("all corruptions", None, "lookalike", 2),
     "verdict flipped": ("all corruptions", None, "flipped", 2),
     "token consistency": ("all corruptions", None, "token_consistency", 3),
 }
