@@ -35,7 +35,7 @@ from rich.table import Table
 from transformers import AutoTokenizer, BitsAndBytesConfig, set_seed
 
 from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer
-from hf_ckt.checkpoints import last_complete_checkpoint, replace_file
+from hf_ckt.checkpoints import last_complete_checkpoint, replace_file, replace_json
 from hf_ckt.data import load_starter_set, to_prompt_completion
 from hf_ckt.discovery import load_part
 from hf_ckt.embedded import HUB_ID, embedded_model, native_dtype
@@ -180,7 +180,7 @@ def measure(model: Any, tokenizer: Any, options: argparse.Namespace, name: str, 
             )
         )
         rows = {kind: [[text, next(answers)] for text in texts] for kind, texts in prompts.items()}
-        write_json(file, {"answers": rows})
+        replace_json(file, {"answers": rows})
     rows = json.loads(file.read_text(encoding="utf-8"))["answers"]
     rates = {}
     for kind, pairs in rows.items():
@@ -189,11 +189,6 @@ def measure(model: Any, tokenizer: Any, options: argparse.Namespace, name: str, 
         counts = {"n": len(pairs), "degenerate": sum(is_degenerate(text) for _, text in pairs)}
         rates[kind] = {"refused": refused / len(pairs), "low": low, "high": high, **counts}
     return {"rates": rates, "answers": rows}
-
-
-def write_json(file: Path, content: Any) -> None:
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    replace_file(file, lambda aside: Path(aside).write_text(text + "\n", encoding="utf-8"))
 
 
 def agreement(trainer: ContrastiveRobustTrainer) -> dict[str, float]:
@@ -297,8 +292,8 @@ def main() -> None:
     adapter = options.output_dir / "adapter"
     trainer.save_model(str(adapter))
     replace_file(adapter / "README.md", result_card(results, "quickstart").save)
-    write_json(options.output_dir / "results.json", results)
-    write_json(options.output_dir / "answers.json", {name: value["answers"] for name, value in measured.items()})
+    replace_json(options.output_dir / "results.json", results)
+    replace_json(options.output_dir / "answers.json", {name: value["answers"] for name, value in measured.items()})
     plot_losses(trainer.state.log_history, options.output_dir / "losses.png")
     show_answers(console, measured)
     show_table(console, results)

@@ -34,7 +34,7 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer, __version__
-from hf_ckt.checkpoints import last_complete_checkpoint, replace_file
+from hf_ckt.checkpoints import last_complete_checkpoint, replace_file, replace_json
 from hf_ckt.data import load_starter_set, to_prompt_completion
 from hf_ckt.discovery import load_part
 from hf_ckt.embedded import HUB_ID, embedded_model, native_dtype
@@ -111,7 +111,7 @@ def train(options: argparse.Namespace, model: str, name: str, work: Path) -> Pat
         )
         trainer.train(resume_from_checkpoint=last_complete_checkpoint(args.output_dir, required=False))
         trainer.save_model(str(work / f"{name}_unfinished"))
-        write_json(work / f"{name}.log.json", trainer.state.log_history)
+        replace_json(work / f"{name}.log.json", trainer.state.log_history)
         (work / f"{name}_unfinished").rename(folder)
     return folder
 
@@ -150,7 +150,7 @@ def measure(options: argparse.Namespace, name: str, model: Any, tokenizer: Any, 
                     model, tokenizer, clean, flat, told, system_prompt=SYSTEM_PROMPT, title=title
                 )
             kinds = [kind for kind in KINDS for _ in texts[kind]]
-            write_json(
+            replace_json(
                 file,
                 [
                     {"kind": kind, "prompt": text, "answer": answer, "token_consistency": value}
@@ -192,12 +192,6 @@ def _value(quantity: str, row: dict[str, Any], clean: dict[str, Any]) -> float:
         return row["token_consistency"]
     refused = is_refusal(row["answer"])
     return float(refused != is_refusal(clean["answer"]) if quantity == "flipped" else refused)
-
-
-def write_json(file: Path, content: Any) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    replace_file(file, lambda aside: Path(aside).write_text(text + "\n", encoding="utf-8"))
 
 
 def show_table(console: Console, results: dict[str, Any]) -> None:
@@ -279,7 +273,7 @@ def main() -> None:
         "corruptions": {"kinds": CORRUPTIONS, "severity": options.severity},
         "models": models,
     }
-    write_json(options.output_dir / "results.json", results)
+    replace_json(options.output_dir / "results.json", results)
     plot(results, options.output_dir / "robustness.png")
     show_table(console, results)
     console.print(f"{options.output_dir} holds results.json and robustness.png")

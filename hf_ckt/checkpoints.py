@@ -29,6 +29,22 @@ def replace_file(path: str | os.PathLike, write: Callable[[str], Any]) -> None:
         aside.unlink(missing_ok=True)
 
 
+def replace_json(path: str | os.PathLike, content: Any, *, indent: int = 1) -> None:
+    """
+    Writes a JSON file as [`replace_file`] does, so that a results file is never half of one.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            File to write; missing folders are made.
+        content (`Any`):
+            What JSON can hold.
+        indent (`int`, *optional*, defaults to `1`):
+            Spaces a level.
+    """
+    text = json.dumps(content, indent=indent, ensure_ascii=False) + "\n"
+    replace_file(path, lambda aside: Path(aside).write_text(text, encoding="utf-8"))
+
+
 def replace_block(path: str | os.PathLike, name: str, block: str) -> None:
     """
     Writes what stands between a text file's lines `<!-- name -->` and `<!-- /name -->`.

@@ -221,8 +221,9 @@ class NoisyPrompts:
         found = set()
         for index, (begin, end) in enumerate(offsets):
             place = index if index < left else index + len(target) - len(ids)
-            if (index < left or index >= len(ids) - right) and place >= 0:
-                found |= {place} if any(low <= begin and end <= high for low, high in spans) else set()
+            aligned = place >= 0 and (index < left or index >= len(ids) - right)
+            if aligned and any(low <= begin and end <= high for low, high in spans):
+                found.add(place)
         return found
 
     def _prompt_ids(self, source: dict[str, Any], prompt: Any) -> list[int]:

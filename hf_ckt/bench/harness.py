@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every benchmark shares: the machine's facts, quartiles, ratios, and the results file."""
 
-import json
 import platform
 import statistics
 import subprocess
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..checkpoints import replace_file
+from ..checkpoints import replace_json
 
 _PACKAGES = (
     "hf_ckt",
@@ -144,8 +143,7 @@ def results_document(
 
 def write_results(path: Path, document: dict[str, Any]) -> None:
     """Writes a results file, aside first, so that an interrupted run never leaves half of one."""
-    text = json.dumps(document, indent=2) + "\n"
-    replace_file(path, lambda aside: Path(aside).write_text(text, encoding="utf-8"))
+    replace_json(path, document, indent=2)
 
 
 def _commit() -> str | None:

@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from ..backbone import read_head, run_backbone
 from ..discovery import load_part
-from ..views import Batch, LogitsView, TokenViews
+from ..kernels import chunked_token_losses
+from ..views import Batch
 from .answers import chat
 
 _BATCH = 16
-# Positions whose logits are alive at a time: with 49,152 ids, 50 MB for each prompt.
-_TILE = 256
 
 
 @torch.no_grad()
@@ -59,26 +57,22 @@ def token_consistency(
             _batch(tokenizer, side[rows], responses[rows], system_prompt, model.device) for side in (clean, noisy)
         ]
         states = [batch.keep(run_backbone(base, batch.inputs).last_hidden_state) for batch in batches]
+        labels, documents = batches[0].kept_labels, batches[0].kept_documents
         with read_head(base) as head:
-            divergences = torch.cat(
-                [
-                    loss.per_token(TokenViews(labels, student=_view(first, head), teacher=_view(second, head)))
-                    for labels, first, second in zip(
-                        batches[0].kept_labels.split(_TILE), *(state.split(_TILE) for state in states), strict=True
-                    )
-                ]
-            )
-        width = batches[0].labels.shape[1]
-        for row in range(len(batches[0].labels)):
-            mine = divergences[batches[0].kept // width == row]
-            values.append(1 - float(mine.mean()) / math.log(2))
+            for row in range(len(batches[0].labels)):
+                mine = documents == row
+                told = chunked_token_losses(
+                    {loss: 1.0},
+                    states[0][mine],
+                    head,
+                    labels[mine],
+                    teacher_hidden=states[1][mine],
+                    teacher_head=head,
+                    compile=False,
+                )
+                values.append(1 - float(told.total) / math.log(2))
     model.train(was_training)
     return values
-
-
-def _view(states: Tensor, head: Any) -> LogitsView:
-    logits = torch.nn.functional.linear(states, head.weight, head.bias).float() * head.logit_scale
-    return LogitsView(logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap))
 
 
 def _batch(

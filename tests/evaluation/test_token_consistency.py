@@ -21,7 +21,6 @@ RESPONSES = ["Mix flour and water.", "Find its number first, then end it.", "I c
 def test_token_consistency_is_one_minus_jsd_in_bits(folder, request, monkeypatch):
     """In nats, the worst consistency would be 0.31; without the cap of Gemma, another model's."""
     monkeypatch.setattr(module, "_BATCH", 2)
-    monkeypatch.setattr(module, "_TILE", 3)
     path = request.getfixturevalue(folder)
     model, tokenizer = load(path, attn_implementation="eager"), AutoTokenizer.from_pretrained(path)
     found = token_consistency(model, tokenizer, CLEAN, NOISY, RESPONSES, system_prompt="be brief")
