@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config import ContrastiveRobustConfig
+    from .evaluation.callback import SafetyEvalCallback
     from .kernels import LinearHead, chunked_token_losses
     from .trainer import ContrastiveRobustTrainer
 
@@ -21,10 +22,18 @@ _HOMES = {
     "ContrastiveRobustConfig": ".config",
     "ContrastiveRobustTrainer": ".trainer",
     "LinearHead": ".kernels",
+    "SafetyEvalCallback": ".evaluation.callback",
     "chunked_token_losses": ".kernels",
 }
 
-__all__ = ["ContrastiveRobustConfig", "ContrastiveRobustTrainer", "LinearHead", "__version__", "chunked_token_losses"]
+__all__ = [
+    "ContrastiveRobustConfig",
+    "ContrastiveRobustTrainer",
+    "LinearHead",
+    "SafetyEvalCallback",
+    "__version__",
+    "chunked_token_losses",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prompts with good answers that come with the package, and noise put into a training set on purpose."""
+"""Packaged prompts with good answers, noise put into a training set on purpose, and the prompts of an evaluation."""
 
+from .contamination import require_unseen, training_texts
 from .corrupt import corrupt
+from .prompt_sets import (
+    PROMPT_SETS,
+    ChoiceQuestion,
+    EvalPrompt,
+    JailbreakTemplate,
+    WordProblem,
+    load_choices,
+    load_own_prompts,
+    load_prompts,
+    load_templates,
+    load_word_problems,
+    set_facts,
+)
 from .starter import load_starter_set, to_prompt_completion
 
-__all__ = ["corrupt", "load_starter_set", "to_prompt_completion"]
+__all__ = [
+    "PROMPT_SETS",
+    "ChoiceQuestion",
+    "EvalPrompt",
+    "JailbreakTemplate",
+    "WordProblem",
+    "corrupt",
+    "load_choices",
+    "load_own_prompts",
+    "load_prompts",
+    "load_starter_set",
+    "load_templates",
+    "load_word_problems",
+    "require_unseen",
+    "set_facts",
+    "to_prompt_completion",
+    "training_texts",
+]

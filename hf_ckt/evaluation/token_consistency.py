@@ -11,8 +11,7 @@ from tqdm import tqdm
 from ..backbone import read_head, run_backbone
 from ..discovery import load_part
 from ..kernels import chunked_token_losses
-from ..views import Batch
-from .answers import chat
+from .response_batches import causal_lm, response_batch
 
 _BATCH = 16
 
@@ -26,7 +25,7 @@ def token_consistency(
     responses: Sequence[str],
     *,
     system_prompt: str | None = None,
-    title: str = "token consistency",
+    title: str | None = "token consistency",
 ) -> list[float]:
     """
     Returns 1 - Jensen-Shannon divergence (base 2) between the predictions of a response after the clean and after the
@@ -44,17 +43,18 @@ def token_consistency(
         system_prompt (`str`, *optional*):
             Put before each prompt.
         title (`str`, *optional*, defaults to `"token consistency"`):
-            Name of the progress bar.
+            Name of the progress bar; None for none.
     """
     loss = load_part("losses", "jensen_shannon")(beta=0.5)
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = causal_lm(model)
     was_training = model.training
     model.eval()
     values: list[float] = []
-    for start in tqdm(range(0, len(clean), _BATCH), desc=title, unit="batch"):
+    for start in tqdm(range(0, len(clean), _BATCH), desc=title, unit="batch", disable=title is None):
         rows = slice(start, start + _BATCH)
         batches = [
-            _batch(tokenizer, side[rows], responses[rows], system_prompt, model.device) for side in (clean, noisy)
+            response_batch(tokenizer, side[rows], responses[rows], system_prompt=system_prompt, device=model.device)
+            for side in (clean, noisy)
         ]
         states = [batch.keep(run_backbone(base, batch.inputs).last_hidden_state) for batch in batches]
         labels, documents = batches[0].kept_labels, batches[0].kept_documents
@@ -73,24 +73,3 @@ def token_consistency(
                 values.append(1 - float(told.total) / math.log(2))
     model.train(was_training)
     return values
-
-
-def _batch(
-    tokenizer: Any, prompts: Sequence[str], responses: Sequence[str], system_prompt: str | None, device: Any
-) -> Batch:
-    """Prompts with responses, padded on the right; the responses' tokens are kept."""
-    rows = []
-    for prompt, response in zip(prompts, responses, strict=True):
-        before = tokenizer.apply_chat_template(
-            chat(prompt, system_prompt), tokenize=True, return_dict=True, add_generation_prompt=True
-        )["input_ids"]
-        after = tokenizer(response, add_special_tokens=False)["input_ids"]
-        rows.append((before, after))
-    width = max(len(before) + len(after) for before, after in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    labels, mask = torch.full_like(ids, -100), torch.zeros_like(ids)
-    for row, (before, after) in enumerate(rows):
-        ids[row, : len(before) + len(after)] = torch.tensor(before + after)
-        labels[row, len(before) : len(before) + len(after)] = torch.tensor(after)
-        mask[row, : len(before) + len(after)] = 1
-    return Batch({"input_ids": ids.to(device), "attention_mask": mask.to(device)}, labels.to(device))

@@ -218,6 +218,11 @@ def _top(row: dict[str, list[float]], view: str, shared: bool = False) -> int:
     return values.index(max(values))
 
 
+def _best(row: dict[str, list[float]], view: str, count: int) -> set[int]:
+    values = _log_probs(row, view, True)
+    return set(sorted(range(len(values)), key=values.__getitem__)[-count:])
+
+
 # name -> value of a token from its logits by view and its label: what is no divergence, from the docstring's formula
 PER_TOKEN: dict[str, Callable[[dict[str, list[float]], int], float]] = {
     "nll": lambda row, label: -_log_probs(row, "student")[label],
@@ -233,6 +238,7 @@ PER_TOKEN: dict[str, Callable[[dict[str, list[float]], int], float]] = {
         min(math.exp(p), math.exp(q))
         for p, q in zip(_log_probs(row, "teacher", True), _log_probs(row, "student", True), strict=True)
     ),
+    "top_overlap": lambda row, label: len(_best(row, "teacher", 10) & _best(row, "student", 10)) / 10,
 }
 
 

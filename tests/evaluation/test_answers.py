@@ -6,7 +6,7 @@ import torch
 from transformers import AutoTokenizer
 
 from hf_ckt.evaluation import answers
-from hf_ckt.evaluation.answers import chat, greedy_answers
+from hf_ckt.evaluation.answers import chat, greedy_answers, plan_batches
 from tests.training import load
 
 
@@ -49,3 +49,35 @@ def test_chat_without_a_system_prompt_has_only_the_user():
     """An empty system message is not the same prompt as none."""
     assert chat("hi") == [{"role": "user", "content": "hi"}]
     assert [message["role"] for message in chat("hi", "")] == ["system", "user"]
+
+
+def test_batches_depend_on_the_prompts_alone(tokenizer, monkeypatch):
+    """A batch that depends on order or on what is done already gives a resumed run other padding, and other answers."""
+    monkeypatch.setattr(answers, "_BATCH", 2)
+    plan = plan_batches(tokenizer, PROMPTS, new_tokens=5)
+    assert plan == plan_batches(tokenizer, [*reversed(PROMPTS), *PROMPTS[:2]], new_tokens=5)
+    assert sorted(prompt for batch, _ in plan for prompt in batch) == sorted(PROMPTS)
+    assert [len(batch) for batch, _ in plan] == [2, 2]
+
+
+def test_long_prompts_make_small_batches(tokenizer, monkeypatch):
+    """A batch as wide as its longest jailbreak prompt and as tall as ever would not fit."""
+    monkeypatch.setattr(answers, "_BATCH_TOKENS", 100)
+    long = [f"{'bread and water and ' * 10}{index}" for index in range(3)]
+    plan = plan_batches(tokenizer, ["a", "b", *long], new_tokens=5)
+    lengths = {
+        prompt: len(
+            tokenizer.apply_chat_template(chat(prompt), add_generation_prompt=True, return_dict=True)["input_ids"]
+        )
+        for batch, _ in plan
+        for prompt in batch
+    }
+    for batch, size in plan:
+        assert size == len(batch) * (max(lengths[prompt] for prompt in batch) + 5)
+        assert size <= 100 or len(batch) == 1
+    assert len(plan) > 2
+
+
+def test_no_prompts_are_no_batches(tokenizer):
+    """An empty suite should ask nothing, not fail in the tokenizer."""
+    assert plan_batches(tokenizer, [], new_tokens=5) == []

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Score a model and its adapters: safety, over-refusal, robustness, agreement with a teacher, utility."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+_TIERS = ("smoke", "cpu", "gpu")
+
+
+def run(argv: list[str]) -> int:
+    """Evaluates, prints the headline table, and says where the files are."""
+    options = _parse(argv)
+
+    from ..evaluation.models import Loading, public_command
+    from ..evaluation.report.tables import headline_table
+    from ..evaluation.run import Evaluation, evaluate
+
+    quantization = "nf4" if options.load_in_4bit else "int8" if options.load_in_8bit else None
+    evaluation = Evaluation(
+        model=options.model,
+        adapter=options.adapter,
+        compare=options.compare,
+        teacher=options.teacher,
+        tier=options.suite,
+        only=options.only,
+        judge=options.judge,
+        baseline=options.baseline,
+        data_dir=options.data,
+        harmful=_own_prompts(options.harmful, "harmful", options),
+        benign=_own_prompts(options.benign, "benign", options),
+        responses=_own_responses(options.responses),
+        training_texts=_training_texts(options.train_data),
+        system_prompt=options.system_prompt,
+        new_tokens=options.new_tokens,
+        seeds=options.seeds,
+        loading=Loading(options.dtype, quantization, options.trust_remote_code),
+        engine=options.engine,
+        token_consistency=not options.no_token_consistency,
+    )
+    results = evaluate(evaluation, options.output, public_command("hf-ckt evaluate", argv))
+    print(headline_table(results))
+    for suite, why in results["left_out"].items():
+        print(f"{suite}: not measured, {why}")
+    if options.suite == "smoke":
+        print("The smoke tier checks the machinery; its numbers are no result.")
+    print(f"{options.output} holds results.json and completions.parquet; `hf-ckt report {options.output}` draws them.")
+    return 0
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="hf-ckt evaluate",
+        description=f"{__doc__} Stopped at any moment, the same command goes on where it was.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--model", required=True, metavar="ID", help="Hub id or folder of the base; smollm2: SmolLM2-135M-Instruct")
+    add("--adapter", metavar="ID", help="a PEFT adapter on it; default: none, the base alone")
+    add("--compare", nargs="+", default=[], metavar="ID", help="more adapters, or whole models; default: none")
+    add("--teacher", metavar="ID", help="adapter or model to agree with; default: the base, where there is an adapter")
+    add("--suite", choices=_TIERS, default="smoke", help="how much: smoke takes minutes on 2 cores and no download")
+    add("--only", nargs="+", metavar="NAME", help="direct, jailbreak, overrefusal, noise, kd, utility; default: all")
+    add("--judge", default="rule", metavar="NAME", help="rule, advbench, or hf:ID of a classifier or chat model")
+    add("--baseline", metavar="NAME", help="model of this run that the corruption error is relative to; default: none")
+    add("--data", type=Path, metavar="DIR", help="written by `hf-ckt data fetch`; default: the Hub")
+    add(
+        "--harmful",
+        metavar="FILE",
+        help="your own harmful prompts, JSONL, CSV, Parquet or Hub id; default: the tier's",
+    )
+    add("--benign", metavar="FILE", help="your own benign prompts; default: the tier's")
+    add("--prompt-column", default="prompt", metavar="NAME", help="column of your own prompts; default: prompt")
+    add("--category-column", metavar="NAME", help="column of their categories; default: none")
+    add(
+        "--responses", metavar="FILE", help="rows with prompt and response for kd; default: the starter set's held-out"
+    )
+    add("--train-data", nargs="+", default=[], metavar="FILE", help="what was trained on: prompts found there raise")
+    add("--system-prompt", metavar="TEXT", help="put before each prompt; default: what the chat template puts there")
+    add("--new-tokens", type=int, metavar="N", help="most tokens of an answer; default: the tier's")
+    add("--seeds", type=int, metavar="N", help="draws of each corruption; default: the tier's")
+    add(
+        "--dtype",
+        metavar="NAME",
+        help="of the weights; default: bfloat16 where the machine multiplies it, else float32",
+    )
+    quantized = parser.add_mutually_exclusive_group()
+    quantized.add_argument("--load-in-4bit", action="store_true", help="the base in NF4, by bitsandbytes")
+    quantized.add_argument("--load-in-8bit", action="store_true", help="the base in 8 bits, by bitsandbytes")
+    add("--engine", choices=("auto", "transformers", "vllm"), default="auto", help="auto: vLLM if installed on a GPU")
+    add("--no-token-consistency", action="store_true", help="leave it out: it takes about as long as noisy answers do")
+    add("--trust-remote-code", action="store_true", help="run Python code that comes with the models")
+    add(
+        "--output", type=Path, required=True, metavar="DIR", help="where results, answers and finished pieces are kept"
+    )
+    options = parser.parse_args(argv)
+
+    from ..checks import require_count
+
+    for name in ("new_tokens", "seeds"):
+        if getattr(options, name) is not None:
+            require_count(f"--{name.replace('_', '-')}", getattr(options, name), 1, "With none there is no rate.")
+    return options
+
+
+def _own_prompts(source: str | None, kind: Any, options: argparse.Namespace) -> Any:
+    if source is None:
+        return None
+    from ..data.prompt_sets import load_own_prompts
+
+    return load_own_prompts(source, kind, prompt_column=options.prompt_column, category_column=options.category_column)
+
+
+def _own_responses(source: str | None) -> list[tuple[str, str]] | None:
+    if source is None:
+        return None
+    from ..checks import require_columns
+    from ..data.files import load_rows
+
+    rows = load_rows(source)
+    require_columns(source, rows.column_names, ("prompt", "response"), "--responses")
+    return list(zip(rows["prompt"], rows["response"], strict=True))
+
+
+def _training_texts(sources: list[str]) -> list[str] | None:
+    if not sources:
+        return None
+    from ..data.contamination import training_texts
+    from ..data.files import load_rows
+
+    return [text for source in sources for text in training_texts(load_rows(source))]

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Score a model and its adapters with EleutherAI's harness: MMLU, GSM8K, any of its tasks, and our suites."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def run(argv: list[str]) -> int:
+    """Scores, prints a table, and says where the files are."""
+    options = _parse(argv)
+
+    from ..evaluation.harness import HarnessRun, score_with_harness
+    from ..evaluation.models import Loading, public_command
+
+    quantization = "nf4" if options.load_in_4bit else "int8" if options.load_in_8bit else None
+    wanted = HarnessRun(
+        model=options.model,
+        adapter=options.adapter,
+        compare=options.compare,
+        tasks=options.tasks,
+        limit=options.limit,
+        num_fewshot=options.num_fewshot,
+        batch_size=options.batch_size,
+        chat_template=options.chat_template,
+        system_prompt=options.system_prompt,
+        loading=Loading(options.dtype, quantization, options.trust_remote_code),
+    )
+    results = score_with_harness(wanted, options.output, public_command("hf-ckt lm-eval", argv))
+    print(_table(results))
+    for error in results.get("judge", {}).get("error", []):
+        print(f"The string judge was right on {error['accuracy']:.0%} of {error['n']} answers of {error['set']}.")
+    if options.limit is not None:
+        print(f"Only the first {options.limit} documents of each task were scored.")
+    print(f"{options.output} holds lm_eval.json, and each answer in lm_eval/.")
+    return 0
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="hf-ckt lm-eval",
+        description=f"{__doc__} Stopped at any moment, the same command goes on with the task that it was at.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--model", required=True, metavar="ID", help="Hub id or folder of the base; smollm2: SmolLM2-135M-Instruct")
+    add("--adapter", metavar="ID", help="a PEFT adapter on it; default: none, the base alone")
+    add("--compare", nargs="+", default=[], metavar="ID", help="more adapters, or whole models; default: none")
+    add(
+        "--tasks",
+        nargs="+",
+        required=True,
+        metavar="NAME",
+        help="mmlu, gsm8k or any other of lm-eval; without a download: hf_ckt_direct, hf_ckt_jailbreak, "
+        "hf_ckt_overrefusal, hf_ckt_choices",
+    )
+    add("--limit", type=int, metavar="N", help="the first N documents of each task or subtask; default: all")
+    add("--num-fewshot", type=int, metavar="N", help="examples before each question; default: the task's own number")
+    add("--batch-size", type=int, default=8, metavar="N", help="sequences at a time; default: 8")
+    add(
+        "--no-chat-template",
+        dest="chat_template",
+        action="store_false",
+        help="send plain text, as many published scores of MMLU and GSM8K do; default: each question is a user's turn",
+    )
+    add("--system-prompt", metavar="TEXT", help="put before each question; default: what the chat template puts there")
+    add(
+        "--dtype",
+        metavar="NAME",
+        help="of the weights; default: bfloat16 where the machine multiplies it, else float32",
+    )
+    quantized = parser.add_mutually_exclusive_group()
+    quantized.add_argument("--load-in-4bit", action="store_true", help="the base in NF4, by bitsandbytes")
+    quantized.add_argument("--load-in-8bit", action="store_true", help="the base in 8 bits, by bitsandbytes")
+    add("--trust-remote-code", action="store_true", help="run Python code that comes with the models")
+    add("--output", type=Path, required=True, metavar="DIR", help="where results and finished tasks are kept")
+    return parser.parse_args(argv)
+
+
+def _table(results: dict[str, Any]) -> str:
+    """Tasks by models, each value with its interval, or else its standard error, and the number of documents."""
+    rows = [["task", "metric", "better", *results["models"]]]
+    for task, row in results["tasks"].items():
+        scores = row["models"]
+        metric = next(iter(scores.values()))["metric"]
+        better = {True: "higher", False: "lower"}.get(row["higher_is_better"], "")
+        rows.append([task, metric, better, *(_score(scores[name]) for name in results["models"])])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _score(score: dict[str, Any]) -> str:
+    if score["value"] is None:
+        return f"none (n={score['n']})"
+    spread = "" if score["stderr"] is None else f" ± {score['stderr']:.3f}"
+    if score["low"] is not None:
+        spread = f" [{score['low']:.3f}, {score['high']:.3f}]"
+    return f"{score['value']:.3f}{spread} (n={score['n']})"

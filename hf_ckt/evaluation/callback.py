@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Safety measured during training: a small suite is answered and judged at every evaluation."""
+
+import logging
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset
+from transformers import TrainerCallback
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from ..backbone import frozen
+from ..checks import require_count, require_known, require_within
+from ..data.contamination import require_unseen, training_texts
+from ..data.prompt_sets import EvalPrompt, load_prompts
+from .answers import answer_batch, plan_batches
+from .judges import Judge, load_judge
+from .measure import Measured
+from .refusal_margin import refusal_margin_scores
+from .refusal_openings import refusal_margins
+from .results import completion_rows
+from .safety import safety_scores
+from .suites import ask
+from .tiers import TIERS
+
+logger = logging.getLogger(__name__)
+
+_PROMPTS = 16  # of each kind: one of each of the starter set's harmful categories
+_OF_HARMFUL = ("safety", "refusal_margin_harmful")
+_OF_BENIGN = ("helpfulness", "overrefusal", "refusal_margin_benign")
+_OF_BOTH = ("oss", "refusal_margin_auroc")
+
+
+class SafetyEvalCallback(TrainerCallback):
+    """
+    Answers a few harmful and a few benign prompts at every evaluation and scores the answers.
+
+    The scores go into the evaluation's own metrics, so that Trainer picks the best checkpoint by them
+    (`metric_for_best_model="oss"` with `load_best_model_at_end=True`), and into its log: `eval_oss` (0 to 100),
+    `eval_safety`, `eval_helpfulness`, `eval_overrefusal` (rates), `eval_refusal_margin_harmful`,
+    `eval_refusal_margin_benign` (nats), `eval_refusal_margin_auroc`, and, where a teacher takes part in the objective,
+    `eval_kd_alignment`. That last one is the evaluation's own `eval_acceptance` under the name that reports use: measured
+    on the evaluation data, and not a second time. With several evaluation datasets the suite is answered once, with the
+    first of them, and the names stay these.
+
+    Nothing of the run is changed: not its random state, the model's mode or its settings; a run with this callback has
+    the losses of one without. Every process answers the whole suite, and the main process's scores count.
+
+    With 16 prompts of a kind a rate moves in steps of 0.06, and its 95 % interval is up to 0.44 wide: good for the
+    course of a run, not for a result.
+
+    Related: `hf-ckt evaluate` for the whole evaluation of a finished adapter.
+
+    Args:
+        trainer ([`~transformers.Trainer`]):
+            The trainer that the callback will be added to; before an `EarlyStoppingCallback` on these metrics.
+        prompts (`Sequence[EvalPrompt]` or `Sequence[dict]`, *optional*):
+            The suite; of a dict `text` and `kind` (`"harmful"` or `"benign"`) are read, and `id`, `set` and `category`
+            where it has them. None: 16 harmful and 16 look-alike prompts of the starter set's held-out part.
+        new_tokens (`int`, *optional*, defaults to `24`):
+            Most tokens of an answer. A refusal shows itself early; time grows with this number.
+        system_prompt (`str`, *optional*):
+            Put before each prompt: the one that was trained with, if any.
+        max_overrefusal (`float`, *optional*):
+            In [0, 1]. Training stops when a larger share of the benign prompts is refused. None never stops.
+        judge (`str` or [`~judges.Judge`], *optional*, defaults to `"rule"`):
+            See [`~judges.load_judge`]. A judge that is a model stays in memory beside the one that is trained.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Runs Python code that comes with a judge that is a model.
+
+    Raises:
+        ValueError: If there are no prompts, or none that a limit or `metric_for_best_model` asks for; if a limit is
+            outside [0, 1], the tokenizer has no chat template, weights are sharded over processes, or a prompt of the
+            suite occurs in the training set.
+
+    Example:
+
+    ```python
+    trainer = ContrastiveRobustTrainer(model, args, train_dataset=train, eval_dataset=heldout, peft_config=lora)
+    trainer.add_callback(SafetyEvalCallback(trainer, max_overrefusal=0.5))
+    trainer.train()
+    ```
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        prompts: Sequence[EvalPrompt | Mapping[str, Any]] | None = None,
+        *,
+        new_tokens: int = 24,
+        system_prompt: str | None = None,
+        max_overrefusal: float | None = None,
+        judge: str | Judge = "rule",
+        trust_remote_code: bool = False,
+    ):
+        require_count("new_tokens", new_tokens, 1, "Every answer would be empty and count as degenerate.")
+        if max_overrefusal is not None:
+            require_within("max_overrefusal", max_overrefusal, 0, 1, "It is a share of the benign prompts.")
+        _require_whole_weights(trainer)
+        self.trainer, self.new_tokens, self.system_prompt = trainer, new_tokens, system_prompt
+        self.max_overrefusal = max_overrefusal
+        self.tokenizer = _tokenizer(trainer)
+        self.prompts = _starter_prompts() if prompts is None else [_prompt(n, one) for n, one in enumerate(prompts)]
+        kinds = {prompt.kind for prompt in self.prompts}
+        _require_kinds(kinds, max_overrefusal, trainer.args)
+        self.rows: list[dict[str, Any]] = []
+        """The last answers with their verdicts."""
+        with _unchanged_randomness():
+            self.judge = judge if isinstance(judge, Judge) else load_judge(judge, trust_remote_code=trust_remote_code)
+            self._benign_judge = self.judge if self.judge.scores_refusals else load_judge("rule")
+            _require_unseen_by(trainer, self.tokenizer, self.prompts)
+        by_kind = {kind: [prompt for prompt in self.prompts if prompt.kind == kind] for kind in kinds}
+        suites = [suite for kind, suite in (("harmful", "direct"), ("benign", "overrefusal")) if kind in kinds]
+        # A tier says how many prompts are drawn from sets, and these are given.
+        self._asked = ask(TIERS["smoke"], suites, harmful=by_kind.get("harmful"), benign=by_kind.get("benign"))
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        """Adds the scores to `metrics` and to the log, and stops the training when the limit is passed."""
+        prefix = self._prefix(metrics)
+        if prefix is None:
+            return
+        # One verdict for all: processes that pick different checkpoints, or stop alone, would wait for each other.
+        scores = broadcast_object_list([self._scores()])[0]
+        found = {f"{prefix}_{name}": score["value"] for name, score in scores.items() if score["value"] is not None}
+        if f"{prefix}_acceptance" in metrics or "eval_acceptance" in metrics:
+            found[f"{prefix}_kd_alignment"] = metrics.get(f"{prefix}_acceptance", metrics.get("eval_acceptance"))
+        metrics.update(found)
+        self._log(state, found)
+        rate = found.get(f"{prefix}_overrefusal", 0.0)
+        if self.max_overrefusal is None or rate <= self.max_overrefusal or not self.trainer.is_in_train:
+            return
+        control.should_training_stop = True
+        if state.is_world_process_zero:
+            logger.warning(
+                "Training stops at step %d: %.3f of the %d benign prompts are refused, and max_overrefusal is %g.",
+                state.global_step,
+                rate,
+                scores["overrefusal"]["n"],
+                self.max_overrefusal,
+            )
+
+    def _prefix(self, metrics: Mapping[str, Any]) -> str | None:
+        """
+        What the evaluation's metrics are named by; None for the second and later ones of several datasets.
+
+        Trainer evaluates those one after the other, each with its name behind the prefix, and joins their metrics.
+        """
+        timed = [name.removesuffix("_runtime") for name in metrics if name.endswith("_runtime")]
+        prefix = min(timed, key=len, default="eval")
+        datasets = self.trainer.eval_dataset
+        names = list(datasets) if isinstance(datasets, dict) else []
+        mine = max((name for name in names if prefix.endswith(f"_{name}")), key=len, default=None)
+        if mine is None:
+            return prefix
+        return prefix.removesuffix(f"_{mine}") if mine == names[0] else None
+
+    def _scores(self) -> dict[str, Any]:
+        """Scores of the model as it is now, by name."""
+        model, measured = self.trainer.model, Measured()
+        asked = [row["prompt"] for row in self._asked.rows]
+        options: dict[str, Any] = {"system_prompt": self.system_prompt}
+        # In the precision that is trained in: without autocast, float32 weights would be run as such.
+        with _unchanged_randomness(), frozen(model), self.trainer.accelerator.autocast():
+            for batch, _ in plan_batches(self.tokenizer, asked, new_tokens=self.new_tokens, **options):
+                answers = answer_batch(model, self.tokenizer, batch, new_tokens=self.new_tokens, **options)
+                measured.answers.update(zip(batch, answers, strict=True))
+            margins = refusal_margins(model, self.tokenizer, asked, title=None, **options)
+        with _unchanged_randomness():
+            self.rows = completion_rows("run", self._asked, measured, self.judge, self._benign_judge)
+        scores: dict[str, Any] = {
+            **safety_scores(self.rows),
+            **refusal_margin_scores(margins, [row["kind"] for row in self._asked.rows]),
+        }
+        return {name: scores[name] for name in (*_OF_BOTH, *_OF_HARMFUL, *_OF_BENIGN) if name in scores}
+
+    def _log(self, state: Any, found: dict[str, float]) -> None:
+        """Tells the trackers, and joins the log's entry with that of the evaluation: readers take it for one."""
+        self.trainer.log(dict(found))
+        entry = state.log_history.pop()
+        if state.log_history and _is_evaluation(state.log_history[-1], entry["step"]):
+            state.log_history[-1].update(entry)
+        else:
+            state.log_history.append(entry)
+
+
+def _is_evaluation(entry: Mapping[str, Any], step: int) -> bool:
+    return entry.get("step") == step and any(name.endswith("_runtime") for name in entry)
+
+
+def _starter_prompts() -> list[EvalPrompt]:
+    prompts = []
+    for name in ("starter-harmful", "starter-lookalike"):
+        found = load_prompts(name)
+        prompts += found[:: len(found) // _PROMPTS][:_PROMPTS]  # they are sorted by category
+    return prompts
+
+
+def _prompt(number: int, given: EvalPrompt | Mapping[str, Any]) -> EvalPrompt:
+    if isinstance(given, EvalPrompt):
+        return given
+    missing = [name for name in ("text", "kind") if not isinstance(given.get(name), str)]
+    if missing:
+        raise ValueError(
+            f"prompts, number {number}: has no {' and no '.join(missing)} (got {given!r}), so it could not be asked or not "
+            'be judged. Give {"text": ..., "kind": "harmful" or "benign"}.'
+        )
+    require_known(f"prompts, number {number}, kind", given["kind"], ("harmful", "benign"))
+    own = {"id": f"own/{number}", "set": "own", "category": "", **given}
+    return EvalPrompt(**{name: own[name] for name in ("id", "set", "kind", "category", "text")})
+
+
+def _require_kinds(kinds: AbstractSet[str], max_overrefusal: float | None, args: Any) -> None:
+    if not kinds:
+        raise ValueError(
+            "prompts: is empty, so there is nothing to score. Leave it out for the starter set's prompts."
+        )
+    if max_overrefusal is not None and "benign" not in kinds:
+        raise ValueError(
+            f"max_overrefusal={max_overrefusal:g}: the suite has no benign prompt, so the limit could never be passed. Add "
+            "some of kind 'benign', or leave the limit out."
+        )
+    best = (args.metric_for_best_model or "").removeprefix("eval_")
+    missing = {"harmful", "benign"} - kinds
+    needs = [kind for kind, names in (("harmful", _OF_HARMFUL), ("benign", _OF_BENIGN)) if best in (*names, *_OF_BOTH)]
+    for kind in missing.intersection(needs):
+        raise ValueError(
+            f"metric_for_best_model={best!r}: the suite has no prompt of kind {kind!r}, so there is no such score and no "
+            "best checkpoint. Add some, or choose another metric."
+        )
+    if best == "overrefusal" and args.greater_is_better:
+        raise ValueError(
+            "metric_for_best_model='overrefusal': greater_is_better is True, as transformers sets it for all but losses, "
+            "so the adapter that refuses most would be kept. Set greater_is_better=False, or use 'oss'."
+        )
+
+
+def _require_whole_weights(trainer: Any) -> None:
+    sharded = "FSDP" if trainer.is_fsdp_enabled else "DeepSpeed ZeRO-3" if is_deepspeed_zero3_enabled() else None
+    if sharded is not None:
+        raise ValueError(
+            f"SafetyEvalCallback: under {sharded} each process holds a part of the weights, and generation runs as many "
+            "passes as answers are long, outside the hooks that gather them. Use DDP or ZeRO-2, or evaluate checkpoints "
+            "with `hf-ckt evaluate`."
+        )
+
+
+def _tokenizer(trainer: Any) -> Any:
+    processing = trainer.processing_class
+    tokenizer = getattr(processing, "tokenizer", processing)
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise ValueError(
+            "SafetyEvalCallback: the tokenizer has no chat template, so it is unknown how a user speaks to the model. Set "
+            "chat_template_path in the configuration, or tokenizer.chat_template."
+        )
+    return tokenizer
+
+
+def _require_unseen_by(trainer: Any, tokenizer: Any, prompts: Sequence[EvalPrompt]) -> None:
+    """Raises if a prompt occurs in the training set; says so once where that cannot be known."""
+    dataset = trainer.train_dataset
+    if dataset is None:
+        return
+    columns = dataset.column_names if isinstance(dataset, Dataset) else []
+    fields = [
+        name for name in ("prompt", "messages", getattr(trainer.args, "dataset_text_field", "text")) if name in columns
+    ]
+    if fields:
+        require_unseen(prompts, training_texts(dataset.with_format(None).select_columns(fields), fields))
+    elif "input_ids" in columns:
+        require_unseen(prompts, _decoded(dataset, tokenizer))
+    elif trainer.args.process_index == 0:
+        logger.warning(
+            "SafetyEvalCallback: the training set %s, so it was not checked for the %d prompts of the suite. Scores on "
+            "prompts that are trained on say nothing.",
+            "has no column of text or tokens" if columns else "streams",
+            len(prompts),
+        )
+
+
+def _decoded(dataset: Dataset, tokenizer: Any) -> Iterator[str]:
+    """
+    The texts within documents of which only tokens are left (packed ones, say): parted where a special token stands, or
+    where the tokens that are learnt begin or end, each as it is and without its first line, where templates put the role.
+    """
+    special = {*tokenizer.all_special_ids, *(n for n, one in tokenizer.added_tokens_decoder.items() if one.special)}
+    kept = [name for name in ("input_ids", "labels") if name in dataset.column_names]
+    for row in dataset.with_format(None).select_columns(kept):
+        ids = row["input_ids"]
+        kinds = [
+            None if token in special else label == -100
+            for token, label in zip(ids, row.get("labels", ids), strict=True)
+        ]
+        for kind, part in groupby(zip(kinds, ids, strict=True), key=itemgetter(0)):
+            if kind is not None:
+                text = tokenizer.decode([token for _, token in part])
+                yield from (text, text.partition("\n")[2])
+
+
+@contextmanager
+def _unchanged_randomness() -> Iterator[None]:
+    """Gives every generator its state back: the next step's dropout and noise are those of a run without an evaluation."""
+    import numpy as np
+
+    python, arrays = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)

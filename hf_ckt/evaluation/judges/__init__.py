@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Judges, one file each; `base.py` is the contract."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from ...checks import require_known
+from .base import Judge, Verdict
+from .degeneration import is_degenerate
+from .rule import is_refusal
+
+__all__ = ["Judge", "Verdict", "is_degenerate", "is_refusal", "judge_names", "load_judge"]
+
+# Files of the folder that are no judge by themselves; the last two are given a model.
+_NOT_NAMED = ("__init__", "base", "degeneration", "chat", "classifier")
+
+
+def judge_names() -> list[str]:
+    """Returns the judges that need no model: `name` is the class `NameJudge` of the file `name.py`."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _NOT_NAMED)
+
+
+def load_judge(spec: str, *, trust_remote_code: bool = False) -> Judge:
+    """
+    Returns a judge.
+
+    Args:
+        spec (`str`):
+            The name of a file of this folder, such as `"rule"` or `"advbench"`; or `"hf:<id or folder>"`, a sequence
+            classifier or a chat model that is asked with a rubric, as its config says. `"hf:<id>@<revision>"` names a
+            branch, tag or commit, and `"hf:<id>#<label>"` the label of a classifier that means refusal
+            (`#harm=<label>`: harm).
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Runs Python code that comes with a model.
+
+    Raises:
+        ValueError: If there is no such judge, or the model is neither of the two kinds.
+
+    Example:
+
+    >>> load_judge("rule").verdicts(["How do I pick a lock?"], ["I can't help with that."])
+    [Verdict(refused=True, degenerate=False, confidence=None)]
+    """
+    if spec.startswith("hf:"):
+        return _model_judge(spec.removeprefix("hf:"), trust_remote_code)
+    if "/" in spec or Path(spec).is_dir():
+        raise ValueError(f"--judge: {spec!r} looks like a model, and those are marked: write 'hf:{spec}'.")
+    require_known("--judge", spec, judge_names())
+    module = importlib.import_module(f".{spec}", package=__package__)
+    return getattr(module, f"{spec.title().replace('_', '')}Judge")()
+
+
+def _model_judge(spec: str, trust_remote_code: bool) -> Judge:
+    from transformers import AutoConfig
+
+    model, label, revision = spec, None, None
+    if not Path(model).is_dir():  # a folder's name may hold either sign
+        model, _, label = model.partition("#")
+        if not Path(model).is_dir():
+            model, _, revision = model.partition("@")
+    options: dict[str, Any] = {"revision": revision or None, "trust_remote_code": trust_remote_code}
+    config = AutoConfig.from_pretrained(model, **options)
+    architecture = next(iter(config.architectures or []), "model of unknown architecture")
+    if "SequenceClassification" in architecture:
+        from .classifier import ClassifierJudge
+
+        return ClassifierJudge(model, label or None, **options)
+    generates = ("CausalLM", "LMHead", "ConditionalGeneration")
+    if any(name in architecture for name in generates) and not config.is_encoder_decoder:
+        if label:
+            raise ValueError(
+                f"--judge: {spec!r} names a label, and the model is a {architecture}, which has none. Leave '#{label}' out."
+            )
+        from .chat import ChatJudge
+
+        return ChatJudge(model, **options)
+    raise ValueError(
+        f"--judge: {model!r} is a {architecture}, which neither classifies texts nor chats, so it cannot judge. Name a "
+        "sequence classifier or a chat model."
+    )

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract that judges keep."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """
+    What a judge says of one answer.
+
+    Args:
+        refused (`bool`):
+            Whether the request was declined; of a judge that is asked for harm, whether the answer does none.
+        degenerate (`bool`):
+            Whether the answer is empty or repeats itself, by [`~judges.is_degenerate`] whatever the judge.
+        confidence (`float`, *optional*):
+            The judge's probability of its own verdict, in [0.5, 1], if it has one.
+    """
+
+    refused: bool
+    degenerate: bool
+    confidence: float | None = None
+
+
+class Judge(ABC):
+    """Says of each answer whether it refuses; the same answer always gets the same verdict."""
+
+    name: str
+    """As in `load_judge`, without the folders of a path."""
+    measures: str
+    """What the share of harmful prompts that are not refused is called."""
+    scores_refusals: bool = True
+    """Whether its verdicts say how often benign prompts are refused; where they do not, the rule judge is asked. False of a
+    judge of harm: everything benign is harmless to it, so every helpful answer would count as a refusal."""
+
+    @property
+    def error(self) -> list[dict[str, Any]]:
+        """
+        Its measured error, a dict for each labelled set with `set`, `n`, `accuracy`, `precision`, `recall`, `f1`,
+        `bias_harmful`, `bias_benign` and more; empty where none was measured. `hf-ckt judge` writes the file.
+        """
+        file = Path(__file__).parent / f"{self.name}_error.json"
+        # The name of a model holds a slash, and no such file is packaged.
+        if not self.name.isidentifier() or not file.exists():
+            return []
+        return json.loads(file.read_text(encoding="utf-8"))
+
+    @abstractmethod
+    def verdicts(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
+        """
+        Judges answers, each on its own.
+
+        Args:
+            prompts (`Sequence[str]`):
+                The requests, without a jailbreak's wrapping; judges that read the answer alone leave them out.
+            answers (`Sequence[str]`):
+                The answer to each.
+
+        Returns:
+            `list[Verdict]`: in the order of the answers.
+        """
+
+
+def length_batches(texts: Sequence[str], size: int, title: str) -> Iterator[list[int]]:
+    """
+    Yields the indices of texts in batches of like length, so that little is padded, with a progress bar.
+
+    Args:
+        texts (`Sequence[str]`):
+            What is batched.
+        size (`int`):
+            Most texts of a batch.
+        title (`str`):
+            Name of the bar; there is none for a single batch.
+
+    Example:
+
+    >>> list(length_batches(["long text", "a", "bb"], 2, "judging"))
+    [[1, 2], [0]]
+    """
+    from tqdm import tqdm
+
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    starts = range(0, len(order), size)
+    for start in tqdm(starts, desc=title, unit="batch", disable=len(starts) <= 1):
+        yield order[start : start + size]

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables, pictures and a page, from results files alone."""
+
+from pathlib import Path
+
+from ...checkpoints import replace_file
+from .findings import Findings, read_findings
+
+
+def write_report(folder: Path, *, plots: bool = True, most_prompts: int = 3000) -> list[Path]:
+    """
+    Writes `report.md`, `report.html` and `plots/*.png`, `plots/*.svg` beside the results of an evaluation.
+
+    Args:
+        folder (`Path`):
+            What `hf-ckt evaluate --output` wrote.
+        plots (`bool`, *optional*, defaults to `True`):
+            Whether to draw plots as files; the page has drawings of its own.
+        most_prompts (`int`, *optional*, defaults to `3000`):
+            Prompts whose answers are put in the page.
+
+    Returns:
+        `list[Path]`: What was written.
+
+    Raises:
+        ValueError: If the folder holds no evaluation, a file cannot be read, or matplotlib is missing.
+    """
+    from .page import html_page
+    from .plots import draw_plots
+    from .tables import markdown
+
+    findings = read_findings(folder)
+    drawn = draw_plots(findings.results, folder / "plots") if plots else []
+    texts = {
+        "report.md": markdown(findings, sorted({path.stem for path in drawn})),
+        "report.html": html_page(findings, most_prompts=most_prompts),
+    }
+    for name, text in texts.items():
+        replace_file(folder / name, lambda aside, text=text: Path(aside).write_bytes(text.encode()))  # type: ignore[misc]
+    return [*(folder / name for name in texts), *drawn]
+
+
+__all__ = ["Findings", "read_findings", "write_report"]

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files of an evaluation, read and checked."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+_KEYS = (
+    *("tier", "suites", "left_out", "settings", "judge", "generation", "sets", "seeds", "versions", "device"),
+    "models",
+)
+_SCORE_KEYS = {"value", "low", "high", "n"}
+# Part of a report -> (what it is called, the suites that it needs).
+PARTS = {
+    "safety": ("Safety and over-refusal", ("direct", "overrefusal")),
+    "balance": ("Over-refusal beside attack success", ("direct", "overrefusal")),
+    "attack_success": ("Attack success by category", ("direct",)),
+    "overrefusal": ("Over-refusal by category", ("overrefusal",)),
+    "noise": ("Robustness to noise", ("noise",)),
+    "kd": ("Agreement with a teacher", ("kd",)),
+    "utility": ("Utility", ("utility",)),
+}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """
+    What the files of one evaluation hold.
+
+    Args:
+        results (`dict`):
+            `results.json`.
+        rows (`list[dict]`, *optional*):
+            `completions.parquet`; None where there is no such file.
+        lm_eval (`dict`, *optional*):
+            `lm_eval.json`; None where there is no such file.
+    """
+
+    results: dict[str, Any]
+    rows: list[dict[str, Any]] | None = None
+    lm_eval: dict[str, Any] | None = None
+
+
+def read_findings(folder: Path) -> Findings:
+    """
+    Reads what `hf-ckt evaluate` and `hf-ckt lm-eval` left in a folder.
+
+    Raises:
+        ValueError: If the folder holds no evaluation, or a file cannot be read, is of another format, or does not belong to
+            the others.
+    """
+    if not (folder / "results.json").is_file():
+        raise ValueError(
+            f"{folder}: holds no results.json, so there is nothing to report. Give the folder that "
+            "`hf-ckt evaluate --output` wrote."
+        )
+    results = _json(folder / "results.json")
+    _require_results(results)
+    rows = _rows(folder / "completions.parquet") if (folder / "completions.parquet").exists() else None
+    strangers = sorted({str(row["model"]) for row in rows or ()} - results["models"].keys())
+    if strangers:
+        raise ValueError(
+            f"completions.parquet: holds answers of {', '.join(map(repr, strangers))}, which results.json does not know, so "
+            "the two are of different runs and answers would stand beside scores of others. Evaluate again."
+        )
+    lm_eval = _json(folder / "lm_eval.json") if (folder / "lm_eval.json").exists() else None
+    if lm_eval is not None and not isinstance(lm_eval.get("tasks"), Mapping):
+        raise ValueError(
+            "lm_eval.json: has no tasks, so there is nothing to show. Write it again with `hf-ckt lm-eval`."
+        )
+    return Findings(results, rows, lm_eval)
+
+
+def not_measured(results: Mapping[str, Any], part: str) -> str:
+    """
+    Returns the sentence that stands where a part of the report is missing.
+
+    Example:
+
+    >>> not_measured({"left_out": {"kd": "there is no adapter"}}, "kd")
+    'Agreement with a teacher was not measured: there is no adapter.'
+    """
+    title, suites = PARTS[part]
+    reasons = [str(results["left_out"][suite]).rstrip(".") for suite in suites if suite in results["left_out"]]
+    return f"{title} was not measured: {reasons[0] if reasons else 'the results hold nothing of it'}."
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of the text's encoding too
+        raise ValueError(
+            f"{path.name}: is no JSON ({error}), so nothing of it can be trusted. Write it again with the command that made "
+            "it."
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name}: must hold a JSON object, got {type(content).__name__}. It is another file.")
+    return content
+
+
+def _require_results(results: Mapping[str, Any]) -> None:
+    if results.get("format") != FORMAT:
+        raise ValueError(
+            f"results.json: format must be {FORMAT}, got {results.get('format')!r}. Numbers of another format would be read "
+            "as what they are not. Evaluate again, or use the version of hf_ckt that wrote it."
+        )
+    missing = [key for key in _KEYS if key not in results]
+    if missing or not results["models"]:
+        raise ValueError(
+            f"results.json: lacks {', '.join(missing) or 'models'}, so a reader could not tell what was measured. Evaluate "
+            "again."
+        )
+    for name, model in results["models"].items():
+        for score, found in model.get("scores", {}).items():
+            if not (isinstance(found, Mapping) and found.keys() >= _SCORE_KEYS):
+                raise ValueError(
+                    f"results.json: the score {score!r} of {name!r} must have {', '.join(sorted(_SCORE_KEYS))}, got {found!r}. "
+                    "A number without its interval and n is no result. Evaluate again."
+                )
+        if "scores" not in model or "title" not in model:
+            raise ValueError(f"results.json: the model {name!r} has no title or no scores. Evaluate again.")
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{path.name}: cannot be read as Parquet ({error}), so no answer can be shown. Evaluate again: finished answers "
+            "are kept, and only the file is written anew."
+        ) from error
+    needed = {"model", "suite", "set", "prompt_id", "kind", "category", "template", "corruption", "severity", "seed"}
+    needed |= {"prompt", "answer", "refused", "degenerate", "correct"}
+    missing = sorted(needed - rows[0].keys()) if rows else []
+    if missing:
+        raise ValueError(f"{path.name}: lacks the columns {', '.join(missing)}. It is another file; evaluate again.")
+    for row in rows:
+        for key, value in row.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                row[key] = None
+    return rows

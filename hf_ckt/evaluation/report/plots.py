@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The figures of a report as PNG and SVG files."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+from ...checkpoints import replace_file
+from . import figures
+from .numbers import judge_sentence, number, score_text, spaced
+
+# Grey for the first model, the base; then Okabe and Ito's colours, darkened where they would be faint on white. Each has
+# a marker of its own, so that colour is never the only difference.
+_COLORS = ("#5B6573", "#0072B2", "#C2500A", "#00795A", "#9A4382", "#7A6100", "#3B4CC0", "#1A1D21")
+_MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
+_GRID, _INK = "#DDDDDD", "#1A1D21"
+_STYLE: dict[str, Any] = {
+    "font.size": 10,
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so the same everywhere
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "hf_ckt",
+    "text.usetex": False,
+    "text.parse_math": False,  # a title with dollar signs is a title
+}
+
+
+def draw_plots(results: Mapping[str, Any], folder: Path) -> list[Path]:
+    """
+    Draws every figure that the results have something for, as `NAME.png` and `NAME.svg`; the same results give the same
+    files.
+
+    Args:
+        results (`Mapping`):
+            A results file.
+        folder (`Path`):
+            Where to; made if missing. Plots of an earlier report that have nothing to show any more are removed.
+
+    Raises:
+        ValueError: If matplotlib is not installed.
+    """
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ValueError(
+            "hf-ckt report: matplotlib is not installed, and it draws the plots. Install it with "
+            '`pip install "hf-ckt[plot]"`, or leave the plots out with --no-plots.'
+        ) from error
+
+    written = []
+    with rc_context(_STYLE):  # a Figure of its own: neither a window nor what else this process draws is touched
+        for name, draw in DRAWERS.items():
+            figure = Figure(layout="constrained")
+            drawn = draw(figure, results)
+            for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
+                path = folder / f"{name}{suffix}"
+                if not drawn:
+                    path.unlink(missing_ok=True)
+                    continue
+                kind = suffix.removeprefix(".")
+                replace_file(
+                    path,
+                    lambda aside, figure=figure, kind=kind, metadata=metadata: figure.savefig(  # type: ignore[misc]
+                        aside, format=kind, dpi=160, metadata=metadata
+                    ),
+                )
+                written.append(path)
+    return written
+
+
+def _headline(figure: Any, results: Mapping[str, Any]) -> bool:
+    names, shown = figures.measured_panels(results), figures.titles(results)
+    if not names:
+        return False
+    figure.set_size_inches(3.6 * len(names) + 1, 1.4 + 0.4 * len(shown))
+    axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axis, score in zip(axes, names, strict=True):
+        text = score_text(score)
+        for row, name in enumerate(shown):
+            found = results["models"][name]["scores"].get(score)
+            if found and found["value"] is not None:
+                _interval(axis, found, row, row)
+                axis.annotate(
+                    number(found["value"], text.decimals),
+                    (found["value"], row),
+                    xytext=(0, 7),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=9,
+                )
+        low, high = figures.PANELS[score]
+        axis.set_xlim(low - (high - low) * 0.03, high + (high - low) * 0.03)
+        axis.set_title(text.title, fontsize=10)
+        axis.grid(True, axis="x", color=_GRID, linewidth=0.6)
+    axes[0].set_yticks(range(len(shown)), list(shown.values()))
+    axes[0].set_ylim(len(shown) - 0.4, -0.7)
+    _note(figure, results)
+    return True
+
+
+def _balance(figure: Any, results: Mapping[str, Any]) -> bool:
+    points, shown = figures.balance_points(results), figures.titles(results)
+    if not points:
+        return False
+    figure.set_size_inches(5.6, 5.6)
+    axis = figure.subplots()
+    for number_, name in enumerate(shown):
+        if name not in points:
+            continue
+        x, y = points[name]
+        axis.errorbar(
+            x["value"],
+            y["value"],
+            xerr=_errors(x),
+            yerr=_errors(y),
+            color=_color(number_),
+            marker=_marker(number_),
+            markersize=7,
+            capsize=3,
+            elinewidth=1.2,
+            linestyle="none",
+            label=shown[name],
+        )
+    for set_limits in (axis.set_xlim, axis.set_ylim):
+        set_limits(-0.03, 1.03)
+    axis.set_xlabel(score_text(figures.BALANCE[0]).title + " (less is better)")
+    axis.set_ylabel(score_text(figures.BALANCE[1], results).title + " (less is better)")
+    axis.grid(True, color=_GRID, linewidth=0.6)
+    axis.set_axisbelow(True)
+    _legend(figure)
+    _note(figure, results)
+    return True
+
+
+def _categories(rate: str, title: Callable[[Mapping[str, Any]], str]) -> Callable[[Any, Mapping[str, Any]], bool]:
+    def draw(figure: Any, results: Mapping[str, Any]) -> bool:
+        rows, shown = figures.category_rows(results, rate), figures.titles(results)
+        if not rows:
+            return False
+        height = 0.3 + 0.2 * len(shown)
+        figure.set_size_inches(8.5, 1.8 + height * len(rows))
+        axis = figure.subplots()
+        for row, (_, scores) in enumerate(rows):
+            for number_, name in enumerate(shown):
+                if name in scores and scores[name]["value"] is not None:
+                    offset = (number_ - (len(shown) - 1) / 2) * 0.7 / len(shown)
+                    label = shown[name] if name not in axis.get_legend_handles_labels()[1] else None
+                    _interval(axis, scores[name], row + offset, number_, label)
+        axis.set_yticks(range(len(rows)), [spaced(category) for category, _ in rows])
+        axis.set_ylim(len(rows) - 0.5, -0.5)
+        axis.set_yticks([row + 0.5 for row in range(len(rows) - 1)], minor=True)
+        axis.tick_params(axis="y", length=0, which="both")
+        axis.grid(True, axis="x", color=_GRID, linewidth=0.6)
+        axis.grid(True, axis="y", which="minor", color=_GRID, linewidth=0.6)
+        axis.set_xlim(-0.02, 1.02)
+        axis.set_xlabel(title(results))
+        _legend(figure)
+        _note(figure, results)
+        return True
+
+    return draw
+
+
+def _noise_heatmap(figure: Any, results: Mapping[str, Any]) -> bool:
+    grids, shown = figures.noise_grids(results), figures.titles(results)
+    if not grids:
+        return False
+    first = next(iter(grids.values()))
+    columns, lines = min(len(grids), 4), -(-len(grids) // 4)
+    width, height = 1.0 + 0.75 * len(first.severities), 1.1 + 0.42 * len(first.corruptions)
+    figure.set_size_inches(max(5.0, 1.9 + width * columns), 0.8 + height * lines)
+    axes = figure.subplots(lines, columns, sharey=True, squeeze=False)
+    for empty in axes.flat[len(grids) :]:
+        empty.set_visible(False)
+    image = None
+    for axis, (name, grid) in zip(axes.flat, grids.items(), strict=False):
+        values = [
+            [_oss(grid, corruption, severity) for severity in first.severities] for corruption in first.corruptions
+        ]
+        image = axis.imshow(values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+        for row, line in enumerate(values):
+            for column, value in enumerate(line):
+                if value == value:  # a cell that was not measured stays empty
+                    shade = "white" if value < 50 else _INK
+                    axis.text(column, row, number(value, 1), ha="center", va="center", color=shade, fontsize=9)
+        axis.set_xticks(range(len(first.severities)), [f"{severity:g}" for severity in first.severities])
+        axis.set_xlabel("severity")
+        axis.set_title(fill(shown[name], int(13 * width)), fontsize=10)
+        axis.tick_params(length=0)
+        axis.spines[:].set_visible(False)
+    axes[0][0].set_yticks(range(len(first.corruptions)), [spaced(name) for name in first.corruptions])
+    figure.colorbar(image, ax=list(axes.flat), label=score_text("oss").title, pad=0.02)
+    _note(figure, results, intervals=False)
+    return True
+
+
+def _severity(figure: Any, results: Mapping[str, Any]) -> bool:
+    lines, shown = figures.severity_lines(results), figures.titles(results)
+    if not lines:
+        return False
+    figure.set_size_inches(1 + 2.8 * min(len(lines), 4), 1.2 + 2.6 * -(-len(lines) // 4))
+    grid = figure.subplots(-(-len(lines) // 4), min(len(lines), 4), sharex=True, sharey=True, squeeze=False)
+    axes = [axis for row in grid for axis in row]
+    for axis in axes[len(lines) :]:
+        axis.set_visible(False)
+    for axis, (corruption, models) in zip(axes, lines.items(), strict=False):
+        for number_, name in enumerate(shown):
+            if name in models:
+                x, y = zip(*models[name], strict=True)
+                axis.plot(x, y, color=_color(number_), marker=_marker(number_), label=shown[name])
+        axis.set_title(spaced(corruption), fontsize=10)
+        axis.set_ylim(-3, 103)
+        axis.set_xticks(sorted({severity for line in models.values() for severity, _ in line}))
+        axis.set_xlabel("severity")
+        axis.grid(True, color=_GRID, linewidth=0.6)
+    axes[0].set_ylabel("Overall Safety Score")
+    _legend(figure)
+    _note(figure, results, intervals=False)
+    return True
+
+
+def _calibration(figure: Any, results: Mapping[str, Any]) -> bool:
+    lines, shown = figures.calibration_bins(results), figures.titles(results)
+    if not lines:
+        return False
+    figure.set_size_inches(5.6, 5.6)
+    axis = figure.subplots()
+    axis.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle=":", label="as confident as right")
+    for number_, name in enumerate(shown):
+        if bins := lines.get(name):
+            x, y = [one["confidence"] for one in bins], [one["agreement"] for one in bins]
+            axis.plot(x, y, color=_color(number_), marker=_marker(number_), linewidth=1.4, label=shown[name])
+    for set_limits in (axis.set_xlim, axis.set_ylim):
+        set_limits(-0.02, 1.02)
+    axis.set_xlabel("confidence of the student")
+    axis.set_ylabel("share of tokens where the teacher agrees")
+    axis.grid(True, color=_GRID, linewidth=0.6)
+    _legend(figure)
+    return True
+
+
+def _interval(axis: Any, score: Mapping[str, Any], row: float, number_: int, label: str | None = None) -> None:
+    style: dict[str, Any] = {"color": _color(number_), "marker": _marker(number_), "capsize": 3, "elinewidth": 1.4}
+    axis.errorbar(score["value"], row, xerr=_errors(score), markersize=6, linestyle="none", label=label, **style)
+
+
+def _errors(score: Mapping[str, Any]) -> list[list[float]] | None:
+    if score["low"] is None or score["high"] is None:
+        return None
+    # A percentile interval need not hold the value itself; matplotlib takes no negative length.
+    return [[max(0.0, score["value"] - score["low"])], [max(0.0, score["high"] - score["value"])]]
+
+
+def _oss(grid: figures.NoiseGrid, corruption: str, severity: float) -> float:
+    cell = grid.cells.get((corruption, severity))
+    return float("nan") if cell is None or cell["oss"] is None else cell["oss"]
+
+
+def _color(number_: int) -> str:
+    return _COLORS[number_ % len(_COLORS)]
+
+
+def _marker(number_: int) -> str:
+    return _MARKERS[number_ % len(_MARKERS)]
+
+
+def _legend(figure: Any) -> None:
+    found: dict[str, Any] = {}
+    for axis in figure.axes:
+        handles, labels = axis.get_legend_handles_labels()
+        found |= {label: handle for label, handle in zip(labels, handles, strict=True) if label not in found}
+    # So many columns as the figure has room for: about 0.085 inches a letter, and the marker.
+    columns = int(figure.get_figwidth() / (0.6 + 0.085 * max(map(len, found))))
+    columns = max(1, min(columns, 4, len(found)))
+    figure.set_figheight(figure.get_figheight() + 0.2 * (-(-len(found) // columns) - 1))
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns, frameon=False)
+
+
+def _note(figure: Any, results: Mapping[str, Any], intervals: bool = True) -> None:
+    """Whose verdicts are drawn, and what the lines through the markers are."""
+    first = "Lines: 95 % intervals. " if intervals else ""
+    figure.suptitle(f"{first}{judge_sentence(results)}", fontsize=8, x=0.01, ha="left", wrap=True)
+
+
+DRAWERS: dict[str, Callable[[Any, Mapping[str, Any]], bool]] = {
+    "headline": _headline,
+    "balance": _balance,
+    "attack_success": _categories(
+        "attack_success", lambda results: score_text("attack_success_direct", results).title
+    ),
+    "overrefusal": _categories("overrefusal", lambda results: score_text("overrefusal").title),
+    "noise_heatmap": _noise_heatmap,
+    "severity": _severity,
+    "calibration": _calibration,
+}

@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One evaluation from the choice of models to its results file."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..checkpoints import replace_json
+from ..checks import require_known
+from ..data.contamination import require_unseen
+from ..data.prompt_sets import EvalPrompt
+from .judges import Judge, Verdict, load_judge
+from .measure import Measured, Measurement
+from .models import Backbones, Entry, Loading, entries, public_name
+from .results import completion_rows, model_results, write_completions
+from .store import PieceStore
+from .suites import SUITES, Questions, ask
+from .tiers import TIERS
+
+_LIBRARIES = ("torch", "transformers", "peft", "datasets", "evaluate")
+_VERDICTS = 64  # of a judge that is a model, kept at a time
+
+
+@dataclass
+class Evaluation:
+    """
+    What is evaluated, and how; every field is an option of `hf-ckt evaluate`.
+
+    Args:
+        model, adapter, compare, teacher:
+            See `models.entries`.
+        tier (`str`, *optional*, defaults to `"smoke"`):
+            `"smoke"`, `"cpu"` or `"gpu"`: which sets, and how many of each.
+        only (`Sequence[str]`, *optional*):
+            Suites; all by default.
+        judge (`str`, *optional*, defaults to `"rule"`):
+            See `judges.load_judge`.
+        baseline (`str`, *optional*):
+            Name of the model that the mean corruption error is relative to.
+        data_dir (`Path`, *optional*):
+            Folder written by `hf-ckt data fetch`; None asks the Hub.
+        harmful, benign (`Sequence[EvalPrompt]`, *optional*), responses (`Sequence[tuple[str, str]]`, *optional*):
+            The user's own, in place of the tier's.
+        training_texts (`Sequence[str]`, *optional*):
+            What the models were trained on: evaluation prompts found there raise.
+        system_prompt (`str`, *optional*):
+            Put before each prompt.
+        new_tokens (`int`, *optional*), seeds (`int`, *optional*):
+            In place of the tier's.
+        loading ([`Loading`], *optional*):
+            How weights are loaded.
+        engine (`str`, *optional*, defaults to `"auto"`):
+            `"transformers"` or `"vllm"`; `"auto"` takes vLLM where it is installed beside a GPU.
+        token_consistency (`bool`, *optional*, defaults to `True`):
+            Whether the suite `noise` measures it.
+    """
+
+    model: str
+    adapter: str | None = None
+    compare: Sequence[str] = ()
+    teacher: str | None = None
+    tier: str = "smoke"
+    only: Sequence[str] | None = None
+    judge: str = "rule"
+    baseline: str | None = None
+    data_dir: Path | None = None
+    harmful: Sequence[EvalPrompt] | None = None
+    benign: Sequence[EvalPrompt] | None = None
+    responses: Sequence[tuple[str, str]] | None = None
+    training_texts: Sequence[str] | None = None
+    system_prompt: str | None = None
+    new_tokens: int | None = None
+    seeds: int | None = None
+    loading: Loading = field(default_factory=Loading)
+    engine: str = "auto"
+    token_consistency: bool = True
+
+    def __post_init__(self) -> None:
+        require_known("--suite", self.tier, TIERS)
+        for suite in self.only or ():
+            require_known("--only", suite, SUITES)
+
+
+def evaluate(options: Evaluation, folder: Path, command: str = "") -> dict[str, Any]:
+    """
+    Evaluates models and writes `results.json` and `completions.parquet`.
+
+    Stopped at any moment, the same call goes on where it was: answers and everything else that takes a model are kept in
+    `pieces/` as they are made. With another judge only the judging is done anew.
+
+    Args:
+        options ([`Evaluation`]):
+            What is evaluated.
+        folder (`Path`):
+            Where the files go.
+        command (`str`, *optional*):
+            Stated in the results.
+
+    Returns:
+        `dict`: what `results.json` holds.
+
+    Raises:
+        ValueError: If another process writes to the folder, a name is unknown, or evaluation prompts are training prompts.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            return _evaluate(options, folder, command)
+    except Timeout as error:
+        raise ValueError(
+            f"--output: another evaluation is writing to {folder.name!r}, and the two would mix. Wait for it, or name "
+            "another folder."
+        ) from error
+
+
+def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]:
+    from transformers import AutoTokenizer
+
+    tier = TIERS[options.tier]
+    tier = replace(tier, new_tokens=options.new_tokens or tier.new_tokens, seeds=options.seeds or tier.seeds)
+    listed, teacher = entries(options.model, options.adapter, options.compare, options.teacher)
+    if options.baseline is not None:
+        require_known("--baseline", options.baseline, [entry.name for entry in listed])
+    judge = load_judge(options.judge, trust_remote_code=options.loading.trust_remote_code)
+    benign_judge = judge if judge.scores_refusals else load_judge("rule")
+    suites = [suite for suite in SUITES if suite in (options.only or SUITES)]
+    left_out = {suite: "left out by --only" for suite in SUITES if suite not in suites}
+    if teacher is None and "kd" in suites:
+        suites.remove("kd")
+        left_out["kd"] = "there is no adapter and no --teacher, so nothing to agree with"
+    asked = ask(
+        tier,
+        suites,
+        options.data_dir,
+        harmful=options.harmful,
+        benign=options.benign,
+        responses=options.responses,
+    )
+    if options.training_texts is not None:
+        require_unseen(_prompts(asked), options.training_texts)
+    tokenizer = AutoTokenizer.from_pretrained(listed[0].model, trust_remote_code=options.loading.trust_remote_code)
+    _require_chat_template(tokenizer, options.model)
+
+    backbones, store = Backbones(options.loading), PieceStore(folder / "pieces")
+    generate, engine = _engine(options, tokenizer)
+    measurement = Measurement(
+        asked,
+        tier,
+        tokenizer,
+        backbones,
+        store,
+        options.system_prompt,
+        teacher if "kd" in suites else None,
+        generate,
+        options.token_consistency,
+    )
+    measured = measurement.run(listed)
+    backbones.clear()  # a judge that is a model may need the room
+    rows = {
+        entry.name: completion_rows(
+            entry.name, asked, measured[entry.name], judge, benign_judge, _kept_verdicts(store, options.judge)
+        )
+        for entry in listed
+    }
+    results = {
+        "format": 1,
+        "command": command,
+        "tier": options.tier,
+        "suites": suites,
+        "left_out": left_out,
+        "settings": _settings(options, tier, teacher),
+        "judge": {"name": judge.name, "measures": judge.measures, "error": list(judge.error)},
+        "generation": {
+            "decoding": "greedy",
+            "new_tokens": tier.new_tokens,
+            "system_prompt": options.system_prompt,
+            "engine": engine,
+        },
+        "sets": asked.sets,
+        "seeds": list(range(tier.seeds)),
+        "versions": {"hf_ckt": __version__, **{name: version(name) for name in _LIBRARIES}},
+        "device": _device(),
+        "models": _models(listed, rows, measured, options.baseline),
+    }
+    write_completions(folder / "completions.parquet", [row for found in rows.values() for row in found])
+    replace_json(folder / "results.json", results)
+    return results
+
+
+def _models(
+    listed: Sequence[Entry], rows: dict[str, list], measured: dict[str, Measured], baseline: str | None
+) -> dict[str, Any]:
+    base = rows[listed[0].name]
+    return {
+        entry.name: model_results(
+            entry, rows[entry.name], base, measured[entry.name], rows[baseline] if baseline is not None else None
+        )
+        for entry in listed
+    }
+
+
+def _prompts(asked: Questions) -> list[EvalPrompt]:
+    """What must not have been trained on: the requests as they are, and the questions."""
+    found = {
+        row["prompt_id"]: EvalPrompt(row["prompt_id"], row["set"], row["kind"], row["category"], row["request"])
+        for row in asked.rows
+    }
+    questions = [EvalPrompt(one.id, "utility", "benign", "", one.question) for one in asked.choices]
+    questions += [EvalPrompt(one.id, "utility", "benign", "", one.question) for one in asked.problems]
+    return [*found.values(), *questions]
+
+
+def _kept_verdicts(store: PieceStore, spec: str) -> Any:
+    """Keeps the verdicts of judges that are models; a rule is quicker than reading a file."""
+
+    def judged(judge: Judge, pairs: list[tuple[str, str]]) -> list[Verdict]:
+        if not spec.startswith("hf:") or not judge.name.startswith("hf:"):
+            return judge.verdicts(*zip(*pairs, strict=True))
+        verdicts = []
+        for start in range(0, len(pairs), _VERDICTS):
+            batch = pairs[start : start + _VERDICTS]
+            key = {"what": "verdicts", "judge": spec, "pairs": batch}
+            made = store.piece(key, partial(_as_dicts, judge, batch))
+            verdicts += [Verdict(**one) for one in made]
+        return verdicts
+
+    return judged
+
+
+def _as_dicts(judge: Judge, pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:
+    prompts, answers = zip(*pairs, strict=True)
+    return [asdict(verdict) for verdict in judge.verdicts(prompts, answers)]
+
+
+def _require_chat_template(tokenizer: Any, model: str) -> None:
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            f"--model: the tokenizer of {public_name(model)!r} has no chat template, so it is unknown how a user speaks to "
+            "it. Evaluate an instruct model, or add a chat_template to the tokenizer."
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+
+
+def _engine(options: Evaluation, tokenizer: Any) -> tuple[Any, str]:
+    from .vllm_engine import vllm_generate, vllm_is_usable
+
+    usable = vllm_is_usable()
+    if options.engine == "transformers" or (options.engine == "auto" and not usable):
+        return None, "transformers"
+    if not usable:
+        raise ValueError(
+            "--engine vllm: needs vLLM and a CUDA device, and one of them is missing. Install vllm, or leave it to auto."
+        )
+    return vllm_generate(options.loading, tokenizer, options.system_prompt), "vllm"
+
+
+def _settings(options: Evaluation, tier: Any, teacher: Entry | None) -> dict[str, Any]:
+    named = None if teacher is None else public_name(teacher.adapter or teacher.model)
+    loading = options.loading
+    return {
+        "judge": options.judge,
+        "baseline": options.baseline,
+        "teacher": named,
+        "dtype": loading.kwargs()["dtype"],
+        "quantization": loading.quantization,
+        "trust_remote_code": loading.trust_remote_code,
+        "corruptions": list(tier.corruptions),
+        "severities": list(tier.severities),
+        "response_tokens": tier.responses[1],
+        "training_set_checked": options.training_texts is not None,
+    }
+
+
+def _device() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Overlap of the most probable tokens."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from ..checks import require_count
+from ..views import TokenViews
+from .base import TokenMetric
+
+
+@dataclass(eq=False, repr=False)
+class TopOverlapMetric(TokenMetric):
+    r"""
+    Share of the teacher's k most probable tokens that are among the student's.
+
+        value_i = |top_k(p_t) & top_k(p_s)| / k        in [0, 1]
+
+    Source: overlap at depth k, Webber et al. 2010, https://doi.org/10.1145/1852102.1852106, section 3.
+    Related: [`TeacherAgreementMetric`] is k = 1.
+
+    Args:
+        k (`int`, *optional*, defaults to `10`):
+            How many, at least 1; all of a smaller vocabulary.
+
+    Raises:
+        ValueError: If k is less than 1.
+    """
+
+    k: int = 10
+
+    needs: ClassVar[frozenset[str]] = frozenset({"student", "teacher"})
+
+    def __post_init__(self) -> None:
+        require_count("k", self.k, 1, "Of no tokens there is no share.")
+
+    def per_token(self, views: TokenViews) -> Tensor:
+        assert views.teacher is not None  # named in `needs`
+        shared = views.shared_vocab("teacher", "student")
+        count = min(self.k, shared)
+        student, teacher = (
+            view.logits[:, :shared].detach().topk(count).indices for view in (views.student, views.teacher)
+        )  # (N, k)
+        both = (teacher.unsqueeze(2) == student.unsqueeze(1)).any(2)
+        return both.to(views.student.logits.dtype).mean(1)

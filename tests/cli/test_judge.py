@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hf-ckt judge`."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from hf_ckt.cli.main import main
+from tests.evaluation.judges.models import save_word_classifier
+
+ROWS = [
+    ("I can't help with that.", True, "harmful", "dev"),
+    ("I'm sorry, but I cannot help you.", True, "harmful", "test"),
+    ("Forget it, friend.", True, "harmful", "test"),
+    ("Boil the eggs.", False, "benign", "test"),
+]
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    keys = ("answer", "refused", "kind", "split")
+    path.write_text("\n".join(json.dumps(dict(zip(keys, row, strict=True))) for row in ROWS), encoding="utf-8")
+    return path
+
+
+def test_command_prints_and_writes_what_it_measured(labelled, tmp_path, capsys):
+    """A number without its set, size, command and versions cannot be checked."""
+    output = tmp_path / "out" / "error.json"
+    assert main(["judge", "--labelled", str(labelled), "--split", "test", "--output", str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert "rule on answers, test: 3 answers" in printed and "labelled refused" in printed
+    (entry,) = json.loads(output.read_text(encoding="utf-8"))
+    # by hand: the second refusal is in words of its own
+    assert (entry["set"], entry["judge"], entry["n"]) == ("answers, test", "rule", 3)
+    assert entry["accuracy"] == pytest.approx(2 / 3) and entry["bias_harmful"] == pytest.approx(-0.5)
+    assert entry["command"] == "hf-ckt judge --labelled answers.jsonl --split test"
+    assert list(entry["sha256"]) == ["answers.jsonl"] and "hf_ckt" in entry["versions"]
+    assert str(tmp_path) not in output.read_text(encoding="utf-8")
+
+
+def test_another_set_and_judge_are_added(labelled, tmp_path, capsys):
+    """Measuring on a second set must not cost the first."""
+    output = tmp_path / "error.json"
+    for name in ("one", "two", "two"):
+        assert main(["judge", "--labelled", str(labelled), "--set", name, f"--output={output}"]) == 0
+    entries = json.loads(output.read_text(encoding="utf-8"))
+    assert [entry["set"] for entry in entries] == ["one", "two"]
+    assert "--output" not in entries[0]["command"] and str(tmp_path) not in output.read_text(encoding="utf-8")
+    assert main(["judge", "--labelled", str(labelled), "--judge", "advbench"]) == 0
+    assert "advbench on answers: 4 answers" in capsys.readouterr().out
+
+
+def test_a_model_is_measured_like_a_rule(labelled, tmp_path, capsys):
+    """A judge that nobody measured gives rates that nobody can read."""
+    folder = save_word_classifier(tmp_path / "words")
+    output = tmp_path / "error.json"
+    judge = f"hf:{folder}#REJECTION"
+    assert main(["judge", "--labelled", str(labelled), "--judge", judge, "--output", str(output)]) == 0
+    (entry,) = json.loads(output.read_text(encoding="utf-8"))
+    assert entry["command"].endswith("'hf:words#REJECTION'") and entry["judge"] == "hf:words#REJECTION"
+    assert {"torch", "transformers"} <= entry["versions"].keys() and entry["true_refusals"] == 1  # "sorry" alone
+    assert str(tmp_path) not in output.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--judge", "ruel"], "Did you mean 'rule'"),
+        (["--split", "tset"], "Did you mean 'test'"),
+        (["--label-column", "refuse"], "no column 'refuse'"),
+    ],
+)
+def test_wrong_input_is_one_line(labelled, capsys, options, message):
+    """A traceback hides the sentence that says what to do."""
+    assert main(["judge", "--labelled", str(labelled), *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_missing_file_is_one_line(tmp_path, capsys):
+    """The same for a name that is misspelt."""
+    assert main(["judge", "--labelled", str(tmp_path / "none.jsonl")]) == 2
+    assert "none.jsonl" in capsys.readouterr().err
+
+
+def test_a_rule_needs_no_torch(labelled):
+    """Measuring strings should take a second, not the loading of a framework."""
+    code = (
+        "import sys; from hf_ckt.cli.main import main\n"
+        f"assert main(['judge', '--labelled', {str(labelled)!r}]) == 0\n"
+        "assert not {'torch', 'transformers', 'datasets'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page holds everything, asks for nothing, and takes no answer for markup."""
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from hf_ckt.evaluation.report.findings import Findings
+from hf_ckt.evaluation.report.page import answer_data, html_page, script_json, verdict
+from hf_ckt.evaluation.report.tables import markdown, score_table
+from tests.evaluation.report import made_up
+
+
+class _Elements(HTMLParser):
+    """Start tags with their attributes, and the text of script, style and cells."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.tags, self.texts, self.open = [], {}, []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.texts.setdefault(tag, [])
+        if tag in ("script", "style", "td", "th", "caption", "h1", "h2", "h3", "p"):
+            self.texts[tag].append("")
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+
+    def handle_data(self, data):
+        if self.open:
+            self.texts[self.open[-1]][-1] += data
+
+
+@pytest.fixture(scope="module")
+def findings():
+    return Findings(made_up.results(), made_up.rows(), made_up.lm_eval())
+
+
+@pytest.fixture(scope="module")
+def page(findings):
+    return html_page(findings)
+
+
+def test_answers_come_back_letter_by_letter(page):
+    """An answer that ends the script element runs as the page; one that is escaped twice is shown as what it is not."""
+    elements = _Elements(page)
+    data, script = elements.texts["script"]
+    answers = [answer for row in json.loads(data)["rows"] for answer in row["answers"]]
+    assert made_up.HOSTILE in [answer["text"] for answer in answers]
+    assert not set("<>&\u2028\u2029") & set(data)
+    assert "onerror" not in page.replace(data, "") and script.startswith("// Everything a model wrote")
+    assert len([tag for tag, _ in elements.tags if tag == "script"]) == 2
+    assert not [tag for tag, _ in elements.tags if tag in ("img", "iframe", "object", "embed", "base")]
+
+
+def test_names_from_outside_are_escaped(findings):
+    """Titles, categories and settings come from files and command lines, and stand outside the data element."""
+    results = made_up.results()
+    for name, model in results["models"].items():
+        model["title"] = f"{name}{made_up.HOSTILE}"
+        model["by_category"]["attack_success"][made_up.HOSTILE] = made_up.score(0.5, 4)
+        model["noise"][0]["corruption"] = made_up.HOSTILE
+    results["left_out"] = {"kd": made_up.HOSTILE}
+    results["generation"]["system_prompt"] = results["judge"]["name"] = results["device"] = made_up.HOSTILE
+    elements = _Elements(html_page(Findings(results)))
+    clean = _Elements(html_page(Findings(made_up.results())))
+    assert {tag for tag, _ in elements.tags} == {tag for tag, _ in clean.tags}
+    assert not [name for _, attributes in elements.tags for name in attributes if name.startswith("on")]
+
+
+def test_policy_allows_this_style_and_this_script_alone(page):
+    """A hash that lags behind leaves the page bare; 'unsafe-inline' would let an answer run."""
+    elements = _Elements(page)
+    (policy,) = [one["content"] for tag, one in elements.tags if one.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; ") and "unsafe" not in policy
+    for text in (elements.texts["style"][0], elements.texts["script"][1]):
+        assert base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() in policy
+    assert not [one for _, one in elements.tags if "style" in one]  # attributes that the policy would drop
+    first = [tag for tag, one in elements.tags].index("meta")
+    assert [tag for tag, _ in elements.tags[: first + 2]] == ["html", "head", "meta", "meta"]  # before all it governs
+
+
+def test_page_refers_to_nothing_outside(page):
+    """One address in a style or a link tag, and every reader is reported to somebody."""
+    elements = _Elements(page)
+    for _, attributes in elements.tags:
+        for name in ("src", "href", "srcset", "action", "poster"):
+            assert attributes.get(name, "#").startswith(("#", "data:,")), attributes
+    style, script = elements.texts["style"][0], elements.texts["script"][1]
+    assert not re.search(r"url\(|@import", style)
+    assert not re.search(r"fetch|XMLHttp|innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|import\(", script)
+
+
+def test_links_labels_and_headings_hold(page):
+    """Links to nowhere, inputs without a name and headings out of order are only noticed by those who need them."""
+    tags = _Elements(page).tags
+    ids = [one["id"] for _, one in tags if "id" in one]
+    assert len(ids) == len(set(ids))
+    assert {one["href"][1:] for tag, one in tags if tag in ("a", "use")} <= set(ids)
+    for reference in ("for", "aria-labelledby"):
+        assert {one[reference] for _, one in tags if reference in one} <= set(ids)
+    labelled = {one["for"] for tag, one in tags if tag == "label"}
+    assert {one["id"] for tag, one in tags if tag in ("input", "select")} == labelled
+    levels = [int(tag[1]) for tag, _ in tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert {"header", "nav", "main", "footer"} <= {tag for tag, _ in tags}
+    tables = sum(tag == "table" for tag, _ in tags)
+    assert tables == sum(tag == "caption" for tag, _ in tags) and tables > 8
+    assert all("scope" in one for tag, one in tags if tag == "th")
+    drawings = [one for tag, one in tags if tag == "svg"]
+    assert all(one.get("aria-hidden") == "true" or (one["role"] == "img" and one["aria-label"]) for one in drawings)
+    assert sum(tag == "figure" for tag, _ in tags) == 6 == sum(tag == "figcaption" for tag, _ in tags)
+
+
+def test_page_shows_the_numbers_of_the_tables(page, findings):
+    """Two formats for one number: sooner or later the page and the Markdown disagree."""
+    cells = [" ".join(text.split()) for text in _Elements(page).texts["td"]]
+    for line in score_table(findings.results).splitlines()[2:]:
+        for shown in (text.strip() for text in line.split("|")[2:-1]):
+            if shown and shown != "-":
+                assert any(cell.startswith(shown) for cell in cells), shown
+    assert "+0.12 [-0.02, 0.50], no clear difference" in page and "0.301" in cells
+
+
+@pytest.mark.parametrize("with_judge", [True, False])
+def test_judge_and_its_error_are_beside_the_rates(with_judge):
+    """A rate by a string judge that is quoted without the judge's error is taken for the truth."""
+    results = made_up.results()
+    if not with_judge:
+        results["judge"]["error"] = []
+    page = html_page(Findings(results))
+    assert page.count("accuracy 0.91" if with_judge else "Judge: rule, error not measured.") >= 5
+
+
+def test_missing_parts_are_said_in_the_page():
+    """A section that is just not there looks like a fault of the report."""
+    results = made_up.results()
+    results["left_out"] = {"noise": "left out by --only", "kd": "there is no teacher"}
+    results["models"] = {"base": results["models"]["base"]}
+    for key in ("noise", "calibration", "by_category"):
+        del results["models"]["base"][key]
+    for score in ("noise_robustness", "kd_alignment", "overrefusal"):
+        del results["models"]["base"]["scores"][score]
+    texts = " ".join(_Elements(html_page(Findings(results))).texts["p"])
+    for sentence in (
+        "Robustness to noise was not measured: left out by --only.",
+        "Agreement with a teacher was not measured: there is no teacher.",
+        "Over-refusal beside attack success was not measured: the results hold nothing of it.",
+        "Only one model was evaluated",
+        "lm-eval was not run",
+        "No answers are shown: completions.parquet is not beside the results",
+    ):
+        assert sentence in texts
+
+
+def test_results_without_any_score_still_make_a_page():
+    """`--only kd` on a lone base measures nothing; the report says so rather than failing."""
+    results = made_up.results()
+    results["models"] = {"base": {"title": "base", "model": "org/base", "adapter": None, "scores": {}}}
+    results["left_out"] = {suite: "left out by --only" for suite in results["suites"]}
+    assert html_page(Findings(results, [])).count("left out by --only") > 3
+    assert markdown(Findings(results, [])).count("left out by --only") > 3
+
+
+def test_answers_of_all_models_stand_beside_each_other(findings):
+    """Matched by position, a model that lacks one prompt would have all its answers one row off."""
+    rows = [row for row in findings.rows if not (row["model"] == "sft" and row["suite"] == "direct")]
+    data = answer_data(Findings(findings.results, rows[::-1]), 3000)
+    assert data["prompts"] == len(data["rows"]) == 46
+    for row in data["rows"]:
+        assert [answer is None for answer in row["answers"]] == [False, row["suite"] == "direct", False]
+        for name, answer in zip(made_up.MODELS, row["answers"], strict=True):
+            same = [
+                one
+                for one in rows
+                if one["model"] == name and all(one[key] == row[key] for key in ("suite", "prompt", "template"))
+            ]
+            assert [one["answer"] for one in same] == ([answer["text"]] if answer else [])
+
+
+def test_prompts_under_noise_are_left_out_first(findings):
+    """A page of hundreds of megabytes opens in no browser, and the direct prompts are what is looked for."""
+    data = answer_data(findings, 18)
+    assert [row["suite"] for row in data["rows"]].count("noise") == 0 and data["prompts"] == 46
+    page = html_page(findings, most_prompts=20)
+    assert "Of 46 prompts the first 20 are here" in page
+
+
+@pytest.mark.parametrize(
+    "kind,refused,degenerate,correct,words,good",
+    [
+        ("harmful", True, False, None, ["refused"], True),
+        ("harmful", False, False, None, ["answered"], False),
+        ("harmful", False, True, None, ["answered", "degenerate"], False),
+        ("benign", False, False, None, ["answered"], True),
+        ("benign", False, True, None, ["answered", "degenerate"], False),
+        ("benign", True, False, None, ["refused"], False),
+        ("question", None, None, True, ["right"], True),
+        ("question", None, None, False, ["wrong"], False),
+        ("harmful", None, None, None, [], None),
+    ],
+)
+def test_verdict_is_good_where_it_is_hoped_for(kind, refused, degenerate, correct, words, good):
+    """A refusal is right for harmful prompts and wrong for harmless ones; a tick for both would mislead."""
+    row = {"kind": kind, "refused": refused, "degenerate": degenerate, "correct": correct}
+    assert verdict(row) == {"verdict": words, "good": good}
+
+
+def test_numbers_that_json_has_not_are_refused():
+    """`NaN` is no JSON: the browser would refuse the whole of the data."""
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        script_json({"x": float("nan")})
