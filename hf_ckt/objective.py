@@ -142,7 +142,7 @@ class Objective:
         self.views: frozenset[str] = views
         metrics = [(name, load_part("metrics", name)()) for name in part_names("metrics")]
         named_losses = [(f"{role}_loss", term.loss) for role, term in token_terms.items()]
-        metrics = [(name, metric) for name, metric in metrics if metric.needs <= views]
+        metrics = [(name, metric) for name, metric in metrics if metric.logged and metric.needs <= views]
         self._program = TileProgram(named_losses, metrics)
         # For positions that were not perturbed.
         self._clean_program = TileProgram(

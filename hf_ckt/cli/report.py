@@ -18,16 +18,29 @@ def run(argv: list[str]) -> int:
     parser.add_argument(
         "--prompts", type=int, default=3000, metavar="N", help="prompts with answers in the page, default 3000"
     )
+    parser.add_argument(
+        "--readme",
+        type=Path,
+        metavar="FILE",
+        help="write the headline scores of the one folder between the "
+        "lines <!-- evaluation --> and <!-- /evaluation --> of this file, and nothing else; default: the report",
+    )
     options = parser.parse_args(argv)
 
+    from ..checkpoints import replace_block
     from ..checks import require_count
-    from ..evaluation.report import read_findings, write_report
+    from ..evaluation.report import read_findings, readme_block, write_report
 
     require_count("--prompts", options.prompts, 0, "The page would lack its last prompts.")
-    for folder in options.folders:
-        read_findings(
-            folder
-        )  # all before the first is written: a typing error in the last should not come after minutes
+    if options.readme is not None:
+        if len(options.folders) != 1:
+            raise ValueError("--readme: takes one folder, since the file has one place for its table.")
+        source = (options.folders[0] / "results.json").as_posix()
+        replace_block(options.readme, "evaluation", readme_block(read_findings(options.folders[0]).results, source))
+        print(options.readme)
+        return 0
+    for folder in options.folders:  # all before the first is written: a typing error should not be found minutes later
+        read_findings(folder)
     for folder in options.folders:
         for path in write_report(folder, plots=not options.no_plots, most_prompts=options.prompts):
             print(path)

@@ -70,7 +70,7 @@ class Entry:
 
     def identity(self) -> list[str | None]:
         """Returns what a kept piece of this model depends on: digests of folders, ids with their commit."""
-        return [_identity(self.model), self.adapter and _identity(self.adapter)]
+        return [identity_of(self.model), self.adapter and identity_of(self.adapter)]
 
 
 def entries(
@@ -175,7 +175,8 @@ def is_adapter(model: str) -> bool:
     return find_adapter_config_file(model) is not None
 
 
-def _identity(model: str) -> str:
+def identity_of(model: str) -> str:
+    """Returns a digest of a folder's files, or a Hub id with its commit."""
     if Path(model).is_dir():
         return fingerprint(Path(model))
     from transformers.utils import cached_file

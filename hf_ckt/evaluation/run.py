@@ -2,6 +2,7 @@
 """One evaluation from the choice of models to its results file."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -16,7 +17,7 @@ from ..data.contamination import require_unseen
 from ..data.prompt_sets import EvalPrompt
 from .judges import Judge, Verdict, load_judge
 from .measure import Measured, Measurement
-from .models import Backbones, Entry, Loading, entries, public_name
+from .models import Backbones, Entry, Loading, entries, identity_of, public_name
 from .results import completion_rows, model_results, write_completions
 from .store import PieceStore
 from .suites import SUITES, Questions, ask
@@ -175,8 +176,8 @@ def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]
         "tier": options.tier,
         "suites": suites,
         "left_out": left_out,
-        "settings": _settings(options, tier, teacher),
-        "judge": {"name": judge.name, "measures": judge.measures, "error": list(judge.error)},
+        "settings": _settings(options, judge, tier, teacher),
+        "judge": _described(judge, benign_judge),
         "generation": {
             "decoding": "greedy",
             "new_tokens": tier.new_tokens,
@@ -220,18 +221,27 @@ def _prompts(asked: Questions) -> list[EvalPrompt]:
 def _kept_verdicts(store: PieceStore, spec: str) -> Any:
     """Keeps the verdicts of judges that are models; a rule is quicker than reading a file."""
 
+    model = re.split("[@#]", spec.removeprefix("hf:"))[0]  # a folder's weights may change under its name
+
     def judged(judge: Judge, pairs: list[tuple[str, str]]) -> list[Verdict]:
         if not spec.startswith("hf:") or not judge.name.startswith("hf:"):
             return judge.verdicts(*zip(*pairs, strict=True))
         verdicts = []
         for start in range(0, len(pairs), _VERDICTS):
             batch = pairs[start : start + _VERDICTS]
-            key = {"what": "verdicts", "judge": spec, "pairs": batch}
+            key = {"what": "verdicts", "judge": spec, "model": identity_of(model), "pairs": batch}
             made = store.piece(key, partial(_as_dicts, judge, batch))
             verdicts += [Verdict(**one) for one in made]
         return verdicts
 
     return judged
+
+
+def _described(judge: Judge, benign_judge: Judge) -> dict[str, Any]:
+    found = {"name": judge.name, "measures": judge.measures, "error": list(judge.error)}
+    if benign_judge is judge:
+        return found
+    return {**found, "benign": benign_judge.name, "benign_error": list(benign_judge.error)}
 
 
 def _as_dicts(judge: Judge, pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:
@@ -262,11 +272,11 @@ def _engine(options: Evaluation, tokenizer: Any) -> tuple[Any, str]:
     return vllm_generate(options.loading, tokenizer, options.system_prompt), "vllm"
 
 
-def _settings(options: Evaluation, tier: Any, teacher: Entry | None) -> dict[str, Any]:
+def _settings(options: Evaluation, judge: Judge, tier: Any, teacher: Entry | None) -> dict[str, Any]:
     named = None if teacher is None else public_name(teacher.adapter or teacher.model)
     loading = options.loading
     return {
-        "judge": options.judge,
+        "judge": judge.name,
         "baseline": options.baseline,
         "teacher": named,
         "dtype": loading.kwargs()["dtype"],

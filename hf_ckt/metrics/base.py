@@ -15,6 +15,9 @@ class TokenMetric(ABC):
     needs: ClassVar[frozenset[str]] = frozenset({"student"})
     """Names of the views it reads."""
 
+    logged: ClassVar[bool] = True
+    """Whether every training step computes it; False of what is dear and wanted in evaluations only."""
+
     def __repr__(self) -> str:
         # Without an address: equal metrics share one compiled program.
         return f"{type(self).__name__}({vars(self) or ''})"

@@ -32,6 +32,7 @@ class TopOverlapMetric(TokenMetric):
     k: int = 10
 
     needs: ClassVar[frozenset[str]] = frozenset({"student", "teacher"})
+    logged: ClassVar[bool] = False  # two searches through the vocabulary
 
     def __post_init__(self) -> None:
         require_count("k", self.k, 1, "Of no tokens there is no share.")

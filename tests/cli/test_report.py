@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hf-ckt report`: files where they are said to be, and one sentence for what is wrong."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,10 @@ ROOT = Path(__file__).parents[2]
 def test_report_writes_what_it_prints(tmp_path, capsys):
     """A path that is printed and not there, or there and not printed, is looked for in vain."""
     pytest.importorskip("matplotlib")
-    folders = [made_up.write(tmp_path / name) for name in ("one", "two")]
+    results = made_up.results()
+    for model in results["models"].values():
+        del model["noise"], model["by_category"], model["scores"]["overrefusal"]  # to draw less
+    folders = [made_up.write(tmp_path / name, results) for name in ("one", "two")]
     assert cli.main(["report", *map(str, folders)]) == 0
     printed = {Path(line) for line in capsys.readouterr().out.splitlines()}
     given = {"results.json", "completions.parquet", "lm_eval.json"}
@@ -61,3 +65,18 @@ def test_report_loads_no_torch(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+def test_report_writes_the_headline_scores_into_a_readme(tmp_path, capsys):
+    """A table typed by hand drifts from its results file."""
+    folder = made_up.write(tmp_path / "made_up")
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- evaluation -->\nold\n<!-- /evaluation -->\nafter\n")
+    assert cli.main(["report", str(folder), "--readme", str(readme)]) == 0
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "\nold\n" not in text
+    results = json.loads((folder / "results.json").read_text())
+    value = results["models"]["base"]["scores"]["oss"]["value"]
+    assert f"{value:.1f}" in text and results["command"] in text
+    assert cli.main(["report", str(folder), str(folder), "--readme", str(readme)]) == 2
+    assert "takes one folder" in capsys.readouterr().err

@@ -162,7 +162,7 @@ def test_resamples_without_a_value_are_left_out():
 
 def test_resampled_means_want_a_stratum_for_each_cluster():
     """Cut to the shorter list, the last prompts would never be drawn."""
-    with pytest.raises(ValueError, match="shorter|longer"):
+    with pytest.raises(ValueError, match=r"shorter|longer"):
         resampled_means(np.ones((3, 1)), np.ones((3, 1)), ["a", "b"])
     with pytest.raises(ValueError, match="clusters: must be 1 or more"):
         resampled_means(np.ones((0, 1)), np.ones((0, 1)))

@@ -47,11 +47,11 @@ def test_refusal_margin_intervals_are_those_of_a_plain_loop(piece, monkeypatch):
     generator = np.random.default_rng(0)
     harmful, benign = generator.normal(1, 2, 30).round(1), generator.normal(-1, 2, 20).round(1)
     means, areas = [], []
-    for _ in range(2000):
+    for _ in range(1000):
         drawn = generator.choice(harmful, 30), generator.choice(benign, 20)
         means.append(drawn[0].mean())
-        areas.append(roc_auc_score([1] * 30 + [0] * 20, np.concatenate(drawn)))
-    scores = refusal_margin_scores([*harmful, *benign], ["harmful"] * 30 + ["benign"] * 20, draws=4000)
+        areas.append((1 + np.sign(drawn[0][:, None] - drawn[1]).mean()) / 2)
+    scores = refusal_margin_scores([*harmful, *benign], ["harmful"] * 30 + ["benign"] * 20, draws=2000)
     score = scores["refusal_margin_harmful"]
     assert (score["low"], score["high"]) == pytest.approx(np.percentile(means, [2.5, 97.5]).tolist(), abs=0.1)
     score = scores["refusal_margin_auroc"]
@@ -75,5 +75,5 @@ def test_refusal_margins_that_are_no_numbers_raise():
         refusal_margin_scores([1.0, float("nan")], ["harmful", "benign"])
     with pytest.raises(ValueError, match=r"kind: unknown name 'harmfull'\. Did you mean 'harmful'"):
         refusal_margin_scores([1.0], ["harmfull"])
-    with pytest.raises(ValueError, match="shorter|longer"):
+    with pytest.raises(ValueError, match=r"shorter|longer"):
         refusal_margin_scores([1.0, 2.0], ["harmful"])

@@ -65,7 +65,8 @@ def test_noise_scores_by_hand():
         assert cell["oss"] == pytest.approx(OSS[cell["corruption"], cell["severity"]])
         assert cell["oss_ratio"] == pytest.approx(cell["oss"] / 100) and cell["n"] == 4
     rates = [
-        (cell["harmful_refused"]["value"], cell["benign_refused"]["value"], cell["flip_rate"]["value"]) for cell in cells
+        (cell["harmful_refused"]["value"], cell["benign_refused"]["value"], cell["flip_rate"]["value"])
+        for cell in cells
     ]
     assert rates == [(1, 0, 0), (3 / 4, 1 / 4, 1 / 4), (1 / 2, 0, 1 / 4)]
     assert (cells[1]["harmful_refused"]["n"], cells[1]["flip_rate"]["n"]) == (2, 4)
@@ -160,9 +161,7 @@ def test_noise_interval_is_that_of_a_plain_loop():
 
     found = []
     for _ in range(2000):
-        drawn = [
-            one for own in prompts.values() for some in rng.choices([*own.values()], k=len(own)) for one in some
-        ]
+        drawn = [one for own in prompts.values() for some in rng.choices([*own.values()], k=len(own)) for one in some]
         found.append(robustness(drawn))
     score = noise_scores(rows)[0]["noise_robustness"]
     assert score["value"] == pytest.approx(robustness(rows)) and score["interval"] == "bootstrap"
@@ -185,9 +184,10 @@ def test_noise_that_changes_no_verdict_costs_nothing(drawn):
     rows = [{**one, "refused": drawn[one["prompt_id"]][CLEAN][0]} for one in model(drawn)]
     scores, cells = noise_scores(rows, draws=30)
     assert scores["flip_rate"]["value"] == 0
-    assert scores["noise_robustness"]["value"] in (None, 1)
-    assert scores["performance_drop_rate"]["value"] in (None, 0)
-    assert all(cell["oss_ratio"] in (None, 1) for cell in cells)
+    # Also with another number of seeds for each prompt.
+    assert scores["noise_robustness"]["value"] in (None, pytest.approx(1))
+    assert scores["performance_drop_rate"]["value"] in (None, pytest.approx(0))
+    assert all(cell["oss_ratio"] in (None, pytest.approx(1)) for cell in cells)
 
 
 def test_noise_scores_refuse_rows_that_cannot_be_compared():

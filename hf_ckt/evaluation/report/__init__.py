@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables, pictures and a page, from results files alone."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ...checkpoints import replace_file
 from .findings import Findings, read_findings
@@ -40,4 +42,17 @@ def write_report(folder: Path, *, plots: bool = True, most_prompts: int = 3000) 
     return [*(folder / name for name in texts), *drawn]
 
 
-__all__ = ["Findings", "read_findings", "write_report"]
+def readme_block(results: Mapping[str, Any], source: str) -> str:
+    """Returns the headline scores of an evaluation with all that they depend on, for a README; `source` names the file."""
+    from .numbers import conditions_sentence, judge_sentence
+    from .tables import headline_table, plain
+
+    versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
+    left_out = "".join(f" {suite}: {why}." for suite, why in results["left_out"].items())
+    return (
+        f"{headline_table(results)}\n\n`{results['command']}` on {results['device']}. {plain(conditions_sentence(results))} "
+        f"{plain(judge_sentence(results))}{left_out} {versions}. From `{source}`."
+    )
+
+
+__all__ = ["Findings", "read_findings", "readme_block", "write_report"]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What scores are called, and how every number of a report is written."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 
@@ -183,28 +183,24 @@ def judge_sentence(results: Mapping[str, Any]) -> str:
     'Judge: rule, error not measured.'
     """
     judge = results["judge"]
-    measured = []
-    for found in judge.get("error") or []:
-        facts = [
-            f"{title} {number(found[key], 2)}"
-            for key, title in (
-                ("accuracy", "accuracy"),
-                ("precision", "precision"),
-                ("recall", "recall"),
-                ("f1", "F1"),
-            )
-            if found.get(key) is not None
-        ]
+    sentence = f"Judge: {_measured(judge['name'], judge.get('error'))}."
+    if judge.get("benign"):
+        sentence += f" Judge of benign prompts: {_measured(judge['benign'], judge.get('benign_error'))}."
+    return sentence
+
+
+def _measured(name: str, error: Sequence[Mapping[str, Any]] | None) -> str:
+    """A judge's name with its accuracy and bias; what else was measured stands in a table of its own."""
+    sets = []
+    for found in error or ():
+        facts = [f"accuracy {number(found['accuracy'], 2)}"] if found.get("accuracy") is not None else []
         facts += [
-            f"bias {signed(found[key], 2)} on {title} prompts"
-            for key, title in (("bias_benign", "benign"), ("bias_harmful", "harmful"))
-            if found.get(key) is not None
+            f"bias {signed(found[f'bias_{kind}'], 2)} on {kind} prompts"
+            for kind in ("benign", "harmful")
+            if found.get(f"bias_{kind}") is not None
         ]
-        measured.append(f"on {found['set']} (n={found['n']}): {', '.join(facts)}")
-    error = f"; {'; '.join(measured)}" if measured else ", error not measured"
-    other = judge.get("benign")
-    benign = f" Benign prompts are judged by: {other}." if other and other != judge["name"] else ""
-    return f"Judge: {judge['name']}{error}.{benign}"
+        sets.append(f"on {found['set']} (n={found['n']}): {', '.join(facts)}")
+    return f"{name}; {'; '.join(sets)}" if sets else f"{name}, error not measured"
 
 
 def conditions_sentence(results: Mapping[str, Any]) -> str:

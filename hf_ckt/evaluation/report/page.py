@@ -48,7 +48,7 @@ def html_page(findings: Findings, *, most_prompts: int = 3000) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"at": _at, "first_upper": lambda text: text[:1].upper() + text[1:]}
+    environment.filters |= {"at": _at, "first_upper": _first_upper}
     results = findings.results
     style, script = (_source(name) for name in ("page.css", "page.js"))
     answers = answer_data(findings, most_prompts)
@@ -152,3 +152,7 @@ def _at(value: float, bounds: Sequence[float] = (0.0, 1.0), flip: bool = False) 
     low, high = bounds
     share = min(1.0, max(0.0, (value - low) / (high - low))) if high > low else 0.5
     return f"{100 * (1 - share if flip else share):.2f}%"
+
+
+def _first_upper(text: str) -> str:
+    return text[:1].upper() + text[1:] if len(text) > 1 else text  # n is another number than N

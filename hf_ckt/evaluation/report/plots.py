@@ -15,7 +15,7 @@ from .numbers import judge_sentence, number, score_text, spaced
 _COLORS = ("#5B6573", "#0072B2", "#C2500A", "#00795A", "#9A4382", "#7A6100", "#3B4CC0", "#1A1D21")
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 _GRID, _INK = "#DDDDDD", "#1A1D21"
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "font.size": 10,
     "font.family": "DejaVu Sans",  # comes with matplotlib, so the same everywhere
     "axes.spines.top": False,

@@ -11,15 +11,17 @@ from .numbers import (
     cell,
     conditions_sentence,
     difference,
+    interval,
     judge_sentence,
     number,
     score_text,
+    signed,
     spaced,
 )
 
 SMOKE = "The smoke tier checks the machinery; its numbers are no result."
 NO_LM_EVAL = "lm-eval was not run: there is no lm_eval.json beside the results; `hf-ckt lm-eval` writes one."
-_FRAGMENTS = {
+_ALT_TEXTS = {
     "headline": "Headline scores",
     "balance": "Over-refusal against attack success",
     "attack_success": "Attack success by category",
@@ -182,11 +184,26 @@ def calibration_table_rows(results: Mapping[str, Any]) -> Rows:
 def lm_eval_rows(findings: Findings) -> Rows:
     """Returns a row for each task of the harness and model."""
     shown = titles(findings.results)
-    rows = [["task", "model", "metric", "value", "standard error", "n"]]
+    rows = [["task", "model", "metric", "value", "standard error", "n", "examples in the prompt"]]
     for task, found in (findings.lm_eval or {"tasks": {}})["tasks"].items():
+        shots = found.get("num_fewshot")
         for name, one in found["models"].items():
-            numbers = [number(one["value"], 3), number(one.get("stderr"), 3), str(one.get("n", "-"))]
-            rows.append([str(found.get("title") or task), shown.get(name, name), str(one["metric"]), *numbers])
+            value = f"{number(one['value'], 3)} {interval(one, 3)}".strip()
+            facts = [value, number(one.get("stderr"), 3), str(one.get("n", "-")), "-" if shots is None else str(shots)]
+            rows.append([str(found.get("title") or task), shown.get(name, name), str(one["metric"]), *facts])
+    return rows
+
+
+def judge_rows(results: Mapping[str, Any]) -> Rows:
+    """Returns a row for each judge and set of labelled answers that its error was measured on."""
+    keys = ("accuracy", "precision", "recall", "f1", "bias_benign", "bias_harmful")
+    rows = [["judge", "labelled set", "n", *map(spaced, keys)]]
+    judge = results["judge"]
+    for name, error in ((judge["name"], judge.get("error")), (judge.get("benign"), judge.get("benign_error"))):
+        for found in error or ():
+            shown = [signed if key.startswith("bias") else number for key in keys]
+            numbers = [write(found.get(key), 3) for write, key in zip(shown, keys, strict=True)]
+            rows.append([str(name), str(found["set"]), str(found["n"]), *numbers])
     return rows
 
 
@@ -209,18 +226,21 @@ def model_rows(results: Mapping[str, Any]) -> Rows:
 
 
 def setting_rows(findings: Findings) -> Rows:
-    """Returns how the run was made, a row each."""
-    results = findings.results
+    """Returns how the runs were made, a row each."""
+    results, harness = findings.results, findings.lm_eval or {}
     facts = {"command": results.get("command") or "not recorded", "tier": results["tier"], "device": results["device"]}
     facts |= {"suites": results["suites"], "seeds": results["seeds"], **results["generation"], **results["settings"]}
-    if (findings.lm_eval or {}).get("command"):
-        facts["lm-eval command"] = findings.lm_eval["command"]  # type: ignore[index]
+    own = {"command": harness.get("command"), "seeds": harness.get("seeds"), **(harness.get("settings") or {})}
+    facts |= {f"lm-eval {name}": value for name, value in own.items() if value is not None}
     return [["setting", "value"], *([spaced(name), _shown(value)] for name, value in facts.items())]
 
 
 def version_rows(findings: Findings) -> Rows:
-    """Returns the libraries with their versions."""
-    versions = {**findings.results["versions"], **((findings.lm_eval or {}).get("versions") or {})}
+    """Returns the libraries with their versions; those of the harness where it was run with others."""
+    versions = dict(findings.results["versions"])
+    for name, version in ((findings.lm_eval or {}).get("versions") or {}).items():
+        if versions.setdefault(name, version) != version:
+            versions[f"{name} (lm-eval)"] = version
     return [["library", "version"], *([name, str(version)] for name, version in versions.items())]
 
 
@@ -229,6 +249,8 @@ def _shown(value: Any) -> str:
         return {None: "none", True: "yes", False: "no"}[value]
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value)) or "none"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {one}" for name, one in value.items()) or "none"
     return str(value)
 
 
@@ -246,7 +268,7 @@ def markdown(findings: Findings, plots: Sequence[str] = ()) -> str:
     conditions, judge = plain(conditions_sentence(results)), plain(judge_sentence(results))
 
     def plot(name: str) -> list[str]:
-        return [f"![{_FRAGMENTS[name]}](plots/{name}.svg)"] if name in plots else []
+        return [f"![{_ALT_TEXTS[name]}](plots/{name}.svg)"] if name in plots else []
 
     def section(title: str, rows: Rows, part: str, *names: str, judged: bool = True) -> list[str]:
         if len(rows) < 2:
@@ -257,7 +279,7 @@ def markdown(findings: Findings, plots: Sequence[str] = ()) -> str:
     parts = ["# Evaluation", *([f"**{SMOKE}**"] if results["tier"] == "smoke" else [])]
     parts += ["## Headline scores", *plot("headline"), headline_table(results), f"{conditions} {judge}"]
     parts += [plain(not_measured(results, part)) for part in missing_panels(results)]
-    parts += [f"## {scores_title(results)}", score_table(results)]
+    parts += [f"## {scores_title(results)}", score_table(results), f"{conditions} {judge}"]
     parts += [table(difference_rows(results, other)) for other in compared_with(results)]
     if len(results["models"]) == 1:
         parts.append("Only one model was evaluated, so there is none to compare it with.")
@@ -277,6 +299,8 @@ def markdown(findings: Findings, plots: Sequence[str] = ()) -> str:
     parts += section("Agreement with the teacher", calibration_table_rows(results), "kd", "calibration", judged=False)
     harness = lm_eval_rows(findings)
     parts += ["## lm-eval", table(harness) if len(harness) > 1 else NO_LM_EVAL]
+    parts += [plain(judge_sentence(findings.lm_eval))] if "judge" in (findings.lm_eval or {}) else []  # type: ignore[arg-type]
     parts += ["## How it was measured", table(model_rows(results)), table(setting_rows(findings))]
+    parts += [table(judge_rows(results))] if len(judge_rows(results)) > 1 else []
     parts += [table(set_rows(results)), table(version_rows(findings))]
     return "\n\n".join(parts) + "\n"

@@ -231,13 +231,16 @@ def rows() -> list[dict[str, Any]]:
 def lm_eval() -> dict[str, Any]:
     """What `lm_eval.json` may hold."""
     models = {
-        name: {"metric": "acc", "value": value, "stderr": 0.031, "n": 250}
+        name: {"metric": "acc", "value": value, "stderr": 0.031, "n": 250, "low": round(value - 0.06, 3), "high": 0.36}
         for name, value in (("base", 0.301), ("full", 0.297))
     }
+    judge = {"name": "rule", "measures": "attack success (string judge)", "error": []}
     return {
-        "tasks": {"mmlu": {"title": "MMLU", "models": models}},
-        "versions": {"lm_eval": "0.4.10"},
-        "command": "hf-ckt lm-eval",
+        "tasks": {"mmlu": {"title": "MMLU", "num_fewshot": 5, "models": models}},
+        "settings": {"limit": 250},
+        "judge": judge,
+        "versions": {"lm_eval": "0.4.10", "torch": "2.14.0", "hf_ckt": "0.1.0"},
+        "command": "hf-ckt lm-eval --limit 250",
     }
 
 
@@ -245,13 +248,15 @@ def write(
     folder: Path, found: dict[str, Any] | None = None, *, completions: bool = True, harness: bool = True
 ) -> Path:
     """Writes the three files and returns the folder."""
-    from hf_ckt.evaluation.results import write_completions
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     folder.mkdir(parents=True, exist_ok=True)
     found = results() if found is None else found
     (folder / "results.json").write_text(json.dumps(found), encoding="utf-8")
     if completions:
-        write_completions(folder / "completions.parquet", [row for row in rows() if row["model"] in found["models"]])
+        table = pa.Table.from_pylist([row for row in rows() if row["model"] in found["models"]])
+        pq.write_table(table, folder / "completions.parquet")
     if harness:
         (folder / "lm_eval.json").write_text(json.dumps(lm_eval()), encoding="utf-8")
     return folder

@@ -17,6 +17,13 @@ def test_findings_are_what_the_files_hold(tmp_path):
     assert findings.lm_eval == made_up.lm_eval()
 
 
+def test_made_up_rows_have_the_columns_of_an_evaluation():
+    """Tests on rows of another form would pass while the report of a real evaluation fails."""
+    from hf_ckt.evaluation.results import COLUMNS
+
+    assert all(row.keys() == set(COLUMNS) for row in made_up.rows())
+
+
 def test_completions_and_harness_may_be_missing(tmp_path):
     """Results are published without the answers; the report of the rest must still be made."""
     findings = read_findings(made_up.write(tmp_path, completions=False, harness=False))

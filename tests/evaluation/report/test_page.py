@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pytest
 
@@ -111,7 +112,7 @@ def test_links_labels_and_headings_hold(page):
     assert {one["id"] for tag, one in tags if tag in ("input", "select")} == labelled
     levels = [int(tag[1]) for tag, _ in tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1 and levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in pairwise(levels))
     assert {"header", "nav", "main", "footer"} <= {tag for tag, _ in tags}
     tables = sum(tag == "table" for tag, _ in tags)
     assert tables == sum(tag == "caption" for tag, _ in tags) and tables > 8
@@ -128,7 +129,7 @@ def test_page_shows_the_numbers_of_the_tables(page, findings):
         for shown in (text.strip() for text in line.split("|")[2:-1]):
             if shown and shown != "-":
                 assert any(cell.startswith(shown) for cell in cells), shown
-    assert "+0.12 [-0.02, 0.50], no clear difference" in page and "0.301" in cells
+    assert "+0.12 [-0.02, 0.50], no clear difference" in page and "0.301 [0.241, 0.360]" in cells
 
 
 @pytest.mark.parametrize("with_judge", [True, False])
@@ -166,7 +167,7 @@ def test_results_without_any_score_still_make_a_page():
     """`--only kd` on a lone base measures nothing; the report says so rather than failing."""
     results = made_up.results()
     results["models"] = {"base": {"title": "base", "model": "org/base", "adapter": None, "scores": {}}}
-    results["left_out"] = {suite: "left out by --only" for suite in results["suites"]}
+    results["left_out"] = dict.fromkeys(results["suites"], "left out by --only")
     assert html_page(Findings(results, [])).count("left out by --only") > 3
     assert markdown(Findings(results, [])).count("left out by --only") > 3
 
@@ -176,14 +177,11 @@ def test_answers_of_all_models_stand_beside_each_other(findings):
     rows = [row for row in findings.rows if not (row["model"] == "sft" and row["suite"] == "direct")]
     data = answer_data(Findings(findings.results, rows[::-1]), 3000)
     assert data["prompts"] == len(data["rows"]) == 46
+    keys = ("suite", "prompt_id", "template", "corruption", "severity", "prompt")
     for row in data["rows"]:
         assert [answer is None for answer in row["answers"]] == [False, row["suite"] == "direct", False]
         for name, answer in zip(made_up.MODELS, row["answers"], strict=True):
-            same = [
-                one
-                for one in rows
-                if one["model"] == name and all(one[key] == row[key] for key in ("suite", "prompt", "template"))
-            ]
+            same = [one for one in rows if one["model"] == name and all(one[key] == row[key] for key in keys)]
             assert [one["answer"] for one in same] == ([answer["text"]] if answer else [])
 
 

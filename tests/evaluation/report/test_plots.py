@@ -19,38 +19,45 @@ def _texts(path):
     )
 
 
-def test_plots_name_every_model_and_number(tmp_path):
-    """A panel whose label is cut off or whose number is another one is believed."""
-    with matplotlib.rc_context({"svg.fonttype": "none"}):  # text as text
-        written = draw_plots(made_up.results(), tmp_path)
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """The folder with all plots, drawn once, with text as text."""
+    folder = tmp_path_factory.mktemp("plots")
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        written = draw_plots(made_up.results(), folder)
     assert {path.name for path in written} == {f"{name}.{kind}" for name in DRAWERS for kind in ("png", "svg")}
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written if path.suffix == ".png")
+    return folder
+
+
+def test_plots_name_every_model_and_number(drawn):
+    """A panel whose label is cut off or whose number is another one is believed."""
     for name in DRAWERS:
-        text = _texts(tmp_path / f"{name}.svg")
+        assert (drawn / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        text = _texts(drawn / f"{name}.svg")
         assert all(title in text for title in made_up.MODELS.values()), name
         assert ("accuracy 0.91" in text) == (name != "calibration"), name  # no judge has a say in that one
     models = made_up.results()["models"]
-    heat, headline = _texts(tmp_path / "noise_heatmap.svg"), _texts(tmp_path / "headline.svg")
+    heat, headline = _texts(drawn / "noise_heatmap.svg"), _texts(drawn / "headline.svg")
     for model in models.values():
         assert all(f"{cell['oss']:.1f}" in heat for cell in model["noise"])
         assert f"{model['scores']['kd_alignment']['value']:.3f}" in headline
-    assert "attack success (string judge), direct" in _texts(tmp_path / "balance.svg")
+    assert "attack success (string judge), direct" in _texts(drawn / "balance.svg")
 
 
-def test_plots_are_the_same_each_time(tmp_path):
-    """A plot that changes without its numbers makes every commit touch it."""
-    first = [path.read_bytes() for path in draw_plots(made_up.results(), tmp_path)]
-    assert [path.read_bytes() for path in draw_plots(made_up.results(), tmp_path)] == first
-
-
-def test_plot_of_what_is_gone_is_removed(tmp_path):
-    """A plot left over from an earlier report shows numbers that the report no longer has."""
+def test_plots_are_the_same_each_time_and_stay_only_while_they_hold(drawn, tmp_path):
+    """
+    A plot that changes without its numbers makes every commit touch it; one left over from an earlier report shows numbers
+    that the report no longer has.
+    """
     results = made_up.results()
-    draw_plots(results, tmp_path)
     for model in results["models"].values():
-        del model["noise"], model["calibration"], model["scores"]["overrefusal"]
-    draw_plots(results, tmp_path)
-    assert sorted({path.stem for path in tmp_path.iterdir()}) == ["attack_success", "headline", "overrefusal"]
+        del model["noise"], model["by_category"], model["scores"]["overrefusal"]
+    (tmp_path / "noise_heatmap.png").write_bytes(b"of an earlier report")
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        again = draw_plots(results, tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(again)
+    assert {path.stem for path in again} == {"headline", "calibration"}
+    assert all(path.read_bytes() == (drawn / path.name).read_bytes() for path in again)
 
 
 def test_plots_take_odd_titles_and_intervals(tmp_path):
@@ -60,7 +67,8 @@ def test_plots_take_odd_titles_and_intervals(tmp_path):
     results["models"]["base"]["scores"]["oss"] |= {"low": 50.0, "high": 60.0}
     results["models"]["sft"]["scores"]["noise_robustness"] = made_up.score(None, 4)
     results["models"]["sft"]["scores"]["overrefusal"] |= {"low": None, "high": None}
-    del results["models"]["full"]["noise"][0]
+    for model in results["models"].values():
+        del model["by_category"], model["calibration"], model["noise"][0]
     with matplotlib.rc_context({"svg.fonttype": "none"}):
         draw_plots(results, tmp_path)
     assert "a $\\frac{ title" in _texts(tmp_path / "headline.svg")

@@ -108,10 +108,24 @@ def test_judge_and_its_error_stand_beside_every_judged_table():
         "Attack success by category",
         "Over-refusal by category",
     ):
-        section = text[text.index(f"## {heading}") :].split("\n## ")[0 if heading != "Headline scores" else 0]
+        section = text[text.index(f"## {heading}") :].split("\n## ")[0]
         assert "(n=2250)" in section, heading
-    results["judge"] |= {"error": [], "benign": "advbench"}
-    assert judge_sentence(results) == "Judge: rule, error not measured. Benign prompts are judged by: advbench."
+    results["judge"] |= {"error": [], "benign": "advbench", "benign_error": results["judge"]["error"]}
+    assert judge_sentence(results) == (
+        "Judge: rule, error not measured. Judge of benign prompts: advbench; on XSTest, human labels (n=2250): accuracy "
+        "0.91, bias +0.03 on benign prompts, bias -0.09 on harmful prompts."
+    )
+
+
+def test_harness_is_shown_with_its_own_conditions():
+    """Merged into one table, versions and settings of two runs would each be claimed of the other."""
+    text = markdown(Findings(made_up.results(), lm_eval=made_up.lm_eval()))
+    assert _rows(text, "## lm-eval")[1] == ["MMLU", "base", "acc", "0.301 [0.241, 0.360]", "0.031", "250", "5"]
+    versions = dict(_rows(text, head="library"))
+    assert versions["torch"] == "2.13.0" and versions["torch (lm-eval)"] == "2.14.0"
+    assert "hf_ckt (lm-eval)" not in versions
+    settings = dict(_rows(text, head="setting"))
+    assert settings["lm-eval limit"] == "250" and settings["lm-eval command"] == "hf-ckt lm-eval --limit 250"
 
 
 def test_attack_success_is_called_what_the_judge_measures():
@@ -174,7 +188,7 @@ def test_names_from_outside_are_no_markup():
     assert plain("0.50 [0.25, 0.75] n=12, self_harm") == "0.50 [0.25, 0.75] n=12, self_harm"
 
 
-def test_markdown_holds_no_answer(tmp_path):
+def test_markdown_holds_no_answer():
     """Answers to harmful prompts belong behind a fold, and Markdown has none that all viewers keep shut."""
     text = markdown(Findings(made_up.results(), made_up.rows()), ["headline"])
     assert made_up._REFUSAL not in text and "landlord" not in text
