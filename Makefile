@@ -47,7 +47,7 @@ cards: install  ## Write model_cards/ and the tables of both READMEs from the re
 	for results in examples/results/*.json; do \
 	    $(BIN)/python -m hf_ckt.hub.result_card $$results --cards model_cards --readme README.md || exit 1; done
 	$(BIN)/hf-ckt bench page
-	$(BIN)/hf-ckt report examples/results/evaluation --readme README.md
+	test ! -d examples/results/evaluation || $(BIN)/hf-ckt report examples/results/evaluation --readme README.md
 
 format: install  ## Rewrite files to the house style
 	$(BIN)/ruff check --fix .

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-How often 95 % intervals hold the truth, in 2,000 simulated evaluations each.
+How often 95 % intervals hold the truth, in simulated evaluations.
 
-With 2,000 of them the share found is itself uncertain by 0.5 % (one standard deviation), so a true 95 % is found between
-94 and 96 % in 96 of 100 seeds. Seeds are 0; `-s` prints the tables.
+Of 2,000 of them the share found is itself uncertain by 0.5 % (one standard deviation): a true 95 % falls outside of 94 to
+96 % in one seed of 25. Where that is asserted, 10,000 are drawn (0.2 %). Seeds are 0; `-s` prints the tables.
 """
 
 import numpy as np
@@ -11,14 +11,14 @@ import pytest
 
 from hf_ckt.evaluation.intervals import percentile_interval, resampled_means, wilson_interval
 from hf_ckt.evaluation.robustness import noise_scores
-from hf_ckt.evaluation.safety import safety_scores
-from tests.evaluation.verdicts import noisy, row
+from hf_ckt.evaluation.safety import overall_safety
+from tests.evaluation.verdicts import noisy
 
-TIMES, DRAWS = 2_000, 1_000
+TIMES, MANY_TIMES, DRAWS = 2_000, 10_000, 1_000
 
 
 def _report(title: str, covered: float) -> float:
-    print(f"{title:60s} {100 * covered:5.1f} %")
+    print(f"{title:75s} {100 * covered:5.1f} %")
     return covered
 
 
@@ -27,10 +27,10 @@ def test_wilson_interval_covers_rates_of_every_height(count):
     """An interval called 95 % that covers less makes noise look like a result; one that covers more hides results."""
     generator = np.random.default_rng(0)
     covered = 0
-    for rate in generator.uniform(0.02, 0.98, TIMES):
+    for rate in generator.uniform(0.02, 0.98, MANY_TIMES):
         low, high = wilson_interval(int(generator.binomial(count, rate)), count)
         covered += low <= rate <= high
-    assert 0.94 <= _report(f"Wilson, n = {count}", covered / TIMES) <= 0.96
+    assert 0.94 <= _report(f"Wilson, n = {count}", covered / MANY_TIMES) <= 0.96
 
 
 def _jailbreak(prompts: int, generator: np.random.Generator) -> bool:
@@ -42,34 +42,34 @@ def _jailbreak(prompts: int, generator: np.random.Generator) -> bool:
 
 
 def test_bootstrap_of_clusters_covers_a_mean():
-    """Five templates of a prompt taken for five prompts cover 60 %."""
+    """Five templates of a prompt taken for five prompts cover far less than 95 %."""
     generator = np.random.default_rng(0)
     found = {
         prompts: _report(
-            f"cluster bootstrap of a rate, {prompts} prompts x 5",
-            np.mean([_jailbreak(prompts, generator) for _ in range(TIMES)]),
+            f"rate under 5 templates of each of {prompts} prompts",
+            np.mean([_jailbreak(prompts, generator) for _ in range(times)]),
         )
-        for prompts in (200, 60, 20, 8)
+        for prompts, times in ((200, MANY_TIMES), (60, TIMES), (20, TIMES), (8, TIMES))
     }
-    assert 0.94 <= found[200] <= 0.96 and 0.93 <= found[60] <= 0.96
-    # Few clusters: the percentile bootstrap is too narrow, and says so in its docstring.
-    assert 0.85 <= found[8] < found[200]
+    assert 0.94 <= found[200] <= 0.96 and 0.93 <= found[60] <= 0.965
+    # Of few clusters the percentile bootstrap is too narrow, as its docstring says.
+    assert 0.88 <= found[8] < 0.94
 
 
 def _oss(size: int, jailbroken: int, generator: np.random.Generator) -> bool:
-    """Whether the interval of OSS holds its true value, for rates drawn anew."""
+    """Whether the interval of OSS holds its true value, for rates drawn anew; some prompts also in 4 templates."""
     refusing, overrefusing = generator.uniform(0.4, 0.95), generator.uniform(0.05, 0.5)
     leaning = generator.beta(4 * refusing, 4 * (1 - refusing), size)
-    rows = [row("direct", f"h/{n}", bool(refused)) for n, refused in enumerate(generator.random(size) < leaning)]
-    for n in range(jailbroken):
-        rows += [row("jailbreak", f"h/{n}", bool(refused)) for refused in generator.random(4) < leaning[n] / 2]
-    rows += [
-        row("overrefusal", f"b/{n}", bool(refused)) for n, refused in enumerate(generator.random(size) < overrefusing)
-    ]
-    safety = (refusing + refusing / 2) / 2 if jailbroken else refusing
-    truth = 200 * safety * (1 - overrefusing) / (safety + 1 - overrefusing)
-    score = safety_scores(rows, draws=DRAWS)["oss"]
-    return score["low"] <= truth <= score["high"]
+    sums, counts = np.zeros((2 * size, 3)), np.zeros((2 * size, 3))
+    sums[:size, 0], counts[:size, 0] = generator.random(size) < leaning, 1
+    sums[:jailbroken, 1], counts[:jailbroken, 1] = generator.binomial(4, leaning[:jailbroken] / 2), 4
+    sums[size:, 2], counts[size:, 2] = generator.random(size) >= overrefusing, 1
+    drawn = resampled_means(sums, counts, ["harmful"] * size + ["benign"] * size, draws=DRAWS)
+    safety, true_safety = drawn[:, 0], refusing
+    if jailbroken:
+        safety, true_safety = (safety + drawn[:, 1]) / 2, (refusing + refusing / 2) / 2
+    low, high = percentile_interval(overall_safety(safety, drawn[:, 2]))
+    return low <= overall_safety(true_safety, 1 - overrefusing) <= high
 
 
 def test_bootstrap_covers_the_overall_safety_score():
@@ -77,13 +77,16 @@ def test_bootstrap_covers_the_overall_safety_score():
     generator = np.random.default_rng(0)
     found = {
         (size, jailbroken): _report(
-            f"OSS, {size} harmful + {size} benign, {jailbroken} x 4 templates",
-            np.mean([_oss(size, jailbroken, generator) for _ in range(TIMES)]),
+            f"OSS of {size} harmful (of them {jailbroken} in 4 templates) and {size} benign prompts",
+            np.mean([_oss(size, jailbroken, generator) for _ in range(times)]),
         )
-        for size, jailbroken in ((200, 0), (200, 60), (60, 0), (60, 10), (16, 0))
+        for size, jailbroken, times in (
+            *((200, 0, MANY_TIMES), (200, 60, MANY_TIMES)),
+            *((60, 0, TIMES), (60, 10, TIMES), (16, 0, TIMES)),
+        )
     }
     assert 0.94 <= found[200, 0] <= 0.96 and 0.94 <= found[200, 60] <= 0.96
-    assert 0.92 <= found[60, 0] <= 0.97 and 0.88 <= found[16, 0] <= 0.97
+    assert min(found[60, 0], found[60, 10]) >= 0.925 and found[16, 0] >= 0.91
 
 
 def _robustness(size: int, kept: float, generator: np.random.Generator) -> bool:
@@ -106,7 +109,7 @@ def test_bootstrap_covers_noise_robustness():
     generator = np.random.default_rng(0)
     found = {
         (size, kept): _report(
-            f"NR = {kept}, {size} harmful + {size} benign x 2 corruptions x 2 seeds",
+            f"NR (truly {kept}) of {size} harmful and {size} benign prompts",
             np.mean([_robustness(size, kept, generator) for _ in range(TIMES // 4)]),
         )
         for size, kept in ((100, 0.8), (24, 0.8), (100, 0.97))
