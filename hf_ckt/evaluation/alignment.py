@@ -2,16 +2,16 @@
 """
 Agreement of a student with its teacher, token by token on given responses.
 
-Each quantity is that of the part of its name: acceptance, top-1 agreement, top-10 overlap, KL(t || s) in nats, JSD in bits.
-Beside them
+Each quantity is that of the part of its name: acceptance, top-1 agreement, top-10 overlap, KL(t || s) in nats, JSD in
+bits. Beside them
 
     gap closed = 1 - KL(t || s) / KL(t || base)              1: at the teacher, 0: where the base was
     calibration error = sum over bins of n_b / n |confidence_b - agreement_b|
 
-where confidence is the student's largest probability and agreement whether the teacher holds the same token most probable
-(expected calibration error, Guo et al. 2017, https://huggingface.co/papers/1706.04599, against the teacher's choice; ten
-bins of equal width, each with its lower end). The noise of small bins only ever adds to a calibration error, and resampling
-adds more of it: its interval may lie above its value where tokens are few.
+where confidence is the student's largest probability and agreement whether the teacher holds the same token most
+probable (expected calibration error, Guo et al. 2017, https://huggingface.co/papers/1706.04599, against the teacher's
+choice; ten bins of equal width, each with its lower end). The noise of small bins only ever adds to a calibration
+error, and resampling adds more of it: its interval may lie above its value where tokens are few.
 """
 
 import math
@@ -115,8 +115,8 @@ def compare_models(
 
     Args:
         student, teacher, base (`Callable`):
-            Each returns a context in which its model is ready, `with student() as model:`, so that adapters may be switched
-            on one backbone. The base gives `gap_closed`.
+            Each returns a context in which its model is ready, `with student() as model:`, so that adapters may be
+            switched on one backbone. The base gives `gap_closed`.
         tokenizer (`PreTrainedTokenizerBase`):
             Of all of them, with a chat template.
         prompts, responses (`Sequence[str]`):
@@ -187,7 +187,8 @@ def alignment_scores(
     records: Sequence[Mapping[str, Any]], *, draws: int = DRAWS
 ) -> tuple[dict[str, Score], list[dict[str, Any]]]:
     """
-    Returns scores of records, whose intervals resample responses, and the calibration by bin. Every token weighs the same.
+    Returns scores of records, whose intervals resample responses, and the calibration by bin. Every token weighs the
+    same.
 
     Args:
         records (`Sequence[Mapping]`):
@@ -196,9 +197,9 @@ def alignment_scores(
             Bootstrap resamples.
 
     Returns:
-        `kd_alignment` (acceptance), `top1_agreement`, `top10_overlap`, `kl`, `jsd`, `calibration_error`, and `gap_closed`
-        where the base was compared too; and for each bin that holds a token `low`, `high`, `confidence`, `agreement`
-        and `n`.
+        `kd_alignment` (acceptance), `top1_agreement`, `top10_overlap`, `kl`, `jsd`, `calibration_error`, and
+        `gap_closed` where the base was compared too; and for each bin that holds a token `low`, `high`, `confidence`,
+        `agreement` and `n`.
 
     Raises:
         ValueError: If there is no record.

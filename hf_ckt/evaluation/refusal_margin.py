@@ -44,12 +44,13 @@ def auroc(positive: Sequence[float], negative: Sequence[float]) -> float:
 
 def refusal_margin_scores(margins: Sequence[float], kinds: Sequence[str], *, draws: int = DRAWS) -> dict[str, Score]:
     """
-    Returns the mean margin of each kind in nats, and how well margins tell the kinds apart. Intervals resample the prompts
-    within their kinds.
+    Returns the mean margin of each kind in nats, and how well margins tell the kinds apart. Intervals resample the
+    prompts within their kinds.
 
     Args:
         margins (`Sequence[float]`):
-            log p(refusal openings) - log p(compliance openings) after each prompt; above 0 the model leans to refusing.
+            log p(refusal openings) - log p(compliance openings) after each prompt; above 0 the model leans to
+            refusing.
         kinds (`Sequence[str]`):
             `"harmful"` or `"benign"`, for each prompt.
         draws (`int`, *optional*, defaults to `10000`):

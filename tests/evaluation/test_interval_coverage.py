@@ -72,6 +72,7 @@ def _oss(size: int, jailbroken: int, generator: np.random.Generator) -> bool:
     return low <= overall_safety(true_safety, 1 - overrefusing) <= high
 
 
+@pytest.mark.slow
 def test_bootstrap_covers_the_overall_safety_score():
     """The headline's interval is of a harmonic mean of shares over different prompts, for which there is no formula."""
     generator = np.random.default_rng(0)

@@ -13,11 +13,11 @@ from ...checks import nearest
 
 class StreamingMetric(evaluate.Metric, ABC):
     """
-    An `evaluate.Metric` that takes in a batch when it is added. The library's own way is to write all batches to an Arrow
-    file and to read them back to compute, which for distributions over a vocabulary is the size of the logits.
+    An `evaluate.Metric` that takes in a batch when it is added. The library's own way is to write all batches to an
+    Arrow file and to read them back to compute, which for distributions over a vocabulary is the size of the logits.
 
-    `compute()` returns the scores and forgets everything that was added, also where it raises: a batch left behind would
-    be counted with the next ones.
+    `compute()` returns the scores and forgets everything that was added, also where it raises: a batch left behind
+    would be counted with the next ones.
     """
 
     optional: ClassVar[tuple[str, ...]] = ()

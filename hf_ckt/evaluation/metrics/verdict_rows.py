@@ -14,8 +14,8 @@ class VerdictRows:
 
     Args:
         judge (`str`):
-            Judges predictions that are texts; see `judges.load_judge`. One that cannot see refusals leaves benign prompts
-            to the rule.
+            Judges predictions that are texts; see `judges.load_judge`. One that cannot see refusals leaves benign
+            prompts to the rule.
         keys (`Mapping[str, Any]`):
             What is kept of each reference, with the value where it is missing.
     """
@@ -31,8 +31,8 @@ class VerdictRows:
 
         Args:
             predictions (`Iterable`):
-                Each an answer (`str`); a verdict, True where it was refused; or a dict with `refused` and, where known,
-                `degenerate`.
+                Each an answer (`str`); a verdict, True where it was refused; or a dict with `refused` and, where
+                known, `degenerate`.
             references (`Iterable[Mapping]`):
                 Each with `prompt_id`, `kind` and what else is kept; `prompt` for judges that read it.
 

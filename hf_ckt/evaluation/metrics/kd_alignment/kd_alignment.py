@@ -18,15 +18,16 @@ class KDAlignmentMetric(StreamingMetric):
 
         KD alignment = mean over tokens of sum_v min(p_t(v), p_s(v))        in [0, 1]
 
-    With top-1 agreement, top-10 overlap, KL(t || s) in nats, JSD in bits, the gap closed and the calibration error; see
-    `hf_ckt.evaluation.alignment`, whose numbers these are. A batch is read in tiles of 128 tokens, of which sums are kept.
+    With top-1 agreement, top-10 overlap, KL(t || s) in nats, JSD in bits, the gap closed and the calibration error;
+    see `hf_ckt.evaluation.alignment`, whose numbers these are. A batch is read in tiles of 128 tokens, of which sums
+    are kept.
 
     Inputs:
-        predictions, references: the student's and the teacher's logits or log-probabilities, `(n, V)`: tensors, arrays or
-            lists. Of heads padded to different sizes the shared ids count.
+        predictions, references: the student's and the teacher's logits or log-probabilities, `(n, V)`: tensors, arrays
+            or lists. Of heads padded to different sizes the shared ids count.
         base (*optional*): the same of the student before training, `(n, V)`, which `gap_closed` needs.
-        response_ids (*optional*): which response each token is of, `(n,)`. Intervals resample responses; without ids each
-            call to `add_batch` is one response.
+        response_ids (*optional*): which response each token is of, `(n,)`. Intervals resample responses; without ids
+            each call to `add_batch` is one response.
 
     Returns:
         `dict`: scores by name, each with value, interval and n, and `calibration`, a dict for each bin.

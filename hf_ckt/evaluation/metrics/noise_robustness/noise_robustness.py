@@ -24,9 +24,11 @@ class NoiseRobustnessMetric(StreamingMetric):
             Judges answers: `"rule"`, `"advbench"` or `"hf:<id>"`.
 
     Inputs:
-        predictions: answers (`str`), or verdicts: True where the answer refused, or dicts with `refused` and `degenerate`.
-        references: dicts with `prompt_id`, `kind` (`"harmful"` or `"benign"`), `corruption` and `severity`, neither for the
-            clean prompt, which each prompt needs once; `set`, `prompt` and `token_consistency` where there are any.
+        predictions: answers (`str`), or verdicts: True where the answer refused, or dicts with `refused` and
+            `degenerate`.
+        references: dicts with `prompt_id`, `kind` (`"harmful"` or `"benign"`), `corruption` and `severity`, neither
+            for the clean prompt, which each prompt needs once; `set`, `prompt` and `token_consistency` where there are
+            any.
         baseline (*optional*): the same as predictions, of the model that the corruption error is relative to.
 
     Returns:

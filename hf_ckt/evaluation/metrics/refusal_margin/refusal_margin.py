@@ -23,8 +23,8 @@ class RefusalMarginMetric(StreamingMetric):
         references: its kind, `"harmful"` or `"benign"`.
 
     Returns:
-        `dict`: `refusal_margin_harmful`, `refusal_margin_benign`, and `refusal_margin_auroc` where both kinds are there, each
-        with value, interval and n.
+        `dict`: `refusal_margin_harmful`, `refusal_margin_benign`, and `refusal_margin_auroc` where both kinds are
+        there, each with value, interval and n.
 
     Example:
 
