@@ -5,8 +5,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-_TIERS = ("smoke", "cpu", "gpu")
-
 
 def run(argv: list[str]) -> int:
     """Evaluates, prints the headline table, and says where the files are."""
@@ -16,7 +14,6 @@ def run(argv: list[str]) -> int:
     from ..evaluation.report.tables import headline_table
     from ..evaluation.run import Evaluation, evaluate
 
-    quantization = "nf4" if options.load_in_4bit else "int8" if options.load_in_8bit else None
     evaluation = Evaluation(
         model=options.model,
         adapter=options.adapter,
@@ -34,7 +31,7 @@ def run(argv: list[str]) -> int:
         system_prompt=options.system_prompt,
         new_tokens=options.new_tokens,
         seeds=options.seeds,
-        loading=Loading(options.dtype, quantization, options.trust_remote_code),
+        loading=Loading.of(options),
         engine=options.engine,
         token_consistency=not options.no_token_consistency,
     )
@@ -49,17 +46,18 @@ def run(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
+    from ..evaluation.models import add_model_options
+    from ..evaluation.tiers import TIERS
+
     parser = argparse.ArgumentParser(
         prog="hf-ckt evaluate",
         description=f"{__doc__} Stopped at any moment, the same command goes on where it was.",
         allow_abbrev=False,
     )
+    add_model_options(parser)
     add = parser.add_argument
-    add("--model", required=True, metavar="ID", help="Hub id or folder of the base; smollm2: SmolLM2-135M-Instruct")
-    add("--adapter", metavar="ID", help="a PEFT adapter on it; default: none, the base alone")
-    add("--compare", nargs="+", default=[], metavar="ID", help="more adapters, or whole models; default: none")
     add("--teacher", metavar="ID", help="adapter or model to agree with; default: the base, where there is an adapter")
-    add("--suite", choices=_TIERS, default="smoke", help="how much: smoke takes minutes on 2 cores and no download")
+    add("--suite", choices=TIERS, default="smoke", help="how much: smoke takes minutes on 2 cores and no download")
     add("--only", nargs="+", metavar="NAME", help="direct, jailbreak, overrefusal, noise, kd, utility; default: all")
     add("--judge", default="rule", metavar="NAME", help="rule, advbench, or hf:ID of a classifier or chat model")
     add("--baseline", metavar="NAME", help="model of this run that the corruption error is relative to; default: none")
@@ -79,17 +77,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add("--system-prompt", metavar="TEXT", help="put before each prompt; default: what the chat template puts there")
     add("--new-tokens", type=int, metavar="N", help="most tokens of an answer; default: the tier's")
     add("--seeds", type=int, metavar="N", help="draws of each corruption; default: the tier's")
-    add(
-        "--dtype",
-        metavar="NAME",
-        help="of the weights; default: bfloat16 where the machine multiplies it, else float32",
-    )
-    quantized = parser.add_mutually_exclusive_group()
-    quantized.add_argument("--load-in-4bit", action="store_true", help="the base in NF4, by bitsandbytes")
-    quantized.add_argument("--load-in-8bit", action="store_true", help="the base in 8 bits, by bitsandbytes")
     add("--engine", choices=("auto", "transformers", "vllm"), default="auto", help="auto: vLLM if installed on a GPU")
     add("--no-token-consistency", action="store_true", help="leave it out: it takes about as long as noisy answers do")
-    add("--trust-remote-code", action="store_true", help="run Python code that comes with the models")
     add(
         "--output", type=Path, required=True, metavar="DIR", help="where results, answers and finished pieces are kept"
     )

@@ -2,7 +2,6 @@
 """Measure how often a judge errs, on answers that people have labelled."""
 
 import argparse
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ def run(argv: list[str]) -> int:
     from .. import __version__
     from ..evaluation.judge_error import Columns, digests, error_table, measure_judge, read_labelled, write_error
     from ..evaluation.judges import load_judge
+    from ..evaluation.models import public_command
 
     columns = Columns(
         text=options.text_column,
@@ -41,7 +41,7 @@ def run(argv: list[str]) -> int:
         "judge": judge.name,
         **found,
         "sha256": digests(options.labelled),
-        "command": f"hf-ckt judge {_shown(argv)}",
+        "command": public_command("hf-ckt judge", argv),
         "versions": {"hf_ckt": __version__, **{library: version(library) for library in libraries}},
     }
     write_error(options.output, entry)
@@ -71,22 +71,3 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add("--trust-remote-code", action="store_true", help="run Python code that comes with a judge that is a model")
     add("--output", type=Path, metavar="JSON", help="list of measured sets to add this one to; default: print alone")
     return parser.parse_args(argv)
-
-
-def _shown(argv: list[str]) -> str:
-    """The command for readers of the results: files and folders by their names alone, and not where the results went."""
-    words = [word for word in argv if not word.startswith("--output=")]
-    if "--output" in words:
-        at = words.index("--output")
-        del words[at : at + 2]
-    return shlex.join(_without_folders(word) for word in words)
-
-
-def _without_folders(word: str) -> str:
-    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-    marked = value.removeprefix("hf:")
-    model, hash_sign, label = marked.partition("#")
-    if not model or not Path(model).exists():
-        return word
-    prefix = "hf:" if value.startswith("hf:") else ""
-    return f"{option}{equals}{prefix}{Path(model).resolve().name}{hash_sign}{label}"

@@ -13,7 +13,6 @@ def run(argv: list[str]) -> int:
     from ..evaluation.harness import HarnessRun, score_with_harness
     from ..evaluation.models import Loading, public_command
 
-    quantization = "nf4" if options.load_in_4bit else "int8" if options.load_in_8bit else None
     wanted = HarnessRun(
         model=options.model,
         adapter=options.adapter,
@@ -24,7 +23,7 @@ def run(argv: list[str]) -> int:
         batch_size=options.batch_size,
         chat_template=options.chat_template,
         system_prompt=options.system_prompt,
-        loading=Loading(options.dtype, quantization, options.trust_remote_code),
+        loading=Loading.of(options),
     )
     results = score_with_harness(wanted, options.output, public_command("hf-ckt lm-eval", argv))
     print(_table(results))
@@ -37,15 +36,15 @@ def run(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
+    from ..evaluation.models import add_model_options
+
     parser = argparse.ArgumentParser(
         prog="hf-ckt lm-eval",
         description=f"{__doc__} Stopped at any moment, the same command goes on with the task that it was at.",
         allow_abbrev=False,
     )
+    add_model_options(parser)
     add = parser.add_argument
-    add("--model", required=True, metavar="ID", help="Hub id or folder of the base; smollm2: SmolLM2-135M-Instruct")
-    add("--adapter", metavar="ID", help="a PEFT adapter on it; default: none, the base alone")
-    add("--compare", nargs="+", default=[], metavar="ID", help="more adapters, or whole models; default: none")
     add(
         "--tasks",
         nargs="+",
@@ -64,15 +63,6 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="send plain text, as many published scores of MMLU and GSM8K do; default: each question is a user's turn",
     )
     add("--system-prompt", metavar="TEXT", help="put before each question; default: what the chat template puts there")
-    add(
-        "--dtype",
-        metavar="NAME",
-        help="of the weights; default: bfloat16 where the machine multiplies it, else float32",
-    )
-    quantized = parser.add_mutually_exclusive_group()
-    quantized.add_argument("--load-in-4bit", action="store_true", help="the base in NF4, by bitsandbytes")
-    quantized.add_argument("--load-in-8bit", action="store_true", help="the base in 8 bits, by bitsandbytes")
-    add("--trust-remote-code", action="store_true", help="run Python code that comes with the models")
     add("--output", type=Path, required=True, metavar="DIR", help="where results and finished tasks are kept")
     return parser.parse_args(argv)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoints import last_complete_checkpoint
 from ..checks import nearest
+from ..data.files import BUILDERS
 
 if TYPE_CHECKING:
     from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from ..config import ContrastiveRobustConfig
 
 # suffix of a local file -> the builder that reads it
-_BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
 @dataclass
@@ -166,7 +166,7 @@ def resolve_checkpoint(value: str | None, output_dir: str | None) -> str | None:
 
 def is_local(name: str | None) -> bool:
     """Tells whether a data set's name is a file or folder of this machine rather than a Hub id."""
-    return name is not None and (Path(name).suffix in _BUILDERS or Path(name).exists())
+    return name is not None and (Path(name).suffix in BUILDERS or Path(name).exists())
 
 
 def load_splits(script: "ScriptArguments", mixture: "DatasetMixtureConfig") -> dict[str, Any]:
@@ -195,10 +195,10 @@ def load_splits(script: "ScriptArguments", mixture: "DatasetMixtureConfig") -> d
     from datasets import load_dataset
 
     path = Path(name)
-    if path.suffix in _BUILDERS and not path.is_dir():
+    if path.suffix in BUILDERS and not path.is_dir():
         if not path.is_file():
             raise FileNotFoundError(f"dataset_name: no such file, {name!r}.")
-        return load_dataset(_BUILDERS[path.suffix], data_files={"train": str(path)}, streaming=streaming)
+        return load_dataset(BUILDERS[path.suffix], data_files={"train": str(path)}, streaming=streaming)
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         return _from_disk(path, streaming)
     return load_dataset(name, name=script.dataset_config, streaming=streaming)

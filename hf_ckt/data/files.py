@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows from a file or from the Hub."""
 
+import json
+from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
-_BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+# Ending of a file -> what `datasets` reads it with.
+BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
 def load_rows(source: str, *, split: str | None = None, config: str | None = None) -> Any:
@@ -40,10 +44,10 @@ def _load(source: str, split: str | None, config: str | None) -> Any:
     from datasets import Dataset, load_dataset, load_from_disk
 
     path = Path(source)
-    if path.suffix in _BUILDERS and not path.is_dir():
+    if path.suffix in BUILDERS and not path.is_dir():
         if not path.is_file():
             raise FileNotFoundError(f"{source}: there is no such file.")
-        return load_dataset(_BUILDERS[path.suffix], data_files=str(path), split="train")
+        return load_dataset(BUILDERS[path.suffix], data_files=str(path), split="train")
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         found: Any = load_from_disk(source)
     else:
@@ -54,3 +58,19 @@ def _load(source: str, split: str | None, config: str | None) -> Any:
     if split not in found:
         raise ValueError(f"{source}: has no split {split!r}; it has {', '.join(found)}. Name one of them.")
     return found[split]
+
+
+def packaged_rows(file_name: str, check: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
+    """Returns the rows of a JSONL file of this folder; `check` raises ValueError at a wrong one, whose line is then named."""
+    text = resources.files(__package__).joinpath(file_name).read_text(encoding="utf-8")
+    rows = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            check(row)
+        except ValueError as error:  # that of json is one
+            raise ValueError(f"{file_name}, line {number}: {error}") from error
+        rows.append(row)
+    return rows

@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The questions of an evaluation: packaged, from files that `hf-ckt data fetch` wrote, from the Hub, or the user's own."""
 
-import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from ..checks import nearest, require_known
-from .files import load_rows
+from .files import BUILDERS, load_rows, packaged_rows
 from .prompt_set_table import PUBLIC_SETS, PublicSet
 from .public_rows import REQUEST, public_rows
 from .starter import load_starter_set
@@ -21,7 +18,6 @@ PROMPT_SETS: dict[str, PublicSet | None] = {
     **{name: found for name, found in PUBLIC_SETS.items() if found.kind in ("harmful", "benign")},
 }
 _KINDS = ("harmful", "benign")
-_FILES = (".json", ".jsonl", ".csv", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -158,7 +154,7 @@ def load_templates(name: str = "starter", data_dir: str | os.PathLike | None = N
     """
     require_known("jailbreak templates", name, ("starter", "dan"))
     packaged = name == "starter"
-    rows = _packaged_rows("jailbreak_templates.jsonl", _check_template) if packaged else public_rows(name, data_dir)
+    rows = packaged_rows("jailbreak_templates.jsonl", _check_template) if packaged else public_rows(name, data_dir)
     return [JailbreakTemplate(row["id"], row["text"]) for row in rows]
 
 
@@ -183,7 +179,7 @@ def load_choices(name: str = "starter", data_dir: str | os.PathLike | None = Non
     ('Which of these is an ocean?', 'Pacific')
     """
     require_known("multiple-choice set", name, ("starter", "mmlu-dev"))
-    rows = _packaged_rows("starter_choices.jsonl", _check_choice) if name == "starter" else public_rows(name, data_dir)
+    rows = packaged_rows("starter_choices.jsonl", _check_choice) if name == "starter" else public_rows(name, data_dir)
     return [
         ChoiceQuestion(
             id=row.get("id", f"{name}/{number}"),
@@ -254,7 +250,7 @@ def load_own_prompts(
                 f"{shown}: has no column {column!r}, so there is nothing to ask.{nearest(column, rows.column_names)} It "
                 f"has {', '.join(rows.column_names)}; name the right one as {option}."
             )
-    name = Path(source).stem if Path(source).suffix in _FILES else shown
+    name = Path(source).stem if Path(source).suffix in BUILDERS else shown
     if name in PUBLIC_SETS or name in _PACKAGED:
         # The results would state a known set's source and licence for it.
         name = f"own-{name}"
@@ -301,21 +297,6 @@ def set_facts(name: str, *, local: bool | None = None) -> dict[str, str]:
     # A set with one place comes from there, whatever was asked for.
     places = [wheel or hub] if local else [hub or wheel] if local is False else [wheel, hub]
     return {"source": " or ".join(filter(None, places)), "licence": found.licence}
-
-
-def _packaged_rows(file_name: str, check: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
-    text = resources.files(__package__).joinpath(file_name).read_text(encoding="utf-8")
-    rows = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            check(row)
-        except ValueError as error:  # that of json is one
-            raise ValueError(f"{file_name}, line {number}: {error}") from error
-        rows.append(row)
-    return rows
 
 
 def _check_template(row: dict[str, Any]) -> None:

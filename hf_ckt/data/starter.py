@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The starter set: short harmful, look-alike and plain prompts, each with the answer an aligned model should give."""
 
-import json
-from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..checks import require_columns, require_known
+from .files import packaged_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -46,7 +45,7 @@ def load_starter_set(split: Literal["train", "heldout"] = "train") -> "Dataset":
     # Imported here: the command line reads this module's names without wanting to wait for pyarrow.
     from datasets import Dataset
 
-    rows = _read_rows(split)
+    rows = packaged_rows(f"starter_{split}.jsonl", _check_row)
     return Dataset.from_dict({name: [row[name] for row in rows] for name in COLUMNS})
 
 
@@ -85,21 +84,8 @@ def to_prompt_completion(dataset: "Dataset", system_prompt: str | None = None) -
     return dataset.map(to_messages, remove_columns=["response"], desc="Writing prompts and answers as messages")
 
 
-def _read_rows(split: str) -> list[dict[str, str]]:
-    file_name = f"starter_{split}.jsonl"
-    text = resources.files(__package__).joinpath(file_name).read_text(encoding="utf-8")
-    rows = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{file_name}, line {number}: is not JSON ({error}).") from error
-        if sorted(row) != sorted(COLUMNS) or row["kind"] not in KINDS:
-            raise ValueError(
-                f"{file_name}, line {number}: a row needs exactly the keys {', '.join(COLUMNS)}, with kind one of "
-                f"{', '.join(KINDS)}, got {row!r}."
-            )
-        rows.append(row)
-    return rows
+def _check_row(row: dict[str, str]) -> None:
+    if sorted(row) != sorted(COLUMNS) or row["kind"] not in KINDS:
+        raise ValueError(
+            f"a row needs exactly the keys {', '.join(COLUMNS)}, with kind one of {', '.join(KINDS)}, got {row!r}."
+        )

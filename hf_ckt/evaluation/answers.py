@@ -80,20 +80,22 @@ def answer_batch(
     model: Any, tokenizer: Any, prompts: Sequence[str], *, system_prompt: str | None = None, new_tokens: int
 ) -> list[str]:
     """Answers one batch of prompts; see [`greedy_answers`]."""
-    import torch
+    from ..backbone import frozen
 
-    tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.padding_side = "left"  # generation goes on from the last column
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():  # inside training too, where a tensor of inference mode must not stay behind
-        inputs = _render(tokenizer, prompts, system_prompt, return_tensors="pt", padding=True).to(model.device)
+    inputs = left_padded(tokenizer, prompts, system_prompt).to(model.device)
+    with frozen(model):
         output = model.generate(
             **inputs, max_new_tokens=new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
         )
-    model.train(was_training)
     texts = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in texts]
+
+
+def left_padded(tokenizer: Any, prompts: Sequence[str], system_prompt: str | None = None) -> Any:
+    """Returns rendered prompts as a batch of tensors that all end in the last column, where an answer begins."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.padding_side = "left"
+    return _render(tokenizer, prompts, system_prompt, return_tensors="pt", padding=True)
 
 
 def _render(tokenizer: Any, prompts: Sequence[str], system_prompt: str | None, **kwargs: Any) -> Any:

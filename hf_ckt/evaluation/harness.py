@@ -19,7 +19,7 @@ from ..checks import require_count
 from .harness_scores import score_rows
 from .harness_tasks.catalogue import JUDGED_TASKS, OWN_TASKS, load_tasks, own_digest, without_notices
 from .models import Backbones, Entry, Loading, entries, public_name
-from .store import PieceStore
+from .store import PieceStore, only_writer
 
 if TYPE_CHECKING:
     from lm_eval.tasks.manager import TaskDict
@@ -100,18 +100,9 @@ def score_with_harness(options: HarnessRun, folder: Path, command: str = "") -> 
         ValueError: If lm-eval is not installed, another process writes to the folder, a task is unknown or its data cannot
             be loaded, or the chat template is missing.
     """
-    from filelock import FileLock, Timeout
-
     require_harness()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lm_eval.lock", timeout=0):
-            return _score(options, folder, command)
-    except Timeout as error:
-        raise ValueError(
-            f"--output: another lm-eval is writing to {folder.name!r}, and the two would mix. Wait for it, or name another "
-            "folder."
-        ) from error
+    with only_writer(folder, ".lm_eval.lock", "lm-eval"):
+        return _score(options, folder, command)
 
 
 def require_harness() -> None:
@@ -245,15 +236,9 @@ def _set_seeds() -> None:
 
 def _keys(options: HarnessRun, entry: Entry, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """By task, what its result depends on; not the batch size, which a run that ran out of memory goes on with smaller."""
-    import torch
-
-    loading = options.loading
     shared = {
         "what": "lm-eval",
-        "model": entry.identity(),
-        "loading": [loading.kwargs()["dtype"], loading.quantization, loading.trust_remote_code],
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
-        "versions": [version(name) for name in ("lm_eval", "torch", "transformers")],
+        **entry.conditions(options.loading, ("lm_eval", "torch", "transformers")),
         "limit": options.limit,
         "num_fewshot": options.num_fewshot,
         "chat_template": options.chat_template,
@@ -270,7 +255,5 @@ def _settings(options: HarnessRun) -> dict[str, Any]:
         "batch_size": options.batch_size,
         "chat_template": options.chat_template,
         "system_prompt": options.system_prompt,
-        "dtype": options.loading.kwargs()["dtype"],
-        "quantization": options.loading.quantization,
-        "trust_remote_code": options.loading.trust_remote_code,
+        **options.loading.facts(),
     }

@@ -4,7 +4,6 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 from tqdm import tqdm
@@ -128,18 +127,8 @@ class Measurement:
             yield from self._alignment(entry, base, self.teacher, measured)
 
     def _key(self, entry: Entry, what: str, **more: Any) -> dict[str, Any]:
-        import torch
-
-        loading = self.backbones.loading
-        return {
-            "what": what,
-            "model": entry.identity(),
-            "loading": [loading.kwargs()["dtype"], loading.quantization, loading.trust_remote_code],
-            "device": "cuda" if torch.cuda.is_available() else "cpu",
-            "versions": [version("torch"), version("transformers")],
-            "system_prompt": self.system_prompt,
-            **more,
-        }
+        conditions = entry.conditions(self.backbones.loading, ("torch", "transformers"))
+        return {"what": what, **conditions, "system_prompt": self.system_prompt, **more}
 
     def _answers(
         self, entry: Entry, what: str, prompts: Iterable[str], new_tokens: int, into: dict[str, str]

@@ -3,9 +3,12 @@
 
 import gc
 import shlex
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,20 @@ class Loading:
     dtype: str | None = None
     quantization: str | None = None
     trust_remote_code: bool = False
+
+    @classmethod
+    def of(cls, options: Namespace) -> "Loading":
+        """Returns what [`add_model_options`] has read."""
+        quantization = "nf4" if options.load_in_4bit else "int8" if options.load_in_8bit else None
+        return cls(options.dtype, quantization, options.trust_remote_code)
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what results files state."""
+        return {
+            "dtype": self.kwargs()["dtype"],
+            "quantization": self.quantization,
+            "trust_remote_code": self.trust_remote_code,
+        }
 
     def kwargs(self) -> dict[str, Any]:
         """Returns the arguments of `from_pretrained`."""
@@ -69,8 +86,23 @@ class Entry:
     adapter: str | None = None
 
     def identity(self) -> list[str | None]:
-        """Returns what a kept piece of this model depends on: digests of folders, ids with their commit."""
+        """Returns what tells this model from others: digests of folders, ids with their commit. Read once an entry."""
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> list[str | None]:
         return [identity_of(self.model), self.adapter and identity_of(self.adapter)]
+
+    def conditions(self, loading: Loading, libraries: Sequence[str]) -> dict[str, Any]:
+        """Returns what every kept piece of this model depends on; the versions are those of `libraries`."""
+        import torch
+
+        return {
+            "model": self.identity(),
+            "loading": list(loading.facts().values()),
+            "device": "cuda" if torch.cuda.is_available() else "cpu",
+            "versions": [version(name) for name in libraries],
+        }
 
 
 def entries(
@@ -136,6 +168,20 @@ def public_name(model: str) -> str:
 
         return HUB_ID
     return Path(model).resolve().name if Path(model).exists() else model
+
+
+def add_model_options(parser: ArgumentParser) -> None:
+    """Adds the options that say which models, and how they are loaded; [`entries`] and [`Loading.of`] take them."""
+    add = parser.add_argument
+    add("--model", required=True, metavar="ID", help="Hub id or folder of the base; smollm2: SmolLM2-135M-Instruct")
+    add("--adapter", metavar="ID", help="a PEFT adapter on it; default: none, the base alone")
+    add("--compare", nargs="+", default=[], metavar="ID", help="more adapters, or whole models; default: none")
+    dtype = "of the weights; default: bfloat16 where the machine multiplies it, else float32"
+    add("--dtype", metavar="NAME", help=dtype)
+    quantized = parser.add_mutually_exclusive_group()
+    quantized.add_argument("--load-in-4bit", action="store_true", help="the base in NF4, by bitsandbytes")
+    quantized.add_argument("--load-in-8bit", action="store_true", help="the base in 8 bits, by bitsandbytes")
+    add("--trust-remote-code", action="store_true", help="run Python code that comes with the models")
 
 
 def public_command(program: str, argv: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from .measure import Measured
 from .models import Entry, public_name
 from .refusal_margin import refusal_margin_scores
 from .robustness import noise_scores
-from .safety import categories, differences, safety_scores
+from .safety import SAFETY_SUITES, categories, differences, safety_scores
 from .scores import Score, bootstrap_score, rate_score
 from .suites import Questions
 from .utility import LETTERS, choice_prompt, last_number
@@ -22,7 +22,6 @@ COLUMNS = (
     *("model", "suite", "set", "prompt_id", "kind", "category", "template", "corruption", "severity", "seed"),
     *("prompt", "answer", "refused", "degenerate", "confidence", "token_consistency", "correct"),
 )
-_SAFETY = ("direct", "jailbreak", "overrefusal")
 
 
 def completion_rows(
@@ -117,12 +116,12 @@ def model_results(
         "scores": {},
     }
     scores: dict[str, Score] = results["scores"]
-    safety = [row for row in rows if row["suite"] in _SAFETY]
+    safety = [row for row in rows if row["suite"] in SAFETY_SUITES]
     if safety:
         scores |= safety_scores(safety)
         results["by_category"] = categories(safety)
         if rows is not base_rows:
-            others = [row for row in base_rows if row["suite"] in _SAFETY]
+            others = [row for row in base_rows if row["suite"] in SAFETY_SUITES]
             results["against"] = {"base": differences(safety, others)}
     if measured.margins:
         kinds = {row["prompt"]: row["kind"] for row in rows if row["suite"] in ("direct", "overrefusal")}

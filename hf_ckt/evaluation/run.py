@@ -19,7 +19,7 @@ from .judges import Judge, Verdict, load_judge
 from .measure import Measured, Measurement
 from .models import Backbones, Entry, Loading, entries, identity_of, public_name
 from .results import completion_rows, model_results, write_completions
-from .store import PieceStore
+from .store import PieceStore, only_writer
 from .suites import SUITES, Questions, ask
 from .tiers import TIERS
 
@@ -108,17 +108,8 @@ def evaluate(options: Evaluation, folder: Path, command: str = "") -> dict[str, 
     Raises:
         ValueError: If another process writes to the folder, a name is unknown, or evaluation prompts are training prompts.
     """
-    from filelock import FileLock, Timeout
-
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            return _evaluate(options, folder, command)
-    except Timeout as error:
-        raise ValueError(
-            f"--output: another evaluation is writing to {folder.name!r}, and the two would mix. Wait for it, or name "
-            "another folder."
-        ) from error
+    with only_writer(folder, ".lock", "evaluation"):
+        return _evaluate(options, folder, command)
 
 
 def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]:
@@ -164,10 +155,9 @@ def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]
     )
     measured = measurement.run(listed)
     backbones.clear()  # a judge that is a model may need the room
+    judged = _kept_verdicts(store, options.judge)
     rows = {
-        entry.name: completion_rows(
-            entry.name, asked, measured[entry.name], judge, benign_judge, _kept_verdicts(store, options.judge)
-        )
+        entry.name: completion_rows(entry.name, asked, measured[entry.name], judge, benign_judge, judged)
         for entry in listed
     }
     results = {
@@ -220,18 +210,17 @@ def _prompts(asked: Questions) -> list[EvalPrompt]:
 
 def _kept_verdicts(store: PieceStore, spec: str) -> Any:
     """Keeps the verdicts of judges that are models; a rule is quicker than reading a file."""
-
-    model = re.split("[@#]", spec.removeprefix("hf:"))[0]  # a folder's weights may change under its name
+    # A folder's weights may change under its name.
+    identity = identity_of(re.split("[@#]", spec.removeprefix("hf:"))[0]) if spec.startswith("hf:") else None
 
     def judged(judge: Judge, pairs: list[tuple[str, str]]) -> list[Verdict]:
-        if not spec.startswith("hf:") or not judge.name.startswith("hf:"):
+        if identity is None or not judge.name.startswith("hf:"):
             return judge.verdicts(*zip(*pairs, strict=True))
         verdicts = []
         for start in range(0, len(pairs), _VERDICTS):
             batch = pairs[start : start + _VERDICTS]
-            key = {"what": "verdicts", "judge": spec, "model": identity_of(model), "pairs": batch}
-            made = store.piece(key, partial(_as_dicts, judge, batch))
-            verdicts += [Verdict(**one) for one in made]
+            key = {"what": "verdicts", "judge": spec, "model": identity, "pairs": batch}
+            verdicts += [Verdict(**one) for one in store.piece(key, partial(_as_dicts, judge, batch))]
         return verdicts
 
     return judged
@@ -274,14 +263,11 @@ def _engine(options: Evaluation, tokenizer: Any) -> tuple[Any, str]:
 
 def _settings(options: Evaluation, judge: Judge, tier: Any, teacher: Entry | None) -> dict[str, Any]:
     named = None if teacher is None else public_name(teacher.adapter or teacher.model)
-    loading = options.loading
     return {
         "judge": judge.name,
         "baseline": options.baseline,
         "teacher": named,
-        "dtype": loading.kwargs()["dtype"],
-        "quantization": loading.quantization,
-        "trust_remote_code": loading.trust_remote_code,
+        **options.loading.facts(),
         "corruptions": list(tier.corruptions),
         "severities": list(tier.severities),
         "response_tokens": tier.responses[1],

@@ -3,7 +3,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +67,23 @@ def fingerprint(folder: Path) -> str:
             )
             digest.update(f"{path.name}\0".encode() + hashlib.sha256(content).digest())
     return digest.hexdigest()[:32]
+
+
+@contextmanager
+def only_writer(folder: Path, lock: str, what: str) -> Iterator[None]:
+    """Makes a folder and holds its lock file; raises ValueError when another process does. A kill lets go of it."""
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    held = FileLock(folder / lock)
+    try:
+        held.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(
+            f"--output: another {what} is writing to {folder.name!r}, and the two would mix. Wait for it, or name another "
+            "folder."
+        ) from error
+    try:
+        yield
+    finally:
+        held.release()

@@ -5,10 +5,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
-from ..backbone import read_head, run_backbone
+from ..backbone import frozen, read_head, run_backbone
 from ..discovery import load_part
 from ..kernels import chunked_token_losses
 from .response_batches import causal_lm, response_batch
@@ -16,7 +15,6 @@ from .response_batches import causal_lm, response_batch
 _BATCH = 16
 
 
-@torch.no_grad()
 def token_consistency(
     model: Any,
     tokenizer: Any,
@@ -47,29 +45,29 @@ def token_consistency(
     """
     loss = load_part("losses", "jensen_shannon")(beta=0.5)
     base = causal_lm(model)
-    was_training = model.training
-    model.eval()
     values: list[float] = []
-    for start in tqdm(range(0, len(clean), _BATCH), desc=title, unit="batch", disable=title is None):
-        rows = slice(start, start + _BATCH)
-        batches = [
-            response_batch(tokenizer, side[rows], responses[rows], system_prompt=system_prompt, device=model.device)
-            for side in (clean, noisy)
-        ]
-        states = [batch.keep(run_backbone(base, batch.inputs).last_hidden_state) for batch in batches]
-        labels, documents = batches[0].kept_labels, batches[0].kept_documents
-        with read_head(base) as head:
-            for row in range(len(batches[0].labels)):
-                mine = documents == row
-                told = chunked_token_losses(
-                    {loss: 1.0},
-                    states[0][mine],
-                    head,
-                    labels[mine],
-                    teacher_hidden=states[1][mine],
-                    teacher_head=head,
-                    compile=False,
+    with frozen(model):
+        for start in tqdm(range(0, len(clean), _BATCH), desc=title, unit="batch", disable=title is None):
+            rows = slice(start, start + _BATCH)
+            batches = [
+                response_batch(
+                    tokenizer, side[rows], responses[rows], system_prompt=system_prompt, device=model.device
                 )
-                values.append(1 - float(told.total) / math.log(2))
-    model.train(was_training)
+                for side in (clean, noisy)
+            ]
+            states = [batch.keep(run_backbone(base, batch.inputs).last_hidden_state) for batch in batches]
+            labels, documents = batches[0].kept_labels, batches[0].kept_documents
+            with read_head(base) as head:
+                for row in range(len(batches[0].labels)):
+                    mine = documents == row
+                    told = chunked_token_losses(
+                        {loss: 1.0},
+                        states[0][mine],
+                        head,
+                        labels[mine],
+                        teacher_hidden=states[1][mine],
+                        teacher_head=head,
+                        compile=False,
+                    )
+                    values.append(1 - float(told.total) / math.log(2))
     return values

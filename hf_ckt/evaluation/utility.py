@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ..backbone import frozen
 from ..data.prompt_sets import ChoiceQuestion
-from .answers import chat
+from .answers import left_padded
 
 LETTERS = "ABCDEFGH"
 _BATCH = 16
@@ -32,7 +33,6 @@ def choice_prompt(question: ChoiceQuestion) -> str:
     return "\n".join([question.question, *options, "Answer with the letter alone."])
 
 
-@torch.inference_mode()
 def choice_answers(
     model: Any,
     tokenizer: Any,
@@ -60,32 +60,17 @@ def choice_answers(
             Name of the progress bar; None for none.
     """
     letters = torch.tensor([tokenizer(letter, add_special_tokens=False)["input_ids"][0] for letter in LETTERS])
-    rendered = [
-        tokenizer.apply_chat_template(
-            chat(choice_prompt(question), system_prompt), add_generation_prompt=True, return_dict=True
-        )["input_ids"]
-        for question in questions
-    ]
-    was_training = model.training
-    model.eval()
+    prompts = [choice_prompt(question) for question in questions]
     chosen = [0] * len(questions)
-    order = sorted(range(len(questions)), key=lambda index: (len(rendered[index]), index))
-    for start in tqdm(range(0, len(order), _BATCH), desc=title, unit="batch", disable=title is None):
-        batch = order[start : start + _BATCH]
-        width = max(len(rendered[index]) for index in batch)
-        ids = torch.zeros(len(batch), width, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, index in enumerate(batch):
-            # On the left, so that every question ends in the last column.
-            ids[row, width - len(rendered[index]) :] = torch.tensor(rendered[index])
-            mask[row, width - len(rendered[index]) :] = 1
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
-        output = model(**{name: value.to(model.device) for name, value in inputs.items()}, logits_to_keep=1)
-        scores = output.logits[:, -1].float().cpu()[:, letters]
-        for row, index in enumerate(batch):
-            chosen[index] = int(scores[row, : len(questions[index].options)].argmax())
-    model.train(was_training)
+    order = sorted(range(len(questions)), key=lambda index: (len(prompts[index]), index))
+    with frozen(model):
+        for start in tqdm(range(0, len(order), _BATCH), desc=title, unit="batch", disable=title is None):
+            batch = order[start : start + _BATCH]
+            inputs = left_padded(tokenizer, [prompts[index] for index in batch], system_prompt).to(model.device)
+            positions = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+            logits = model(**inputs, position_ids=positions, logits_to_keep=1).logits[:, -1]
+            for index, scores in zip(batch, logits.float().cpu()[:, letters], strict=True):
+                chosen[index] = int(scores[: len(questions[index].options)].argmax())
     return chosen
 
 

@@ -11,6 +11,7 @@ from datasets import Dataset
 
 from hf_ckt.data import (
     JailbreakTemplate,
+    files,
     load_choices,
     load_own_prompts,
     load_prompts,
@@ -283,7 +284,7 @@ def test_own_choices_favour_no_letter():
 def test_broken_packaged_line_is_named(file_name, line, load, monkeypatch, tmp_path):
     """A question whose answer is no option lowers every model's accuracy."""
     (tmp_path / file_name).write_text(f"\n{line}\n", encoding="utf-8")
-    monkeypatch.setattr(prompt_sets.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(files.resources, "files", lambda package: tmp_path)
     with pytest.raises(ValueError, match=f"{file_name}, line 2: "):
         load()
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from hf_ckt.data import load_starter_set, starter, to_prompt_completion
+from hf_ckt.data import files, load_starter_set, starter, to_prompt_completion
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,6 @@ def test_to_prompt_completion_names_the_missing_column():
 def test_starter_broken_line_is_named(line, monkeypatch, tmp_path):
     """A half-written line that is skipped shrinks the set and nobody sees it."""
     (tmp_path / "starter_train.jsonl").write_text(line)
-    monkeypatch.setattr(starter.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(files.resources, "files", lambda package: tmp_path)
     with pytest.raises(ValueError, match=r"starter_train\.jsonl, line 1"):
         load_starter_set("train")
