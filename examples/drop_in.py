@@ -28,7 +28,7 @@ from trl import SFTConfig, SFTTrainer
 
 from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer
 from hf_ckt.data import load_starter_set, to_prompt_completion
-from hf_ckt.embedded import embedded_model, native_dtype
+from hf_ckt.models.embedded import embedded_model, native_dtype
 
 EXTRA_OFF = {
     "distillation_weight": 0.0,

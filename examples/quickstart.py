@@ -38,12 +38,12 @@ from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer
 from hf_ckt.checkpoints import last_complete_checkpoint, replace_file, replace_json
 from hf_ckt.data import load_starter_set, to_prompt_completion
 from hf_ckt.discovery import load_part
-from hf_ckt.embedded import HUB_ID, embedded_model, native_dtype
-from hf_ckt.evaluation.answers import greedy_answers
-from hf_ckt.evaluation.intervals import wilson_interval
 from hf_ckt.evaluation.judges import is_degenerate, is_refusal
+from hf_ckt.evaluation.measuring.answers import greedy_answers
+from hf_ckt.evaluation.scoring.intervals import wilson_interval
 from hf_ckt.hub.result_card import result_card, result_rows
 from hf_ckt.hub.run_card import run_facts
+from hf_ckt.models.embedded import HUB_ID, embedded_model, native_dtype
 
 CUDA = torch.cuda.is_available()
 # On CPU the plain attention is the faster one for rows as short as these.

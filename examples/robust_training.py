@@ -37,12 +37,12 @@ from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer, __version_
 from hf_ckt.checkpoints import last_complete_checkpoint, replace_file, replace_json
 from hf_ckt.data import load_starter_set, to_prompt_completion
 from hf_ckt.discovery import load_part
-from hf_ckt.embedded import HUB_ID, embedded_model, native_dtype
-from hf_ckt.evaluation.answers import greedy_answers
-from hf_ckt.evaluation.intervals import cluster_bootstrap_interval, wilson_interval
 from hf_ckt.evaluation.judges import is_refusal
-from hf_ckt.evaluation.token_consistency import token_consistency
+from hf_ckt.evaluation.measuring.answers import greedy_answers
+from hf_ckt.evaluation.measuring.token_consistency import token_consistency
+from hf_ckt.evaluation.scoring.intervals import cluster_bootstrap_interval, wilson_interval
 from hf_ckt.hub.comparison_table import comparison_rows
+from hf_ckt.models.embedded import HUB_ID, embedded_model, native_dtype
 
 CUDA = torch.cuda.is_available()
 DTYPE = native_dtype()

@@ -10,17 +10,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .config import ContrastiveRobustConfig
     from .evaluation.callback import SafetyEvalCallback
     from .kernels import LinearHead, chunked_token_losses
-    from .trainer import ContrastiveRobustTrainer
+    from .training.config import ContrastiveRobustConfig
+    from .training.trainer import ContrastiveRobustTrainer
 
 __version__ = "0.1.0"
 
 # public name -> module that defines it
 _HOMES = {
-    "ContrastiveRobustConfig": ".config",
-    "ContrastiveRobustTrainer": ".trainer",
+    "ContrastiveRobustConfig": ".training.config",
+    "ContrastiveRobustTrainer": ".training.trainer",
     "LinearHead": ".kernels",
     "SafetyEvalCallback": ".evaluation.callback",
     "chunked_token_losses": ".kernels",

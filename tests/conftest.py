@@ -25,7 +25,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import pytest
 
-from hf_ckt.embedded import embedded_model, find_gguf
+from hf_ckt.models.embedded import embedded_model, find_gguf
 from tests import models
 
 

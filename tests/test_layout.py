@@ -17,14 +17,11 @@ PACKAGE = ROOT / "hf_ckt"
 
 LAYERS: list[set[str]] = [
     {"checks", "checkpoints", "discovery", "views"},
-    {"kernels", "_upstream", "backbone", "embedded"},
+    {"models", "kernels"},
     {"losses", "teachers", "perturbations", "metrics"},
-    {
-        *("schedules", "candidates", "objective", "passes", "collator", "log_sums", "preferences", "data"),
-        *("noisy_view", "mixture", "noisy_prompts", "document_batches", "sources", "budget", "training_state"),
-    },
-    {"config", "perturbation_config", "resolution", "trainer", "hub"},
-    {"evaluation", "bench", "study"},
+    {"objective", "noise", "data"},
+    {"training", "hub"},
+    {"evaluation", "fit", "study"},
     {"cli"},
 ]
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}

@@ -10,7 +10,7 @@ def run(argv: list[str]) -> int:
     """Evaluates, prints the headline table, and says where the files are."""
     options = _parse(argv)
 
-    from ..evaluation.models import Loading, public_command
+    from ..evaluation.measuring.models import Loading, public_command
     from ..evaluation.report.tables import headline_table
     from ..evaluation.run import Evaluation, evaluate
 
@@ -46,8 +46,8 @@ def run(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    from ..evaluation.models import add_model_options
-    from ..evaluation.tiers import TIERS
+    from ..evaluation.measuring.models import add_model_options
+    from ..evaluation.measuring.tiers import TIERS
 
     parser = argparse.ArgumentParser(
         prog="hf-ckt evaluate",

@@ -11,12 +11,11 @@ def run(argv: list[str]) -> int:
     options = _parse(argv)
 
     # After the parsing: a wrong option should not wait for it.
-    from importlib.metadata import version
 
-    from .. import __version__
-    from ..evaluation.judge_error import Columns, digests, error_table, measure_judge, read_labelled, write_error
     from ..evaluation.judges import load_judge
-    from ..evaluation.models import public_command
+    from ..evaluation.judges.error import Columns, digests, error_table, measure_judge, read_labelled, write_error
+    from ..evaluation.measuring.models import public_command
+    from ..hub.provenance import library_versions
 
     columns = Columns(
         text=options.text_column,
@@ -42,7 +41,7 @@ def run(argv: list[str]) -> int:
         **found,
         "sha256": digests(options.labelled),
         "command": public_command("hf-ckt judge", argv),
-        "versions": {"hf_ckt": __version__, **{library: version(library) for library in libraries}},
+        "versions": library_versions(*libraries),
     }
     write_error(options.output, entry)
     print(f"\n{options.output}")

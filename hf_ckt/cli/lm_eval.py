@@ -10,8 +10,8 @@ def run(argv: list[str]) -> int:
     """Scores, prints a table, and says where the files are."""
     options = _parse(argv)
 
-    from ..evaluation.harness import HarnessRun, score_with_harness
-    from ..evaluation.models import Loading, public_command
+    from ..evaluation.harness.run import HarnessRun, score_with_harness
+    from ..evaluation.measuring.models import Loading, public_command
 
     wanted = HarnessRun(
         model=options.model,
@@ -36,7 +36,7 @@ def run(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    from ..evaluation.models import add_model_options
+    from ..evaluation.measuring.models import add_model_options
 
     parser = argparse.ArgumentParser(
         prog="hf-ckt lm-eval",

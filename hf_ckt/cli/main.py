@@ -63,10 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         `int`: The exit code: 0 for success, 2 for wrong input, 130 when interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    with_traceback = os.environ.get("HF_CKT_TRACEBACK", "0") not in ("", "0")
-    if "--traceback" in arguments:
-        arguments = [argument for argument in arguments if argument != "--traceback"]
-        with_traceback = True
+    with_traceback = "--traceback" in arguments
+    arguments = [argument for argument in arguments if argument != "--traceback"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help())
         return 0
@@ -78,19 +76,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = command_files()
     if name not in commands:
         return _fail("hf-ckt", f"unknown command {name!r}.{nearest(name, commands)} Known: {', '.join(commands)}.")
+    return run_guarded(f"hf-ckt {name}", lambda: _load(commands[name])(rest), with_traceback=with_traceback)
+
+
+def run_guarded(program: str, call: Callable[[], int | None], *, with_traceback: bool = False) -> int:
+    """
+    Calls a program's work and turns what can go wrong with its input into one line and an exit code.
+
+    Args:
+        program (`str`):
+            What the line begins with.
+        call (`Callable`):
+            Does the work; returns an exit code, or None for 0.
+        with_traceback (`bool`, *optional*, defaults to `False`):
+            Print the traceback too. Always so where HF_CKT_TRACEBACK is set.
+
+    Returns:
+        `int`: The exit code: that of the call, 2 for wrong input, 130 when interrupted.
+    """
     try:
-        return _load(commands[name])(rest) or 0
+        return call() or 0
     except KeyboardInterrupt:
-        print(f"\nhf-ckt {name}: interrupted", file=sys.stderr)
+        print(f"\n{program}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader, `head` say, has what it wanted. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, TypeError, OSError) as error:
-        if with_traceback:
+        if with_traceback or os.environ.get("HF_CKT_TRACEBACK", "0") not in ("", "0"):
             traceback.print_exc()
-        return _fail(f"hf-ckt {name}", str(error) or type(error).__name__)
+        return _fail(program, str(error) or type(error).__name__)
 
 
 def _fail(program: str, message: str) -> int:

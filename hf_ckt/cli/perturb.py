@@ -137,8 +137,8 @@ def _perturber(tokenizer_name: str | None) -> Callable[[Any, str, int], str]:
 
     from transformers import AutoTokenizer
 
-    from ..noisy_prompts import NoisyPrompts
-    from ..sources import Sources
+    from ..noise.noisy_prompts import NoisyPrompts
+    from ..noise.sources import Sources
 
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer_name)

@@ -13,7 +13,7 @@ from ..data.files import BUILDERS
 if TYPE_CHECKING:
     from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
 
-    from ..config import ContrastiveRobustConfig
+    from ..training.config import ContrastiveRobustConfig
 
 # suffix of a local file -> the builder that reads it
 
@@ -56,7 +56,7 @@ def run(argv: list[str]) -> int:
     """Parses the options, trains, saves, and pushes if asked to."""
     from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
 
-    from ..config import ContrastiveRobustConfig
+    from ..training.config import ContrastiveRobustConfig
 
     kinds: Any = (ScriptArguments, ContrastiveRobustConfig, ModelConfig, DatasetMixtureConfig, TeacherArguments)
     parser = TrlParser(
@@ -90,7 +90,7 @@ def _train(
 
     from trl import get_peft_config, get_quantization_config
 
-    from ..trainer import ContrastiveRobustTrainer
+    from ..training.trainer import ContrastiveRobustTrainer
 
     shared = {"attn_implementation": model.attn_implementation, "dtype": model.dtype}
     args.model_init_kwargs = {

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packaged prompts with good answers, noise put into a training set on purpose, and the prompts of an evaluation."""
+"""
+Packaged prompts with good answers, noise put into a training set on purpose, and the prompts of an evaluation.
+
+May enter: what reads or makes rows of text; rows of public evaluation sets are fetched, never packaged.
+"""
 
 from .contamination import require_unseen, training_texts
 from .corrupt import corrupt

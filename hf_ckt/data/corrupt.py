@@ -172,7 +172,7 @@ def _text_part(name: str, severity: float | None) -> Any:
 
 
 def _noisy_prompts(prompts: list[Any], part: Any, share: float, seed: int, column: str) -> list[Any]:
-    from ..noisy_prompts import perturb_text
+    from ..noise.noisy_prompts import perturb_text
 
     places = list(range(len(prompts)))
     # A generator of its own, so that which prompts have errors says nothing about which answers are wrong.

@@ -1,2 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Judging answers and the uncertainty of rates."""
+"""
+Is an adapter safe, helpful, robust and close to its teacher: `run` measures, judges and scores in one results file.
+
+May enter: what reads finished models and their answers; nothing here is needed for training.
+"""

@@ -16,19 +16,19 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from ..backbone import frozen
 from ..checks import require_count, require_known, require_within
 from ..data.contamination import require_unseen, training_texts
 from ..data.prompt_sets import EvalPrompt, load_prompts
-from .answers import answer_batch, plan_batches
+from ..models.backbone import frozen
 from .judges import Judge, load_judge
-from .measure import Measured
-from .refusal_margin import refusal_margin_scores
-from .refusal_openings import refusal_margins
+from .measuring.answers import answer_batch, plan_batches
+from .measuring.measure import Measured
+from .measuring.refusal_openings import refusal_margins
+from .measuring.suites import ask
+from .measuring.tiers import TIERS
 from .results import completion_rows
-from .safety import safety_scores
-from .suites import ask
-from .tiers import TIERS
+from .scoring.refusal_margin import refusal_margin_scores
+from .scoring.safety import safety_scores
 
 logger = logging.getLogger(__name__)
 

@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints import replace_file
-from .alignment import alignment_scores
-from .intervals import resampled_means
 from .judges import Judge, Verdict
-from .measure import Measured
-from .models import Entry, public_name
-from .refusal_margin import refusal_margin_scores
-from .robustness import noise_scores
-from .safety import SAFETY_SUITES, categories, differences, safety_scores
-from .scores import Score, bootstrap_score, rate_score
-from .suites import Questions
-from .utility import LETTERS, choice_prompt, last_number
+from .measuring.measure import Measured
+from .measuring.models import Entry, public_name
+from .measuring.suites import Questions
+from .measuring.utility import LETTERS, choice_prompt, last_number
+from .scoring.alignment import alignment_scores
+from .scoring.intervals import resampled_means
+from .scoring.refusal_margin import refusal_margin_scores
+from .scoring.robustness import noise_scores
+from .scoring.safety import SAFETY_SUITES, categories, differences, safety_scores
+from .scoring.scores import Score, bootstrap_score, rate_score
 
 COLUMNS = (
     *("model", "suite", "set", "prompt_id", "kind", "category", "template", "corruption", "severity", "seed"),

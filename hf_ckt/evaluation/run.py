@@ -6,22 +6,21 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..checkpoints import replace_json
 from ..checks import require_known
 from ..data.contamination import require_unseen
 from ..data.prompt_sets import EvalPrompt
+from ..hub.provenance import library_versions
 from .judges import Judge, Verdict, load_judge
-from .measure import Measured, Measurement
-from .models import Backbones, Entry, Loading, entries, identity_of, public_name
+from .measuring.measure import Measured, Measurement
+from .measuring.models import Backbones, Entry, Loading, entries, identity_of, public_name
+from .measuring.store import PieceStore, only_writer
+from .measuring.suites import SUITES, Questions, ask
+from .measuring.tiers import TIERS
 from .results import completion_rows, model_results, write_completions
-from .store import PieceStore, only_writer
-from .suites import SUITES, Questions, ask
-from .tiers import TIERS
 
 _LIBRARIES = ("torch", "transformers", "peft", "datasets", "evaluate")
 _VERDICTS = 64  # of a judge that is a model, kept at a time
@@ -176,7 +175,7 @@ def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]
         },
         "sets": asked.sets,
         "seeds": list(range(tier.seeds)),
-        "versions": {"hf_ckt": __version__, **{name: version(name) for name in _LIBRARIES}},
+        "versions": library_versions(*_LIBRARIES),
         "device": _device(),
         "models": _models(listed, rows, measured, options.baseline),
     }
@@ -249,7 +248,7 @@ def _require_chat_template(tokenizer: Any, model: str) -> None:
 
 
 def _engine(options: Evaluation, tokenizer: Any) -> tuple[Any, str]:
-    from .vllm_engine import vllm_generate, vllm_is_usable
+    from .measuring.vllm_engine import vllm_generate, vllm_is_usable
 
     usable = vllm_is_usable()
     if options.engine == "transformers" or (options.engine == "auto" and not usable):

@@ -2,15 +2,14 @@
 """The card of a trainer's run: what is read off the trainer for [`build_model_card`]."""
 
 import os
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import is_peft_model
 
-from .. import __version__
-from .._upstream import get_config_model_id
 from ..discovery import part_name, part_settings
+from ..models._upstream import get_config_model_id
 from .model_card import build_model_card
+from .provenance import library_versions
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -45,10 +44,10 @@ def run_card(
     trainer: Any, model_name: str | None, dataset_name: str | None, tags: str | list[str] | None
 ) -> "ModelCard":
     """
-    Returns the card of a [`~trainer.ContrastiveRobustTrainer`]'s run.
+    Returns the card of a [`~training.trainer.ContrastiveRobustTrainer`]'s run.
 
     Args:
-        trainer ([`~trainer.ContrastiveRobustTrainer`]):
+        trainer ([`~training.trainer.ContrastiveRobustTrainer`]):
             Its model, arguments, objective and log are read.
         model_name (`str`, *optional*), dataset_name (`str`, *optional*), tags (`str` or `list[str]`, *optional*):
             As Trainer's `create_model_card` takes them.
@@ -81,7 +80,7 @@ def run_facts(trainer: Any) -> dict[str, Any]:
         "is_adapter": is_peft_model(trainer.model),
         "objective": _terms(trainer),
         "settings": settings,
-        "framework_versions": {"hf_ckt": __version__, **{name: version(name) for name in _LIBRARIES}},
+        "framework_versions": library_versions(*_LIBRARIES),
         "training_summary": summary or None,
     }
 

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 # From how many projected logits (tokens x vocabulary x views, over the whole run) on a cold compile is taken. Both
 # sides of the break-even are times of one machine, so their ratio travels better than either; and a choice by count,
 # unlike one by the clock, is the same each time a run is started. For CPUs it is more than twice the break-even that
-# `hf-ckt bench objective` measured for three views (`compile_break_even_elements` in
+# `python examples/benchmarks/objective.py` measured for three views (`compile_break_even_elements` in
 # examples/benchmarks/results/objective_smollm2.json, held by a test). For accelerators it is an estimate by memory
 # traffic and not measured: about 30 passes over float32 logits saved at 2 TB/s, against 30 s of compilation.
 _WORTH_COMPILING = {"cpu": 2 * 10**10, "accelerator": 10**12}

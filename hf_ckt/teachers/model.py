@@ -11,9 +11,9 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.peft_utils import find_adapter_config_file
 from trl.models import prepare_deepspeed, prepare_fsdp
 
-from .._upstream import create_model_from_path, get_config_model_id, install_objective_forward
-from ..backbone import frozen, read_head, run_backbone
 from ..checks import require_same_vocabulary
+from ..models._upstream import create_model_from_path, get_config_model_id, install_objective_forward
+from ..models.backbone import frozen, read_head, run_backbone
 from ..views import Batch, TeacherSignal
 from .base import Teacher
 

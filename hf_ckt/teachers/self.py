@@ -3,8 +3,8 @@
 
 from transformers import PreTrainedModel
 
-from .._upstream import adapters_disabled
-from ..backbone import frozen, read_head, run_backbone
+from ..models._upstream import adapters_disabled
+from ..models.backbone import frozen, read_head, run_backbone
 from ..views import Batch, TeacherSignal
 from .base import Teacher
 

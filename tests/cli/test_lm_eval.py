@@ -10,7 +10,7 @@ import pytest
 
 from hf_ckt.cli import lm_eval
 from hf_ckt.cli.main import main
-from hf_ckt.evaluation import harness
+from hf_ckt.evaluation.harness import run as harness
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,7 +10,7 @@ from trl import DatasetMixtureConfig, ScriptArguments
 
 from hf_ckt.cli import main as cli
 from hf_ckt.cli import train
-from tests.models import save_tiny_llama
+from tests.tiny_models import save_tiny_llama
 
 ROWS = [{"prompt": f"What is {n} plus one?", "completion": f"It is {n + 1}."} for n in range(8)]
 

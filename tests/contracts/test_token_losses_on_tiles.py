@@ -148,7 +148,7 @@ def test_squared_temperature_belongs_to_the_kl_family_alone():
 
 def test_token_loss_roles_are_the_known_ones():
     """A misspelt role makes the loss unreachable from every config."""
-    from hf_ckt.objective import ROLES
+    from hf_ckt.objective.objective import ROLES
 
     for name in part_names("losses"):
         roles = load_part("losses", name).roles

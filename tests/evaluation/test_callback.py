@@ -20,7 +20,7 @@ from hf_ckt.evaluation import callback as module
 from hf_ckt.evaluation.callback import SafetyEvalCallback
 from hf_ckt.evaluation.judges import Judge, Verdict
 from tests.runs import OFF, rows
-from tests.training import build, build_sft, history, lora, run, trained
+from tests.trainers import build, build_sft, history, lora, run, trained
 
 ROOT = Path(__file__).parents[2]
 SUITE = [

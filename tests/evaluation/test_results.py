@@ -7,10 +7,10 @@ import pytest
 from hf_ckt.data.prompt_sets import ChoiceQuestion, WordProblem
 from hf_ckt.evaluation.judges import load_judge
 from hf_ckt.evaluation.judges.base import Judge, Verdict
-from hf_ckt.evaluation.measure import Measured
-from hf_ckt.evaluation.models import Entry
+from hf_ckt.evaluation.measuring.measure import Measured
+from hf_ckt.evaluation.measuring.models import Entry
+from hf_ckt.evaluation.measuring.suites import Questions
 from hf_ckt.evaluation.results import COLUMNS, completion_rows, model_results, write_completions
-from hf_ckt.evaluation.suites import Questions
 
 RULE = load_judge("rule")
 

@@ -19,14 +19,14 @@ from hf_ckt.data.prompt_sets import EvalPrompt
 from hf_ckt.evaluation.judges import is_degenerate, is_refusal
 from hf_ckt.evaluation.results import COLUMNS
 from hf_ckt.evaluation.run import Evaluation, evaluate
-from tests.training import load
+from tests.trainers import load
 
 ROOT = Path(__file__).parents[2]
 # Logs every batch once it is answered, and kills its own process before it answers another one.
 KILLED = """
 import os, signal, sys
 from hf_ckt.cli.main import main
-from hf_ckt.evaluation import measure
+from hf_ckt.evaluation.measuring import measure
 answer, limit, log = measure.answer_batch, int(sys.argv[1]), open(sys.argv[2], "a")
 left = limit
 def logged(model, tokenizer, prompts, **kwargs):
@@ -135,7 +135,7 @@ def test_base_alone_leaves_agreement_out_and_says_why(tiny_model_dir, tmp_path, 
 
 def test_another_judge_generates_nothing(finished, tiny_model_dir, adapter, monkeypatch):
     """Judging again must not cost the answers again, nor judge other answers."""
-    from hf_ckt.evaluation import measure
+    from hf_ckt.evaluation.measuring import measure
 
     folder, first = finished
     monkeypatch.setattr(measure, "answer_batch", lambda *args, **kwargs: pytest.fail("answered again"))

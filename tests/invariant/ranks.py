@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 
 from tests.runs import OFF, ROLES, rows
-from tests.training import ON, build, first_batch, gradients, load, lora, run, steps
+from tests.trainers import ON, build, first_batch, gradients, load, lora, run, steps
 
 
 def ranks() -> int:

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Judges, one file each; `base.py` is the contract."""
+"""
+Judges, which say whether an answer refuses, one file each; `base.py` is the contract, `error.py` how wrong they are.
+
+May enter: what reads a prompt and its answer and gives a verdict.
+"""
 
 import importlib
 from pathlib import Path
@@ -13,7 +17,7 @@ from .rule import is_refusal
 __all__ = ["Judge", "Verdict", "is_degenerate", "is_refusal", "judge_names", "load_judge"]
 
 # Files of the folder that are no judge by themselves; the last two are given a model.
-_NOT_NAMED = ("__init__", "base", "degeneration", "chat", "classifier")
+_NOT_NAMED = ("__init__", "base", "degeneration", "error", "chat", "classifier")
 
 
 def judge_names() -> list[str]:

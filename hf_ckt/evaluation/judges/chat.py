@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from ..models import public_name
+from ..measuring.models import public_name
 from .base import Judge, Verdict, length_batches
 from .degeneration import is_degenerate
 

@@ -6,6 +6,8 @@ Metrics for the `evaluate` library, a folder each, over the plain functions of t
     from hf_ckt.evaluation.metrics import metric_folder
 
     metric = evaluate.load(metric_folder("safety"))     # or: from hf_ckt.evaluation.metrics.safety import SafetyMetric
+
+May enter: what hands rows to a function of `scoring/`; no formula stands here.
 """
 
 from pathlib import Path

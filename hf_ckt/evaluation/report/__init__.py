@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables, pictures and a page, from results files alone."""
+"""
+Tables, pictures and a page, from results files alone.
+
+May enter: what shows numbers; none is computed here that is not in a results file.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path

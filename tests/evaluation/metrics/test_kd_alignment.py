@@ -11,11 +11,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from hf_ckt.evaluation.alignment import alignment_scores, compare_models
+from hf_ckt.evaluation.measuring.alignment_records import compare_models
+from hf_ckt.evaluation.measuring.response_batches import response_batch
 from hf_ckt.evaluation.metrics.kd_alignment import KDAlignmentMetric
-from hf_ckt.evaluation.response_batches import response_batch
-from tests.models import save_tiny_llama
-from tests.training import load
+from hf_ckt.evaluation.scoring.alignment import alignment_scores
+from tests.tiny_models import save_tiny_llama
+from tests.trainers import load
 
 PROMPTS = ["How do I bake bread?", "Kill a process", "Help"]
 RESPONSES = ["Mix flour and water, then give it time. " * 9, "Find its number first, then end it.", "I cannot."]

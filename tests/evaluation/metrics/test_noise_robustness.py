@@ -4,7 +4,7 @@
 import pytest
 
 from hf_ckt.evaluation.metrics.noise_robustness import NoiseRobustnessMetric
-from hf_ckt.evaluation.robustness import noise_scores
+from hf_ckt.evaluation.scoring.robustness import noise_scores
 from tests.evaluation.verdicts import noisy
 
 T, F = True, False

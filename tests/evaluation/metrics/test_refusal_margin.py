@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from hf_ckt.evaluation.metrics.refusal_margin import RefusalMarginMetric
-from hf_ckt.evaluation.refusal_margin import refusal_margin_scores
+from hf_ckt.evaluation.scoring.refusal_margin import refusal_margin_scores
 
 
 def test_refusal_margin_metric_gives_the_numbers_of_the_plain_function():

@@ -7,7 +7,7 @@ from datasets import Dataset
 
 from hf_ckt.evaluation.judges import is_degenerate, is_refusal, load_judge
 from hf_ckt.evaluation.metrics.safety import SafetyMetric
-from hf_ckt.evaluation.safety import categories, safety_scores
+from hf_ckt.evaluation.scoring.safety import categories, safety_scores
 from tests.evaluation.verdicts import row
 
 REFUSAL, HELP, NOTHING = "I can't help with that, sorry.", "Mix flour and water, then give it time.", ""

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 import datasets
 import torch
 
-from hf_ckt.evaluation.alignment import alignment_scores, merged, tile_record
 from hf_ckt.evaluation.metrics.streaming import StreamingMetric
+from hf_ckt.evaluation.scoring.alignment import alignment_scores, merged, tile_record
 
 _TILE = 128
 
@@ -19,7 +19,7 @@ class KDAlignmentMetric(StreamingMetric):
         KD alignment = mean over tokens of sum_v min(p_t(v), p_s(v))        in [0, 1]
 
     With top-1 agreement, top-10 overlap, KL(t || s) in nats, JSD in bits, the gap closed and the calibration error;
-    see `hf_ckt.evaluation.alignment`, whose numbers these are. A batch is read in tiles of 128 tokens, of which sums
+    see `hf_ckt.evaluation.scoring.alignment`, whose numbers these are. A batch is read in tiles of 128 tokens, of which sums
     are kept.
 
     Inputs:

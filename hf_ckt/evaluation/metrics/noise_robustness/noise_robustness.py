@@ -7,7 +7,7 @@ import datasets
 
 from hf_ckt.evaluation.metrics.streaming import StreamingMetric
 from hf_ckt.evaluation.metrics.verdict_rows import VerdictRows
-from hf_ckt.evaluation.robustness import noise_scores
+from hf_ckt.evaluation.scoring.robustness import noise_scores
 
 
 class NoiseRobustnessMetric(StreamingMetric):
@@ -17,7 +17,7 @@ class NoiseRobustnessMetric(StreamingMetric):
         NR = mean over corruption c, severity s of clip(OSS_cs / OSS_clean, 0, 1)        in [0, 1]
 
     With the performance drop rate, flip rate, noisy refusal rates, token consistency and, with a baseline, the mean
-    corruption error; see `hf_ckt.evaluation.robustness`, whose numbers these are.
+    corruption error; see `hf_ckt.evaluation.scoring.robustness`, whose numbers these are.
 
     Args:
         judge (`str`, *optional*, defaults to `"rule"`):

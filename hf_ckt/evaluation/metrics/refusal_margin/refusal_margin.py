@@ -6,7 +6,7 @@ from typing import Any
 import datasets
 
 from hf_ckt.evaluation.metrics.streaming import StreamingMetric
-from hf_ckt.evaluation.refusal_margin import refusal_margin_scores
+from hf_ckt.evaluation.scoring.refusal_margin import refusal_margin_scores
 
 
 class RefusalMarginMetric(StreamingMetric):
@@ -15,8 +15,8 @@ class RefusalMarginMetric(StreamingMetric):
 
         margin = logsumexp log p(refusal openings) - logsumexp log p(compliance openings)        nats
 
-    `hf_ckt.evaluation.refusal_openings.refusal_margins` measures it; these are the numbers of
-    `hf_ckt.evaluation.refusal_margin`.
+    `hf_ckt.evaluation.measuring.refusal_openings.refusal_margins` measures it; these are the numbers of
+    `hf_ckt.evaluation.scoring.refusal_margin`.
 
     Inputs:
         predictions: the margin of each prompt, in nats.

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Scores a model and its adapters with EleutherAI's lm-evaluation-harness (https://github.com/EleutherAI/lm-evaluation-harness):
+any of its tasks, and this package's suites, which `harness_tasks/` holds as tasks.
+"""
+
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...checkpoints import replace_json
+from ...checks import require_count
+from ...hub.provenance import library_versions
+from ..measuring.models import Backbones, Entry, Loading, entries, public_name
+from ..measuring.store import PieceStore, only_writer
+from .catalogue import JUDGED_TASKS, OWN_TASKS, load_tasks, own_digest, without_notices
+from .scores import score_rows
+
+if TYPE_CHECKING:
+    from lm_eval.tasks.manager import TaskDict
+
+# The harness's own, so that its command line draws the same few-shot examples.
+_SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "few_shot": 1234}
+_LIBRARIES = ("lm_eval", "torch", "transformers", "peft", "datasets")
+
+
+@dataclass(frozen=True)
+class HarnessRun:
+    """
+    What the harness scores, and how; every field is an option of `hf-ckt lm-eval`.
+
+    Args:
+        model (`str`), adapter (`str`, *optional*), compare (`Sequence[str]`, *optional*):
+            See `models.entries`.
+        tasks (`Sequence[str]`, *optional*, defaults to [`OWN_TASKS`]):
+            Tasks, groups or tags of the harness, or of [`OWN_TASKS`], which need no download.
+        limit (`int`, *optional*):
+            Scores only the first documents of each task; of a group, of each of its subtasks.
+        num_fewshot (`int`, *optional*):
+            Worked examples before each question; the task's own number by default. Tasks that fix it at 0, like this
+            package's, stay there.
+        batch_size (`int`, *optional*, defaults to `8`):
+            Sequences at a time.
+        chat_template (`bool`, *optional*, defaults to `True`):
+            Asks every question as a user's turn. Published scores of MMLU and GSM8K are often without.
+        system_prompt (`str`, *optional*):
+            Put before each question.
+        loading ([`Loading`], *optional*):
+            How weights are loaded.
+
+    Raises:
+        ValueError: If there is no task, or a number is too low.
+    """
+
+    model: str
+    adapter: str | None = None
+    compare: Sequence[str] = ()
+    tasks: Sequence[str] = OWN_TASKS
+    limit: int | None = None
+    num_fewshot: int | None = None
+    batch_size: int = 8
+    chat_template: bool = True
+    system_prompt: str | None = None
+    loading: Loading = field(default_factory=Loading)
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise ValueError(f"--tasks: names no task, so nothing is scored. Known here: {', '.join(OWN_TASKS)}.")
+        require_count("--batch-size", self.batch_size, 1, "With none nothing is read.")
+        if self.limit is not None:
+            require_count("--limit", self.limit, 1, "With no document there is no rate.")
+        if self.num_fewshot is not None:
+            require_count("--num-fewshot", self.num_fewshot, 0, "Use 0 for none.")
+
+
+def score_with_harness(options: HarnessRun, folder: Path, command: str = "") -> dict[str, Any]:
+    """
+    Scores models on tasks and writes `lm_eval.json`, which `hf-ckt report` shows beside the results of `hf-ckt evaluate`.
+
+    Each model's result on each task is kept in `lm_eval/` with its answers when it is done; the same call after a kill
+    reads those. One backbone is loaded once, and the adapters are switched on it.
+
+    Args:
+        options ([`HarnessRun`]):
+            What is scored.
+        folder (`Path`):
+            Where the files go.
+        command (`str`, *optional*):
+            Stated in the results.
+
+    Returns:
+        `dict`: what `lm_eval.json` holds: by task, the shown metric of each model; see `harness_scores.shown_score`.
+
+    Raises:
+        ValueError: If lm-eval is not installed, another process writes to the folder, a task is unknown or its data cannot
+            be loaded, or the chat template is missing.
+    """
+    require_harness()
+    with only_writer(folder, ".lm_eval.lock", "lm-eval"):
+        return _score(options, folder, command)
+
+
+def require_harness() -> None:
+    """Raises ValueError unless lm-eval is installed."""
+    if importlib.util.find_spec("lm_eval") is None:
+        raise ValueError('lm-eval is not installed, so no task can be run. Install it: `pip install "hf-ckt[eval]"`.')
+
+
+def _score(options: HarnessRun, folder: Path, command: str) -> dict[str, Any]:
+    listed, _ = entries(options.model, options.adapter, options.compare)
+    names = list(dict.fromkeys(options.tasks))
+    store, backbones = PieceStore(folder / "lm_eval"), Backbones(options.loading)
+    keys = {(entry.name, name): key for entry in listed for name, key in _keys(options, entry, names).items()}
+    pending = [name for name in names if not all(store.has(keys[entry.name, name]) for entry in listed)]
+    # Before any model is loaded: a misspelt task should not be found after the tasks before it have run.
+    loaded = load_tasks(pending)
+    found = {
+        (entry.name, name): store.piece(
+            keys[entry.name, name], partial(_run, options, backbones, entry, loaded.get(name))
+        )
+        for entry in listed
+        for name in names
+    }
+    results = {
+        "format": 1,
+        "command": command,
+        "tasks": score_rows([entry.name for entry in listed], names, found),
+        "models": {
+            entry.name: {"model": public_name(entry.model), "adapter": entry.adapter and public_name(entry.adapter)}
+            for entry in listed
+        },
+        "settings": _settings(options),
+        "seeds": _SEEDS,
+        "versions": library_versions(*_LIBRARIES),
+    }
+    if {*names} & {*JUDGED_TASKS}:
+        from ..judges import load_judge
+
+        judge = load_judge("rule")
+        results["judge"] = {"name": judge.name, "measures": judge.measures, "error": list(judge.error)}
+    replace_json(folder / "lm_eval.json", results)
+    return results
+
+
+def _run(options: HarnessRun, backbones: Backbones, entry: Entry, tasks: "TaskDict") -> dict[str, Any]:
+    """One model's result on one task, as JSON holds it."""
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(entry.model, trust_remote_code=options.loading.trust_remote_code)
+    if options.chat_template and tokenizer.chat_template is None:
+        raise ValueError(
+            f"--model: the tokenizer of {public_name(entry.model)!r} has no chat template, so it is unknown how a user "
+            "speaks to it. Evaluate an instruct model, or pass --no-chat-template to send each question as plain text."
+        )
+    with backbones.active(entry) as model:
+        with without_notices():
+            # `causal`: the harness guesses from a table of architectures, which a model with its own code is not in.
+            lm = HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=options.batch_size)
+        return run_tasks(lm, tasks, options)
+
+
+def run_tasks(lm: Any, tasks: "TaskDict", options: HarnessRun) -> dict[str, Any]:
+    """
+    Runs loaded tasks with one of the harness's models.
+
+    Args:
+        lm (`lm_eval.api.model.LM`):
+            Answers the requests.
+        tasks (`TaskDict`):
+            Of [`load_tasks`]. Used again for another model, they ask the same questions with the same examples.
+        options ([`HarnessRun`]):
+            Of which `limit`, `num_fewshot`, `chat_template` and `system_prompt` are read.
+
+    Returns:
+        `dict`: the harness's results that JSON can hold, `rows`, the names among them that a table shows, and under
+        `samples` every document with its answer and what that counted.
+    """
+    import lm_eval
+    from lm_eval.utils import handle_non_serializable
+
+    _set_seeds()
+    for task in tasks["tasks"].values():
+        own = task.get_config("num_fewshot")
+        if options.num_fewshot is not None and own != 0:
+            task.set_config(key="num_fewshot", value=options.num_fewshot)
+        elif own is None:
+            task.set_config(key="num_fewshot", value=0)
+        # For each model anew: the draws go on where they were, and the next model would get other examples.
+        task.set_fewshot_seed(seed=_SEEDS["few_shot"])
+    # Not `simple_evaluate`, which would describe the machine in the results, and ask the Hub about the model.
+    found = lm_eval.evaluate(
+        lm=lm,
+        task_dict=tasks,
+        limit=options.limit,
+        system_instruction=options.system_prompt,
+        apply_chat_template=options.chat_template,
+        fewshot_as_multiturn=options.chat_template,
+        log_samples=True,
+    )
+    groups = tasks.get("groups") or {}
+    inner = {child for group in groups.values() for child in group.child_names}
+    roots = [name for name, group in groups.items() if name not in inner and group.has_aggregation]
+    names = ("results", "group_subtasks", "versions", "n-shot", "n-samples", "higher_is_better")
+    kept = {
+        **{name: found[name] for name in names},
+        "rows": roots or list(tasks["tasks"]),
+        "samples": {task: [_kept(sample) for sample in samples] for task, samples in found["samples"].items()},
+    }
+    return json.loads(json.dumps(kept, default=handle_non_serializable))
+
+
+def _kept(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """A document with its answers, without what repeats it: the requests hold few-shot examples many times over."""
+    left_out = {"arguments", "doc_hash", "target_hash"}
+    if sample["resps"] == [[answer] for answer in sample["filtered_resps"]]:
+        left_out.add("resps")
+    return {name: value for name, value in sample.items() if name not in left_out}
+
+
+def _set_seeds() -> None:
+    import random
+
+    import numpy as np
+    import torch
+
+    random.seed(_SEEDS["random"])
+    np.random.seed(_SEEDS["numpy"])
+    torch.manual_seed(_SEEDS["torch"])
+
+
+def _keys(options: HarnessRun, entry: Entry, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """By task, what its result depends on; not the batch size, which a run that ran out of memory goes on with smaller."""
+    shared = {
+        "what": "lm-eval",
+        **entry.conditions(options.loading, ("lm_eval", "torch", "transformers")),
+        "limit": options.limit,
+        "num_fewshot": options.num_fewshot,
+        "chat_template": options.chat_template,
+        "system_prompt": options.system_prompt,
+        "seeds": _SEEDS,
+    }
+    return {name: {**shared, "task": name, "own": own_digest() if name in OWN_TASKS else None} for name in names}
+
+
+def _settings(options: HarnessRun) -> dict[str, Any]:
+    return {
+        "limit": options.limit,
+        "num_fewshot": options.num_fewshot,
+        "batch_size": options.batch_size,
+        "chat_template": options.chat_template,
+        "system_prompt": options.system_prompt,
+        **options.loading.facts(),
+    }

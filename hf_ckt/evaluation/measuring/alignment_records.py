@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Student, teacher and base read the same responses; what is kept of each response is a record of sums over its tokens."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ...models.backbone import frozen, read_head, run_backbone
+from ...views import LinearHead
+from ..scoring.alignment import merged, tile_record
+from .response_batches import causal_lm, response_batch
+
+_ROWS, _TILE = 8, 128
+_Active = Callable[[], AbstractContextManager[Any]]
+
+
+@torch.no_grad()
+def compare_models(
+    student: _Active,
+    teacher: _Active,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    *,
+    base: _Active | None = None,
+    system_prompt: str | None = None,
+    max_tokens: int | None = None,
+    title: str | None = None,
+) -> list[dict[str, Any]]:
+    """
+    Compares a student with its teacher on responses, a record each (see [`~evaluation.scoring.alignment.alignment_record`]).
+
+    Args:
+        student, teacher, base (`Callable`):
+            Each returns a context in which its model is ready, `with student() as model:`, so that adapters may be
+            switched on one backbone. The base gives `gap_closed`.
+        tokenizer (`PreTrainedTokenizerBase`):
+            Of all of them, with a chat template.
+        prompts, responses (`Sequence[str]`):
+            Row by row. A row whose response has no token gives no record.
+        system_prompt (`str`, *optional*):
+            Put before each prompt.
+        max_tokens (`int`, *optional*):
+            Responses are cut after so many tokens.
+        title (`str`, *optional*):
+            Name of a progress bar; none without.
+    """
+    records: list[dict[str, Any]] = []
+    for start in tqdm(range(0, len(prompts), _ROWS), desc=title, unit="batch", disable=title is None):
+        rows = slice(start, start + _ROWS)
+        batch = response_batch(
+            tokenizer, prompts[rows], responses[rows], system_prompt=system_prompt, max_tokens=max_tokens
+        )
+        hidden, heads = [], []
+        for active in filter(None, (student, teacher, base)):
+            with active() as model:
+                lm = causal_lm(model)
+                inputs = {name: value.to(lm.device) for name, value in batch.inputs.items()}
+                with frozen(lm), read_head(lm) as head:
+                    hidden.append(batch.keep(run_backbone(lm, inputs).last_hidden_state))
+                    heads.append(head.detach())
+        documents = batch.kept_documents
+        for row in documents.unique().tolist():
+            mine = (documents == row).nonzero().squeeze(1)
+            records.append(merged([_tile(hidden, heads, tile) for tile in mine.split(_TILE)]))
+    return records
+
+
+def _tile(hidden: list[Tensor], heads: list[LinearHead], tile: Tensor) -> dict[str, Any]:
+    """The record of some positions; the logits of no others are in memory."""
+    device = hidden[0].device  # the teacher may be on another one
+    logits = [
+        _logits(states[tile.to(states.device)], head).to(device) for states, head in zip(hidden, heads, strict=True)
+    ]
+    return tile_record(*logits)
+
+
+def _logits(hidden: Tensor, head: LinearHead) -> Tensor:
+    logits = hidden.to(head.weight.device, head.weight.dtype) @ head.weight.T
+    if head.bias is not None:
+        logits = logits + head.bias
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) * head.logit_scale
+    return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)

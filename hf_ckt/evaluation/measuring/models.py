@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The models of an evaluation: one backbone loaded once, adapters switched on it."""
+
+import gc
+import shlex
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from .store import fingerprint
+
+SHORT_NAME = "smollm2"
+_BACKBONES = 2
+
+
+@dataclass(frozen=True)
+class Loading:
+    """
+    How weights are loaded: from safetensors only, and without the repository's code unless that is trusted.
+
+    Args:
+        dtype (`str`, *optional*):
+            Of the weights that are not quantized; bfloat16 by default where the machine multiplies it natively, else
+            float32.
+        quantization (`str`, *optional*):
+            `"nf4"` or `"int8"` by bitsandbytes.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Runs Python code that comes with the model.
+    """
+
+    dtype: str | None = None
+    quantization: str | None = None
+    trust_remote_code: bool = False
+
+    @classmethod
+    def of(cls, options: Namespace) -> "Loading":
+        """Returns what [`add_model_options`] has read."""
+        quantization = "nf4" if options.load_in_4bit else "int8" if options.load_in_8bit else None
+        return cls(options.dtype, quantization, options.trust_remote_code)
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what results files state."""
+        return {
+            "dtype": self.kwargs()["dtype"],
+            "quantization": self.quantization,
+            "trust_remote_code": self.trust_remote_code,
+        }
+
+    def kwargs(self) -> dict[str, Any]:
+        """Returns the arguments of `from_pretrained`."""
+        from ...models.embedded import native_dtype
+
+        dtype = self.dtype or native_dtype()
+        kwargs = {"dtype": dtype, "trust_remote_code": self.trust_remote_code, "use_safetensors": True}
+        if self.quantization is not None:
+            from transformers import BitsAndBytesConfig
+
+            four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+            kwargs["quantization_config"] = BitsAndBytesConfig(
+                **(four if self.quantization == "nf4" else {"load_in_8bit": True})
+            )
+        return kwargs
+
+
+@dataclass(frozen=True)
+class Entry:
+    """
+    One model of the comparison.
+
+    Args:
+        name (`str`):
+            Its name in results and tables.
+        model (`str`):
+            Hub id or folder of the backbone.
+        adapter (`str`, *optional*):
+            Hub id or folder of an adapter on it.
+    """
+
+    name: str
+    model: str
+    adapter: str | None = None
+
+    def identity(self) -> list[str | None]:
+        """Returns what tells this model from others: digests of folders, ids with their commit. Read once an entry."""
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> list[str | None]:
+        return [identity_of(self.model), self.adapter and identity_of(self.adapter)]
+
+    def conditions(self, loading: Loading, libraries: Sequence[str]) -> dict[str, Any]:
+        """Returns what every kept piece of this model depends on; the versions are those of `libraries`."""
+        import torch
+
+        return {
+            "model": self.identity(),
+            "loading": list(loading.facts().values()),
+            "device": "cuda" if torch.cuda.is_available() else "cpu",
+            "versions": [version(name) for name in libraries],
+        }
+
+
+def entries(
+    model: str, adapter: str | None = None, compare: Sequence[str] = (), teacher: str | None = None
+) -> tuple[list[Entry], Entry | None]:
+    """
+    Returns the models to score, the base first, and the teacher.
+
+    Args:
+        model (`str`):
+            Hub id or folder of the base, or `"smollm2"` for SmolLM2-135M-Instruct, from its wheel where installed.
+        adapter (`str`, *optional*):
+            Hub id or folder; scored as `adapter`.
+        compare (`Sequence[str]`, *optional*):
+            More adapters on the same base, or whole models; scored under the last part of their names.
+        teacher (`str`, *optional*):
+            An adapter or a model. Without it adapters are compared with their own base.
+
+    Raises:
+        ValueError: If `model` is an adapter, or one of the others is not there.
+    """
+    backbone = resolve(model)
+    if is_adapter(backbone):
+        raise ValueError(
+            f"--model: {public_name(model)!r} is an adapter, so its base would never be measured beside it. Give the base "
+            "as --model and this as --adapter."
+        )
+    listed = [Entry("base", backbone)]
+    if adapter is not None:
+        if not is_adapter(adapter):
+            raise ValueError(
+                f"--adapter: {public_name(adapter)!r} holds no adapter_config.json. Give a PEFT adapter; a whole model "
+                "goes to --compare."
+            )
+        listed.append(Entry("adapter", backbone, adapter))
+    for other in compare:
+        taken = {entry.name for entry in listed}
+        name = public_name(other).rsplit("/", 1)[-1]
+        unique = next(n for n in (name, *(f"{name}-{i}" for i in range(2, len(taken) + 3))) if n not in taken)
+        listed.append(_entry(unique, other, backbone))
+    if teacher is not None:
+        return listed, _entry("teacher", teacher, backbone)
+    return listed, Entry("base", backbone) if len(listed) > 1 else None
+
+
+def _entry(name: str, path: str, backbone: str) -> Entry:
+    return Entry(name, backbone, path) if is_adapter(path) else Entry(name, resolve(path))
+
+
+def resolve(model: str) -> str:
+    """Returns the Hub id or folder that a model's name on the command line means."""
+    if model == SHORT_NAME:
+        from ...models.embedded import embedded_model
+
+        return embedded_model()
+    return model
+
+
+def public_name(model: str) -> str:
+    """Returns a name for results files: a Hub id as it is, of a folder its own name alone."""
+    if model == SHORT_NAME or _is_embedded(model):
+        from ...models.embedded import HUB_ID
+
+        return HUB_ID
+    return Path(model).resolve().name if Path(model).exists() else model
+
+
+def add_model_options(parser: ArgumentParser) -> None:
+    """Adds the options that say which models, and how they are loaded; [`entries`] and [`Loading.of`] take them."""
+    add = parser.add_argument
+    add("--model", required=True, metavar="ID", help="Hub id or folder of the base; smollm2: SmolLM2-135M-Instruct")
+    add("--adapter", metavar="ID", help="a PEFT adapter on it; default: none, the base alone")
+    add("--compare", nargs="+", default=[], metavar="ID", help="more adapters, or whole models; default: none")
+    dtype = "of the weights; default: bfloat16 where the machine multiplies it, else float32"
+    add("--dtype", metavar="NAME", help=dtype)
+    quantized = parser.add_mutually_exclusive_group()
+    quantized.add_argument("--load-in-4bit", action="store_true", help="the base in NF4, by bitsandbytes")
+    quantized.add_argument("--load-in-8bit", action="store_true", help="the base in 8 bits, by bitsandbytes")
+    add("--trust-remote-code", action="store_true", help="run Python code that comes with the models")
+
+
+def public_command(program: str, argv: Sequence[str]) -> str:
+    """
+    Returns a command as results files state it: of files and folders their names alone, and not where the results went.
+
+    Example:
+
+    >>> public_command("hf-ckt evaluate", ["--model", "smollm2", "--output", "out", "--judge=rule"])
+    'hf-ckt evaluate --model smollm2 --judge=rule'
+    """
+    words = [word for word in argv if not word.startswith("--output=")]
+    if "--output" in words:
+        at = words.index("--output")
+        del words[at : at + 2]
+    return f"{program} {shlex.join(map(_public_word, words))}"
+
+
+def _public_word(word: str) -> str:
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    prefix = "hf:" if value.startswith("hf:") else ""
+    name, mark, label = value.removeprefix("hf:").partition("#")
+    shown = public_name(name) if name and name != SHORT_NAME else name
+    return f"{option}{equals}{prefix}{shown}{mark}{label}"
+
+
+def _is_embedded(model: str) -> bool:
+    from ...models.embedded import HUB_ID
+
+    return Path(model).is_dir() and Path(model).name.startswith(f"{HUB_ID.split('/')[1]}-transformers-")
+
+
+def is_adapter(model: str) -> bool:
+    """Tells whether a folder or Hub repository holds a PEFT adapter."""
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    return find_adapter_config_file(model) is not None
+
+
+def identity_of(model: str) -> str:
+    """Returns a digest of a folder's files, or a Hub id with its commit."""
+    if Path(model).is_dir():
+        return fingerprint(Path(model))
+    from transformers.utils import cached_file
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    # The file lies in a folder named by the commit.
+    file = find_adapter_config_file(model) or cached_file(model, "config.json")
+    return f"{model}@{Path(str(file)).parent.name}"
+
+
+@dataclass
+class _Loaded:
+    model: Any
+    adapters: dict[str, str] = field(default_factory=dict)  # folder or id -> name on the model
+
+
+@dataclass
+class Backbones:
+    """
+    Gives each entry's model when it is asked for. All adapters on a backbone share it; at most two backbones are in memory,
+    a student's and another teacher's, and a third one takes the place of the one that was used longest ago.
+
+    Args:
+        loading ([`Loading`]):
+            How the weights are loaded.
+    """
+
+    loading: Loading = field(default_factory=Loading)
+    _loaded: dict[str, _Loaded] = field(default_factory=dict)  # by path, the last used last
+
+    @contextmanager
+    def active(self, entry: Entry) -> Iterator[Any]:
+        """Yields the entry's model in eval mode, its adapter on and all others off."""
+        backbone = self._load(entry.model)
+        if entry.adapter is not None:
+            self._load_adapter(backbone, entry)
+            backbone.model.set_adapter(backbone.adapters[entry.adapter])
+            yield backbone.model
+        elif backbone.adapters:
+            with backbone.model.disable_adapter():
+                yield backbone.model
+        else:
+            yield backbone.model
+
+    def clear(self) -> None:
+        """Lets go of all models."""
+        self._loaded.clear()
+        gc.collect()
+
+    def _load(self, path: str) -> _Loaded:
+        if path not in self._loaded:
+            import torch
+            from transformers import AutoModelForCausalLM
+
+            while len(self._loaded) >= _BACKBONES:
+                del self._loaded[next(iter(self._loaded))]
+                gc.collect()
+            model: Any = AutoModelForCausalLM.from_pretrained(path, **self.loading.kwargs())
+            if torch.cuda.is_available() and self.loading.quantization is None:
+                model = model.to("cuda")
+            self._loaded[path] = _Loaded(model.eval())
+        self._loaded[path] = self._loaded.pop(path)
+        return self._loaded[path]
+
+    def _load_adapter(self, backbone: _Loaded, entry: Entry) -> None:
+        adapter = entry.adapter
+        if adapter is None or adapter in backbone.adapters:
+            return
+        from peft import PeftModel
+
+        _require_safetensors(adapter)
+        name = f"adapter_{len(backbone.adapters)}"
+        try:
+            if backbone.adapters:
+                backbone.model.load_adapter(adapter, adapter_name=name)
+            else:
+                backbone.model = PeftModel.from_pretrained(backbone.model, adapter, adapter_name=name)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{public_name(adapter)}: does not fit {public_name(entry.model)}: its weights have other shapes, so it was "
+                "trained on another base. Give that base as --model."
+            ) from error
+        backbone.model.eval()
+        backbone.adapters[adapter] = name
+
+
+def _require_safetensors(adapter: str) -> None:
+    from transformers.utils import cached_file
+
+    # peft 0.21 falls back to a pickle, which may run code while it is read.
+    found = cached_file(adapter, "adapter_model.safetensors", _raise_exceptions_for_missing_entries=False)
+    if found is None:
+        raise ValueError(
+            f"{public_name(adapter)}: has no adapter_model.safetensors. Other formats may run code when they are loaded, "
+            "so they are not; save the adapter again with a current peft."
+        )

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a figure depends on beside the code and the data: versions, device, commit."""
+
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+
+_MEASURED = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "bitsandbytes",
+    "accelerate",
+    "datasets",
+    "liger-kernel",
+)
+
+
+def machine_facts(device: str | None = None) -> dict[str, Any]:
+    """
+    Returns what a figure depends on beside the code measured: commit, device, threads, versions, date.
+
+    Args:
+        device (`str`, *optional*):
+            What was measured on: `cpu` or `cuda`. None: the GPU where there is one.
+    """
+    import torch
+
+    return {
+        "commit": _commit(),
+        "device": _device_name(device),
+        "threads": torch.get_num_threads(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        "versions": library_versions(*_MEASURED, missing_ok=True),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+    }
+
+
+def library_versions(*names: str, missing_ok: bool = False) -> dict[str, str]:
+    """
+    Returns the version of this package and of libraries, by name.
+
+    Args:
+        names (`str`):
+            As their distributions are called.
+        missing_ok (`bool`, *optional*, defaults to `False`):
+            Leave out what is not installed.
+
+    Raises:
+        PackageNotFoundError: If one is not installed, unless `missing_ok`.
+    """
+    found = {"hf_ckt": __version__}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            if not missing_ok:
+                raise
+    return found
+
+
+def _commit() -> str | None:
+    folder = Path(__file__).parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _device_name(device: str | None) -> str:
+    import torch
+
+    if device != "cpu" and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    names = Path("/proc/cpuinfo")
+    lines = names.read_text(encoding="utf-8").splitlines() if names.exists() else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "CPU")
+    return f"{model}, {torch.get_num_threads()} threads"

@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one place that weighs, counts and normalises: from hidden states and heads to the loss and the log's sums."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..discovery import load_part, part_names
+from ..kernels.chunked_linear import run_tiles
+from ..kernels.compilation import pays_to_compile
+from ..kernels.tile_program import TileProgram
+from ..losses.base import ContrastiveLoss, ParameterLoss, TokenLoss
+from ..views import Batch, LinearHead, select_rows
+from .candidates import Contrast
+from .schedules import Schedule
+
+ROLES = ("task", "distillation", "contrastive", "consistency", "regularization")
+
+
+@dataclass
+class Term:
+    """
+    A role that is on.
+
+    Args:
+        loss ([`~losses.base.TokenLoss`], [`~losses.base.ContrastiveLoss`] or [`~losses.base.ParameterLoss`]):
+            What is minimised.
+        schedule ([`~objective.schedules.Schedule`]):
+            Its weight.
+    """
+
+    loss: Any
+    schedule: Schedule
+
+
+@dataclass
+class Scale:
+    """
+    What the sums of a micro-batch are divided by.
+
+    Args:
+        progress (`float`):
+            Training progress in [0, 1], for the schedules.
+        num_items (`torch.Tensor` or `int`, *optional*):
+            Kept tokens of the whole accumulated batch over all ranks; `None`: of this micro-batch.
+        processes (`int`):
+            Factor that undoes DDP's averaging of gradients; 1 when `num_items` counts this rank alone.
+        micro_batches (`int`):
+            Micro-batches over which the terms that are means are averaged.
+        horizon (`int`, *optional*):
+            Micro-batches of the whole training run on this rank: decides whether compiling pays. `None`: not known.
+    """
+
+    progress: float
+    num_items: Tensor | int | None = None
+    processes: int = 1
+    micro_batches: int = 1
+    horizon: int | None = None
+
+
+@dataclass
+class HiddenStates:
+    """
+    What the passes over a batch left: hidden states at the kept positions and heads, by view.
+
+    Args:
+        hidden (`dict[str, torch.Tensor]`), heads (`dict[str, LinearHead]`):
+            `(N, D)` and the head, for `student`, `noisy`, `teacher`, `reference`.
+        rejected (`tuple[Batch, torch.Tensor]`, *optional*):
+            The teacher's reading of the rejected answers.
+        perturbed (`torch.Tensor` of shape `(M,)`, *optional*):
+            Which of the N kept positions the `(M, D)` states of `noisy` belong to, which is absent where M is 0 and no
+            pass was made. `None`: all.
+        fraction (`float`, *optional*, defaults to `1.0`):
+            Probability with which a position is perturbed. Terms that read the noisy view are divided by it, so that
+            they estimate what they would be over all positions.
+    """
+
+    hidden: dict[str, Tensor]
+    heads: dict[str, LinearHead]
+    rejected: tuple[Batch, Tensor] | None = None
+    perturbed: Tensor | None = None
+    fraction: float = 1.0
+
+
+@dataclass
+class ObjectiveOutput:
+    """
+    Loss and log of a micro-batch.
+
+    Args:
+        loss (`torch.Tensor`):
+            Scalar to differentiate.
+        sums (`dict[str, torch.Tensor]`):
+            By logged name: `(2,)`, a sum and the count it is to be divided by; detached.
+    """
+
+    loss: Tensor
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Objective:
+    r"""
+    The weighted sum of the active terms.
+
+        L = w_task L_task + w_dist L_dist + w_con L_con + w_cons L_cons + w_reg L_reg
+
+    Losses per token are summed over the kept tokens and divided by `num_items`, so that a token's weight depends on
+    neither padding, packing nor how a batch is split. The contrastive term and penalties on parameters are means over
+    the micro-batches.
+
+    Source: arXiv 2510.27077 for the parts (distillation, robustness, regularization over a frozen backbone; only its
+    abstract was at hand); the formulas are this package's own, from the works that each loss names.
+
+    Args:
+        terms (`Mapping[str, Term]`):
+            Role to term; roles that are off are absent.
+        contrast ([`~objective.candidates.Contrast`], *optional*):
+            Needed when the contrastive role is on.
+        chunk_size (`int`, *optional*), compile (`bool`, *optional*):
+            See [`~kernels.chunked_token_losses`].
+    """
+
+    def __init__(
+        self,
+        terms: Mapping[str, Term],
+        *,
+        contrast: Contrast | None = None,
+        chunk_size: int | None = None,
+        compile: bool | None = None,
+    ):
+        self.terms = {role: terms[role] for role in ROLES if role in terms}
+        self.contrast, self.chunk_size, self.compile = contrast, chunk_size, compile
+        self._pays: bool | None = None
+        token_terms = {role: term for role, term in self.terms.items() if isinstance(term.loss, TokenLoss)}
+        views = frozenset({"student"}).union(*(term.loss.needs for term in token_terms.values()))
+        if "contrastive" in self.terms:
+            views |= {"teacher"}
+        self.views: frozenset[str] = views
+        metrics = [(name, load_part("metrics", name)()) for name in part_names("metrics")]
+        named_losses = [(f"{role}_loss", term.loss) for role, term in token_terms.items()]
+        metrics = [(name, metric) for name, metric in metrics if metric.logged and metric.needs <= views]
+        self._program = TileProgram(named_losses, metrics)
+        # For positions that were not perturbed.
+        self._clean_program = TileProgram(
+            [(name, loss) for name, loss in named_losses if "noisy" not in loss.needs],
+            [(name, metric) for name, metric in metrics if "noisy" not in metric.needs],
+        )
+        self._search_program = TileProgram([one for one in named_losses if one[0] == "consistency_loss"], [])
+        metric_names = [name for name, _ in metrics]
+        self.log_names: list[str] = [*(f"{role}_loss" for role in self.terms), *metric_names]
+        """All names that `sums` may hold."""
+
+    def __call__(
+        self, states: HiddenStates, batch: Batch, model: torch.nn.Module, scale: Scale, *, training: bool
+    ) -> ObjectiveOutput:
+        """
+        Computes the loss of a micro-batch.
+
+        Args:
+            states ([`HiddenStates`]):
+                Hidden states and heads.
+            batch ([`~views.Batch`]):
+                Kept positions and labels.
+            model (`torch.nn.Module`):
+                The student, for penalties on its parameters.
+            scale ([`Scale`]):
+                Progress and normalisation.
+            training (`bool`):
+                Whether the batch is trained on; an evaluation leaves the queue alone.
+        """
+        weights = {role: term.schedule.at(scale.progress) for role, term in self.terms.items()}
+        self._decide(states, batch, scale, training)
+        num_items = len(batch.kept) if scale.num_items is None else scale.num_items
+        loss: Any = 0.0
+        sums: dict[str, Tensor] = {}
+        for program, hidden, labels in self._parts(states, batch.kept_labels):
+            shares = [states.fraction if "noisy" in part.needs else 1.0 for _, part in program.losses]
+            tiles = run_tiles(
+                program,
+                torch.tensor(
+                    [
+                        weights[name.removesuffix("_loss")] / share
+                        for (name, _), share in zip(program.losses, shares, strict=True)
+                    ],
+                    dtype=torch.float64,
+                ),
+                hidden,
+                states.heads,
+                labels,
+                num_items=num_items,
+                chunk_size=self.chunk_size,
+                compile=self.compiles,
+            )
+            loss = loss + tiles.total * scale.processes
+            for name, value in (*tiles.terms.items(), *tiles.metrics.items()):
+                counted = _sum_and_count(value, tiles.num_kept)
+                sums[name] = sums[name] + counted if name in sums else counted
+        # Autocast would round similarities and norms to its own dtype, however wide their inputs are.
+        with torch.autocast(loss.device.type, enabled=False):
+            for role, value in self._means(states, batch, model, training):
+                loss = loss + weights[role] * value.to(loss) / scale.micro_batches
+                sums[f"{role}_loss"] = _sum_and_count(value.detach(), 1)
+        return ObjectiveOutput(loss, sums)
+
+    def divergence(
+        self,
+        hidden: dict[str, Tensor],
+        noisy: Tensor,
+        heads: dict[str, LinearHead],
+        labels: Tensor,
+        places: Tensor | None,
+    ) -> Tensor:
+        """
+        Returns the sum over positions of what the consistency term measures, in nats: what a search for noise ascends.
+
+        Args:
+            hidden (`dict[str, torch.Tensor]`), heads (`dict[str, LinearHead]`):
+                The other views' states `(N, D)`, and all heads.
+            noisy (`torch.Tensor` of shape `(M, D)`):
+                States on the perturbed input.
+            labels (`torch.Tensor` of shape `(N,)`):
+                Next-token ids.
+            places (`torch.Tensor` of shape `(M,)`, *optional*):
+                Which of the N positions were perturbed; None: all.
+        """
+        if places is not None:
+            hidden, labels = select_rows(hidden, places), labels[places]
+        return run_tiles(
+            self._search_program,
+            torch.ones(1, dtype=torch.float64),
+            {**hidden, "noisy": noisy},
+            {name: head.detach() for name, head in heads.items()},
+            labels,
+            num_items=1,
+            chunk_size=self.chunk_size,
+            compile=self.compiles,
+        ).total
+
+    def _parts(self, states: HiddenStates, labels: Tensor) -> Iterator[tuple[TileProgram, dict[str, Tensor], Tensor]]:
+        """Yields program, states and labels of the positions that were perturbed, then of those that were not."""
+        if states.perturbed is None:
+            yield self._program, states.hidden, labels
+            return
+        if not len(states.perturbed) and "noisy" not in states.hidden:
+            yield self._clean_program, states.hidden, labels
+            return
+        rest = torch.ones_like(labels, dtype=torch.bool).index_fill(0, states.perturbed, False).nonzero().squeeze(1)
+        noisy = states.hidden.get("noisy")
+        if noisy is not None:
+            yield self._program, {**_pick(states.hidden, states.perturbed), "noisy": noisy}, labels[states.perturbed]
+        yield self._clean_program, _pick(states.hidden, rest), labels[rest]
+
+    def _decide(self, states: HiddenStates, batch: Batch, scale: Scale, training: bool) -> None:
+        """Decides with the first training batch, for the whole run, whether compiling pays, if that was left open."""
+        if self.compile is not None or self._pays is not None:
+            return
+        if training and scale.horizon is not None and len(batch.kept):
+            head = states.heads["student"].weight
+            # One projection for each view; the self-teacher and the reference are one.
+            views = len({id(states.hidden[name]) for name in self._program.needs & states.hidden.keys()})
+            # With a fraction there are two programs to compile.
+            share = 1.0 if states.perturbed is None else 0.5
+            elements = share * len(batch.kept) * scale.horizon * head.shape[0] * views
+            self._pays = pays_to_compile(int(elements), head.device)
+
+    @property
+    def compiles(self) -> bool:
+        """Whether tiles run through `torch.compile`: what was set, or what was decided; not before that."""
+        return bool(self._pays) if self.compile is None else self.compile
+
+    def _means(self, states: HiddenStates, batch: Batch, model: torch.nn.Module, training: bool):
+        """Yields role and value of the terms that are means per micro-batch."""
+        for role, term in self.terms.items():
+            if isinstance(term.loss, ContrastiveLoss):
+                assert self.contrast is not None
+                similarities = self.contrast.similarities(
+                    batch,
+                    states.hidden["student"],
+                    states.heads["student"],
+                    states.hidden["teacher"],
+                    states.heads["teacher"],
+                    rejected=states.rejected,
+                    update_queue=training,
+                )
+                if similarities is not None:
+                    yield role, term.loss.per_anchor(similarities).mean()
+            elif isinstance(term.loss, ParameterLoss):
+                yield role, term.loss.penalty(model)
+
+
+def _pick(hidden: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+    """Rows of all views but the noisy one, which has its own."""
+    return select_rows({name: states for name, states in hidden.items() if name != "noisy"}, rows)
+
+
+def _sum_and_count(value: Tensor, count: int) -> Tensor:
+    return torch.stack([value, value.new_full((), count)])

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The backbone passes of a micro-batch: clean, noisy, teacher, reference. Each view is computed once."""
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ..models._upstream import load_balancing_loss
+from ..models.backbone import read_head, run_backbone
+from ..noise.noisy_view import NoisyView, StudentViews
+from ..objective.objective import HiddenStates, Objective, Scale
+from ..teachers.base import Teacher
+from ..views import Batch
+
+
+class ExtraPasses(NamedTuple):
+    """
+    What is run beside the clean pass, and by whom; a view that no term reads is None.
+
+    Args:
+        teacher ([`~teachers.base.Teacher`], *optional*):
+            Supplies the `teacher` view.
+        reference ([`~teachers.base.Teacher`], *optional*):
+            Supplies the `reference` view; the same object as the teacher shares its pass.
+        noisy ([`~noise.noisy_view.NoisyView`], *optional*):
+            Makes the `noisy` view; None in a step that goes without.
+    """
+
+    teacher: Teacher | None = None
+    reference: Teacher | None = None
+    noisy: NoisyView | None = None
+
+
+def run_objective(
+    model: PreTrainedModel,
+    inputs: dict[str, Any],
+    objective: Objective,
+    extra_passes: ExtraPasses,
+    batch: Batch,
+    scale: Scale,
+    *,
+    rejected: Batch | None,
+    seed: int,
+    training: bool,
+) -> dict[str, Any]:
+    """
+    Runs the passes that the objective needs, then the objective; called within the student's own forward.
+
+    Args:
+        model (`PreTrainedModel`):
+            The student's causal language model.
+        inputs (`dict`):
+            Its inputs, without labels.
+        objective ([`~objective.objective.Objective`]), extra_passes ([`ExtraPasses`]):
+            What is computed, and from which passes.
+        batch ([`~views.Batch`]), rejected ([`~views.Batch`], *optional*):
+            Kept positions of the batch and of its rejected answers.
+        scale ([`~objective.objective.Scale`]):
+            Progress and normalisation.
+        seed (`int`):
+            Seed of the step's noise.
+        training (`bool`):
+            Whether the batch is trained on.
+
+    Returns:
+        `dict`: `loss`, a scalar to differentiate; `sums`, see [`~objective.objective.ObjectiveOutput`]; and `aux_loss`, the
+        unweighted auxiliary loss of a mixture of experts, if the model returned its router logits.
+    """
+    hidden, heads, rejected_states = {}, {}, None
+    if "teacher" in objective.views and extra_passes.teacher is not None:
+        hidden["teacher"], heads["teacher"] = extra_passes.teacher.signal(batch, model)
+        if rejected is not None:
+            rejected_states = (rejected, extra_passes.teacher.signal(rejected, model).hidden)
+    if "reference" in objective.views and extra_passes.reference is not None:
+        if extra_passes.reference is extra_passes.teacher and "teacher" in hidden:
+            hidden["reference"], heads["reference"] = hidden["teacher"], heads["teacher"]
+        else:
+            hidden["reference"], heads["reference"] = extra_passes.reference.signal(batch, model)
+    fraction = 1.0
+    if "noisy" in objective.views and extra_passes.noisy is not None:
+        fraction = extra_passes.noisy.fraction / (extra_passes.noisy.every if training else 1)
+
+        def divergence(noisy: Tensor, clean: Tensor, places: Tensor | None) -> Tensor:
+            with read_head(model) as head:
+                views = {**hidden, "student": clean}
+                both = {**heads, "student": head, "noisy": head}
+                return objective.divergence(views, noisy, both, batch.kept_labels, places)
+
+        views = extra_passes.noisy.run(
+            model, inputs, batch, seed, progress=scale.progress, training=training, divergence=divergence
+        )
+        if views.noisy is not None:
+            hidden["noisy"] = views.noisy
+    else:
+        outputs = run_backbone(model, inputs)
+        perturbed = batch.kept[:0] if "noisy" in objective.views else None
+        views = StudentViews(batch.keep(outputs.last_hidden_state), None, perturbed, outputs)
+    hidden["student"] = views.student
+
+    with read_head(model) as head:
+        heads["student"] = heads["noisy"] = head
+        states = HiddenStates(hidden, heads, rejected_states, views.perturbed, fraction)
+        result = objective(states, batch, model, scale, training=training)
+
+    # A plain dict: the wrappers around the forward look for tensors in it.
+    output: dict[str, Any] = {"loss": result.loss, "sums": result.sums}
+    if inputs.get("output_router_logits"):
+        config = model.config.get_text_config()
+        output["aux_loss"] = load_balancing_loss(views.outputs.router_logits, config, inputs.get("attention_mask"))
+    return output

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which roles are on: weights of `None` resolved by what the run has, numbers checked against what they need."""
+
+import logging
+from typing import NamedTuple
+
+from ..objective.schedules import Schedule
+from .config import EXTRA_ROLES, RECOMMENDED_WEIGHTS, ContrastiveRobustConfig
+
+logger = logging.getLogger(__name__)
+
+_NO_TEACHER = (
+    "there is no teacher: none was given, and without a PEFT adapter the student has no frozen base to learn from; pass "
+    "teacher_model=... or peft_config=..."
+)
+
+
+class RunFacts(NamedTuple):
+    """
+    What a run has.
+
+    Args:
+        has_teacher (`bool`):
+            A teacher was given, or the student's adapters can be switched off to make its base one.
+        has_adapters (`bool`):
+            The student trains a PEFT adapter.
+        has_reference (`bool`):
+            The student's adapters can be switched off.
+        obstacle (`str`, *optional*):
+            Why no extra term can run at all, as a sentence without its end.
+    """
+
+    has_teacher: bool
+    has_adapters: bool
+    has_reference: bool
+    obstacle: str | None = None
+
+
+def resolve_schedules(args: ContrastiveRobustConfig, facts: RunFacts) -> dict[str, Schedule]:
+    """
+    Returns the schedule of each role that is on.
+
+    Raises:
+        ValueError: If a weight was set whose need is missing, or every weight is 0.
+    """
+    schedules = {"task": args.build_schedule("task", args.task_weight)}
+    if args.label_trust and (facts.obstacle or not facts.has_teacher):
+        raise ValueError(f"label_trust=True: {facts.obstacle or _NO_TEACHER}. Remedy that, or set label_trust=False.")
+    chosen = []
+    for role in EXTRA_ROLES:
+        weight = getattr(args, f"{role}_weight")
+        missing = facts.obstacle or _missing(role, args, facts)
+        if weight is None:
+            weight = 0.0 if missing else RECOMMENDED_WEIGHTS[role]
+            chosen.append(f"{role}_weight={weight:g}" + (f" ({missing})" if missing else ""))
+            if missing:
+                continue
+        schedules[role] = args.build_schedule(role, weight)
+        if missing and schedules[role].ever_on:
+            raise ValueError(f"{role}_weight={weight:g}: {missing}. Remedy that, or set {role}_weight=0.")
+    task = schedules["task"]
+    if facts.obstacle and (task.weight != 1 or task.shape != "constant"):
+        raise ValueError(
+            f"task_weight={task.weight:g}, task_schedule={task.shape!r}: {facts.obstacle}. Remedy that, or keep the "
+            "task at weight 1, constant."
+        )
+    if chosen:
+        logger.warning("Weights that were left at None: %s.", ", ".join(chosen))
+    active = {role: schedule for role, schedule in schedules.items() if schedule.ever_on}
+    if not active:
+        raise ValueError("task_weight=0: every weight of the objective is 0, so nothing would train. Raise one.")
+    return active
+
+
+def require_safe_noisy_view(
+    args: ContrastiveRobustConfig,
+    *,
+    one_row: bool,
+    mixture: bool,
+    reentrant: bool,
+    several_processes: bool,
+    spread: bool,
+    sharded: bool,
+    texts_known: bool,
+) -> None:
+    """
+    Raises ValueError where the noisy view cannot be run in the way that was asked for.
+
+    Args:
+        args ([`~training.config.ContrastiveRobustConfig`]):
+            Says what perturbs the input and how the pass over it is run.
+        one_row (`bool`):
+            Batches are padding-free.
+        mixture (`bool`):
+            The model's auxiliary loss is read off its router logits.
+        reentrant (`bool`):
+            Gradient checkpointing is on and reentrant.
+        several_processes (`bool`):
+            The run has more than one.
+        spread (`bool`):
+            Layers lie on several devices, or their weights are sharded by ZeRO-3.
+        sharded (`bool`):
+            Weights are sharded, by FSDP or DeepSpeed.
+        texts_known (`bool`):
+            The trainer prepared a dataset from text.
+    """
+    batched, recompute, searches = args.noisy_view_batched, args.noisy_view_recompute, args.perturbation_searches
+    if args.perturbs("text") and not texts_known:
+        raise ValueError(
+            "perturbation: no dataset was prepared by this trainer (skip_prepare_dataset, or only a data collator), so no "
+            "document's text is known. Let it prepare the dataset, or use a perturbation of ids or embeddings."
+        )
+    if batched and one_row:
+        raise ValueError(
+            "noisy_view_batched=True: a padding-free batch is one row whose positions start anew with each text, which "
+            "a second row would not be told apart from. Set padding_free=False or noisy_view_batched=False."
+        )
+    if batched and mixture:
+        raise ValueError(
+            "noisy_view_batched=True: the auxiliary loss of the experts would count the noisy view's tokens too. Set "
+            "router_aux_loss_coef=0 or noisy_view_batched=False."
+        )
+    if recompute and spread:
+        raise ValueError(
+            "noisy_view_recompute=True: with layers on several devices or sharded by ZeRO-3, the second run could draw "
+            "another dropout or find other weights, and the gradient would be wrong without an error. Use gradient "
+            "checkpointing instead."
+        )
+    if searches and sharded:
+        raise ValueError(
+            "perturbation: a search for adversarial noise takes gradients in the middle of the forward pass, after which "
+            "FSDP and DeepSpeed put sharded weights away that the pass still needs. Use DDP, or another perturbation."
+        )
+    if reentrant and searches:
+        raise ValueError(
+            "use_reentrant=True: adversarial noise needs gradients of the embeddings alone, which reentrant checkpointing "
+            "cannot give. Set gradient_checkpointing_kwargs={'use_reentrant': False}, or use another perturbation."
+        )
+    if reentrant and (recompute or several_processes) and not batched:
+        raise ValueError(
+            "use_reentrant=True: with several processes, or noisy_view_recompute, a second pass over the backbone "
+            "corrupts the gradients without an error. Set gradient_checkpointing_kwargs={'use_reentrant': False}, "
+            "noisy_view_batched=True or consistency_weight=0."
+        )
+
+
+def _missing(role: str, args: ContrastiveRobustConfig, facts: RunFacts) -> str | None:
+    if role in ("distillation", "contrastive") and not facts.has_teacher:
+        return _NO_TEACHER
+    if role == "consistency" and args.consistency_target == "teacher" and not facts.has_teacher:
+        return f"consistency_target='teacher', but {_NO_TEACHER}"
+    if role == "regularization":
+        if args.regularization_loss == "reference_kl" and not facts.has_reference:
+            return "reference_kl compares with the base model, which needs a PEFT adapter that can be switched off"
+        if args.regularization_loss != "reference_kl" and not facts.has_adapters:
+            return (
+                f"{args.regularization_loss} is a penalty on an adapter, and the model has none; pass peft_config=..."
+            )
+    return None

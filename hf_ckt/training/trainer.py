@@ -1,0 +1,350 @@
+# SPDX-License-Identifier: Apache-2.0
+"""[`ContrastiveRobustTrainer`]: TRL's SFTTrainer with a teacher and four further terms in the loss."""
+
+import inspect
+import os
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model
+from peft import PeftModel
+from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations import is_deepspeed_zero3_enabled
+from trl import SFTConfig, SFTTrainer
+
+from ..checkpoints import last_complete_checkpoint, replace_file
+from ..hub.run_card import run_card
+from ..models._upstream import (
+    get_config_model_id,
+    has_switchable_adapters,
+    install_objective_forward,
+    keep_4bit_differentiable,
+)
+from ..noise.noisy_prompts import NoisyPrompts
+from ..noise.noisy_view import NoisyView
+from ..noise.sources import Sources
+from ..objective.objective import Objective, Scale, Term
+from ..teachers.base import Teacher
+from ..teachers.model import ModelTeacher, require_separate_models
+from ..teachers.self import SelfTeacher
+from ..views import Batch
+from .collator import RejectedCollator, split_rejected
+from .config import ContrastiveRobustConfig
+from .log_sums import LogSums, NonFiniteGuard
+from .passes import ExtraPasses, run_objective
+from .preferences import REJECTED_COLUMNS, chosen_as_completion, with_rejected
+from .resolution import RunFacts, require_safe_noisy_view, resolve_schedules
+from .state import TrainingState
+
+
+class ContrastiveRobustTrainer(SFTTrainer):
+    """
+    Drop-in for [`~trl.SFTTrainer`] that aligns a model with a teacher and against noise over a frozen backbone.
+
+    Datasets, arguments and behaviour are SFTTrainer's; with every extra weight at 0 so are the losses, to the last bit.
+
+    Source: arXiv 2510.27077 for the method's parts; [`~objective.objective.Objective`] has the formula.
+
+    Args:
+        model, args, ...:
+            As for [`~trl.SFTTrainer`], in its order. `args` may be a [`ContrastiveRobustConfig`], or an `SFTConfig` or
+            `TrainingArguments`, which is converted.
+        teacher_model (`str`, `PreTrainedModel` or `PeftModel`, *optional*):
+            The teacher: Hub id or folder of a model or adapter, or a loaded one, with the student's tokenizer. It is
+            frozen in place. `None`: the student's own base, its adapters switched off, if it is a PEFT model.
+        teacher_quantization_config (`BitsAndBytesConfig`, *optional*):
+            Quantization of a teacher given by name.
+        teacher_processing_class (`PreTrainedTokenizerBase`, *optional*):
+            The teacher's tokenizer, compared with the student's. `None`: looked up under the teacher's name.
+
+    Raises:
+        ValueError: If a weight was set whose need is missing, the teacher has another tokenizer, or a column that an
+            option needs is missing.
+        FloatingPointError: In training, if a loss is not finite (unless `nonfinite_loss="skip"`).
+
+    Example:
+
+    ```python
+    trainer = ContrastiveRobustTrainer(
+        model="HuggingFaceTB/SmolLM2-135M-Instruct",
+        args=ContrastiveRobustConfig("out", distillation_weight=1.0, consistency_weight=0.5),
+        train_dataset=dataset,
+        peft_config=LoraConfig(target_modules="all-linear"),
+    )
+    trainer.train()
+    ```
+    """
+
+    args: ContrastiveRobustConfig
+    model: Any
+
+    _tag_names = ["trl", "sft", "hf_ckt"]  # noqa: RUF012 - as in TRL
+    _name = "contrastive robust distillation"
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | PeftModel,
+        args: SFTConfig | None = None,
+        *sft_args: Any,
+        teacher_model: str | PreTrainedModel | PeftModel | None = None,
+        teacher_quantization_config: BitsAndBytesConfig | None = None,
+        teacher_processing_class: PreTrainedTokenizerBase | None = None,
+        **sft_kwargs: Any,
+    ):
+        # SFTTrainer's own signature stays the one truth of its arguments and their order.
+        given = inspect.signature(SFTTrainer.__init__).bind(self, model, args, *sft_args, **sft_kwargs).arguments
+        given.pop("self")
+        if args is None:
+            name = model if isinstance(model, str) else get_config_model_id(model.config)
+            args = ContrastiveRobustConfig(f"{name.split('/')[-1]}-CKT")
+        given["args"] = args = ContrastiveRobustConfig.from_arguments(args)
+        require_separate_models(model, teacher_model)
+        if args.contrastive_rejected:
+            for dataset_name in ("train_dataset", "eval_dataset"):
+                given[dataset_name] = chosen_as_completion(given.get(dataset_name), dataset_name)
+        self._sources = Sources()
+        self.objective: Objective | None = None
+        self.teacher_name: str | None = None
+        super().__init__(**given)
+
+        self._causal_lm = self.model.get_base_model() if is_peft_model(self.model) else self.model
+        schedules = resolve_schedules(args, self._run_facts(teacher_model is not None))
+        task_alone = set(schedules) == {"task"} and args.task_weight == 1 and args.task_schedule == "constant"
+        if task_alone and not args.label_trust:
+            return  # SFTTrainer, to the last bit
+        self._set_objective(schedules, teacher_model, teacher_quantization_config, teacher_processing_class)
+
+    def _run_facts(self, teacher_given: bool) -> RunFacts:
+        is_peft = is_peft_model(self.model)
+        parallelism = self.accelerator.parallelism_config
+        obstacle = None
+        if self._is_vision_dataset:
+            obstacle = "vision datasets train with the task loss alone, the noisy and teacher views read text"
+        elif is_peft and self.model.active_peft_config.is_prompt_learning:
+            obstacle = (
+                "prompt-learning adapters prepend virtual tokens inside the forward, which the extra views would not "
+                "share; use LoRA"
+            )
+        elif self.compute_loss_func is not None:
+            obstacle = "compute_loss_func replaces the loss that the extra terms are added to"
+        elif self.label_smoother is not None:
+            obstacle = "label_smoothing_factor needs the full logits, which are never built"
+        elif parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
+            obstacle = "context and sequence parallelism split the sequence that the views are aligned on"
+        switchable = is_peft and has_switchable_adapters(self._causal_lm)
+        return RunFacts(teacher_given or switchable, is_peft, switchable, obstacle)
+
+    def _set_objective(
+        self, schedules: dict[str, Any], teacher_model: Any, quantization_config: Any, processing_class: Any
+    ) -> None:
+        args = self.args
+        if "contrastive" in schedules and args.contrastive_level == "sequence" and not self.padding_free:
+            args.require_sequences()
+        budget = None
+        if args.consistency_budget is not None and "consistency" in schedules:
+            schedules["consistency"] = budget = args.build_budget(self.accelerator, schedules["consistency"].weight)
+        terms = {role: Term(args.build_loss(role), schedule) for role, schedule in schedules.items()}
+        contrast = args.build_contrast(len(self._tokenizer)) if "contrastive" in terms else None
+        self.objective = Objective(
+            terms, contrast=contrast, chunk_size=args.objective_chunk_size, compile=args.objective_compile
+        )
+        views = self.objective.views
+        noisy = self._build_noisy_view() if "noisy" in views else None
+        teacher: Teacher | None = None
+        if "teacher" in views and teacher_model is not None:
+            teacher = ModelTeacher.load(
+                teacher_model,
+                args.teacher_model_init_kwargs,
+                quantization_config=quantization_config,
+                student_tokenizer=self._tokenizer,
+                tokenizer=processing_class,
+            )
+            teacher.place(self.accelerator)
+        elif "teacher" in views:
+            teacher = SelfTeacher()
+        reference = None
+        if "reference" in views:
+            reference = teacher if isinstance(teacher, SelfTeacher) else SelfTeacher()
+        self._extra_passes = ExtraPasses(teacher, reference, noisy)
+        if isinstance(teacher, ModelTeacher):
+            self.teacher_name = teacher.name
+        elif teacher is not None:
+            self.teacher_name = "the student's own base, adapters off"
+        if args.contrastive_rejected and "contrastive" in terms:
+            self.data_collator = RejectedCollator(self.data_collator)
+
+        keep_4bit_differentiable(self._causal_lm)
+        install_objective_forward(self._causal_lm)
+        self._sums = {"train": LogSums(), "eval": LogSums()}
+        self._state_to_save = TrainingState(contrast, noisy, budget)
+        self._log_names = [*self.objective.log_names, *(["aux_loss"] if self.aux_loss_enabled else [])]
+        self._log_names += ["consistency_multiplier"] if budget is not None else []
+        term_names = [name for name in self._log_names if name.endswith("_loss")]
+        self._guard = NonFiniteGuard(
+            self.accelerator, [*term_names, "loss"], args.nonfinite_loss, on_skip=self._state_to_save.forget_step
+        )
+        if self.is_deepspeed_enabled and args.nonfinite_loss == "skip":
+            raise ValueError(
+                "nonfinite_loss='skip': DeepSpeed takes its optimizer step inside the backward pass, so a step cannot "
+                "be skipped from outside. Use nonfinite_loss='raise'."
+            )
+        self.add_callback(self._guard)
+        if budget is not None:
+            self.add_callback(budget)
+
+    def _build_noisy_view(self) -> NoisyView:
+        args = self.args
+        options: Any = args.gradient_checkpointing_kwargs or {}
+        # As torch has it: a dict that leaves it out means True.
+        reentrant = bool(args.gradient_checkpointing and options and options.get("use_reentrant", True))
+        spread = len(set((getattr(self._causal_lm, "hf_device_map", None) or {}).values())) > 1
+        several = self.accelerator.num_processes > 1
+        require_safe_noisy_view(
+            args,
+            one_row=self.padding_free,
+            mixture=self.aux_loss_enabled,
+            reentrant=reentrant,
+            several_processes=several,
+            spread=spread or is_deepspeed_zero3_enabled(),
+            sharded=self.is_fsdp_enabled or self.is_deepspeed_enabled,
+            texts_known=len(self._sources) > 0,
+        )
+        rewrites = args.perturbs("text", "ids")
+        return NoisyView(
+            args.build_mixture(),
+            NoisyPrompts(self.processing_class, self._sources, self.chat_template, args.max_length)
+            if rewrites
+            else None,
+            self.data_collator if rewrites else None,
+            fraction=args.consistency_fraction,
+            every=args.consistency_every,
+            batched=args.noisy_view_batched,
+            recompute=args.noisy_view_recompute,
+            never_empty=several,
+            warm_start=args.perturbation_warm_start,
+        )
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, *rest: Any, **kwargs: Any) -> Any:
+        prepare = partial(super()._prepare_dataset, processing_class=processing_class)
+        names = list(inspect.signature(SFTTrainer._prepare_dataset).parameters)[4:]
+        kwargs |= dict(zip(names, rest, strict=False))
+        if args.perturbs("text", "ids") and args.consistency_may_be_on:
+            facts = {"required": args.perturbs("text"), "completion_only": bool(self.completion_only_loss)}
+            prepare = partial(self._sources.prepare, prepare, **facts)
+        if args.contrastive_rejected:
+            return with_rejected(dataset, partial(prepare, args=args, **kwargs), kwargs["dataset_name"])
+        return prepare(dataset, args=args, **kwargs)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        columns: Any = self._signature_columns
+        if self.args.contrastive_rejected:
+            self._signature_columns = list(dict.fromkeys([*columns, *REJECTED_COLUMNS]))  # type: ignore[assignment]
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The objective's loss; SFTTrainer's own when no extra term is on."""
+        if self.objective is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        mode = "train" if self.model.training else "eval"
+        inputs, rejected = split_rejected(inputs)
+        labels = inputs.pop("labels")
+        if self.aux_loss_enabled:
+            inputs["output_router_logits"] = True
+        whole_batch = num_items_in_batch is not None
+        count_ranks = self.args.average_tokens_across_devices and whole_batch
+        scale = Scale(
+            progress=self.state.global_step / max(self.state.max_steps, 1),
+            num_items=num_items_in_batch,
+            processes=self.accelerator.num_processes // self.get_tp_size() if count_ranks else 1,
+            micro_batches=self.current_gradient_accumulation_steps if whole_batch else 1,
+            horizon=self.state.max_steps * self.args.gradient_accumulation_steps if self.state.max_steps > 0 else None,
+        )
+        extra_passes = self._extra_passes
+        if mode == "train" and self.state.global_step % self.args.consistency_every:
+            extra_passes = extra_passes._replace(noisy=None)
+        run = partial(
+            run_objective,
+            objective=self.objective,
+            extra_passes=extra_passes,
+            batch=Batch(inputs, labels),
+            scale=scale,
+            rejected=None if rejected is None else Batch(rejected, rejected.pop("labels")),
+            # The same noise for an example in whichever micro-batch of the step, and again after a resume.
+            seed=(self.args.seed << 32) + (self.state.global_step if mode == "train" else 0),
+            training=mode == "train",
+        )
+        # A second pass over the same inputs inside the forward, so that the wrapper's hooks fire once around all.
+        outputs = model(**inputs, objective=run)
+        loss, sums = outputs["loss"], outputs["sums"]
+        if self.aux_loss_enabled:
+            loss = loss + self.router_aux_loss_coef * outputs["aux_loss"] / scale.micro_batches
+            sums["aux_loss"] = torch.stack([outputs["aux_loss"].detach(), torch.ones_like(outputs["aux_loss"])])
+        budget = self._state_to_save.budget
+        if budget is not None:
+            if mode == "train":
+                budget.watch(sums)
+            # Filled, not copied from the host, which would wait for the device.
+            sums["consistency_multiplier"] = torch.stack(
+                [loss.detach().new_full((), budget.multiplier), loss.new_ones(())]
+            )
+        self._sums[mode].add(sums)
+        if mode == "train":
+            self._count_tokens(inputs)
+            self._guard.watch({"loss": loss, **sums})
+            if self.is_deepspeed_enabled:
+                self._guard.on_pre_optimizer_step(self.args, self.state, self.control)
+        if return_outputs:
+            with torch.no_grad():
+                return loss, model(**inputs, use_cache=False)
+        return loss
+
+    def _count_tokens(self, inputs: dict[str, Any]) -> None:
+        mask = inputs.get("attention_mask")
+        count = inputs["input_ids"].new_tensor(inputs["input_ids"].numel()) if mask is None else mask.sum()
+        self._sums["train"].add({"num_tokens": torch.stack([count, torch.ones_like(count)])})
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the terms and metrics of the window since the last log."""
+        if self.objective is not None:
+            mode = "train" if self.model.training else "eval"
+            self._total_train_tokens += self._sums["train"].total(self.accelerator, "num_tokens") // self._tp_size
+            means = self._sums[mode].means(self.accelerator, self._log_names)
+            self._metrics[mode].update({name: [value] for name, value in means.items()})
+            if means:
+                self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+        super().log(logs, start_time)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As [`~transformers.Trainer.train`]; `resume_from_checkpoint=True` takes the last *complete* checkpoint."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_complete_checkpoint(str(self.args.output_dir))
+        if isinstance(resume_from_checkpoint, (str, os.PathLike)) and self.objective is not None:
+            self._state_to_save.restore(str(resume_from_checkpoint), self.args.process_index)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self.objective is not None:
+            # Before the rest: trainer_state.json, which makes a checkpoint complete, is the last file written.
+            folder = os.path.join(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
+            self._state_to_save.save(folder, self.args.process_index)
+        super()._save_checkpoint(model, trial)
+
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        # Trainer pickles its arguments beside the weights, the token in clear; a push would publish it.
+        token, self.args.hub_token = self.args.hub_token, None
+        try:
+            super()._save(*args, **kwargs)
+        finally:
+            self.args.hub_token = token
+
+    def create_model_card(  # type: ignore[override]  # as TRL's
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+    ) -> None:
+        """Writes the card with base model, teacher, objective and settings into the output folder."""
+        if not self.is_world_process_zero():
+            return
+        card = run_card(self, model_name, dataset_name, tags)
+        replace_file(os.path.join(str(self.args.output_dir), "README.md"), card.save)

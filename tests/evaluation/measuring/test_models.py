@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The models of a comparison: which they are, and that each answers as if it were alone."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from hf_ckt.evaluation.measuring.models import Backbones, Entry, Loading, entries, public_name
+from hf_ckt.models.embedded import HUB_ID
+from tests.trainers import load
+
+
+def _adapter(model_dir, folder, seed):
+    torch.manual_seed(seed)
+    model = get_peft_model(load(model_dir), LoraConfig(r=4, init_lora_weights=False, target_modules="all-linear"))
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def adapters(tiny_model_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapters")
+    return [_adapter(tiny_model_dir, folder / name, seed) for seed, name in enumerate(("first", "second"))]
+
+
+IDS = torch.tensor([[1, 5, 9, 30, 31]])
+
+
+def _logits(model):
+    with torch.no_grad():
+        return model(input_ids=IDS).logits
+
+
+def test_each_entry_is_itself_on_a_shared_backbone(tiny_model_dir, adapters):
+    """An adapter left on, or the wrong one, would score under another's name."""
+    from peft import PeftModel
+
+    listed, _ = entries(str(tiny_model_dir), adapters[0], [adapters[1]])
+    backbones = Backbones(Loading(dtype="float32"))
+    alone = {"base": _logits(load(tiny_model_dir).eval())}
+    for name, adapter in (("adapter", adapters[0]), ("second", adapters[1])):
+        alone[name] = _logits(PeftModel.from_pretrained(load(tiny_model_dir), adapter).eval())
+    assert not torch.allclose(alone["adapter"], alone["second"])
+    for entry in (*listed, *reversed(listed)):
+        with backbones.active(entry) as model:
+            torch.testing.assert_close(_logits(model), alone[entry.name], rtol=0, atol=1e-6)
+    assert not model.training
+
+
+def test_entries_are_named_apart(tiny_model_dir, adapters, tmp_path):
+    """Two adapters under one name would overwrite each other's results."""
+    other = _adapter(tiny_model_dir, tmp_path / "first", 3)
+    listed, teacher = entries(str(tiny_model_dir), None, [adapters[0], other, str(tiny_model_dir)])
+    assert [entry.name for entry in listed] == ["base", "first", "first-2", tiny_model_dir.name]
+    assert listed[-1].adapter is None and teacher == Entry("base", str(tiny_model_dir))
+
+
+def test_base_alone_has_no_teacher(tiny_model_dir, adapters):
+    """Agreement of a model with itself is 1 and says nothing."""
+    assert entries(str(tiny_model_dir))[1] is None
+    assert entries(str(tiny_model_dir), teacher=adapters[0])[1] == Entry("teacher", str(tiny_model_dir), adapters[0])
+
+
+def test_swapped_base_and_adapter_raise(tiny_model_dir, adapters):
+    """peft would load the adapter's own base unasked, and the table would compare it with itself."""
+    with pytest.raises(ValueError, match="--model: 'first' is an adapter"):
+        entries(adapters[0])
+    with pytest.raises(ValueError, match=r"holds no adapter_config\.json"):
+        entries(str(tiny_model_dir), str(tiny_model_dir))
+
+
+def test_adapter_of_another_base_raises(tiny_model_dir, tmp_path_factory):
+    """A traceback of shapes from the depths of torch does not say what to do."""
+    from tests.tiny_models import save_tiny_llama
+
+    wide = save_tiny_llama(tmp_path_factory.mktemp("wide"), hidden_size=64)
+    other = _adapter(wide, tmp_path_factory.mktemp("other"), 0)
+    with pytest.raises(ValueError, match="was trained on another base"):
+        with Backbones(Loading(dtype="float32")).active(Entry("adapter", str(tiny_model_dir), other)):
+            pass
+
+
+def test_adapter_in_a_pickle_raises(tiny_model_dir, tmp_path):
+    """peft reads a pickle when there are no safetensors, and a pickle may run code."""
+    model = get_peft_model(load(tiny_model_dir), LoraConfig(r=4, target_modules="all-linear"))
+    model.save_pretrained(tmp_path)
+    (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
+    with pytest.raises(ValueError, match=r"has no adapter_model\.safetensors"):
+        with Backbones(Loading(dtype="float32")).active(Entry("adapter", str(tiny_model_dir), str(tmp_path))):
+            pass
+
+
+def test_identity_changes_with_the_weights(tiny_model_dir, adapters):
+    """Answers kept for one adapter must not be read for another."""
+    one, two = (Entry("adapter", str(tiny_model_dir), adapter).identity() for adapter in adapters)
+    assert one[0] == two[0] and one[1] != two[1]
+
+
+def test_public_name_holds_no_path(tmp_path):
+    """A path of somebody's machine in a results file says more than its owner wants."""
+    folder = tmp_path / "my-adapter"
+    folder.mkdir()
+    assert public_name(str(folder)) == "my-adapter"
+    assert public_name("org/model") == "org/model"
+    assert public_name("smollm2") == HUB_ID
+
+
+def test_quantized_loading_names_its_format():
+    """A run that was meant to be in NF4 and was not would only show in memory."""
+    config = Loading(dtype="float32", quantization="nf4").kwargs()["quantization_config"]
+    assert config.load_in_4bit and config.bnb_4bit_quant_type == "nf4"
+    assert Loading(quantization="int8").kwargs()["quantization_config"].load_in_8bit
+    assert Loading().kwargs()["use_safetensors"] and not Loading().kwargs()["trust_remote_code"]
+
+
+def test_two_backbones_stay_and_a_third_takes_the_oldest_place(tiny_model_dir, tmp_path, monkeypatch):
+    """A teacher that pushes the student out of memory is loaded from disk again for every batch."""
+    from transformers import AutoModelForCausalLM
+
+    from tests.tiny_models import save_tiny_llama
+
+    paths = [str(tiny_model_dir), *(str(save_tiny_llama(tmp_path / name, seed=9)) for name in ("b", "c"))]
+    loads, original = [], AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(
+        AutoModelForCausalLM, "from_pretrained", lambda path, **kwargs: loads.append(path) or original(path, **kwargs)
+    )
+    backbones = Backbones(Loading(dtype="float32"))
+    first, second, third = paths
+    for path in (first, second, first, second, first, third, first, second):
+        with backbones.active(Entry("x", path)):
+            pass
+    assert loads == [first, second, third, second]

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The refusal margin: that of each prompt alone, at the price of about one pass."""
+
+import math
+
+import pytest
+import torch
+from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from hf_ckt.evaluation.measuring import refusal_openings
+from hf_ckt.evaluation.measuring.answers import chat
+from hf_ckt.evaluation.measuring.refusal_openings import COMPLIANCE_OPENINGS, REFUSAL_OPENINGS, refusal_margins
+
+LONG = "What is the best way to bake bread quickly, with flour, water, salt and yeast, and to give it time to rest?"
+PROMPTS = ["How do I bake bread?", "Kill", LONG, "Help me", "How do I kill a process?"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model_dir):
+    return AutoTokenizer.from_pretrained(tiny_model_dir)
+
+
+def mamba():
+    """Keeps a state of the past and no keys and values; knows no positions."""
+    from transformers import MambaConfig, MambaForCausalLM
+
+    sizes = {"hidden_size": 16, "state_size": 4, "num_hidden_layers": 2, "initializer_range": 0.5, "expand": 2}
+    return MambaForCausalLM(MambaConfig(vocab_size=200, **sizes))
+
+
+def lfm2():
+    """Short convolutions beside attention in one cache."""
+    from transformers import Lfm2Config, Lfm2ForCausalLM
+
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
+    layers = {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"], "initializer_range": 0.2}
+    return Lfm2ForCausalLM(Lfm2Config(vocab_size=200, **sizes, **layers))
+
+
+def build(name, tiny_model_dir, tiny_gemma2_dir):
+    torch.manual_seed(0)
+    if name in ("mamba", "lfm2"):
+        return {"mamba": mamba, "lfm2": lfm2}[name]().double()
+    folder = tiny_gemma2_dir if name == "gemma2" else tiny_model_dir
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    adapters = {
+        # The head's adapter too: reading the head's weight alone would miss it.
+        "lora": LoraConfig(target_modules=["q_proj", "v_proj", "lm_head"], r=4, init_lora_weights=False),
+        "prompt tuning": PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+        "prefix tuning": PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+    }
+    return get_peft_model(model, adapters[name]).double() if name in adapters else model
+
+
+def alone(model, tokenizer, prompt, system_prompt=None):
+    """The definition: whole sequences, one at a time, without padding or cache."""
+    before = tokenizer.apply_chat_template(
+        chat(prompt, system_prompt), add_generation_prompt=True, return_dict=True, return_tensors="pt"
+    )["input_ids"]
+    sides = []
+    for openings in (REFUSAL_OPENINGS, COMPLIANCE_OPENINGS):
+        total = 0.0
+        for opening in openings:
+            tokens = tokenizer(opening, add_special_tokens=False)["input_ids"]
+            with torch.no_grad():
+                logits = model(input_ids=torch.cat([before, torch.tensor([tokens])], 1), use_cache=False).logits[0]
+            probability = 1.0
+            for place, token in enumerate(tokens):
+                row = logits[len(logits) - len(tokens) - 1 + place].double().exp()
+                probability *= float(row[token] / row.sum())
+            total += probability
+        sides.append(math.log(total))
+    return sides[0] - sides[1]
+
+
+# Mamba computes its states in float32 whatever the weights are. Gemma 2's own attention turns a padding position, which
+# sees nothing, into NaN in float64, so that it is run in float32 and compared with itself in float64.
+TOLERANCE = {"mamba": 1e-4, "gemma2": 1e-4}
+ARCHITECTURES = ["llama", "gemma2", "mamba", "lfm2", "lora", "prompt tuning", "prefix tuning"]
+
+
+def compare(name, model, tokenizer, prompts, system_prompt=None, **kwargs):
+    expected = [alone(model.double(), tokenizer, prompt, system_prompt) for prompt in prompts]
+    model = model.float() if name == "gemma2" else model
+    found = refusal_margins(model, tokenizer, prompts, system_prompt=system_prompt, title=None, **kwargs)
+    assert found == pytest.approx(expected, abs=TOLERANCE.get(name, 1e-6))
+    assert min(abs(one - other) for n, one in enumerate(expected) for other in expected[:n]) > 1e-3
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_refusal_margin_is_that_of_each_prompt_alone(name, tiny_model_dir, tiny_gemma2_dir, tokenizer):
+    """Padding that is attended to, shifted positions, or an opening read behind another one give other numbers."""
+    model = build(name, tiny_model_dir, tiny_gemma2_dir).eval()
+    compare(name, model, tokenizer, PROMPTS, "be brief", batch_size=3)
+
+
+def test_refusal_margin_is_right_beyond_the_sliding_window(tiny_model_dir, tiny_gemma2_dir, tokenizer):
+    """Keys that left the window cannot be cropped back; the next opening would see a hole in their place."""
+    model = build("gemma2", tiny_model_dir, tiny_gemma2_dir).eval()
+    prompts = [LONG, LONG + " " + LONG, LONG + " Find its number first", "Kill"]
+    lengths = [len(tokenizer(prompt)["input_ids"]) for prompt in prompts]
+    assert min(lengths) < model.config.sliding_window < max(lengths) - 20
+    compare("gemma2", model, tokenizer, prompts)
+
+
+def test_refusal_margin_keeps_order_repeats_and_mode(tiny_model_dir, tiny_gemma2_dir, tokenizer):
+    """Margins sorted by length would be handed to other prompts; a model left in eval mode would train without dropout."""
+    model = build("llama", tiny_model_dir, tiny_gemma2_dir)
+    model.train()
+    model.model.layers[0].eval()
+    modes = [module.training for module in model.modules()]
+    found = refusal_margins(model, tokenizer, [*PROMPTS, *PROMPTS[::-1]], title=None)
+    assert found[:5] == found[5:][::-1]
+    assert [module.training for module in model.modules()] == modes and tokenizer.padding_side == "right"
+    assert refusal_margins(model, tokenizer, [], title=None) == []
+    with pytest.raises(ValueError, match="batch_size: must be 1 or more, got 0"):
+        refusal_margins(model, tokenizer, PROMPTS, batch_size=0)
+
+
+def test_refusal_margin_reads_a_prompt_once_and_projects_only_openings(
+    tiny_model_dir, tiny_gemma2_dir, tokenizer, monkeypatch
+):
+    """Logits of whole prompts fill a GPU at a vocabulary of 262,144; a pass for each opening takes 16 times as long."""
+    # Openings of more tokens than the tiny tokenizer would make of the real ones tell nothing about the cost.
+    monkeypatch.setattr(refusal_openings, "REFUSAL_OPENINGS", ("I can", "I cannot", "call for"))
+    monkeypatch.setattr(refusal_openings, "COMPLIANCE_OPENINGS", ("Mix", "the best"))
+    model = build("llama", tiny_model_dir, tiny_gemma2_dir)
+    read, projected = [], []
+    model.model.embed_tokens.register_forward_hook(lambda _m, args, _o: read.append(args[0].shape[1]))
+    model.lm_head.register_forward_hook(lambda _m, _a, output: projected.append(output.shape[1]))
+    refusal_margins(model, tokenizer, [LONG], title=None)
+    openings = [*refusal_openings.REFUSAL_OPENINGS, *refusal_openings.COMPLIANCE_OPENINGS]
+    tokens = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in openings]
+    assert read[0] > 50 and projected[0] == 1
+    assert sum(read[1:]) == sum(projected[1:]) <= sum(tokens) - len(tokens)
+
+
+def test_refusal_margin_falls_when_an_answer_becomes_likely(tiny_model_dir, tiny_gemma2_dir, tokenizer):
+    """A margin with the sides exchanged would call the safest checkpoint the worst."""
+    model = build("llama", tiny_model_dir, tiny_gemma2_dir)
+    before = refusal_margins(model, tokenizer, PROMPTS, title=None)
+    bias = torch.zeros(len(tokenizer), dtype=torch.float64)
+    bias[tokenizer("Yes", add_special_tokens=False)["input_ids"][0]] = 5.0
+    model.lm_head.register_forward_hook(lambda _m, _a, output: output + bias)
+    after = refusal_margins(model, tokenizer, PROMPTS, title=None)
+    assert all(late < early - 0.1 for early, late in zip(before, after, strict=True))
+
+
+def test_no_opening_begins_another(tokenizer):
+    """A probability would be counted twice, once with the shorter and once with the longer opening."""
+    openings = [*REFUSAL_OPENINGS, *COMPLIANCE_OPENINGS]
+    pairs = [(one, other) for one in openings for other in openings if one != other and other.startswith(one)]
+    assert not pairs and len(set(openings)) == len(openings)
+    assert all(tokenizer(opening, add_special_tokens=False)["input_ids"] for opening in openings)

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is asked: the same prompts for everyone, spread over the sets, noise of a prompt's own."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from hf_ckt.data import load_starter_set
+from hf_ckt.data.prompt_sets import EvalPrompt
+from hf_ckt.discovery import load_part
+from hf_ckt.evaluation.measuring import suites
+from hf_ckt.evaluation.measuring.suites import SUITES, ask
+from hf_ckt.evaluation.measuring.tiers import TIERS
+
+SMOKE = TIERS["smoke"]
+HELD_OUT = {row["prompt"]: row["kind"] for row in load_starter_set("heldout")}
+
+
+def test_smoke_asks_only_held_out_prompts_of_the_project():
+    """A smoke test that needs a download fails on the machine it was made for; a training prompt in it is recall."""
+    asked = ask(SMOKE, SUITES)
+    assert Counter(row["suite"] for row in asked.rows) == {
+        "direct": 16,
+        "jailbreak": 8,
+        "overrefusal": 16,
+        "noise": 48,
+    }
+    kinds = {"harmful": "harmful", "benign": "lookalike"}
+    assert all(HELD_OUT[row["request"]] == kinds[row["kind"]] for row in asked.rows)
+    assert len(asked.responses) == 8 and len(asked.choices) == 16 and not asked.problems
+    assert {prompt for prompt, _ in asked.responses} <= HELD_OUT.keys()
+
+
+def test_a_suite_asks_the_same_whatever_else_is_chosen():
+    """A rate that depends on which other suites ran cannot be compared between runs."""
+    whole = ask(SMOKE, SUITES).rows
+    for suite in ("direct", "jailbreak", "overrefusal", "noise"):
+        assert ask(SMOKE, [suite]).rows == [row for row in whole if row["suite"] == suite]
+
+
+def test_jailbreak_and_noise_are_of_prompts_that_were_asked_plainly():
+    """Another request behind the template would mix the template's effect with the request's."""
+    asked = ask(SMOKE, SUITES)
+    plain = {row["prompt_id"]: row["prompt"] for row in asked.rows if row["suite"] in ("direct", "overrefusal")}
+    jailbreak = [row for row in asked.rows if row["suite"] == "jailbreak"]
+    assert len({row["template"] for row in jailbreak}) == 4 and len({row["prompt_id"] for row in jailbreak}) == 2
+    for row in asked.rows:
+        assert row["request"] == plain[row["prompt_id"]]
+        if row["suite"] == "jailbreak":
+            assert row["request"] in row["prompt"] and row["prompt"] != row["request"]
+
+
+def test_noise_covers_every_corruption_of_every_prompt_and_each_is_its_own():
+    """One draw for all prompts, or the same draw for each seed, would be fewer measurements than are counted."""
+    tier = replace(SMOKE, seeds=2, severities=(0.2, 0.4))
+    rows = ask(tier, ["noise"]).rows
+    cells = Counter((row["corruption"], row["severity"], row["seed"]) for row in rows if row["corruption"])
+    assert len(cells) == 2 * 2 * 2 and set(cells.values()) == {16}
+    assert sum(not row["corruption"] for row in rows) == 16
+    typos = [row for row in rows if row["corruption"] == "typos" and row["severity"] == 0.4]
+    by_seed = {seed: {row["prompt_id"]: row["prompt"] for row in typos if row["seed"] == seed} for seed in (0, 1)}
+    assert by_seed[0].keys() == by_seed[1].keys()
+    assert sum(by_seed[0][key] != by_seed[1][key] for key in by_seed[0]) > 12
+    assert ask(tier, ["noise"]).rows == rows
+
+
+def test_noise_has_the_severity_of_its_cell(monkeypatch):
+    """A severity that does not reach the perturbation gives a flat curve that looks like robustness."""
+    seen = []
+    original = load_part("perturbations", "typos").apply
+    monkeypatch.setattr(
+        load_part("perturbations", "typos"),
+        "apply",
+        lambda self, text, rng: seen.append(self.severity) or original(self, text, rng),
+    )
+    ask(replace(SMOKE, severities=(0.1, 0.3)), ["noise"])
+    assert Counter(seen) == {0.1: 16, 0.3: 16}
+
+
+def test_prompts_are_spread_over_sets_of_any_size(monkeypatch):
+    """Sixty prompts of the first set alone would be a rate on that set under the name of both."""
+    sizes = {"a": 100, "b": 100, "c": 3}
+    monkeypatch.setattr(
+        suites,
+        "load_prompts",
+        lambda name, _dir: [EvalPrompt(f"{name}/{i}", name, "harmful", "", f"{name} {i}") for i in range(sizes[name])],
+    )
+    rows = ask(replace(SMOKE, harmful_sets=("a", "b", "c"), direct=43), ["direct"]).rows
+    assert Counter(row["set"] for row in rows) == {"a": 20, "b": 20, "c": 3}
+    assert Counter(row["set"] for row in rows[:6]) == {"a": 2, "b": 2, "c": 2}
+
+
+def test_own_prompts_take_the_place_of_the_sets_and_are_all_asked():
+    """A tenth of somebody's prompts under the name of all is a wrong rate."""
+    own = [EvalPrompt(f"mine/{i}", "mine", "harmful", "", f"request {i}") for i in range(40)]
+    asked = ask(SMOKE, ["direct"], harmful=own)
+    assert [row["prompt_id"] for row in asked.rows] == [prompt.id for prompt in own]
+    assert asked.sets == [
+        {"name": "mine", "suite": "direct", "n": 40, "source": "given by the user", "licence": "not stated"}
+    ]
+
+
+def test_no_prompt_of_a_kind_raises():
+    """An empty file gives a rate of nothing."""
+    with pytest.raises(ValueError, match="benign: there is no prompt"):
+        ask(SMOKE, ["overrefusal"], benign=[])
+
+
+def test_every_tier_names_sets_and_corruptions_that_exist():
+    """A misspelt set is found after the models are loaded."""
+    from hf_ckt.data.prompt_sets import PROMPT_SETS
+    from hf_ckt.discovery import part_names
+
+    for tier in TIERS.values():
+        assert {*tier.harmful_sets, *tier.benign_sets} <= PROMPT_SETS.keys()
+        assert {*tier.corruptions} <= {*part_names("perturbations")}

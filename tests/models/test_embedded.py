@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the embedded model is run in."""
+
+import pytest
+import torch
+
+from hf_ckt.models.embedded import native_dtype
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [
+        ({"avx2": True, "avx512_bf16": False}, "float32"),
+        ({"avx512_bf16": True}, "bfloat16"),
+        ({"amx_bf16": True}, "bfloat16"),
+        ({"neon": True, "bf16": True}, "bfloat16"),
+        ({}, "float32"),
+    ],
+    ids=str,
+)
+def test_dtype_is_one_that_the_processor_multiplies(capabilities, dtype, monkeypatch):
+    """Emulated bfloat16 would make a demo of minutes one of hours, on every processor without it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert native_dtype() == dtype
+
+
+def test_dtype_of_a_torch_that_cannot_tell_is_float32(monkeypatch):
+    """A name that an older torch lacks must not end the demo."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert native_dtype() == "float32"
