@@ -26,7 +26,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 
 from hf_ckt.models.embedded import embedded_model, find_gguf
-from tests import models
+from tests import tiny_models
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -45,13 +45,13 @@ def pytest_unconfigure() -> None:
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer Llama (hidden 32) with a chat tokenizer of about 200 tokens, saved as safetensors."""
-    return models.save_tiny_llama(tmp_path_factory.mktemp("tiny_llama"))
+    return tiny_models.save_tiny_llama(tmp_path_factory.mktemp("tiny_llama"))
 
 
 @pytest.fixture(scope="session")
 def tiny_gemma2_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer Gemma 2 (hidden 32), whose logits are soft-capped and whose head is tied, same tokenizer."""
-    return models.save_tiny_gemma2(tmp_path_factory.mktemp("tiny_gemma2"))
+    return tiny_models.save_tiny_gemma2(tmp_path_factory.mktemp("tiny_gemma2"))
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
 from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer
-from tests import models
+from tests import tiny_models
 from tests.runs import OFF, rows
 
 # Every term on, with weights that tell them apart.
@@ -128,7 +128,7 @@ def save_tiny_mixtral(folder: Path, **overrides: Any) -> Path:
     """Saves a random mixture of experts with the tiny tokenizer, its auxiliary loss on."""
     from transformers import MixtralConfig, MixtralForCausalLM
 
-    tokenizer = models.build_tokenizer()
+    tokenizer = tiny_models.build_tokenizer()
     torch.manual_seed(0)
     config = MixtralConfig(
         vocab_size=len(tokenizer),
@@ -156,7 +156,7 @@ def save_tiny_llava(folder: Path) -> Path:
     """Saves a random vision-language model (one image is four tokens) with its processor."""
     from transformers import CLIPImageProcessorPil, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
-    tokenizer = models.build_tokenizer()
+    tokenizer = tiny_models.build_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
     text = {"model_type": "llama", "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64}
     vision = {"model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 32, "projection_dim": 16}

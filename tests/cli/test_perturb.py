@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from hf_ckt.cli import main as cli
 from hf_ckt.data import corrupt
-from tests import models
+from tests import tiny_models
 
 ROOT = Path(__file__).parents[2]
 TEXT = "How do I safely dispose of old batteries?"
@@ -22,7 +22,7 @@ TEXT = "How do I safely dispose of old batteries?"
 @pytest.fixture(scope="module")
 def tokenizer_dir(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer")
-    models.build_tokenizer().save_pretrained(folder)
+    tiny_models.build_tokenizer().save_pretrained(folder)
     return folder
 
 
@@ -158,7 +158,7 @@ def test_perturb_prints_in_any_encoding(monkeypatch):
 
 def test_perturb_edits_ordinary_tokens_only(printed, tokenizer_dir):
     """In training special tokens stay: a preview without them would promise a noise that is never used."""
-    tokenizer = models.build_tokenizer()
+    tokenizer = tiny_models.build_tokenizer()
     text = "How do I bake bread?<|im_end|>"
     names = ("token_dropout", "token_replacement")
     dropped, replaced = _json(

@@ -9,7 +9,7 @@ from transformers import BitsAndBytesConfig
 
 from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer
 from hf_ckt.models._upstream import adapters_disabled, keep_4bit_differentiable
-from tests import models, runs
+from tests import runs, tiny_models
 
 
 def quantized_trainer(tiny_model_dir, tmp_path, **fields):
@@ -68,7 +68,7 @@ def test_4bit_weights_that_were_repacked_before_training_are_restored(tmp_path):
 
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     # 64 wide: bitsandbytes cannot repack rows shorter than its blocks
-    folder = models.save_tiny_llama(tmp_path / "model", hidden_size=64)
+    folder = tiny_models.save_tiny_llama(tmp_path / "model", hidden_size=64)
     model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=config)
     ids = torch.tensor([[5, 6, 7, 8]])
     model.train()

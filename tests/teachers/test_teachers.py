@@ -13,7 +13,7 @@ from transformers import BitsAndBytesConfig, LlamaForCausalLM
 from hf_ckt.teachers.model import ModelTeacher
 from hf_ckt.teachers.self import SelfTeacher
 from hf_ckt.views import Batch
-from tests import models
+from tests import tiny_models
 from tests.runs import OFF, rows
 from tests.trainers import ON, build, first_batch, load, lora, run, save_tiny_mixtral, steps
 
@@ -96,7 +96,7 @@ def test_a_fresh_adapter_agrees_with_its_own_base(tiny_model_dir, tmp_path):
 
 def test_dropout_and_neftune_act_on_the_student_alone(tmp_path):
     """A noisy teacher teaches noise, and the KL of two noisy passes is no longer 0 at equality."""
-    folder = models.save_tiny_llama(tmp_path / "model", attention_dropout=0.5)
+    folder = tiny_models.save_tiny_llama(tmp_path / "model", attention_dropout=0.5)
     given = {"peft_config": LoraConfig(target_modules="all-linear", r=4)}
     trainer = build(tmp_path, folder, given=given, neftune_noise_alpha=20.0, **DISTIL)
     seen = []
@@ -114,7 +114,7 @@ def test_dropout_and_neftune_act_on_the_student_alone(tmp_path):
 
 def other_model(folder, kind):
     """A teacher in one of the forms that users have, and a plain model with the same outputs."""
-    other = models.save_tiny_llama(folder / "other", seed=7)
+    other = tiny_models.save_tiny_llama(folder / "other", seed=7)
     if kind == "name":
         return str(other), load(other)
     if kind == "model":
@@ -125,7 +125,7 @@ def other_model(folder, kind):
         return adapted, adapted
     adapted.save_pretrained(folder / "adapter")
     if kind == "adapter_with_tokenizer":
-        models.build_tokenizer().save_pretrained(folder / "adapter")
+        tiny_models.build_tokenizer().save_pretrained(folder / "adapter")
     return str(folder / "adapter"), adapted
 
 
@@ -173,7 +173,7 @@ def check_metrics(trainer, teacher_logits, student_logits):
 @pytest.mark.parametrize("hidden_size", [32, 64])
 def test_full_fine_tuning_learns_from_a_teacher_of_any_width(hidden_size, tiny_model_dir, tmp_path):
     """The metrics and the loss must be those of the two models' whole distributions."""
-    teacher = models.save_tiny_llama(tmp_path / "other", seed=7, hidden_size=hidden_size)
+    teacher = tiny_models.save_tiny_llama(tmp_path / "other", seed=7, hidden_size=hidden_size)
     trainer = build(
         tmp_path, tiny_model_dir, given={"teacher_model": str(teacher)}, **{**ON, "regularization_weight": 0}
     )
@@ -188,7 +188,7 @@ def test_full_fine_tuning_learns_from_a_teacher_of_any_width(hidden_size, tiny_m
 def test_a_padded_teacher_head_is_compared_over_the_shared_ids(tiny_model_dir, tmp_path):
     """The surplus rows of a padded head hold probability that the student can never give."""
     vocab = load(tiny_model_dir).config.vocab_size
-    folder = models.save_tiny_llama(tmp_path / "other", seed=7, vocab_size=vocab + 24)
+    folder = tiny_models.save_tiny_llama(tmp_path / "other", seed=7, vocab_size=vocab + 24)
     trainer = build(tmp_path, tiny_model_dir, given={"teacher_model": str(folder)}, **DISTIL)
     batch = batch_of(trainer)
     expected = dense(load(folder), batch)[:, :vocab], dense(load(tiny_model_dir), batch)
@@ -199,7 +199,7 @@ def test_a_padded_teacher_head_is_compared_over_the_shared_ids(tiny_model_dir, t
 def test_a_padded_student_head_is_compared_over_the_shared_ids(tiny_model_dir, tmp_path):
     """The same the other way round."""
     vocab = load(tiny_model_dir).config.vocab_size
-    folder = models.save_tiny_llama(tmp_path / "student", seed=7, vocab_size=vocab + 24)
+    folder = tiny_models.save_tiny_llama(tmp_path / "student", seed=7, vocab_size=vocab + 24)
     trainer = build(tmp_path, folder, given={"teacher_model": str(tiny_model_dir)}, **DISTIL)
     batch = batch_of(trainer)
     expected = dense(load(tiny_model_dir), batch), dense(load(folder), batch)[:, :vocab]
@@ -226,7 +226,7 @@ def renamed_tokenizer():
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = models.build_tokenizer()
+    tokenizer = tiny_models.build_tokenizer()
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     vocab = state["model"]["vocab"]
     by_id = {index: token for token, index in vocab.items()}
@@ -238,7 +238,7 @@ def renamed_tokenizer():
 def test_another_tokenizer_is_refused_before_weights_are_loaded(given_as, tiny_model_dir, tmp_path, monkeypatch):
     """Distributions compared id by id would teach noise, and a large teacher takes minutes to load."""
     tokenizer, by_id = renamed_tokenizer()
-    folder = models.save_tiny_llama(tmp_path / "other")
+    folder = tiny_models.save_tiny_llama(tmp_path / "other")
     given = {"teacher_model": str(folder), "peft_config": lora()}
     if given_as == "folder":
         tokenizer.save_pretrained(folder)
@@ -312,7 +312,7 @@ def test_every_view_is_computed_once(name, tiny_model_dir, tmp_path):
 
 def test_a_reference_beside_a_model_teacher_is_the_students_own_base(tiny_model_dir, tmp_path):
     """reference_kl with the teacher's distribution would be distillation twice."""
-    teacher = models.save_tiny_llama(tmp_path / "other", seed=7)
+    teacher = tiny_models.save_tiny_llama(tmp_path / "other", seed=7)
     weights = {**OFF, "distillation_weight": 1.0, "regularization_weight": 1.0, "regularization_loss": "reference_kl"}
     given = {"teacher_model": str(teacher), "peft_config": LoraConfig(target_modules="all-linear", r=4)}
     first = steps(run(build(tmp_path, tiny_model_dir, given=given, **weights)))[0]
@@ -349,7 +349,7 @@ def test_every_process_loads_the_whole_teacher_onto_its_own_device(tiny_model_di
         return LlamaForCausalLM.from_pretrained(name)
 
     monkeypatch.setattr("hf_ckt.teachers.model.create_model_from_path", record)
-    tokenizer = models.build_tokenizer()
+    tokenizer = tiny_models.build_tokenizer()
     ModelTeacher.load(str(tiny_model_dir), student_tokenizer=tokenizer)
     assert "device_map" not in seen
     monkeypatch.setitem(PartialState._shared_state, "num_processes", 2)

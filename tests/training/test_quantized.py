@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from hf_ckt.models._upstream import keep_4bit_differentiable
 from hf_ckt.teachers.self import SelfTeacher
 from hf_ckt.views import Batch
-from tests import models
+from tests import tiny_models
 from tests.runs import OFF
 from tests.trainers import ON, build, build_sft, first_batch, gradients, lora, run, steps, trained
 
@@ -30,7 +30,7 @@ CLOSE = {"rtol": 2e-2, "atol": 2e-2}
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory):
     """A tiny model 64 wide: bitsandbytes quantizes in blocks of 64."""
-    return models.save_tiny_llama(tmp_path_factory.mktemp("wide"), hidden_size=64)
+    return tiny_models.save_tiny_llama(tmp_path_factory.mktemp("wide"), hidden_size=64)
 
 
 def given(bits, **changes):
@@ -111,7 +111,7 @@ def test_chunk_sizes_agree_on_a_quantized_student(bits, model_dir, tmp_path):
 @pytest.mark.parametrize("bits", ["nf4", "int8"])
 def test_a_quantized_teacher_is_loaded_quantized(bits, model_dir, tmp_path):
     """A teacher in full precision under a flag that says 4 bits does not fit where it was meant to."""
-    other = models.save_tiny_llama(tmp_path / "other", hidden_size=64, seed=5)
+    other = tiny_models.save_tiny_llama(tmp_path / "other", hidden_size=64, seed=5)
     trainer = build(
         tmp_path / "out",
         model_dir,

@@ -4,7 +4,7 @@
 from pathlib import Path
 from types import MappingProxyType
 
-from tests import models
+from tests import tiny_models
 
 # Words that the classifier below looks for; every other word is unknown to it.
 MARKED_WORD = "sorry"
@@ -63,7 +63,7 @@ def save_letter_counter(folder: Path) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = models.build_tokenizer()
+    tokenizer = tiny_models.build_tokenizer()
     sizes = {"vocab_size": len(tokenizer), "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
     heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "max_position_embeddings": 4096}
     torch.manual_seed(0)
