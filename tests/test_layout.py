@@ -120,6 +120,54 @@ def test_imports_close_no_circle():
         visit(module, [])
 
 
+def _folder(module: str, depth: int) -> str:
+    """The folder of the package, `depth` levels down, that a module lies in; a module above that is its own."""
+    pieces = module.split(".")
+    is_package = MODULES[module].name == "__init__.py"
+    folder = pieces if is_package else pieces[:-1]
+    return ".".join(folder[: depth + 1]) if len(folder) > depth else module
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_folders_import_each_other_in_no_circle(depth):
+    """Two folders that import each other are one folder with a wall in it: neither can be read without the other."""
+    arrows: dict[str, set[str]] = {}
+    for module in LAYERED:
+        for imported in _imports(module) & MODULES.keys():
+            start, end = _folder(module, depth), _folder(imported, depth)
+            # A file beside folders may import from them; what counts is folder against folder.
+            if start != end and not end.startswith(f"{start}.") and not start.startswith(f"{end}."):
+                arrows.setdefault(start, set()).add(end)
+
+    def reach(folder: str, seen: set[str]) -> set[str]:
+        for other in arrows.get(folder, set()) - seen:
+            seen |= {other} | reach(other, seen | {other})
+        return seen
+
+    circles = sorted(folder for folder in arrows if folder in reach(folder, set()))
+    assert not circles, f"in a circle: {circles}"
+
+
+def test_top_level_of_the_package_holds_what_everything_stands_on():
+    """Loose files are where a newcomer gets lost: an idea belongs into the folder of its kind."""
+    assert len([path for path in PACKAGE.iterdir() if path.is_file()]) <= 6
+
+
+# Each folder below evaluation/metrics/ is one metric in the form of the evaluate library.
+FOLDERS = [
+    folder
+    for folder in sorted({path.parent for path in PACKAGE.rglob("*.py")} - {PACKAGE})
+    if folder.parent != PACKAGE / "evaluation" / "metrics"
+]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=_relative)
+def test_folder_says_what_may_enter(folder):
+    """A folder without a rule takes in whatever is written next."""
+    text = (folder / "__init__.py").read_text(encoding="utf-8")
+    assert "\nMay enter: " in (ast.get_docstring(ast.parse(text)) or "")
+
+
 @pytest.mark.parametrize("module", [module for module in LAYERED if _part(module) and _part(module)[1] != "base"])
 def test_part_file_holds_one_class_of_its_name(module):
     """The file's name is the part's name in configs, logs and cards: another class in it would be found under it."""

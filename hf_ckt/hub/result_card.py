@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Cards and README tables written from results files, so that no number is typed by hand: `make cards`.
+Cards and tables of pages written from results files, so that no number is typed by hand: `make cards`.
 
-    python -m hf_ckt.hub.result_card examples/results/quickstart.json --cards model_cards --readme README.md
+    python -m hf_ckt.hub.result_card examples/results/quickstart.json --cards model_cards --pages README.md docs/*.md
 """
 
 import argparse
@@ -66,8 +66,8 @@ def is_comparison(results: dict[str, Any]) -> bool:
     return "corruptions" in results
 
 
-def readme_block(results: dict[str, Any], source: str) -> str:
-    """Returns the README's table of a results file, with the line that says how it was measured."""
+def page_block(results: dict[str, Any], source: str) -> str:
+    """Returns the table of a results file for a page, with the line that says how it was measured."""
     rows = comparison_rows(results) if is_comparison(results) else result_rows(results)
     columns = list(rows[0])
     lines = [columns, ["---"] * len(columns), *([row[column] for column in columns] for row in rows)]
@@ -85,14 +85,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
     parser.add_argument("--cards", type=Path, required=True)
-    parser.add_argument("--readme", type=Path, required=True)
+    parser.add_argument("--pages", type=Path, nargs="+", required=True, help="one of them has the table's markers")
     options = parser.parse_args()
     results = json.loads(options.results.read_text(encoding="utf-8"))
     name = options.results.stem
     if not is_comparison(results):
         card = result_card(results, f"SmolLM2-135M-Instruct, {name}")
         replace_file(options.cards / f"{name}.md", card.save)
-    replace_block(options.readme, name, readme_block(results, options.results.as_posix()))
+    places = [page for page in options.pages if f"<!-- {name} -->" in page.read_text(encoding="utf-8")]
+    if len(places) != 1:
+        raise ValueError(
+            f"--pages: {len(places)} of them have the markers <!-- {name} --> and <!-- /{name} -->, so there is not one "
+            "place for the table. Put them on one page."
+        )
+    replace_block(places[0], name, page_block(results, options.results.as_posix()))
 
 
 if __name__ == "__main__":

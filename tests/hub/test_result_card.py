@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hf_ckt.hub.comparison_table import comparison_rows
-from hf_ckt.hub.result_card import is_comparison, readme_block, result_card, result_rows
+from hf_ckt.hub.result_card import is_comparison, page_block, result_card, result_rows
 
 ROOT = Path(__file__).parents[2]
 RESULTS = sorted((ROOT / "examples" / "results").glob("*.json"))
@@ -15,12 +15,12 @@ OF_A_RUN = [file for file in RESULTS if not is_comparison(json.loads(file.read_t
 
 
 @pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.stem)
-def test_readme_and_card_hold_the_numbers_of_the_results_file(file):
+def test_page_and_card_hold_the_numbers_of_the_results_file(file):
     """A number typed by hand survives the run that disproves it."""
     results = json.loads(file.read_text(encoding="utf-8"))
     source = file.relative_to(ROOT).as_posix()
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert f"<!-- {file.stem} -->\n{readme_block(results, source)}\n<!-- /{file.stem} -->" in readme
+    pages = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
+    assert f"<!-- {file.stem} -->\n{page_block(results, source)}\n<!-- /{file.stem} -->" in pages
     if is_comparison(results):
         return
     card = (ROOT / "model_cards" / f"{file.stem}.md").read_text(encoding="utf-8")

@@ -61,7 +61,7 @@ def test_objective_that_disagrees_is_not_timed(tmp_path, monkeypatch, capsys):
         return loss, student, noisy * 1.01
 
     monkeypatch.setitem(measure_objective.MAKERS, "trl", lambda inputs: lambda: wrong(inputs))
-    monkeypatch.setattr(objective, "interleaved_seconds", lambda *_: pytest.fail("timed"))
+    monkeypatch.setattr(measure_objective, "interleaved_seconds", lambda *_: pytest.fail("timed"))
     path = tmp_path / "results.json"
     assert run(*TINY, *UNCOMPILED, "--json", str(path)) == 1
     assert "trl: noisy_gradient is off by 1.0e-02" in capsys.readouterr().err

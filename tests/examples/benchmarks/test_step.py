@@ -289,7 +289,7 @@ def test_failing_variant_leaves_the_others_measured(stand_in, tmp_path):
 
 def test_run_measures_writes_and_resumes(tiny_model_dir, tmp_path, capfd, monkeypatch):
     """The whole command, with the real trainers in their processes: what it prints and writes must be of one run."""
-    monkeypatch.setattr("harness._commit", lambda: "0123456789ab")
+    monkeypatch.setattr("hf_ckt.hub.provenance._commit", lambda: "0123456789ab")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the model is too small to share
     file = tmp_path / "step.json"
     sizes = ["--model", str(tiny_model_dir), "--batch-size", "2", "--length", "16"]

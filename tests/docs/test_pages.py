@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pages that people read: their code runs, their commands parse, their links lead somewhere."""
+
+import argparse
+import ast
+import dataclasses
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+import hf_ckt
+from tests.tiny_models import save_tiny_llama
+
+ROOT = Path(__file__).parents[2]
+README, DOCS = ROOT / "README.md", sorted((ROOT / "docs").glob("*.md"))
+PAGES = [README, *DOCS, *(ROOT / name for name in ("CONTRIBUTING.md", "examples/README.md"))]
+PAGES.append(ROOT / "examples" / "benchmarks" / "README.md")
+# Names that stand for a reader's own models, in the pages.
+EXAMPLE_MODELS = ("HuggingFaceTB/SmolLM2-1.7B-Instruct", "org/a-teacher-with-the-same-tokenizer")
+# Words of a shell that no parser of this project reads.
+OTHER_COMMANDS = ("pip install", "accelerate launch", "git ")
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+def commands(page: Path) -> list[str]:
+    """Commands of a page: the lines of its shell blocks without their comments."""
+    lines = [line for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in (re.sub(r"(^|\s)#.*", "", line).strip() for line in lines) if line]
+
+
+COMMANDS = sorted({(relative(page), command) for page in PAGES for command in commands(page)})
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    """A tiny Llama that is wide enough for 4-bit blocks."""
+    return save_tiny_llama(tmp_path_factory.mktemp("wide"), hidden_size=64)
+
+
+@pytest.fixture
+def reader(model_dir, tmp_path, monkeypatch):
+    """Runs a page's code as a reader would, with tiny models, two steps and no Hub; returns the names it leaves."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import BitsAndBytesConfig
+
+    from tests.runs import rows
+    from tests.trainers import fields
+
+    config = hf_ckt.ContrastiveRobustConfig
+    teacher_dir = save_tiny_llama(tmp_path / "teacher", seed=5)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hf_ckt, "ContrastiveRobustConfig", lambda *args, **given: config(*args, **fields(**given)))
+    pushed = []
+    monkeypatch.setattr(hf_ckt.ContrastiveRobustTrainer, "push_to_hub", lambda trainer: pushed.append(trainer))
+    names = {
+        "dataset": Dataset.from_list(rows()),
+        "LoraConfig": LoraConfig,
+        "BitsAndBytesConfig": BitsAndBytesConfig,
+        "pushed": pushed,
+    }
+
+    def run(code: str) -> dict:
+        for name, folder in zip(EXAMPLE_MODELS, (model_dir, teacher_dir), strict=True):
+            code = code.replace(f'"{name}"', f'"{folder}"')
+        exec(compile(code, "page", "exec"), names)
+        return names
+
+    return run
+
+
+def test_drop_in_of_the_readme_trains_and_pushes(reader):
+    """The first thing that a user copies would be the first that fails."""
+    (diff,) = blocks(README, "diff")
+    after = "".join(line[2:] + "\n" for line in diff.splitlines() if not line.startswith("-"))
+    names = reader(after)
+    trainer = names["trainer"]
+    assert trainer.state.global_step == 2 and names["pushed"] == [trainer]
+    logged = {name for entry in trainer.state.log_history for name in entry}
+    assert {"distillation_loss", "consistency_loss", "loss"} <= logged
+    assert type(trainer).__name__ == "ContrastiveRobustTrainer"
+
+
+@pytest.mark.parametrize("page", [page for page in DOCS if blocks(page, "python")], ids=lambda page: page.stem)
+def test_python_of_a_page_runs(page, reader):
+    """A field that was renamed since lives on in the pages."""
+    if "trainer." in "".join(blocks(page, "python")):
+        (diff,) = blocks(README, "diff")
+        reader("".join(line[2:] + "\n" for line in diff.splitlines()[:-2] if not line.startswith("-")))
+    for block in blocks(page, "python"):
+        reader(block)
+
+
+class ParsedError(Exception):
+    """The command line was understood."""
+
+
+@pytest.fixture
+def parse_only(monkeypatch):
+    """Lets the real parsers read a command line and ends the program there."""
+    from trl import TrlParser
+
+    parse_args, parse_config = argparse.ArgumentParser.parse_args, TrlParser.parse_args_and_config
+
+    def plain(parser, args=None, namespace=None):
+        parse_args(parser, args, namespace)
+        raise ParsedError
+
+    def with_config(parser, *args, **kwargs):
+        *_, unknown = parse_config(parser, *args, **kwargs)
+        assert not unknown, f"not understood: {unknown}"
+        raise ParsedError
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", plain)
+    monkeypatch.setattr(TrlParser, "parse_args_and_config", with_config)
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_command_of_a_page_parses(page, command, parse_only, monkeypatch):
+    """A command whose option was renamed since fails in the reader's hands."""
+    words = shlex.split(command)
+    monkeypatch.chdir(ROOT)
+    if words[0] == "make":
+        makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+        targets = [word for word in words[1:] if "=" not in word]
+        assert all(re.search(rf"^{target}:", makefile, flags=re.M) for target in targets)
+    elif words[0] == "hf-ckt":
+        from hf_ckt.cli.main import command_files
+
+        assert words[1] in command_files()
+        # SFTConfig's default of bf16 is refused where there is neither a GPU nor this.
+        words += ["--use_cpu", "true"] if words[1] == "train" else []
+        run = runpy.run_path(str(command_files()[words[1]]), run_name=f"hf_ckt.cli.{words[1].replace('-', '_')}")
+        with pytest.raises(ParsedError):
+            run["run"](words[2:])
+    elif words[0] == "python":
+        monkeypatch.setattr(sys, "argv", words[1:])
+        monkeypatch.syspath_prepend(str((ROOT / words[1]).parent))
+        with pytest.raises(ParsedError):
+            runpy.run_path(str(ROOT / words[1]), run_name="__main__")
+    else:
+        assert command.startswith(OTHER_COMMANDS), f"{page}: who reads `{command}`?"
+
+
+def test_parse_only_refuses_an_option_that_does_not_exist(parse_only):
+    """The tests above would pass on any words."""
+    from hf_ckt.cli.fit import run
+
+    with pytest.raises(SystemExit):
+        run(["--memory-bg", "24"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_links_of_a_page_lead_to_files(page):
+    """A file that moved leaves a dead link behind, and a picture that is gone shows nothing."""
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    local = [link.partition("#")[0] for link in links if not re.match(r"https?://|#", link)]
+    assert not [link for link in local if not (page.parent / link).exists()]
+
+
+def _definitions(path: Path) -> set[str]:
+    """Functions, classes and methods of a file, methods as `Class.method`."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{inner.name}" for inner in node.body if isinstance(inner, ast.FunctionDef)}
+    return found
+
+
+NAMED = [
+    (relative(page), name, (page.parent / link).resolve())
+    for page in DOCS
+    for name, link in re.findall(r"\[`([\w.]+)`\]\(([^)]+\.py)\)", page.read_text(encoding="utf-8"))
+]
+
+
+@pytest.mark.parametrize(("page", "name", "file"), NAMED, ids=lambda value: value if isinstance(value, str) else "")
+def test_named_function_stands_in_the_file_that_is_linked(page, name, file):
+    """A walk through the code that names what is gone leads nowhere."""
+    assert name in _definitions(file), f"{page} names {name}"
+
+
+def test_walk_through_the_code_names_functions():
+    """The test above passes where there is nothing to check."""
+    assert len([page for page, _, _ in NAMED if page == "docs/follow_a_batch.md"]) > 30
+
+
+@pytest.mark.parametrize("page", [README, *DOCS], ids=relative)
+def test_settings_that_a_page_names_exist(page):
+    """A setting that was renamed since raises only when somebody writes it."""
+    from hf_ckt import ContrastiveRobustConfig
+
+    known = {field.name for field in dataclasses.fields(ContrastiveRobustConfig)}
+    others = {"teacher_model", "max_overrefusal", "compute_loss_func"}
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    named = set(re.findall(r"`([a-z_]+)=[^`]*`", text))
+    assert named <= known | others, f"{page.name}: {sorted(named - known - others)}"
+
+
+def test_readme_is_short_enough_for_three_minutes():
+    """A front page that grows is where the next table gets put."""
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_picture_of_the_objective_is_drawn_from_its_source():
+    """A picture that was edited by hand is overwritten with the next one."""
+    source = runpy.run_path(str(ROOT / "docs" / "draw_objective.py"))
+    assert (ROOT / "docs" / "objective.svg").read_text(encoding="utf-8") == source["draw"]()
+
+
+def test_picture_names_every_role():
+    """A role that is added to the objective and not to its picture is one that readers do not learn of."""
+    from hf_ckt.objective.objective import ROLES
+
+    source = runpy.run_path(str(ROOT / "docs" / "draw_objective.py"))
+    assert set(source["TERMS"]) == set(ROLES)
