@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plots of results files, as PNG and SVG; they read nothing but the file."""
+"""Draws results files as PNG and SVG, from nothing but the files."""
 
 import argparse
 import json
@@ -56,8 +56,7 @@ def plot_file(results: Path, folder: Path) -> list[Path]:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ValueError(
-            "python examples/benchmarks/plot.py: matplotlib is not installed, and it does the drawing. Install it with "
-            "`pip install hf-ckt[bench]`."
+            'matplotlib is not installed, and it does the drawing. Install it with `pip install "hf-ckt[plot]"`.'
         ) from error
 
     style: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "hf_ckt"}

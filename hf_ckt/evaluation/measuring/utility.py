@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a model kept its wits: multiple-choice questions, and word problems with a number as the answer."""
+"""What a model can still do: multiple-choice questions, and word problems with a number as the answer."""
 
 import re
 from collections.abc import Sequence
