@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Independent references: losses written out over tokens and vocabulary, and the checks that hold the tile runner."""
+"""Plain PyTorch on the whole logits, and the checks that hold the tile runner to it."""
 
 import math
 
@@ -28,50 +28,6 @@ class Recorder(TorchDispatchMode):
             if result.dim() and result.shape[-1] == self.vocab:
                 self.largest_logits = max(self.largest_logits, result.numel())
         return result
-
-
-def log_softmax(logits: list[float], temperature: float) -> list[float]:
-    scaled = [value / temperature for value in logits]
-    top = max(scaled)
-    total = math.log(sum(math.exp(value - top) for value in scaled)) + top
-    return [value - total for value in scaled]
-
-
-def kl(p: list[float], q: list[float]) -> float:
-    return sum(math.exp(a) * (a - b) for a, b in zip(p, q, strict=True))
-
-
-def mixture(p: list[float], q: list[float], share: float) -> list[float]:
-    return [math.log(share * math.exp(a) + (1 - share) * math.exp(b)) for a, b in zip(p, q, strict=True)]
-
-
-def jensen_shannon(p: list[float], q: list[float], beta: float = 0.5) -> float:
-    m = mixture(p, q, beta)
-    return beta * kl(p, m) + (1 - beta) * kl(q, m)
-
-
-# name -> divergence of target and prediction, written from the docstring's formula; temperature^2 where it has one
-DIVERGENCES = {
-    "forward_kl": (lambda p, q: kl(p, q), True),
-    "reverse_kl": (lambda p, q: kl(q, p), True),
-    "jensen_shannon": (jensen_shannon, False),
-    "skew_forward_kl": (lambda p, q: kl(p, mixture(p, q, 0.1)), True),
-    "skew_reverse_kl": (lambda p, q: kl(q, mixture(q, p, 0.1)), True),
-    "total_variation": (
-        lambda p, q: sum(abs(math.exp(a) - math.exp(b)) for a, b in zip(p, q, strict=True)) / 2,
-        False,
-    ),
-    "consistency_kl": (lambda p, q: kl(p, q), True),
-    "symmetric_kl": (lambda p, q: kl(p, q) + kl(q, p), True),
-    "reference_kl": (lambda p, q: kl(p, q), True),
-}
-
-
-def divergence(name: str, target: list[float], prediction: list[float], temperature: float = 1.0) -> float:
-    """One token's divergence from two rows of logits."""
-    formula, squared = DIVERGENCES[name]
-    value = formula(log_softmax(target, temperature), log_softmax(prediction, temperature))
-    return value * temperature**2 if squared else value
 
 
 def case(dtype=torch.float64, tokens=11, hidden=6, teacher_hidden=5, vocab=13, teacher_vocab=13, seed=0, **head):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a file name to a part."""
 
+import re
 import sys
 import types
 
@@ -8,6 +9,7 @@ import pytest
 
 from hf_ckt import discovery
 from hf_ckt.discovery import FAMILIES, describe_part, load_part, names_for_role, part_name, part_names, part_settings
+from hf_ckt.losses.base import PAIRS, ContrastiveLoss, Divergence, TokenLoss
 
 
 def every_part() -> list[tuple[str, str]]:
@@ -28,8 +30,10 @@ def test_every_file_gives_a_part_that_knows_its_name(family, name):
 def test_every_loss_names_its_whole_source(name):
     """`hf-ckt parts` and the card print it; cut off at a line break, the address would be missing."""
     source = describe_part(load_part("losses", name))["source"]
-    assert source and "\n" not in source
-    assert "https://huggingface.co/papers/" in source or name == "nll"
+    assert "\n" not in source and "https://" in source
+    # Read off the docstring another way: up to the next paragraph or the next of the words that begin one.
+    text = re.split(r"\n\s*\n|\n *(?:Related|Differs):", load_part("losses", name).__doc__.partition("Source:")[2])[0]
+    assert all(address in source for address in re.findall(r"https://\S*\w", text))
 
 
 def test_part_of_an_instance_has_the_same_name():
@@ -61,12 +65,28 @@ def test_file_with_none_or_two_parts_is_refused(count, monkeypatch):
 
 def test_roles_list_the_losses_that_can_serve_them():
     """A loss offered for a role whose views it cannot read fails in the first step."""
-    assert set(names_for_role("task")) == {"nll", "dft", "trusted_nll"}
+    known = {"nll", "dft", "trusted_nll", "info_nce", "relational_kl", "adapter_l2", "reference_kl", "forward_kl"}
+    known |= {"reverse_kl", "skew_forward_kl", "skew_reverse_kl", "total_variation"}
+    known |= {"consistency_kl", "symmetric_kl", "jensen_shannon"}
+    assert known & set(names_for_role("task")) == {"nll", "dft", "trusted_nll"}
     assert {"info_nce", "relational_kl"} <= set(names_for_role("contrastive"))
     assert {"adapter_l2", "reference_kl"} <= set(names_for_role("regularization"))
     assert "forward_kl" in names_for_role("distillation") and "forward_kl" not in names_for_role("consistency")
-    assert {"consistency_kl", "symmetric_kl", "jensen_shannon"} == set(names_for_role("consistency"))
+    assert known & set(names_for_role("consistency")) == {"consistency_kl", "symmetric_kl", "jensen_shannon"}
     assert names_for_role("no such role") == []
+
+
+@pytest.mark.parametrize("name", part_names("losses"))
+def test_loss_is_offered_only_for_roles_whose_views_it_reads(name):
+    """The same of every loss, also of those that are added later."""
+    cls = load_part("losses", name)
+    for role in cls.roles:
+        if issubclass(cls, Divergence):
+            assert cls(role=role).needs == set(PAIRS[role])
+        elif issubclass(cls, TokenLoss):
+            assert role == "task" and cls().needs <= {"student", "teacher"}
+        else:
+            assert role == ("contrastive" if issubclass(cls, ContrastiveLoss) else "regularization")
 
 
 def test_role_is_no_setting_of_the_user():

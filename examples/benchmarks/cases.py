@@ -4,7 +4,7 @@
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from hf_ckt.discovery import part_names
+from hf_ckt.discovery import load_part, part_names
 
 # ----------------------------------------------------------------------------------------------------------- objective
 
@@ -223,8 +223,6 @@ NOISE_VARIANTS = {
     for name in part_names("perturbations")
 }
 STEP_VARIANTS |= NOISE_VARIANTS
-# Perturbations that ask the model for a gradient, once with their default settings.
-SEARCHES = ("adversarial", "virtual_adversarial")
 
 
 def default_variants(data: str) -> list[str]:
@@ -266,7 +264,8 @@ def step_passes(variant: StepVariant) -> StepPasses:
     teacher = float(fields["distillation_weight"] > 0 or fields["contrastive_weight"] > 0)
     noisy = fields.get("consistency_fraction", 1.0) if fields["consistency_weight"] > 0 else 0.0
     # A search passes forward and back like a trained pass, and projects the clean view again beside its own.
-    searched = float(fields.get("perturbation") in SEARCHES)
+    name = fields.get("perturbation")
+    searched = float(name is not None and getattr(load_part("perturbations", name), "searches", False))
     return StepPasses(
         trained=1 + noisy + searched,
         frozen=teacher,

@@ -2,7 +2,6 @@
 """What every contrastive loss keeps, whatever its file."""
 
 import copy
-import importlib
 import pickle
 
 import pytest
@@ -12,6 +11,7 @@ from hf_ckt.discovery import load_part, part_names, part_settings
 from hf_ckt.losses.base import ContrastiveLoss
 from hf_ckt.views import Similarities
 from tests.contracts.documentation import check_documentation
+from tests.contracts.own_test import reference_of
 from tests.contracts.settings import check_wrong_settings_raise
 
 NAMES = [name for name in part_names("losses") if issubclass(load_part("losses", name), ContrastiveLoss)]
@@ -31,7 +31,8 @@ def make_similarities(anchors: int = 5, candidates: int = 8, seed: int = 0) -> S
 @pytest.mark.parametrize("temperature", [0.1, 0.7])
 def test_contrastive_loss_equals_its_formula(name, temperature):
     """A wrong denominator still falls during training."""
-    cls, reference = load_part("losses", name), importlib.import_module(f"tests.losses.test_{name}").reference
+    cls = load_part("losses", name)
+    reference = reference_of(cls)
     loss, similarities = cls(temperature=temperature), make_similarities()
     settings = {setting: getattr(loss, setting) for setting in part_settings(cls)}
     found = loss.per_anchor(similarities)

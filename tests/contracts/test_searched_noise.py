@@ -4,24 +4,27 @@
 import copy
 import math
 import pickle
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from hf_ckt.discovery import load_part, part_names, part_settings
-from hf_ckt.perturbations.adversarial import AdversarialPerturbation
-from hf_ckt.perturbations.virtual_adversarial import VirtualAdversarialPerturbation
 from tests.contracts.documentation import check_documentation
-from tests.perturbations.batches import draw_document, packed, padded
-
-WIDTH = 3
-ALPHA = 2.0
-DOCUMENTS = [draw_document(length, seed) for seed, length in enumerate((3, 1, 4))]
-SIZES = [len(document) * WIDTH for document in DOCUMENTS]
+from tests.contracts.own_test import from_own_test
+from tests.perturbations.toy_search import (
+    ALPHA,
+    DOCUMENTS,
+    LAYOUTS,
+    SIZES,
+    WIDTH,
+    Toy,
+    draw,
+    flat,
+    linear,
+    norms,
+    quadratic,
+)
 
 NAMES = [name for name in part_names("perturbations") if getattr(load_part("perturbations", name), "searches", False)]
 # Every searching part, in each of its norms.
@@ -37,86 +40,10 @@ VARIANTS = [
 each_search = pytest.mark.parametrize(
     "name, settings", VARIANTS, ids=["-".join([name, *settings.values()]) for name, settings in VARIANTS]
 )
-LAYOUTS: dict[str, Callable] = {
-    "right": lambda documents: padded(documents, extra=2),
-    "left": lambda documents: padded(documents, left=True, extra=2),
-    "packed": packed,
-}
-
-Gradients = Sequence[Callable[[Tensor], Tensor]]
-
-
-@dataclass
-class Toy:
-    """
-    A batch and a function of its noise, which is known by each document's gradient, from (L D,) to (L D,).
-
-    Padding has a gradient of its own, as in a model that does not mask it.
-    """
-
-    layout: str
-    gradients: Gradients
-    documents: list[Tensor] = field(default_factory=lambda: DOCUMENTS)
-
-    def __post_init__(self) -> None:
-        self.ids, self.views, self.places = LAYOUTS[self.layout](self.documents)
-        self.seen: list[Tensor] = []
-
-    def gradient(self, noise: Tensor) -> Tensor:
-        self.seen.append(noise.clone())
-        found = torch.full_like(noise, 7.0)
-        for (row, place), gradient in zip(self.places, self.gradients, strict=True):
-            found[row, place] = gradient(noise[row, place].flatten()).view(-1, WIDTH)
-        return found
-
-    def search(self, part: Any, seed: int = 1, start: list[Tensor] | None = None) -> list[Tensor]:
-        """Noise of each document, (L D,)."""
-        return self.split(part.noise(self.ids, self.views, WIDTH, seed, self.gradient, self.lay_out(start)))
-
-    def split(self, noise: Tensor) -> list[Tensor]:
-        return [noise[row, place].flatten() for row, place in self.places]
-
-    def lay_out(self, values: list[Tensor] | None) -> Tensor | None:
-        if values is None:
-            return None
-        noise = torch.full((*self.ids.shape, WIDTH), 9.0)
-        for (row, place), value in zip(self.places, values, strict=True):
-            noise[row, place] = value.view(-1, WIDTH)
-        return noise
-
-
-def draw(size: int, seed: int) -> Tensor:
-    return torch.randn(size, generator=torch.Generator().manual_seed(seed))
-
-
-def flat() -> Gradients:
-    return [torch.zeros_like for _ in SIZES]
-
-
-def linear(scale: float = 1.0) -> tuple[Gradients, list[Tensor]]:
-    """A slope for each document, of very different steepness."""
-    slopes = [scale * 10**index * draw(size, 20 + index) for index, size in enumerate(SIZES)]
-    return [lambda noise, slope=slope: slope.clone() for slope in slopes], slopes
-
-
-def quadratic(scale: float = 1.0) -> tuple[Gradients, list[Tensor]]:
-    """0.5 d' H d for each document, and the eigenvector of H whose eigenvalue is twice the next one."""
-    matrices, dominant = [], []
-    for index, size in enumerate(SIZES):
-        vectors = torch.linalg.qr(draw(size * size, 40 + index).view(size, size).double()).Q
-        values = torch.linspace(0.1, 0.5, size).double()
-        values[0] = -1.0 if index == 0 else 1.0  # the curvature of a divergence is positive, but it is not needed
-        matrices.append((scale * vectors @ values.diag() @ vectors.t()).float())
-        dominant.append(vectors[:, 0].float())
-    return [lambda noise, matrix=matrix: matrix @ noise for matrix in matrices], dominant
 
 
 def make(name: str, **settings: Any) -> Any:
     return load_part("perturbations", name)(**{"alpha": ALPHA, **settings})
-
-
-def norms(values: Sequence[Tensor]) -> list[float]:
-    return [value.double().norm().item() for value in values]
 
 
 @each_search
@@ -132,8 +59,6 @@ def test_searched_noise_keeps_to_the_ball_of_its_own_document(name, settings, la
             assert 0 < norm <= severity * ALPHA * (1 + 1e-5)
             if settings.get("norm") == "linf":
                 assert noise.abs().max() <= severity * ALPHA / math.sqrt(size) * (1 + 1e-5)
-        if name == "virtual_adversarial":
-            assert norms(found) == pytest.approx([severity * ALPHA] * len(SIZES), rel=1e-5)
 
 
 @each_search
@@ -214,24 +139,14 @@ def test_search_begins_at_the_start_and_at_random_where_that_is_zero(name, setti
     """A warm start that is not used costs a step of quality, and one of zeros has no gradient to follow."""
     # Inside the ball, outside of it, and none.
     start = [draw(SIZES[0], 1) * 0.01, draw(SIZES[1], 2) * 100, torch.zeros(SIZES[2])]
+    begin = from_own_test("perturbations", name, "begin")
     toy, random = Toy("right", flat()), Toy("right", flat())
     toy.search(make(name, **settings), start=start)
     random.search(make(name, **settings))
     began, begins_randomly = toy.split(toy.seen[0]), random.split(random.seen[0])
     for one, other in zip(began[:2], start[:2], strict=True):
-        if settings.get("norm") == "linf":
-            bound = ALPHA / math.sqrt(len(one))
-            expected = torch.tensor([min(max(value, -bound), bound) for value in other.tolist()])
-        elif name == "virtual_adversarial":
-            expected = other * (0.1 * ALPHA / other.norm())  # at the distance of its probe
-        else:
-            expected = other * min(1.0, ALPHA / other.norm().item())
-        torch.testing.assert_close(one, expected)
+        torch.testing.assert_close(one, begin(other, ALPHA, settings.get("norm", "l2")))
     assert torch.equal(began[2], begins_randomly[2]) and began[2].count_nonzero() == SIZES[2]
-    if name == "adversarial":
-        # Nowhere to climb: it stays where it began.
-        for one, other in zip(toy.search(make(name, **settings), start=start), began, strict=True):
-            torch.testing.assert_close(one, other)
 
 
 @each_search
@@ -260,66 +175,7 @@ def test_search_is_the_same_when_run_again_and_ignores_the_global_generator(name
     assert any(not torch.equal(*pair) for pair in zip(toy.search(part, seed=4), first, strict=True))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_virtual_adversarial_noise_is_the_dominant_eigenvector(layout):
-    """A few steps along the gradient of the batch look like noise that works, and are not what the paper proposes."""
-    gradients, dominant = quadratic()
-    found = Toy(layout, gradients).search(VirtualAdversarialPerturbation(alpha=ALPHA, severity=0.5, steps=40))
-    for noise, vector in zip(found, dominant, strict=True):
-        assert abs(torch.cosine_similarity(noise, vector, dim=0)) > 0.999
-    # The second largest eigenvalue is half as large: one step is not enough, so the test can tell.
-    once = Toy(layout, gradients).search(VirtualAdversarialPerturbation(alpha=ALPHA))
-    assert min(abs(torch.cosine_similarity(a, b, dim=0)) for a, b in zip(once, dominant, strict=True)) < 0.99
-
-
-@pytest.mark.parametrize("probe", [0.01, 0.1, 2.0])
-def test_virtual_adversarial_feels_the_curvature_at_its_probe(probe):
-    """At the full radius a divergence is no longer quadratic, and too near it drowns in rounding."""
-    toy = Toy("right", quadratic()[0])
-    toy.search(VirtualAdversarialPerturbation(alpha=ALPHA, severity=0.5, steps=3, probe=probe))
-    for noise in toy.seen:
-        assert norms(toy.split(noise)) == pytest.approx([probe * 0.5 * ALPHA] * len(SIZES), rel=1e-5)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-@pytest.mark.parametrize("step_size, steps", [(1.0, 30), (0.25, 60)])
-def test_adversarial_noise_reaches_the_maximum_of_a_linear_function(layout, norm, step_size, steps):
-    """The one maximum that is known: descent, a wrong projection or a step without the norm all miss it."""
-    gradients, slopes = linear()
-    part = AdversarialPerturbation(alpha=ALPHA, severity=0.5, norm=norm, steps=steps, step_size=step_size)
-    for noise, slope in zip(Toy(layout, gradients).search(part), slopes, strict=True):
-        bound = 0.5 * ALPHA / math.sqrt(len(slope))
-        expected = 0.5 * ALPHA * slope / slope.norm() if norm == "l2" else bound * slope.sign()
-        torch.testing.assert_close(noise, expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_adversarial_search_begins_near_the_clean_input_and_steps_by_its_step_size(norm):
-    """A start at the rim has nowhere to go in one step, and a start at 0 has no gradient."""
-    gradients, slopes = linear()
-    toy = Toy("right", gradients)
-    toy.search(AdversarialPerturbation(alpha=ALPHA, severity=0.5, norm=norm, steps=2, step_size=0.3))
-    for first, second, slope in zip(*map(toy.split, toy.seen), slopes, strict=True):
-        bound = 0.5 * ALPHA / math.sqrt(len(slope))
-        if norm == "l2":
-            assert first.norm().item() == pytest.approx(0.1 * 0.5 * ALPHA, rel=1e-5)
-            step = 0.3 * 0.5 * ALPHA * slope / slope.norm()
-        else:
-            assert first.abs().min() > 0 and first.abs().max() <= 0.1 * bound
-            step = 0.3 * bound * slope.sign()
-        # 0.1 + 0.3 of the radius: no projection yet
-        torch.testing.assert_close(second, first + step)
-
-
 WRONG: list[tuple[str, dict[str, Any], type[Exception], str]] = [
-    ("adversarial", {"steps": 0}, ValueError, r"^steps: must be 1 or more, got 0\. Without a step"),
-    ("adversarial", {"step_size": 0}, ValueError, r"^step_size: must be greater than 0, got 0\. The noise"),
-    ("adversarial", {"step_size": float("nan")}, ValueError, r"^step_size: must be finite, got nan"),
-    ("adversarial", {"norm": "l3"}, ValueError, r"^norm: unknown name 'l3'\. Did you mean 'l2'\? Known: l2, linf"),
-    ("virtual_adversarial", {"steps": 0}, ValueError, r"^steps: must be 1 or more, got 0\. Without an iteration"),
-    ("virtual_adversarial", {"probe": 0}, ValueError, r"^probe: must be greater than 0, got 0\. At distance 0"),
-    ("virtual_adversarial", {"probe": float("inf")}, ValueError, r"^probe: must be finite, got inf"),
     *(
         (name, {setting: wrong}, error, rf"^{setting}: must {message}")
         for name in NAMES

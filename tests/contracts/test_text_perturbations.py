@@ -5,14 +5,13 @@ import copy
 import pickle
 import random
 import re
-from collections.abc import Callable
 from random import Random
 
-import numpy as np
 import pytest
 
 from hf_ckt.discovery import load_part, part_names
 from tests.contracts.documentation import check_documentation
+from tests.contracts.own_test import from_own_test
 from tests.contracts.settings import check_wrong_settings_raise
 
 NAMES = [name for name in part_names("perturbations") if load_part("perturbations", name).stage == "text"]
@@ -65,78 +64,11 @@ def make_text(seed: int) -> str:
 TEXTS = [make_text(seed) for seed in range(1000)]
 
 
-def letters(text: str) -> int:
-    return sum(letter.isalpha() for letter in text)
-
-
-def edit_distance(before: str, after: str) -> int:
-    """Insertions, deletions and substitutions between two texts, the textbook's table a row at a time."""
-    columns, characters = np.arange(len(after) + 1), np.array(list(after))
-    row = columns
-    for index, letter in enumerate(before, 1):
-        best = np.minimum(row[:-1] + (characters != letter), row[1:] + 1)
-        # An insertion costs 1 a column, so the running minimum of cost minus column is the best way along the row.
-        row = np.minimum.accumulate(np.concatenate(([index], best)) - columns) + columns
-    return int(row[-1])
-
-
-def edits(before: str, after: str) -> tuple[int, int]:
-    return edit_distance(before, after), letters(before)
-
-
-def changed_letters(before: str, after: str) -> tuple[int, int]:
-    return sum(a != b for a, b in zip(before, after, strict=True)), letters(before)
-
-
-def gaps(text: str) -> list[str]:
-    """What stands before each character that is no space, empty within a word."""
-    found, gap = [], ""
-    for character in text:
-        if character.isspace():
-            gap += character
-        else:
-            found.append(gap)
-            gap = ""
-    return found
-
-
-def changed_gaps(before: str, after: str) -> tuple[int, int]:
-    assert "".join(before.split()) == "".join(after.split()), "it changed more than the gaps"
-    pairs = list(zip(gaps(before), gaps(after), strict=True))
-    return sum(a != b for a, b in pairs), sum(a != "" for a, _ in pairs)
-
-
-def lost_words(before: str, after: str) -> tuple[int, int]:
-    return len(before.split()) - len(after.split()), len(before.split())
-
-
-def added_words(before: str, after: str) -> tuple[int, int]:
-    return len(after.split()) - len(before.split()), len(before.split())
-
-
-def moved_words(before: str, after: str) -> tuple[int, int]:
-    return sum(a != b for a, b in zip(before.split(), after.split(), strict=True)), len(before.split())
-
-
-# The part's unit, and (units affected, units) of a text before and after.
-MEASURES: dict[str, tuple[str, Callable[[str, str], tuple[int, int]]]] = {
-    "casing": ("letters", changed_letters),
-    "distractor": ("words", added_words),
-    "homoglyphs": ("letters", changed_letters),
-    "typos": ("letters", edits),
-    "whitespace": ("gaps", changed_gaps),
-    "word_dropout": ("words", lost_words),
-    "word_swap": ("words", moved_words),
-}
-
-
 @each_perturbation
 @pytest.mark.parametrize("severity", [0.05, 0.1, 0.2, 0.3])
 def test_measured_severity_is_the_asked_one(name, severity):
     """Two perturbations compared at one severity would otherwise be compared at two."""
-    if name not in MEASURES:
-        pytest.fail(f"{name} has no measure: add to MEASURES in {__file__} what it affects, counted without its code.")
-    unit, measure = MEASURES[name]
+    unit, measure = (from_own_test("perturbations", name, wanted) for wanted in ("UNIT", "measure"))
     perturbation = load_part("perturbations", name)(severity=severity)
     assert perturbation.unit == unit
     # Edit distances of long texts take long. The text's own seed would tie what is drawn to the text's length.
@@ -144,27 +76,6 @@ def test_measured_severity_is_the_asked_one(name, severity):
     counts = [measure(text, perturbation.apply(text, Random(f"{name} {i}"))) for i, text in enumerate(texts)]
     affected, units = map(sum, zip(*counts, strict=True))
     assert affected / units == pytest.approx(severity, rel=0.1)
-
-
-@pytest.mark.parametrize(
-    "before, after, distance",
-    [
-        ("kitten", "sitting", 3),
-        ("bread", "braed", 2),
-        ("bread", "brad", 1),
-        ("do", "ddo", 1),
-        ("ab", "ab", 0),
-        ("", "ab", 2),
-    ],
-)
-def test_edit_distance_is_levenshteins(before, after, distance):
-    """A wrong ruler would measure the severity asked for of a perturbation that has another."""
-    assert edit_distance(before, after) == edit_distance(after, before) == distance
-
-
-def test_gaps_are_told_apart_from_the_insides_of_words():
-    """A removed gap joins two words, so that words cannot be compared by their number."""
-    assert changed_gaps(" a bc\nd ", " abc\n\nd ") == (2, 3)
 
 
 @each_perturbation

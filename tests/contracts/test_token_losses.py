@@ -2,7 +2,6 @@
 """What every discovered token loss and metric must keep, whoever adds it."""
 
 import copy
-import math
 import pickle
 
 import pytest
@@ -13,6 +12,8 @@ from hf_ckt.kernels import LinearHead, chunked_token_losses
 from hf_ckt.losses.base import PAIRS, Divergence, TokenLoss
 from hf_ckt.views import LogitsView, TokenViews
 from tests import references
+from tests.contracts import token_checks as checks
+from tests.contracts.own_test import reference_of, said_of
 
 LOSSES = [name for name in part_names("losses") if issubclass(load_part("losses", name), TokenLoss)]
 DIVERGENCES = [name for name in LOSSES if issubclass(load_part("losses", name), Divergence)]
@@ -48,28 +49,25 @@ def test_divergence_is_zero_at_equality_and_never_negative(name, role):
 @pytest.mark.parametrize("name", DIVERGENCES)
 def test_divergence_equals_its_formula_written_out(name, temperature):
     """Expected values from loops over the vocabulary: a swapped argument or a lost factor shows at once."""
-    assert name in references.DIVERGENCES, "write the new loss's formula out in tests/references.py"
     loss = load_part("losses", name)(temperature=temperature)
+    reference = reference_of(loss)
     target_view, prediction_view = PAIRS[loss.role]
     target, prediction = random_logits(2), random_logits(3)
     values = loss.per_token(views_of(**{"student": prediction, target_view: target, prediction_view: prediction}))
-    expected = [
-        references.divergence(name, p, q, temperature)
-        for p, q in zip(target.tolist(), prediction.tolist(), strict=True)
-    ]
+    expected = [reference(p, q, temperature) for p, q in zip(target.tolist(), prediction.tolist(), strict=True)]
     torch.testing.assert_close(values, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-14)
 
 
-def test_nll_and_dft_equal_their_formulas():
+@pytest.mark.parametrize("name", [name for name in LOSSES if name not in DIVERGENCES])
+def test_loss_of_labels_equals_its_formula_written_out(name):
     """The task losses must be SFTTrainer's, or turning an extra term on would change the task."""
-    logits, labels = random_logits(4), torch.tensor([1, 0, 6, 3, 2])
-    views = TokenViews(labels=labels, student=LogitsView(logits))
-    log_probs = [references.log_softmax(row, 1.0)[label] for row, label in zip(logits.tolist(), labels, strict=True)]
-    nll = load_part("losses", "nll")().per_token(views)
-    dft = load_part("losses", "dft")().per_token(views)
-    torch.testing.assert_close(nll, -torch.tensor(log_probs, dtype=torch.float64))
-    expected = torch.tensor([-math.exp(value) * value for value in log_probs], dtype=torch.float64)
-    torch.testing.assert_close(dft, expected)
+    loss, labels = load_part("losses", name)(), torch.tensor([1, 0, 6, 3, 2])
+    reference = reference_of(loss)
+    logits = {view: random_logits(seed) for seed, view in enumerate(("student", "teacher", "noisy", "reference"), 4)}
+    views = TokenViews(labels=labels, **{view: LogitsView(values) for view, values in logits.items()})
+    rows = [{view: values[i].tolist() for view, values in logits.items()} for i in range(len(labels))]
+    expected = [reference(row, label) for row, label in zip(rows, labels.tolist(), strict=True)]
+    torch.testing.assert_close(loss.per_token(views), torch.tensor(expected, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("name", DIVERGENCES)
@@ -80,7 +78,7 @@ def test_targets_get_a_gradient_only_where_the_loss_says_so(name):
     target, prediction = random_logits(5).requires_grad_(), random_logits(6).requires_grad_()
     loss.per_token(views_of(**{"student": target, target_view: target, prediction_view: prediction})).sum().backward()
     assert prediction.grad.abs().sum() > 0
-    moves_target = {"symmetric_kl": True, "consistency_kl": False, "reference_kl": False}.get(name)
+    moves_target = said_of(loss, "MOVES_TARGET", None)
     if moves_target is not None:
         assert (target.grad is not None and bool(target.grad.abs().sum() > 0)) is moves_target
 
@@ -160,22 +158,19 @@ def test_gradcheck_in_float64_through_the_tiles(name):
     inputs = references.case(tokens=5, hidden=3, teacher_hidden=2, vocab=4, teacher_vocab=4)
     reference_head = LinearHead(inputs["head"].weight.detach().clone())  # finite differences move the leaf in place
     loss = load_part("losses", name)()
-    # A detached target is a constant to autograd and not to a finite difference: hold it fixed.
-    fixed = getattr(loss, "detach_target", False) or name == "dft"
+    leaves = dict(zip(checks.TRAINED, references.leaves(inputs), strict=True))
+    # A constant of the loss is one to autograd and not to a finite difference: hold what it is made of.
+    moved = [key for key in leaves if key not in checks.stop_gradient(loss)]
+    held = {key: leaf.detach() for key, leaf in leaves.items() if key not in moved}
 
-    def total(student, noisy, weight, bias):
-        if name == "dft":  # its factor sg(p) is a constant: check the gradient of the log-likelihood it weighs
-            return chunked_token_losses(
-                {"nll": 1.0}, student, LinearHead(weight, bias), inputs["labels"], chunk_size=2
-            ).total
-        if fixed and loss.role == "consistency":
-            student = student.detach()
+    def total(*values):
+        given = held | dict(zip(moved, values, strict=True))
         return chunked_token_losses(
             {loss: 1.0},
-            student,
-            LinearHead(weight, bias),
+            given["student"],
+            LinearHead(given["weight"], given["bias"]),
             inputs["labels"],
-            noisy_hidden=noisy,
+            noisy_hidden=given["noisy"],
             teacher_hidden=inputs["teacher_hidden"],
             teacher_head=inputs["teacher_head"],
             reference_hidden=inputs["reference_hidden"],
@@ -183,15 +178,7 @@ def test_gradcheck_in_float64_through_the_tiles(name):
             chunk_size=2,
         ).total
 
-    leaves = references.leaves(inputs)
-    if fixed and name != "dft" and loss.role == "consistency":
-        # The head is in the target too: only the noisy states are free of the stop-gradient.
-        noisy = leaves[1]
-        assert torch.autograd.gradcheck(
-            lambda x: total(leaves[0].detach(), x, leaves[2].detach(), leaves[3].detach()), (noisy,)
-        )
-    else:
-        assert torch.autograd.gradcheck(total, tuple(leaves))
+    assert torch.autograd.gradcheck(total, tuple(leaves[key] for key in moved))
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -208,23 +195,3 @@ def test_metric_is_summed_over_kept_tokens_only(name):
         }
         single += references.run({**inputs, **row}, {"nll": 1.0}, metrics=[name]).metrics[name]
     torch.testing.assert_close(whole, single, rtol=1e-12, atol=1e-12)
-
-
-def test_metrics_equal_hand_computed_values():
-    """Two tokens by hand, so that a swapped view or a wrong axis shows."""
-    student = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]], dtype=torch.float64).log()
-    teacher = torch.tensor([[0.25, 0.5, 0.25], [0.2, 0.6, 0.2]], dtype=torch.float64).log()
-    views = TokenViews(labels=torch.tensor([0, 2]), student=LogitsView(student), teacher=LogitsView(teacher))
-    expected = {
-        "acceptance": [0.75, 0.8],
-        "teacher_agreement": [0.0, 1.0],
-        "mean_token_accuracy": [1.0, 0.0],
-        "entropy": [-(0.5 * math.log(0.5) + 0.5 * math.log(0.25)), -(0.8 * math.log(0.8) + 0.2 * math.log(0.1))],
-        "teacher_entropy": [
-            -(0.5 * math.log(0.25) + 0.5 * math.log(0.5)),
-            -(0.6 * math.log(0.6) + 0.4 * math.log(0.2)),
-        ],
-    }
-    for name, values in expected.items():
-        result = load_part("metrics", name)().per_token(views)
-        torch.testing.assert_close(result, torch.tensor(values, dtype=torch.float64), rtol=1e-12, atol=1e-12)

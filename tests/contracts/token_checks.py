@@ -7,7 +7,6 @@ They go through the public entry, `chunked_token_losses`, a few positions to a t
 
 import copy
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +20,7 @@ from hf_ckt.kernels import LinearHead, TokenLossOutput
 from hf_ckt.kernels import chunked_linear as tiles
 from hf_ckt.losses.base import PAIRS, Divergence, TokenLoss
 from hf_ckt.views import LogitsView, TokenViews
-from tests import references
+from tests.contracts.own_test import reference_of, said_of
 
 TRAINED = ("student", "noisy", "weight", "bias")
 
@@ -168,9 +167,12 @@ def dense_total(case: Case, losses: dict[Any, float], num_items: float | None = 
 
 
 def stop_gradient(loss: TokenLoss) -> frozenset[str]:
-    """Inputs whose finite differences see a constant move that autograd holds: the clean target, the DFT weight."""
-    held = part_name(loss) == "dft" or (part_name(loss) == "consistency_kl" and loss.role == "consistency")
-    return frozenset({"student", "weight", "bias"} if held else ())
+    """
+    Inputs whose finite differences see a constant move that autograd holds: the clean target, the DFT weight.
+
+    The loss's own test file says so, and not the loss: a flag flipped in the code must not flip its test with it.
+    """
+    return frozenset(said_of(loss, "held_inputs", lambda role: ())(getattr(loss, "role", "")))
 
 
 def token_losses() -> dict[str, Callable[[], TokenLoss]]:
@@ -191,6 +193,7 @@ def token_losses() -> dict[str, Callable[[], TokenLoss]]:
 
 def expected_sum(case: Case, part: Any) -> float:
     """A token loss's or metric's sum over the kept tokens by its reference, a float at a time."""
+    reference = reference_of(part)
     logits = {view: _plain_logits(case, view) for view in ("student", "noisy", "teacher", "reference")}
     total = 0.0
     for i in case.kept.tolist():
@@ -198,48 +201,10 @@ def expected_sum(case: Case, part: Any) -> float:
         if isinstance(part, Divergence):
             target, prediction = (row[view] for view in PAIRS[part.role])
             shared = min(len(target), len(prediction))
-            total += references.divergence(part_name(part), target[:shared], prediction[:shared], part.temperature)
+            total += reference(target[:shared], prediction[:shared], part.temperature)
         else:
-            assert part_name(part) in PER_TOKEN, "write the new part's formula out in PER_TOKEN"
-            total += PER_TOKEN[part_name(part)](row, int(case.labels[i]))
+            total += reference(row, int(case.labels[i]))
     return total
-
-
-def _log_probs(row: dict[str, list[float]], view: str, shared: bool = False) -> list[float]:
-    return references.log_softmax(row[view][: min(map(len, row.values())) if shared else None], 1.0)
-
-
-def _entropy(log_probs: list[float]) -> float:
-    return -sum(math.exp(value) * value for value in log_probs)
-
-
-def _top(row: dict[str, list[float]], view: str, shared: bool = False) -> int:
-    values = _log_probs(row, view, shared)
-    return values.index(max(values))
-
-
-def _best(row: dict[str, list[float]], view: str, count: int) -> set[int]:
-    values = _log_probs(row, view, True)
-    return set(sorted(range(len(values)), key=values.__getitem__)[-count:])
-
-
-# name -> value of a token from its logits by view and its label: what is no divergence, from the docstring's formula
-PER_TOKEN: dict[str, Callable[[dict[str, list[float]], int], float]] = {
-    "nll": lambda row, label: -_log_probs(row, "student")[label],
-    "dft": lambda row, label: _entropy(_log_probs(row, "student")[label : label + 1]),
-    "trusted_nll": lambda row, label: (
-        -math.exp(_log_probs(row, "teacher", True)[label]) * _log_probs(row, "student")[label]
-    ),
-    "entropy": lambda row, label: _entropy(_log_probs(row, "student")),
-    "teacher_entropy": lambda row, label: _entropy(_log_probs(row, "teacher")),
-    "mean_token_accuracy": lambda row, label: float(_top(row, "student") == label),
-    "teacher_agreement": lambda row, label: float(_top(row, "student", True) == _top(row, "teacher", True)),
-    "acceptance": lambda row, label: sum(
-        min(math.exp(p), math.exp(q))
-        for p, q in zip(_log_probs(row, "teacher", True), _log_probs(row, "student", True), strict=True)
-    ),
-    "top_overlap": lambda row, label: len(_best(row, "teacher", 10) & _best(row, "student", 10)) / 10,
-}
 
 
 def _plain_logits(case: Case, view: str) -> np.ndarray:
@@ -315,7 +280,8 @@ def check_zero_at_equality(loss: Divergence) -> None:
     close(run(same, {loss: 1.0}).terms[part_name(loss)].item(), 0.0, 1e-13)
     for name in ("student", "noisy"):
         gradient = gradients(same, {loss: 1.0}, (name,))[name]
-        assert part_name(loss) == "total_variation" or gradient.abs().max() < 1e-12, f"gradient of {name}"
+        smooth = said_of(loss, "SMOOTH_AT_EQUALITY", True)
+        assert not smooth or gradient.abs().max() < 1e-12, f"gradient of {name}"
 
 
 def check_positive_elsewhere(loss: Divergence) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The adapters' squared update against the update written out."""
+"""The adapters' squared update against the update written out; `reference` is what the contracts compare against."""
 
 import logging
 import math
@@ -12,6 +12,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_ckt.losses import adapter_l2
 from hf_ckt.losses.adapter_l2 import AdapterL2Loss
+
+
+def reference(model: nn.Module) -> float:
+    """Of plain LoRA on linear layers, a number at a time."""
+    (config,) = model.peft_config.values()
+    factors = {name: value.tolist() for name, value in model.named_parameters() if value.requires_grad}
+    squares = []
+    for name, down in factors.items():
+        if "lora_A" in name:
+            for row in factors[name.replace("lora_A", "lora_B")]:
+                update = [
+                    math.fsum(b * a for b, a in zip(row, column, strict=True)) for column in zip(*down, strict=True)
+                ]
+                squares += [(config.lora_alpha / config.r * value) ** 2 for value in update]
+    return math.fsum(squares)
 
 
 class Network(nn.Module):

@@ -1,10 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Consistency KL. What the contracts do not hold already."""
+"""Consistency KL. `reference` is the formula of its docstring; the contracts compare against it."""
 
 import torch
 
 from hf_ckt.losses.consistency_kl import ConsistencyKLLoss
 from hf_ckt.views import LogitsView, TokenViews
+from tests.losses.loops import kl, softmax
+
+MOVES_TARGET = False
+
+
+def held_inputs(role: str) -> set[str]:
+    """The clean view is a constant where it is the target, and so is the head as far as it makes that view."""
+    return {"student", "weight", "bias"} if role == "consistency" else set()
+
+
+def reference(target: list[float], prediction: list[float], temperature: float = 1.0) -> float:
+    p, q = softmax(target, temperature), softmax(prediction, temperature)
+    return temperature**2 * kl(p, q)
 
 
 def test_consistency_kl_gradient_is_the_noisy_minus_the_clean_distribution():

@@ -1,11 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dynamic fine-tuning. What the contracts do not hold already."""
+"""Dynamic fine-tuning. `reference` is the formula of its docstring; the contracts compare against it."""
+
+import math
 
 import torch
 import torch.nn.functional as F
 
 from hf_ckt.losses.dft import DFTLoss
 from hf_ckt.views import LogitsView, TokenViews
+from tests.losses.loops import softmax
+
+
+def reference(row: dict[str, list[float]], label: int) -> float:
+    probability = softmax(row["student"])[label]
+    return -probability * math.log(probability)
+
+
+def held_inputs(role: str) -> set[str]:
+    """The weight is a constant for the gradient, and every input of the student's prediction moves it."""
+    return {"student", "weight", "bias"}
 
 
 def test_dft_gradient_is_the_weighed_one_of_nll():

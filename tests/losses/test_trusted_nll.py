@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labels weighed by the teacher's confidence."""
+"""Labels weighed by the teacher's confidence. `reference` is the formula of its docstring; the contracts compare against it."""
 
 import math
 
@@ -8,6 +8,14 @@ import torch
 
 from hf_ckt.losses.trusted_nll import TrustedNLLLoss
 from hf_ckt.views import LogitsView, TokenViews
+from tests.losses.loops import on_shared, softmax
+
+
+def reference(row: dict[str, list[float]], label: int, threshold: float | None = None) -> float:
+    trust = softmax(on_shared(row, "teacher", "student")[0])[label]
+    if threshold is not None:
+        trust = float(trust >= threshold)
+    return -trust * math.log(softmax(row["student"])[label])
 
 
 def views(student, teacher, labels) -> TokenViews:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Overlap of the most probable tokens. What the contracts do not hold already."""
+"""Overlap of the most probable tokens. `reference` is the formula of its docstring; the contracts compare against it."""
 
 import pytest
 import torch
@@ -7,6 +7,14 @@ import torch
 from hf_ckt.metrics.teacher_agreement import TeacherAgreementMetric
 from hf_ckt.metrics.top_overlap import TopOverlapMetric
 from hf_ckt.views import LogitsView, TokenViews
+from tests.losses.loops import on_shared
+
+
+def reference(row: dict[str, list[float]], label: int, k: int = 10) -> float:
+    teacher, student = (
+        set(sorted(range(len(logits)), key=logits.__getitem__)[-k:]) for logits in on_shared(row, "teacher", "student")
+    )
+    return len(teacher & student) / len(teacher)
 
 
 def _views(student: torch.Tensor, teacher: torch.Tensor) -> TokenViews:

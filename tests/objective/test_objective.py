@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hf_ckt.discovery import load_part, part_names
 from hf_ckt.kernels.chunked_linear import run_tiles
 from hf_ckt.losses.base import ParameterLoss
 from hf_ckt.losses.consistency_kl import ConsistencyKLLoss
@@ -165,8 +166,11 @@ def test_metrics_are_those_whose_views_are_there():
     """Without a teacher there is no agreement to report, and asking for it would demand a teacher's pass."""
     alone = make_objective("task")
     assert alone.views == {"student"}
-    assert set(alone.log_names) == {"task_loss", "entropy", "mean_token_accuracy"}
     teachers = {"acceptance", "teacher_agreement", "teacher_entropy"}
+    metrics = {name: load_part("metrics", name) for name in part_names("metrics")}
+    later = metrics.keys() - {*teachers, "entropy", "mean_token_accuracy", "top_overlap"}
+    assert set(alone.log_names) - later == {"task_loss", "entropy", "mean_token_accuracy"}
+    assert all(metrics[name].needs == {"student"} for name in later & set(alone.log_names))
     assert teachers <= set(make_objective("task", "contrastive").log_names)  # it ran, though no token loss reads it
     assert make_objective("task", "consistency").views == {"student", "noisy"}
 

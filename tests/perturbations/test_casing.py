@@ -5,6 +5,10 @@ import string
 from random import Random
 
 from hf_ckt.perturbations.casing import CasingPerturbation
+from tests.perturbations.counting import changed_letters
+
+UNIT = "letters"
+measure = changed_letters
 
 
 def test_casing_at_full_severity_swaps_every_case():

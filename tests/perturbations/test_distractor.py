@@ -7,6 +7,12 @@ import pytest
 
 from hf_ckt.perturbations.distractor import DistractorPerturbation
 
+UNIT = "words"
+
+
+def measure(before: str, after: str) -> tuple[int, int]:
+    return len(after.split()) - len(before.split()), len(before.split())
+
 
 def test_distractor_stands_before_or_after_the_text_which_stays_as_it_is():
     """A distractor always in one place is learnt by its place, and one inside the text changes the question."""

@@ -6,6 +6,10 @@ import unicodedata
 from random import Random
 
 from hf_ckt.perturbations.homoglyphs import HomoglyphsPerturbation
+from tests.perturbations.counting import changed_letters
+
+UNIT = "letters"
+measure = changed_letters
 
 
 def look_alikes() -> str:

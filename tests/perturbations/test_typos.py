@@ -7,6 +7,13 @@ from random import Random
 import pytest
 
 from hf_ckt.perturbations.typos import TyposPerturbation
+from tests.perturbations.counting import edit_distance, letters
+
+UNIT = "letters"
+
+
+def measure(before: str, after: str) -> tuple[int, int]:
+    return edit_distance(before, after), letters(before)
 
 
 def slip(before: str, after: str) -> str:

@@ -5,6 +5,12 @@ from random import Random
 
 from hf_ckt.perturbations.word_dropout import WordDropoutPerturbation
 
+UNIT = "words"
+
+
+def measure(before: str, after: str) -> tuple[int, int]:
+    return len(before.split()) - len(after.split()), len(before.split())
+
 
 def test_word_dropout_leaves_a_subsequence_with_its_own_gaps():
     """Words that come back in another order are another perturbation; a doubled gap would tell where a word was."""

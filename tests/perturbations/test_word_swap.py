@@ -6,6 +6,12 @@ from random import Random
 
 from hf_ckt.perturbations.word_swap import WordSwapPerturbation
 
+UNIT = "words"
+
+
+def measure(before: str, after: str) -> tuple[int, int]:
+    return sum(a != b for a, b in zip(before.split(), after.split(), strict=True)), len(before.split())
+
 
 def test_word_swap_moves_words_by_one_place_and_keeps_all_of_them_and_the_gaps():
     """A lost or repeated word changes the question; a word that moves far changes it more than severity says."""

@@ -6,81 +6,15 @@ import logging
 import pytest
 import torch
 from accelerate import PartialState
-from datasets import Dataset
-from peft import IA3Config, LoraConfig, PrefixTuningConfig, get_peft_model
+from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from transformers import BitsAndBytesConfig, LlamaForCausalLM
 
 from hf_ckt.teachers.model import ModelTeacher
-from hf_ckt.teachers.self import SelfTeacher
 from hf_ckt.views import Batch
 from tests import tiny_models
-from tests.runs import OFF, rows
+from tests.runs import OFF
+from tests.teachers.signals import DISTIL, batch_of, dense, logits_of
 from tests.trainers import ON, build, first_batch, load, lora, run, save_tiny_mixtral, steps
-
-DISTIL = {**OFF, "distillation_weight": 1.0}
-
-
-def batch_of(trainer):
-    inputs = dict(first_batch(trainer))
-    return Batch(inputs, inputs.pop("labels"))
-
-
-def logits_of(signal):
-    hidden, head = signal
-    return torch.nn.functional.linear(hidden, head.weight, head.bias)
-
-
-def dense(model, batch):
-    """Logits of a whole model at the kept positions."""
-    model.eval()
-    with torch.no_grad():
-        return batch.keep(model(**batch.inputs).logits)
-
-
-ADAPTERS = {
-    "lora": lora,
-    "rslora": lambda: lora(use_rslora=True),
-    "dora": lambda: lora(use_dora=True),
-    "dropout": lambda: lora(lora_dropout=0.5),
-    "head": lambda: lora(modules_to_save=["lm_head"], exclude_modules=["lm_head"]),
-    "ia3": lambda: IA3Config(
-        target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"], init_ia3_weights=False
-    ),
-}
-
-
-@pytest.mark.parametrize("name", list(ADAPTERS))
-def test_self_teacher_is_the_base_model(name, tiny_model_dir, tmp_path):
-    """A switch that leaves one adapted layer on would distil the student into itself."""
-    trainer = build(tmp_path, tiny_model_dir, given={"peft_config": ADAPTERS[name]()}, **DISTIL)
-    batch = batch_of(trainer)
-    with torch.no_grad():  # as training would leave them
-        for n, p in trainer.model.named_parameters():
-            if p.requires_grad:
-                p.add_(0.05 if "lora" not in n else 0.0)
-    trainer.model.train()
-    base = dense(load(tiny_model_dir), batch)
-    found = logits_of(SelfTeacher().signal(batch, trainer._causal_lm))
-    torch.testing.assert_close(found, base, rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(dense(trainer.model, batch), base, atol=1e-2)
-
-
-@pytest.mark.parametrize("name", list(ADAPTERS))
-def test_self_teacher_leaves_the_student_as_it_was(name, tiny_model_dir, tmp_path):
-    """peft's own switch un-freezes weights, and eval mode left behind ends dropout for the rest of the run."""
-    trainer = build(tmp_path, tiny_model_dir, given={"peft_config": ADAPTERS[name]()}, **DISTIL)
-    trainer.model.train()
-    frozen = next(p for p in trainer.model.parameters() if p.requires_grad)
-    frozen.requires_grad_(False)
-    trainer.model.base_model.model.model.norm.eval()
-    state = {n: (m.training, getattr(m, "_disable_adapters", None)) for n, m in trainer.model.named_modules()}
-    needs = {n: p.requires_grad for n, p in trainer.model.named_parameters()}
-    active = trainer.model.active_adapters
-    signal = SelfTeacher().signal(batch_of(trainer), trainer._causal_lm)
-    assert not signal.hidden.requires_grad and not signal.head.weight.requires_grad
-    assert {n: (m.training, getattr(m, "_disable_adapters", None)) for n, m in trainer.model.named_modules()} == state
-    assert {n: p.requires_grad for n, p in trainer.model.named_parameters()} == needs
-    assert trainer.model.active_adapters == active
 
 
 def test_a_fresh_adapter_agrees_with_its_own_base(tiny_model_dir, tmp_path):
@@ -110,53 +44,6 @@ def test_dropout_and_neftune_act_on_the_student_alone(tmp_path):
     for batch, signal in seen:
         torch.testing.assert_close(logits_of(signal), dense(base, batch), rtol=1e-5, atol=1e-5)
     assert steps(trainer)[0]["distillation_loss"] > 1e-2  # the student did have its noise
-
-
-def other_model(folder, kind):
-    """A teacher in one of the forms that users have, and a plain model with the same outputs."""
-    other = tiny_models.save_tiny_llama(folder / "other", seed=7)
-    if kind == "name":
-        return str(other), load(other)
-    if kind == "model":
-        return load(other), load(other)
-    adapted = get_peft_model(load(other), lora())
-    if kind == "peft":
-        torch.manual_seed(1)
-        return adapted, adapted
-    adapted.save_pretrained(folder / "adapter")
-    if kind == "adapter_with_tokenizer":
-        tiny_models.build_tokenizer().save_pretrained(folder / "adapter")
-    return str(folder / "adapter"), adapted
-
-
-@pytest.mark.parametrize("kind", ["name", "model", "peft", "adapter", "adapter_with_tokenizer"])
-def test_model_teacher_is_read_in_every_form_and_never_moves(kind, tiny_model_dir, tmp_path, caplog):
-    """A teacher that trains along drifts towards the student, and both agree on nothing."""
-    teacher, expected = other_model(tmp_path, kind)
-    with caplog.at_level(logging.WARNING, logger="hf_ckt"):
-        trainer = build(
-            tmp_path / "out",
-            tiny_model_dir,
-            given={"teacher_model": teacher, "peft_config": lora()},
-            neftune_noise_alpha=20.0,
-            **ON,
-        )
-    assert "no tokenizer found" not in caplog.text  # an adapter's folder has its base's tokenizer
-    module = trainer._extra_passes.teacher.model
-    before = {name: value.clone() for name, value in module.state_dict().items()}
-    batch = batch_of(trainer)
-    want = dense(expected, batch)
-    run(trainer)
-    torch.testing.assert_close(
-        logits_of(trainer._extra_passes.teacher.signal(batch, trainer._causal_lm)), want, rtol=1e-5, atol=1e-5
-    )
-    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
-    assert not any(p.requires_grad or p.grad is not None for p in module.parameters())
-    assert not any(m.training for m in module.modules())
-    assert steps(trainer)[0]["teacher_agreement"] < 0.5
-    # Nothing but the student is saved or optimised.
-    optimised = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
-    assert optimised == {id(p) for p in trainer.model.parameters() if p.requires_grad}
 
 
 def check_metrics(trainer, teacher_logits, student_logits):
@@ -377,18 +264,3 @@ def test_a_mixture_of_experts_teaches_a_dense_student(tiny_model_dir, tmp_path):
     given = {"teacher_model": str(save_tiny_mixtral(tmp_path / "moe"))}
     first = steps(run(build(tmp_path, tiny_model_dir, given=given, **DISTIL)))[0]
     assert "aux_loss" not in first and first["distillation_loss"] > 0
-
-
-def test_unused_rows_do_not_matter_to_the_self_teacher(tiny_model_dir, tmp_path):
-    """A padded row must give the kept positions of the same text without padding."""
-    trainer = build(tmp_path, tiny_model_dir, Dataset.from_list(rows(3)), given={"peft_config": lora()}, **DISTIL)
-    batch = batch_of(trainer)
-    whole = logits_of(SelfTeacher().signal(batch, trainer._causal_lm))
-    base = load(tiny_model_dir).eval()
-    alone = []
-    for row, labels, mask in zip(batch.inputs["input_ids"], batch.labels, batch.inputs["attention_mask"], strict=True):
-        length = int(mask.sum())
-        with torch.no_grad():
-            logits = base(input_ids=row[None, :length]).logits[0]
-        alone.append(logits[: length - 1][labels[1:length] != -100])
-    torch.testing.assert_close(whole, torch.cat(alone), rtol=1e-4, atol=1e-4)

@@ -15,7 +15,6 @@ import step
 import step_group
 from cases import (
     BASELINE,
-    SEARCHES,
     STEP_VARIANTS,
     StepCase,
     default_variants,
@@ -24,7 +23,6 @@ from cases import (
     step_targets,
     step_units,
 )
-from hf_ckt.discovery import load_part, part_names
 from step_group import Worker, WorkerError, measure_group
 from step_worker import Memory, Steps, build_trainer, load_model, load_tokenizer
 from tables import variant_rows
@@ -160,8 +158,14 @@ def test_default_variants_are_those_that_run_on_the_data():
     """A perturbation of text fails on rows of ids, and would be listed as skipped in every table."""
     assert {*default_variants("tokens"), *default_variants("prompts")} == {*STEP_VARIANTS}
     assert {*default_variants("tokens")} & {*default_variants("prompts")} == {BASELINE}
-    searching = {n for n in part_names("perturbations") if getattr(load_part("perturbations", n), "searches", False)}
-    assert set(SEARCHES) == searching
+
+
+@pytest.mark.parametrize(
+    "name, searches", [("adversarial", 1), ("virtual_adversarial", 1), ("gaussian", 0), ("typos", 0)]
+)
+def test_search_is_counted_as_a_pass_of_its_own(name, searches):
+    """A prediction without it would call every adversarial step slower than it should be."""
+    assert step_passes(STEP_VARIANTS[f"hf_ckt_noise_{name}"]).trained == 2 + searches
 
 
 @pytest.mark.parametrize("name", list(DATA_OF))

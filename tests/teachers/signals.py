@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads what a teacher gives, and what a whole model would give at the same positions."""
+
+import torch
+
+from hf_ckt.views import Batch
+from tests.runs import OFF
+from tests.trainers import first_batch
+
+DISTIL = {**OFF, "distillation_weight": 1.0}
+
+
+def batch_of(trainer):
+    inputs = dict(first_batch(trainer))
+    return Batch(inputs, inputs.pop("labels"))
+
+
+def logits_of(signal):
+    hidden, head = signal
+    return torch.nn.functional.linear(hidden, head.weight, head.bias)
+
+
+def dense(model, batch):
+    """Logits of a whole model at the kept positions."""
+    model.eval()
+    with torch.no_grad():
+        return batch.keep(model(**batch.inputs).logits)
