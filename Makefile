@@ -42,7 +42,7 @@ quality: install  ## Check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	cd examples/benchmarks && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml *.py
+	cd examples/benchmarks && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache *.py
 
 # Options of the script follow in ARGS, for instance ARGS="--device cuda --json out/objective.json".
 bench-objective: install  ## Measure the losses alone, beside plain PyTorch, TRL and the bare products

@@ -223,6 +223,37 @@ def test_public_names_are_all_there():
         hf_ckt.no_such_name  # noqa: B018
 
 
+def _defined_at_top(module: str) -> set[str]:
+    """Names that a module defines or imports at its top level."""
+    found = set()
+    for node in ast.parse(MODULES[module].read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {target.id for target in targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {alias.asname or alias.name for alias in node.names}
+    return found
+
+
+def _resolves(reference: str) -> bool:
+    """Whether `module.Name` or `module.Name.method`, counted from the package, is there."""
+    pieces = reference.split(".")
+    homes = [".".join(("hf_ckt", *pieces[:end])) for end in range(len(pieces) - 1, 0, -1)]
+    home = next((name for name in homes if name in MODULES), None)
+    return home is not None and pieces[home.count(".")] in _defined_at_top(home)
+
+
+@pytest.mark.parametrize("module", LAYERED)
+def test_cross_references_of_docstrings_resolve(module):
+    """A reference to a module that has moved sends the reader to nothing."""
+    text = MODULES[module].read_text(encoding="utf-8")
+    others = ("datasets.", "huggingface_hub.", "torch.", "transformers.", "trl.")
+    references = set(re.findall(r"\[`~([\w.]+)`\]", text))
+    assert not sorted(name for name in references if not name.startswith(others) and not _resolves(name))
+
+
 def _readme_tree() -> list[str]:
     """Paths of the README's tree: the fenced block that begins with `hf_ckt/`, nested by indentation."""
     blocks = re.findall(r"^```[^\n]*\n(hf_ckt/.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)

@@ -138,13 +138,13 @@ def _perturber(tokenizer_name: str | None) -> Callable[[Any, str, int], str]:
     from transformers import AutoTokenizer
 
     from ..noise.noisy_prompts import NoisyPrompts
-    from ..noise.sources import Sources
+    from ..noise.sources import PromptSources
 
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer_name)
     except (OSError, ValueError) as error:
         raise ValueError(f"--tokenizer: cannot load {tokenizer_name!r}: {error}") from error
-    prompts = NoisyPrompts(tokenizer, Sources())  # knows which ids may be changed and put in
+    prompts = NoisyPrompts(tokenizer, PromptSources())  # knows which ids may be changed and put in
 
     def perturb(part: Any, text: str, seed: int) -> str:
         rng = prompt_noise(text, seed)

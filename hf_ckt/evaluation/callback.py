@@ -70,8 +70,8 @@ class SafetyEvalCallback(TrainerCallback):
             Put before each prompt: the one that was trained with, if any.
         max_overrefusal (`float`, *optional*):
             In [0, 1]. Training stops when a larger share of the benign prompts is refused. None never stops.
-        judge (`str` or [`~judges.Judge`], *optional*, defaults to `"rule"`):
-            See [`~judges.load_judge`]. A judge that is a model stays in memory beside the one that is trained.
+        judge (`str` or [`~evaluation.judges.Judge`], *optional*, defaults to `"rule"`):
+            See [`~evaluation.judges.load_judge`]. A judge that is a model stays in memory beside the one that is trained.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Runs Python code that comes with a judge that is a model.
 

@@ -8,7 +8,7 @@ from typing import Any
 from ..checkpoints import replace_file
 from .judges import Judge, Verdict
 from .measuring.measure import Measured
-from .measuring.models import Entry, public_name
+from .measuring.models import EvaluatedModel, public_name
 from .measuring.suites import Questions
 from .measuring.utility import LETTERS, choice_prompt, last_number
 from .scoring.alignment import alignment_scores
@@ -90,7 +90,7 @@ def _utility_rows(name: str, asked: Questions, measured: Measured) -> list[dict[
 
 
 def model_results(
-    entry: Entry,
+    entry: EvaluatedModel,
     rows: Sequence[Mapping[str, Any]],
     base_rows: Sequence[Mapping[str, Any]],
     measured: Measured,
@@ -100,7 +100,7 @@ def model_results(
     Returns a model's part of the results file.
 
     Args:
-        entry ([`Entry`]):
+        entry ([`EvaluatedModel`]):
             The model.
         rows, base_rows (`Sequence[Mapping]`):
             Its completion rows and those of the base; the same object for the base itself.

@@ -16,7 +16,7 @@ from ..data.prompt_sets import EvalPrompt
 from ..hub.provenance import library_versions
 from .judges import Judge, Verdict, load_judge
 from .measuring.measure import Measured, Measurement
-from .measuring.models import Backbones, Entry, Loading, entries, identity_of, public_name
+from .measuring.models import Backbones, EvaluatedModel, Loading, entries, identity_of, public_name
 from .measuring.store import PieceStore, only_writer
 from .measuring.suites import SUITES, Questions, ask
 from .measuring.tiers import TIERS
@@ -185,7 +185,7 @@ def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]
 
 
 def _models(
-    listed: Sequence[Entry], rows: dict[str, list], measured: dict[str, Measured], baseline: str | None
+    listed: Sequence[EvaluatedModel], rows: dict[str, list], measured: dict[str, Measured], baseline: str | None
 ) -> dict[str, Any]:
     base = rows[listed[0].name]
     return {
@@ -260,7 +260,7 @@ def _engine(options: Evaluation, tokenizer: Any) -> tuple[Any, str]:
     return vllm_generate(options.loading, tokenizer, options.system_prompt), "vllm"
 
 
-def _settings(options: Evaluation, judge: Judge, tier: Any, teacher: Entry | None) -> dict[str, Any]:
+def _settings(options: Evaluation, judge: Judge, tier: Any, teacher: EvaluatedModel | None) -> dict[str, Any]:
     named = None if teacher is None else public_name(teacher.adapter or teacher.model)
     return {
         "judge": judge.name,

@@ -12,7 +12,7 @@ from typing import Any
 from ..models._upstream import tokenize_example
 from ..perturbations.base import TextPerturbation, TokenPerturbation
 from .document_batches import Document
-from .sources import Sources, stable_number
+from .sources import PromptSources, stable_number
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class NoisyPrompts:
     Args:
         processing_class (`PreTrainedTokenizerBase` or `ProcessorMixin`):
             The student's.
-        sources ([`~noise.sources.Sources`]):
+        sources ([`~noise.sources.PromptSources`]):
             Where the documents' text is found. Token perturbations go without: then every prompt token that is not
             special may change, the template's words among them.
         chat_template (`str`, *optional*):
@@ -44,7 +44,7 @@ class NoisyPrompts:
     """
 
     processing_class: Any
-    sources: Sources
+    sources: PromptSources
     chat_template: str | None = None
     max_length: int | None = None
     tokenizer: Any = field(init=False, repr=False)

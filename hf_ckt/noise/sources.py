@@ -29,7 +29,7 @@ def stable_number(ids: Sequence[int], *, salt: int = 0) -> int:
     return int.from_bytes(hashlib.blake2b(array("q", ids).tobytes(), digest_size=8, key=key).digest(), "little")
 
 
-class Sources:
+class PromptSources:
     """
     Rows of the datasets that a trainer prepared, by the ids of their documents.
 

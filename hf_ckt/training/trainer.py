@@ -23,7 +23,7 @@ from ..models._upstream import (
 )
 from ..noise.noisy_prompts import NoisyPrompts
 from ..noise.noisy_view import NoisyView
-from ..noise.sources import Sources
+from ..noise.sources import PromptSources
 from ..objective.objective import Objective, Scale, Term
 from ..teachers.base import Teacher
 from ..teachers.model import ModelTeacher, require_separate_models
@@ -103,7 +103,7 @@ class ContrastiveRobustTrainer(SFTTrainer):
         if args.contrastive_rejected:
             for dataset_name in ("train_dataset", "eval_dataset"):
                 given[dataset_name] = chosen_as_completion(given.get(dataset_name), dataset_name)
-        self._sources = Sources()
+        self._sources = PromptSources()
         self.objective: Objective | None = None
         self.teacher_name: str | None = None
         super().__init__(**given)

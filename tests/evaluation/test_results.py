@@ -8,7 +8,7 @@ from hf_ckt.data.prompt_sets import ChoiceQuestion, WordProblem
 from hf_ckt.evaluation.judges import load_judge
 from hf_ckt.evaluation.judges.base import Judge, Verdict
 from hf_ckt.evaluation.measuring.measure import Measured
-from hf_ckt.evaluation.measuring.models import Entry
+from hf_ckt.evaluation.measuring.models import EvaluatedModel
 from hf_ckt.evaluation.measuring.suites import Questions
 from hf_ckt.evaluation.results import COLUMNS, completion_rows, model_results, write_completions
 
@@ -59,13 +59,13 @@ def test_utility_is_right_answers_over_the_bases():
     good = Measured(chosen=[1, 1, 1, 0], solutions={"How many?": "That makes 1200."})
     base = Measured(chosen=[1, 1, 0, 0], solutions={"How many?": "7"})
     rows, base_rows = (completion_rows(name, asked, found, RULE, RULE) for name, found in (("a", good), ("b", base)))
-    scores = model_results(Entry("a", "org/m"), rows, base_rows, good)["scores"]
+    scores = model_results(EvaluatedModel("a", "org/m"), rows, base_rows, good)["scores"]
     assert scores["multiple_choice"]["value"] == 0.75 and scores["multiple_choice"]["n"] == 4
     assert scores["multiple_choice_relative"]["value"] == pytest.approx(1.5)
     assert scores["multiple_choice_relative"]["low"] >= 1  # the same questions in both: never below
     assert scores["word_problems"]["value"] == 1
     assert scores["word_problems_relative"]["value"] is None  # the base had none right
-    own = model_results(Entry("b", "org/m"), base_rows, base_rows, base)["scores"]
+    own = model_results(EvaluatedModel("b", "org/m"), base_rows, base_rows, base)["scores"]
     assert own["multiple_choice"]["value"] == 0.5 and "multiple_choice_relative" not in own
 
 

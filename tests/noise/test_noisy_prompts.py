@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from hf_ckt.discovery import load_part, part_names
 from hf_ckt.noise.document_batches import Document, split_documents
 from hf_ckt.noise.noisy_prompts import NoisyPrompts
-from hf_ckt.noise.sources import Sources
+from hf_ckt.noise.sources import PromptSources
 from hf_ckt.views import Batch
 from tests.trainers import OFF, build, first_batch
 
@@ -220,7 +220,7 @@ def test_noise_depends_on_seed_and_document_alone(name, tiny_model_dir, tmp_path
 def test_text_that_is_unknown_raises_and_tokens_do_without(tiny_model_dir, tmp_path):
     """Left clean in silence, the documents of another dataset would make a consistency of 0."""
     trainer, documents = make(tmp_path, tiny_model_dir, "chat", chats("chat", 4))
-    prompts = NoisyPrompts(trainer.processing_class, Sources())
+    prompts = NoisyPrompts(trainer.processing_class, PromptSources())
     with pytest.raises(ValueError, match=r"perturbation: .*none of the datasets.*not yet tokenized"):
         prompts.perturb(documents[0], load_part("perturbations", "typos")(), seed=1)
     noisy = prompts.perturb(documents[0], load_part("perturbations", "token_replacement")(severity=0.5), seed=1)

@@ -4,7 +4,7 @@
 import pytest
 from datasets import Dataset, IterableDataset
 
-from hf_ckt.noise.sources import Sources, stable_number
+from hf_ckt.noise.sources import PromptSources, stable_number
 from tests.runs import OFF, rows
 from tests.trainers import build, build_sft, fields, save_tiny_llava
 
@@ -14,7 +14,7 @@ NOISY = {**OFF, "consistency_weight": 1.0, "perturbation": "typos"}
 def test_documents_are_found_by_their_truncated_ids():
     """A document looked up whole after it was cut would never be found."""
     table = Dataset.from_dict({"input_ids": [[1, 2, 3, 4], [1, 2, 9], [7]], "prompt": ["a", "b", "c"]})
-    start, end = Sources(), Sources()
+    start, end = PromptSources(), PromptSources()
     start.add(table, 3, keep_end=False)
     end.add(table, 3, keep_end=True)
     assert [start.find(ids)["prompt"] for ids in ([1, 2, 3], [1, 2, 9], [7])] == ["a", "b", "c"]

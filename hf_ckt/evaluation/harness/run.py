@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ...checkpoints import replace_json
 from ...checks import require_count
 from ...hub.provenance import library_versions
-from ..measuring.models import Backbones, Entry, Loading, entries, public_name
+from ..measuring.models import Backbones, EvaluatedModel, Loading, entries, public_name
 from ..measuring.store import PieceStore, only_writer
 from .catalogue import JUDGED_TASKS, OWN_TASKS, load_tasks, own_digest, without_notices
 from .scores import score_rows
@@ -146,7 +146,7 @@ def _score(options: HarnessRun, folder: Path, command: str) -> dict[str, Any]:
     return results
 
 
-def _run(options: HarnessRun, backbones: Backbones, entry: Entry, tasks: "TaskDict") -> dict[str, Any]:
+def _run(options: HarnessRun, backbones: Backbones, entry: EvaluatedModel, tasks: "TaskDict") -> dict[str, Any]:
     """One model's result on one task, as JSON holds it."""
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoTokenizer
@@ -233,7 +233,7 @@ def _set_seeds() -> None:
     torch.manual_seed(_SEEDS["torch"])
 
 
-def _keys(options: HarnessRun, entry: Entry, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _keys(options: HarnessRun, entry: EvaluatedModel, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """By task, what its result depends on; not the batch size, which a run that ran out of memory goes on with smaller."""
     shared = {
         "what": "lm-eval",

@@ -18,7 +18,7 @@ class Verdict:
         refused (`bool`):
             Whether the request was declined; of a judge that is asked for harm, whether the answer does none.
         degenerate (`bool`):
-            Whether the answer is empty or repeats itself, by [`~judges.is_degenerate`] whatever the judge.
+            Whether the answer is empty or repeats itself, by [`~evaluation.judges.is_degenerate`] whatever the judge.
         confidence (`float`, *optional*):
             The judge's probability of its own verdict, in [0.5, 1], if it has one.
     """

@@ -194,7 +194,7 @@ def measure_judge(judge: Judge, rows: Sequence[LabelledAnswer]) -> dict[str, Any
     percentile bootstrap, answers to the same prompt resampled together, the kinds being strata.
 
     Args:
-        judge ([`~judges.Judge`]):
+        judge ([`~evaluation.judges.Judge`]):
             What is measured.
         rows (`Sequence[LabelledAnswer]`):
             Labelled answers.

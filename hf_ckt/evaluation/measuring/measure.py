@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from .answers import answer_batch, plan_batches
-from .models import Backbones, Entry
+from .models import Backbones, EvaluatedModel
 from .store import PieceStore
 from .suites import Questions
 from .tiers import Tier
@@ -74,7 +74,7 @@ class Measurement:
             Where finished pieces are kept.
         system_prompt (`str`, *optional*):
             Put before each prompt.
-        teacher ([`Entry`], *optional*):
+        teacher ([`EvaluatedModel`], *optional*):
             What the suite `kd` compares with.
         generate (`Callable`, *optional*):
             `generate(entry, prompts, new_tokens)` in place of transformers' own generation.
@@ -88,11 +88,11 @@ class Measurement:
     backbones: Backbones
     store: PieceStore
     system_prompt: str | None = None
-    teacher: Entry | None = None
-    generate: Callable[[Entry, list[str], int], list[str]] | None = None
+    teacher: EvaluatedModel | None = None
+    generate: Callable[[EvaluatedModel, list[str], int], list[str]] | None = None
     with_consistency: bool = True
 
-    def run(self, entries: Sequence[Entry]) -> dict[str, Measured]:
+    def run(self, entries: Sequence[EvaluatedModel]) -> dict[str, Measured]:
         """Returns what each entry made of the questions, by its name, under one progress bar with the time left."""
         found = {entry.name: Measured() for entry in entries}
         stages = {entry.name: list(self._first(entry, entries[0], found[entry.name])) for entry in entries}
@@ -115,7 +115,7 @@ class Measurement:
                     bar.update(later // len(pieces))
         return found
 
-    def _first(self, entry: Entry, base: Entry, measured: Measured) -> Iterator[_Piece]:
+    def _first(self, entry: EvaluatedModel, base: EvaluatedModel, measured: Measured) -> Iterator[_Piece]:
         prompts = [row["prompt"] for row in self.asked.rows]
         yield from self._answers(entry, "answers", prompts, self.tier.new_tokens, measured.answers)
         problems = [problem.question for problem in self.asked.problems]
@@ -126,12 +126,12 @@ class Measurement:
         if self.teacher is not None:
             yield from self._alignment(entry, base, self.teacher, measured)
 
-    def _key(self, entry: Entry, what: str, **more: Any) -> dict[str, Any]:
+    def _key(self, entry: EvaluatedModel, what: str, **more: Any) -> dict[str, Any]:
         conditions = entry.conditions(self.backbones.loading, ("torch", "transformers"))
         return {"what": what, **conditions, "system_prompt": self.system_prompt, **more}
 
     def _answers(
-        self, entry: Entry, what: str, prompts: Iterable[str], new_tokens: int, into: dict[str, str]
+        self, entry: EvaluatedModel, what: str, prompts: Iterable[str], new_tokens: int, into: dict[str, str]
     ) -> Iterator[_Piece]:
         def make(batch: list[str]) -> list[str]:
             if self.generate is not None:
@@ -152,7 +152,7 @@ class Measurement:
             cost = size + (_READ_PER_GENERATED - 1) * new_tokens * len(batch)
             yield _Piece(key, cost, partial(make, batch), partial(keep, batch))
 
-    def _margins(self, entry: Entry, prompts: Iterable[str], measured: Measured) -> Iterator[_Piece]:
+    def _margins(self, entry: EvaluatedModel, prompts: Iterable[str], measured: Measured) -> Iterator[_Piece]:
         from .refusal_openings import COMPLIANCE_OPENINGS, REFUSAL_OPENINGS, refusal_margins
 
         def make(batch: list[str]) -> list[float]:
@@ -165,7 +165,7 @@ class Measurement:
             cost = 2 * sum(map(self._length, batch))
             yield _Piece(key, cost, partial(make, batch), partial(_keep_margins, measured, batch))
 
-    def _choices(self, entry: Entry, measured: Measured) -> Iterator[_Piece]:
+    def _choices(self, entry: EvaluatedModel, measured: Measured) -> Iterator[_Piece]:
         def make(batch: list[Any]) -> list[int]:
             with self.backbones.active(entry) as model:
                 return choice_answers(model, self.tokenizer, batch, system_prompt=self.system_prompt, title=None)
@@ -175,7 +175,9 @@ class Measurement:
             key = self._key(entry, "multiple choice", prompts=prompts)
             yield _Piece(key, sum(map(self._length, prompts)), partial(make, batch), measured.chosen.extend)
 
-    def _alignment(self, entry: Entry, base: Entry, teacher: Entry, measured: Measured) -> Iterator[_Piece]:
+    def _alignment(
+        self, entry: EvaluatedModel, base: EvaluatedModel, teacher: EvaluatedModel, measured: Measured
+    ) -> Iterator[_Piece]:
         from .alignment_records import compare_models
 
         tokens = self.tier.responses[1]
@@ -209,7 +211,7 @@ class Measurement:
             cost = 3 * sum(self._length(prompt) + tokens for prompt, _ in batch)
             yield _Piece(key, cost, partial(make, batch), measured.alignment.extend)
 
-    def _consistency(self, entry: Entry, measured: Measured) -> Iterator[_Piece]:
+    def _consistency(self, entry: EvaluatedModel, measured: Measured) -> Iterator[_Piece]:
         from .token_consistency import token_consistency
 
         clean = {row["prompt_id"]: row["prompt"] for row in self.asked.rows if not row["corruption"]}

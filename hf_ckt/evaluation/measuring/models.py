@@ -68,7 +68,7 @@ class Loading:
 
 
 @dataclass(frozen=True)
-class Entry:
+class EvaluatedModel:
     """
     One model of the comparison.
 
@@ -107,7 +107,7 @@ class Entry:
 
 def entries(
     model: str, adapter: str | None = None, compare: Sequence[str] = (), teacher: str | None = None
-) -> tuple[list[Entry], Entry | None]:
+) -> tuple[list[EvaluatedModel], EvaluatedModel | None]:
     """
     Returns the models to score, the base first, and the teacher.
 
@@ -130,14 +130,14 @@ def entries(
             f"--model: {public_name(model)!r} is an adapter, so its base would never be measured beside it. Give the base "
             "as --model and this as --adapter."
         )
-    listed = [Entry("base", backbone)]
+    listed = [EvaluatedModel("base", backbone)]
     if adapter is not None:
         if not is_adapter(adapter):
             raise ValueError(
                 f"--adapter: {public_name(adapter)!r} holds no adapter_config.json. Give a PEFT adapter; a whole model "
                 "goes to --compare."
             )
-        listed.append(Entry("adapter", backbone, adapter))
+        listed.append(EvaluatedModel("adapter", backbone, adapter))
     for other in compare:
         taken = {entry.name for entry in listed}
         name = public_name(other).rsplit("/", 1)[-1]
@@ -145,11 +145,11 @@ def entries(
         listed.append(_entry(unique, other, backbone))
     if teacher is not None:
         return listed, _entry("teacher", teacher, backbone)
-    return listed, Entry("base", backbone) if len(listed) > 1 else None
+    return listed, EvaluatedModel("base", backbone) if len(listed) > 1 else None
 
 
-def _entry(name: str, path: str, backbone: str) -> Entry:
-    return Entry(name, backbone, path) if is_adapter(path) else Entry(name, resolve(path))
+def _entry(name: str, path: str, backbone: str) -> EvaluatedModel:
+    return EvaluatedModel(name, backbone, path) if is_adapter(path) else EvaluatedModel(name, resolve(path))
 
 
 def resolve(model: str) -> str:
@@ -254,7 +254,7 @@ class Backbones:
     _loaded: dict[str, _Loaded] = field(default_factory=dict)  # by path, the last used last
 
     @contextmanager
-    def active(self, entry: Entry) -> Iterator[Any]:
+    def active(self, entry: EvaluatedModel) -> Iterator[Any]:
         """Yields the entry's model in eval mode, its adapter on and all others off."""
         backbone = self._load(entry.model)
         if entry.adapter is not None:
@@ -287,7 +287,7 @@ class Backbones:
         self._loaded[path] = self._loaded.pop(path)
         return self._loaded[path]
 
-    def _load_adapter(self, backbone: _Loaded, entry: Entry) -> None:
+    def _load_adapter(self, backbone: _Loaded, entry: EvaluatedModel) -> None:
         adapter = entry.adapter
         if adapter is None or adapter in backbone.adapters:
             return

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .answers import chat
-from .models import Entry, Loading
+from .models import EvaluatedModel, Loading
 
 # The measured model stays loaded beside it, for the suites that generate nothing.
 _SHARE_OF_MEMORY = 0.5
@@ -23,7 +23,7 @@ def vllm_is_usable() -> bool:
 
 def vllm_generate(
     loading: Loading, tokenizer: Any, system_prompt: str | None
-) -> Callable[[Entry, list[str], int], list[str]]:
+) -> Callable[[EvaluatedModel, list[str], int], list[str]]:
     """
     Returns a function that answers a batch of prompts with an entry's model. One engine a backbone, adapters by request.
 
@@ -43,7 +43,7 @@ def vllm_generate(
     engines: dict[str, Any] = {}
     adapters: dict[str, int] = {}
 
-    def engine(entry: Entry) -> Any:
+    def engine(entry: EvaluatedModel) -> Any:
         from vllm import LLM
 
         if entry.model not in engines:
@@ -60,7 +60,7 @@ def vllm_generate(
             )
         return engines[entry.model]
 
-    def generate(entry: Entry, prompts: list[str], new_tokens: int) -> list[str]:
+    def generate(entry: EvaluatedModel, prompts: list[str], new_tokens: int) -> list[str]:
         from vllm import SamplingParams
         from vllm.lora.request import LoRARequest
 

@@ -166,7 +166,7 @@ def test_killed_run_goes_on_with_the_task_it_was_at(options, finished, tmp_path,
 
 def test_another_setting_is_another_result(options, monkeypatch):
     """A result with the chat template, read for a run without it, would be a silent mix of the two."""
-    entry = harness.Entry("base", options.model)
+    entry = harness.EvaluatedModel("base", options.model)
     changes = [{"limit": 4}, {"chat_template": False}, {"num_fewshot": 1}, {"system_prompt": "Be kind."}]
     changes.append({"loading": Loading("bfloat16")})
     keys = [harness._keys(options, entry, OWN_TASKS)["hf_ckt_direct"]]
@@ -174,7 +174,7 @@ def test_another_setting_is_another_result(options, monkeypatch):
         harness._keys(HarnessRun(**{**vars(options), **changed}), entry, OWN_TASKS)["hf_ckt_direct"]
         for changed in changes
     ]
-    keys.append(harness._keys(options, harness.Entry("adapter", options.model, options.adapter), OWN_TASKS))
+    keys.append(harness._keys(options, harness.EvaluatedModel("adapter", options.model, options.adapter), OWN_TASKS))
     monkeypatch.setattr(harness, "own_digest", lambda: "another judge")
     keys.append(harness._keys(options, entry, OWN_TASKS)["hf_ckt_direct"])
     assert len({json.dumps(key, sort_keys=True) for key in keys}) == len(keys)

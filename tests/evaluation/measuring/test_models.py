@@ -5,7 +5,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from hf_ckt.evaluation.measuring.models import Backbones, Entry, Loading, entries, public_name
+from hf_ckt.evaluation.measuring.models import Backbones, EvaluatedModel, Loading, entries, public_name
 from hf_ckt.models.embedded import HUB_ID
 from tests.trainers import load
 
@@ -52,13 +52,15 @@ def test_entries_are_named_apart(tiny_model_dir, adapters, tmp_path):
     other = _adapter(tiny_model_dir, tmp_path / "first", 3)
     listed, teacher = entries(str(tiny_model_dir), None, [adapters[0], other, str(tiny_model_dir)])
     assert [entry.name for entry in listed] == ["base", "first", "first-2", tiny_model_dir.name]
-    assert listed[-1].adapter is None and teacher == Entry("base", str(tiny_model_dir))
+    assert listed[-1].adapter is None and teacher == EvaluatedModel("base", str(tiny_model_dir))
 
 
 def test_base_alone_has_no_teacher(tiny_model_dir, adapters):
     """Agreement of a model with itself is 1 and says nothing."""
     assert entries(str(tiny_model_dir))[1] is None
-    assert entries(str(tiny_model_dir), teacher=adapters[0])[1] == Entry("teacher", str(tiny_model_dir), adapters[0])
+    assert entries(str(tiny_model_dir), teacher=adapters[0])[1] == EvaluatedModel(
+        "teacher", str(tiny_model_dir), adapters[0]
+    )
 
 
 def test_swapped_base_and_adapter_raise(tiny_model_dir, adapters):
@@ -76,7 +78,7 @@ def test_adapter_of_another_base_raises(tiny_model_dir, tmp_path_factory):
     wide = save_tiny_llama(tmp_path_factory.mktemp("wide"), hidden_size=64)
     other = _adapter(wide, tmp_path_factory.mktemp("other"), 0)
     with pytest.raises(ValueError, match="was trained on another base"):
-        with Backbones(Loading(dtype="float32")).active(Entry("adapter", str(tiny_model_dir), other)):
+        with Backbones(Loading(dtype="float32")).active(EvaluatedModel("adapter", str(tiny_model_dir), other)):
             pass
 
 
@@ -86,13 +88,13 @@ def test_adapter_in_a_pickle_raises(tiny_model_dir, tmp_path):
     model.save_pretrained(tmp_path)
     (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
     with pytest.raises(ValueError, match=r"has no adapter_model\.safetensors"):
-        with Backbones(Loading(dtype="float32")).active(Entry("adapter", str(tiny_model_dir), str(tmp_path))):
+        with Backbones(Loading(dtype="float32")).active(EvaluatedModel("adapter", str(tiny_model_dir), str(tmp_path))):
             pass
 
 
 def test_identity_changes_with_the_weights(tiny_model_dir, adapters):
     """Answers kept for one adapter must not be read for another."""
-    one, two = (Entry("adapter", str(tiny_model_dir), adapter).identity() for adapter in adapters)
+    one, two = (EvaluatedModel("adapter", str(tiny_model_dir), adapter).identity() for adapter in adapters)
     assert one[0] == two[0] and one[1] != two[1]
 
 
@@ -127,6 +129,6 @@ def test_two_backbones_stay_and_a_third_takes_the_oldest_place(tiny_model_dir, t
     backbones = Backbones(Loading(dtype="float32"))
     first, second, third = paths
     for path in (first, second, first, second, first, third, first, second):
-        with backbones.active(Entry("x", path)):
+        with backbones.active(EvaluatedModel("x", path)):
             pass
     assert loads == [first, second, third, second]

@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from hf_ckt.evaluation.measuring.answers import chat
-from hf_ckt.evaluation.measuring.models import Entry, Loading
+from hf_ckt.evaluation.measuring.models import EvaluatedModel, Loading
 from hf_ckt.evaluation.measuring.vllm_engine import vllm_generate, vllm_is_usable
 
 
@@ -41,7 +41,7 @@ def test_one_engine_serves_a_backbone_and_its_adapters(fake_vllm, tiny_model_dir
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     generate = vllm_generate(Loading(dtype="float32"), tokenizer, None)
     answers = [
-        generate(Entry(name, "org/model", adapter), ["hello", "bread"], 8)
+        generate(EvaluatedModel(name, "org/model", adapter), ["hello", "bread"], 8)
         for name, adapter in (("base", None), ("a", "org/a"), ("b", "org/b"), ("a", "org/a"))
     ]
     assert [found[0] for found in answers] == [f"2 at 0.0 by {number}" for number in (None, 1, 2, 1)]
@@ -56,7 +56,7 @@ def test_prompts_are_rendered_as_for_transformers(fake_vllm, tiny_model_dir, mon
     monkeypatch.setattr(
         _LLM, "generate", lambda self, prompts, *a, **k: asked.extend(prompts) or original(self, prompts, *a, **k)
     )
-    vllm_generate(Loading(dtype="float32"), tokenizer, "be brief")(Entry("base", "org/model"), ["hello"], 8)
+    vllm_generate(Loading(dtype="float32"), tokenizer, "be brief")(EvaluatedModel("base", "org/model"), ["hello"], 8)
     expected = tokenizer.apply_chat_template(chat("hello", "be brief"), add_generation_prompt=True, return_dict=True)
     assert asked == [{"prompt_token_ids": expected["input_ids"]}]
 
