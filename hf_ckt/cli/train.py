@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from ..training.config import ContrastiveRobustConfig
 
-# suffix of a local file -> the builder that reads it
-
 
 @dataclass
 class TeacherArguments:

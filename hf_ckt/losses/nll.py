@@ -18,7 +18,7 @@ class NLLLoss(TokenLoss):
 
         loss_i = -log p_s(y_i)        nats
 
-    Source: maximum likelihood; SFTTrainer's `loss_type="nll"`, https://huggingface.co/docs/trl/sft_trainer.
+    Source: maximum likelihood; Trainer's `loss_type="nll"`.
     Related: [`DFTLoss`] weighs each token by the student's own confidence.
 
     Shapes:

@@ -2,5 +2,5 @@
 """
 What is asked of a model of transformers: hidden states below its head, the head, adapters switched off.
 
-May enter: code on models of any kind that knows nothing of losses; private names of other libraries, in `_upstream` only.
+May enter: code on models that knows nothing of losses; private names of other libraries, in `_upstream` only.
 """

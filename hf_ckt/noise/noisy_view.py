@@ -113,8 +113,8 @@ class NoisyView:
             training (`bool`, *optional*, defaults to `True`):
                 Whether the batch is trained on; an evaluation leaves the noise of the last search alone.
             divergence (`Callable`, *optional*):
-                From the noisy states `(M, D)`, the clean ones and `perturbed` (see [`StudentViews`]) to what a search ascends,
-                a scalar. Needed by perturbations that search.
+                From the noisy states `(M, D)`, the clean ones and `perturbed` (see [`StudentViews`]) to what a search
+                ascends, a scalar. Needed by perturbations that search.
         """
         rows = self._choose(batch, seed)
         run = partial(run_backbone, model)

@@ -64,8 +64,8 @@ def run_objective(
             Whether the batch is trained on.
 
     Returns:
-        `dict`: `loss`, a scalar to differentiate; `sums`, see [`~objective.objective.ObjectiveOutput`]; and `aux_loss`, the
-        unweighted auxiliary loss of a mixture of experts, if the model returned its router logits.
+        `dict`: `loss`, a scalar to differentiate; `sums`, see [`~objective.objective.ObjectiveOutput`]; and `aux_loss`,
+        the unweighted auxiliary loss of a mixture of experts, if the model returned its router logits.
     """
     hidden, heads, rejected_states = {}, {}, None
     if "teacher" in objective.views and extra_passes.teacher is not None:

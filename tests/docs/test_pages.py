@@ -165,8 +165,13 @@ def test_parse_only_refuses_an_option_that_does_not_exist(parse_only):
 def test_links_of_a_page_lead_to_files(page):
     """A file that moved leaves a dead link behind, and a picture that is gone shows nothing."""
     links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
-    local = [link.partition("#")[0] for link in links if not re.match(r"https?://|#", link)]
-    assert not [link for link in local if not (page.parent / link).exists()]
+    local = [link.partition("#") for link in links if not re.match(r"https?://", link)]
+    assert not [link for link, _, _ in local if not (page.parent / link).exists()]
+    for link, _, anchor in local:
+        target = page.parent / link if link else page
+        headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), flags=re.M) if anchor else []
+        slugs = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert not anchor or anchor in slugs, f"{link} has no heading #{anchor}"
 
 
 def _definitions(path: Path) -> set[str]:

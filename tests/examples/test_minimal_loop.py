@@ -189,6 +189,19 @@ def test_script_prints_each_term_of_each_step(tiny_model_dir, other_model_dir, t
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(["--batch_size", "0"], "--batch_size: must be 1 or more"), (["--model", "nowhere"], "couldn't find them")],
+)
+def test_script_refuses_wrong_input_in_one_line(options, said, tmp_path):
+    """A traceback hides the sentence that says what to change."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, str(SCRIPT), *options]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("minimal_loop.py: error: ") and said in done.stderr
+
+
 def test_script_stays_on_a_screen():
     """A script for reading that grows with each feature of the package is no longer read."""
     assert len(SCRIPT.read_text(encoding="utf-8").splitlines()) <= 150

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hf_ckt.hub.comparison_table import comparison_rows
-from hf_ckt.hub.result_card import is_comparison, page_block, result_card, result_rows
+from hf_ckt.hub.result_card import is_comparison, main, page_block, result_card, result_rows
 
 ROOT = Path(__file__).parents[2]
 RESULTS = sorted((ROOT / "examples" / "results").glob("*.json"))
@@ -58,3 +58,16 @@ def test_comparison_shows_each_method_with_its_own_numbers():
 def test_results_file_is_of_one_whole_run(file):
     """The seconds of a resumed run are those of its last part."""
     assert json.loads(file.read_text(encoding="utf-8"))["resumed"] is False
+
+
+@pytest.mark.parametrize("marked", [0, 2])
+def test_table_without_one_place_for_it_is_refused(marked, tmp_path, monkeypatch):
+    """Written nowhere, or on the first of two pages, a table would stay what it was and nobody would know."""
+    pages = [tmp_path / "a.md", tmp_path / "b.md"]
+    for number, page in enumerate(pages):
+        page.write_text("<!-- quickstart -->\n<!-- /quickstart -->\n" if number < marked else "words\n")
+    results = ROOT / "examples" / "results" / "quickstart.json"
+    words = [str(results), "--cards", str(tmp_path), "--pages", *map(str, pages)]
+    monkeypatch.setattr("sys.argv", ["result_card", *words])
+    with pytest.raises(ValueError, match=f"^--pages: {marked} of them have the markers <!-- quickstart -->"):
+        main()

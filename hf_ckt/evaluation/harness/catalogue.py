@@ -78,8 +78,9 @@ def _load(manager: Any, name: str) -> "TaskDict":
 def own_digest() -> str:
     """Returns a digest of this package's tasks, prompts and judge: under another judge it is another result."""
     evaluation = TASKS_DIR.parent
-    files = [*TASKS_DIR.glob("*.yaml"), *TASKS_DIR.glob("*.py"), *(evaluation.parent / "data").glob("*.jsonl")]
-    files += [evaluation / "measuring" / "utility.py", *(evaluation / "judges").glob("*.py")]
+    files = [*TASKS_DIR.glob("*.yaml"), TASKS_DIR / "catalogue.py", TASKS_DIR / "packaged_suites.py"]
+    files += [*(evaluation.parent / "data").glob("*.jsonl"), evaluation / "measuring" / "utility.py"]
+    files += [file for file in (evaluation / "judges").glob("*.py") if file.stem != "error"]  # which judges no answer
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(f"{file.name}\0".encode() + hashlib.sha256(file.read_bytes()).digest())

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """
 Scores a model and its adapters with EleutherAI's lm-evaluation-harness (https://github.com/EleutherAI/lm-evaluation-harness):
-any of its tasks, and this package's suites, which `harness_tasks/` holds as tasks.
+any of its tasks, and this package's suites, which this folder holds as tasks.
 """
 
 import importlib.util
@@ -93,7 +93,7 @@ def score_with_harness(options: HarnessRun, folder: Path, command: str = "") -> 
             Stated in the results.
 
     Returns:
-        `dict`: what `lm_eval.json` holds: by task, the shown metric of each model; see `harness_scores.shown_score`.
+        `dict`: what `lm_eval.json` holds: by task, the shown metric of each model; see [`~evaluation.harness.scores.shown_score`].
 
     Raises:
         ValueError: If lm-eval is not installed, another process writes to the folder, a task is unknown or its data cannot

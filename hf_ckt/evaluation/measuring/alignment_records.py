@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Student, teacher and base read the same responses; what is kept of each response is a record of sums over its tokens."""
+"""Student, teacher and base read the same responses; of each response, sums over its tokens are kept as a record."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -32,7 +32,8 @@ def compare_models(
     title: str | None = None,
 ) -> list[dict[str, Any]]:
     """
-    Compares a student with its teacher on responses, a record each (see [`~evaluation.scoring.alignment.alignment_record`]).
+    Compares a student with its teacher on responses, a record each (see
+    [`~evaluation.scoring.alignment.alignment_record`]).
 
     Args:
         student, teacher, base (`Callable`):

@@ -3,10 +3,12 @@
 
 import math
 import statistics
+from pathlib import Path
 
 import pytest
 
 from hf_ckt.data.prompt_sets import load_choices, load_prompts, load_templates
+from hf_ckt.evaluation.harness import catalogue
 from hf_ckt.evaluation.harness.catalogue import OWN_TASKS, load_tasks
 from hf_ckt.evaluation.harness.run import HarnessRun, run_tasks
 from hf_ckt.evaluation.harness.scores import score_rows, shown_score
@@ -140,3 +142,13 @@ def test_misspelt_task_of_the_harness_names_the_nearest():
     """As for our own."""
     with pytest.raises(ValueError, match=r"no task 'gsm8kk'.*Did you mean 'gsm8k'"):
         load_tasks(["gsm8kk"])
+
+
+def test_own_digest_is_of_what_asks_and_judges(monkeypatch, tmp_path):
+    """Without the judge it keeps wrong verdicts; with the code of tables it asks the model again for nothing."""
+    read = []
+    bytes_of = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or bytes_of(path))
+    catalogue.own_digest()
+    assert {"hf_ckt_direct.yaml", "packaged_suites.py", "catalogue.py", "utility.py", "rule.py"} <= {*read}
+    assert {"run.py", "scores.py", "error.py"}.isdisjoint(read)

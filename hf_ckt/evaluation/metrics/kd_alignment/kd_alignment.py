@@ -19,8 +19,8 @@ class KDAlignmentMetric(StreamingMetric):
         KD alignment = mean over tokens of sum_v min(p_t(v), p_s(v))        in [0, 1]
 
     With top-1 agreement, top-10 overlap, KL(t || s) in nats, JSD in bits, the gap closed and the calibration error;
-    see `hf_ckt.evaluation.scoring.alignment`, whose numbers these are. A batch is read in tiles of 128 tokens, of which sums
-    are kept.
+    see `hf_ckt.evaluation.scoring.alignment`, whose numbers these are. A batch is read in tiles of 128 tokens, of which
+    sums are kept.
 
     Inputs:
         predictions, references: the student's and the teacher's logits or log-probabilities, `(n, V)`: tensors, arrays
