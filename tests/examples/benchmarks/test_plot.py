@@ -65,5 +65,5 @@ def test_plot_without_matplotlib_names_the_extra(tmp_path, monkeypatch):
         return really_import(name, *arguments, **keywords)
 
     monkeypatch.setattr(builtins, "__import__", without_matplotlib)
-    with pytest.raises(ValueError, match=r"pip install hf-ckt\[bench\]"):
+    with pytest.raises(ValueError, match=r'pip install "hf-ckt\[plot\]"'):
         plot_file(_written(tmp_path, documents.objective()), tmp_path)
