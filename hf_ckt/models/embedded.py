@@ -70,9 +70,21 @@ def embedded_model(cache: Path | None = None) -> str:
             if hasattr(model.config, "quantization_config"):
                 del model.config.quantization_config
             model.save_pretrained(unfinished)
-            AutoTokenizer.from_pretrained(gguf_file.parent, **source).save_pretrained(unfinished)
+            tokenizer = AutoTokenizer.from_pretrained(gguf_file.parent, **source)
+            _take_special_tokens(tokenizer, model.config)
+            tokenizer.save_pretrained(unfinished)
             unfinished.rename(folder)  # only a complete copy ever has the final name
     return str(folder)
+
+
+def _take_special_tokens(tokenizer: Any, config: Any) -> None:
+    """
+    Gives a tokenizer the end and padding tokens that the GGUF file states, which the model's configuration has right.
+
+    transformers 5.17 reads the tokenizer of a GGUF file with the first token as its end, and without padding.
+    """
+    for token in ("eos_token", "pad_token"):
+        setattr(tokenizer, token, tokenizer.convert_ids_to_tokens(getattr(config, f"{token}_id")))
 
 
 def _dequantized(transformers: Any) -> dict[str, Any]:

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the embedded model is run in."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from hf_ckt.models.embedded import native_dtype
+from hf_ckt.models.embedded import _take_special_tokens, native_dtype
+from tests.tiny_models import build_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -30,3 +33,15 @@ def test_dtype_of_a_torch_that_cannot_tell_is_float32(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert native_dtype() == "float32"
+
+
+def test_tokenizer_ends_and_pads_as_the_file_says():
+    """transformers 5.17 takes the first token for the end: answers never stop, and a batch cannot be padded."""
+    tokenizer = build_tokenizer()
+    before = tokenizer.eos_token
+    end, pad = (tokenizer.convert_ids_to_tokens(index) for index in (5, 7))
+    tokenizer.pad_token = None
+    assert before not in (end, pad)
+    _take_special_tokens(tokenizer, SimpleNamespace(eos_token_id=5, pad_token_id=7))
+    assert (tokenizer.eos_token, tokenizer.eos_token_id) == (end, 5)
+    assert (tokenizer.pad_token, tokenizer.pad_token_id) == (pad, 7)
