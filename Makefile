@@ -11,7 +11,8 @@ INSTALLED := $(VENV)/.installed
 SMOLLM2 := $(VENV)/.smollm2
 
 .DEFAULT_GOAL := help
-.PHONY: help install smollm2 demo test quality bench-objective bench-growth bench-step bench-page cards format clean
+.PHONY: help install smollm2 demo test quality bench-objective bench-growth bench-step bench-page gpu-bundle cards \
+    format clean
 
 help:  ## Show what each target does
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9_-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +57,10 @@ bench-step: install smollm2  ## Measure whole training steps beside TRL's traine
 
 bench-page: install  ## Write the tables of examples/benchmarks/README.md from its results files
 	$(BIN)/python examples/benchmarks/page.py $(ARGS)
+
+# Each subfolder of .gpu_bundle is one trip to a GPU machine without network. ARGS="--have FILE": its `pip freeze`.
+gpu-bundle: install smollm2  ## Gather what a GPU machine without network lacks: wheels, and SmolLM2 in parts
+	$(BIN)/python examples/benchmarks/bundle.py $(ARGS)
 
 cards: install bench-page  ## Write model_cards/, and tables and picture of the pages, from the results files
 	for results in examples/results/*.json; do \
