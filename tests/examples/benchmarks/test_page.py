@@ -108,6 +108,6 @@ def test_objective_command_measures_the_case_of_that_name(name, monkeypatch):
 @pytest.mark.parametrize("name", [*(f"step_{one}" for one in PRECISIONS), "step_nf4_checkpointing", "step_8b"])
 def test_step_command_parses(name):
     """A command that was renamed since would be found broken by whoever has the machine."""
-    case = step._case(step._parser().parse_args(shlex.split(command_of(name))[2:]))
+    case = step.case_of(step._parser().parse_args(shlex.split(command_of(name))[2:]))
     assert case.precision in name or name == "step_8b"
     assert case.gradient_checkpointing == name.endswith(("checkpointing", "8b"))
