@@ -35,9 +35,7 @@ def run(argv: list[str]) -> int:
     from harness import results_document, write_results
     from measure_fit import measure_longest
 
-    case = StepCase(
-        options.model, 1, 2048, options.precision, True, layers=options.layers, shrink=options.shrink
-    )
+    case = StepCase(options.model, 1, 2048, options.precision, True, layers=options.layers, shrink=options.shrink)
     measured = measure_longest(case, options.memory_gb * 1e9, options.trials, options.recompute)
     settings = {name: value for name, value in vars(options).items() if name != "json"}
     words = [f"--{name.replace('_', '-')} {value}" for name, value in settings.items() if type(value) in (str, int)]
