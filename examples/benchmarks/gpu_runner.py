@@ -57,7 +57,7 @@ class StateFile:
     def __init__(self, path: Path, code: str, device: str):
         self.path, self.code, self.device = path, code, device
         self.jobs: dict[str, dict[str, Any]] = {}
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, KeyError, TypeError):
             document = json.loads(path.read_text(encoding="utf-8"))
             if document["code"] == code and document["device"] == device:
                 self.jobs = document["jobs"]
@@ -181,10 +181,10 @@ def run_jobs(
                 found[job.name] = Outcome(
                     LEFT, why=f"needs about {job.estimate_s:.0f} s, {max(left, 0):.0f} s were left"
                 )
-            while (job := _next(waiting, running)) is not None:
-                waiting.remove(job)
-                say(f"{job.name}: {job.what}; about {job.estimate_s:.0f} s, {left / 60:.1f} minutes left")
-                running.append(Running(job, environment, logs / f"{job.name}.log", min(job.limit_s, left)))
+            while (due := _next(waiting, running)) is not None:
+                waiting.remove(due)
+                say(f"{due.name}: {due.what}; about {due.estimate_s:.0f} s, {left / 60:.1f} minutes left")
+                running.append(Running(due, environment, logs / f"{due.name}.log", min(due.limit_s, left)))
             for one in [*running]:
                 outcome = one.outcome()
                 if outcome is not None:

@@ -10,7 +10,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -70,7 +70,7 @@ class ProfiledSteps(TrainerCallback):
         self.memory = Memory()
         self.measured: dict[str, Any] = {}
         self.timed = False
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.profiler: profile | None = None
         self.places: Any = None
         trainer.compute_loss = self._marked("forward", trainer.compute_loss)
@@ -164,7 +164,7 @@ def memory_timeline(profiler: profile, kind: Any, held: int) -> dict[str, list[f
     # The raw events, as in memory.py: the summed-up ones do not say when.
     results = profiler.profiler.kineto_results  # type: ignore[union-attr]
     events = sorted(
-        (event.start_ns(), event.nbytes())
+        (event.start_ns(), event.nbytes())  # type: ignore[union-attr]
         for event in results.events()  # type: ignore[union-attr]
         if event.name() == _MEMORY_EVENT and event.device_type() == kind
     )

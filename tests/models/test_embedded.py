@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from hf_ckt.models.embedded import native_dtype
+from hf_ckt.models.embedded import find_gguf, native_dtype
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,17 @@ def test_dtype_of_a_torch_that_cannot_tell_is_float32(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert native_dtype() == "float32"
+
+
+def test_named_gguf_comes_before_the_wheels(tmp_path, monkeypatch):
+    """A machine without network is given the file, and a wheel that is half there must not hide it."""
+    file = tmp_path / "model.gguf"
+    file.touch()
+    monkeypatch.setenv("HF_CKT_SMOLLM2_GGUF", str(file))
+    assert find_gguf() == file
+    monkeypatch.setenv("HF_CKT_SMOLLM2_GGUF", str(tmp_path / "missing.gguf"))
+    with pytest.raises(ValueError, match=r"HF_CKT_SMOLLM2_GGUF: '.*missing.gguf' is no file, so .* Name a GGUF file"):
+        find_gguf()
+    monkeypatch.setenv("HF_CKT_SMOLLM2_GGUF", "")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert find_gguf() is None
