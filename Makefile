@@ -11,8 +11,8 @@ INSTALLED := $(VENV)/.installed
 SMOLLM2 := $(VENV)/.smollm2
 
 .DEFAULT_GOAL := help
-.PHONY: help install smollm2 demo test quality bench-objective bench-growth bench-step bench-page gpu-bundle cards \
-    format clean
+.PHONY: help install smollm2 demo test quality bench-objective bench-growth bench-step bench-page gpu-bundle gpu \
+    cards format clean
 
 help:  ## Show what each target does
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9_-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,11 @@ bench-page: install  ## Write the tables of examples/benchmarks/README.md from i
 # Each subfolder of .gpu_bundle is one trip to a GPU machine without network. ARGS="--have FILE": its `pip freeze`.
 gpu-bundle: install smollm2  ## Gather what a GPU machine without network lacks: wheels, and SmolLM2 in parts
 	$(BIN)/python examples/benchmarks/bundle.py $(ARGS)
+
+# A rehearsal on a CPU: make gpu ARGS=--rehearse. Other options follow in ARGS too.
+MINUTES ?= 12
+gpu: install smollm2  ## Run everything that needs a GPU, in order of value, until MINUTES are used up
+	$(BIN)/python examples/benchmarks/gpu.py --minutes $(MINUTES) $(ARGS)
 
 cards: install bench-page  ## Write model_cards/, and tables and picture of the pages, from the results files
 	for results in examples/results/*.json; do \

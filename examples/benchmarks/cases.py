@@ -47,6 +47,7 @@ OBJECTIVE_CASES = {
     "objective_smollm2": ObjectiveCase(1024, 576, 49152),
     "objective_qwen": ObjectiveCase(512, 1024, 151936),
     "objective_8b": ObjectiveCase(8192, 4096, 151936, "bfloat16", "cuda"),
+    "objective_1b": ObjectiveCase(4096, 2048, 128256, "bfloat16", "cuda"),
 }
 # Growth is measured around this one: each of N, D and V times each factor, the other two as here.
 GROWTH_CASE = ObjectiveCase(256, 512, 32768)

@@ -13,12 +13,16 @@ from hf_ckt.checkpoints import replace_block
 from hf_ckt.cli.main import run_guarded
 from tables import (
     as_markdown,
+    demo_rows,
     facts_line,
+    fit_check_rows,
     fit_rows,
     floor_sentence,
     growth_rows,
     losing_rows,
+    profile_tables,
     ratio_rows,
+    tests_rows,
     variant_rows,
 )
 
@@ -26,8 +30,22 @@ _RESULTS = "examples/benchmarks/results"
 _MARKER = re.compile(r"<!-- bench:(\S+) -->")
 # The block that looks at all results.
 LOSING = "where_hf_ckt_loses"
-_STEP_NAME = re.compile(rf"step_({'|'.join(PRECISIONS)})(_checkpointing)?")
+# One measured on a GPU beside one of the same name without it, on a CPU.
+_STEP_NAME = re.compile(rf"step_({'|'.join(PRECISIONS)})(_checkpointing)?(_cuda)?")
 _STEP_8B = "--model random-8b --batch-size 4 --length 2048 --precision nf4 --gradient-checkpointing"
+_STEP_8B_VARIANTS = "sft hf_ckt_distillation hf_ckt_all hf_ckt_all_recomputed hf_ckt_noise_adversarial"
+# Name -> script and options.
+_COMMANDS = {
+    "fit": "hf-ckt fit",
+    "step_8b": f"python examples/benchmarks/step.py {_STEP_8B} --variants {_STEP_8B_VARIANTS}",
+    "step_noise": "python examples/benchmarks/step.py --model smollm2 --data prompts",
+    "step_noise_cuda": "python examples/benchmarks/step.py --model smollm2 --data prompts",
+    "fit_check_24gb": "python examples/benchmarks/fit_check.py --model random-8b --precision nf4 --memory-gb 24",
+    "profile_8b": f"python examples/benchmarks/profile_step.py {_STEP_8B}",
+    "profile_smollm2": "python examples/benchmarks/profile_step.py --model smollm2 --precision bf16",
+    "gpu_tests": "python examples/benchmarks/gpu_tests.py",
+    "demo_cuda": "python examples/benchmarks/demo.py",
+}
 
 
 def run(argv: list[str]) -> int:
@@ -116,22 +134,16 @@ def command_of(name: str) -> str:
         return objective_command(OBJECTIVE_CASES[name], path)
     if name == "growth":
         return objective_command(GROWTH_CASE, path, growth=True)
-    if name == "fit":
-        return f"hf-ckt fit --json {path}"
-    if name == "step_8b":
-        return f"python examples/benchmarks/step.py {_STEP_8B} --json {path}"
-    if name == "step_noise":
-        return f"python examples/benchmarks/step.py --model smollm2 --data prompts --json {path}"
+    if name in _COMMANDS:
+        return f"{_COMMANDS[name]} --json {path}"
     if found := _STEP_NAME.fullmatch(name):
         options = f"--precision {found[1]}{' --gradient-checkpointing' if found[2] else ''}"
         return f"python examples/benchmarks/step.py --model smollm2 {options} --json {path}"
     known = [
         *OBJECTIVE_CASES,
         "growth",
-        "fit",
-        "step_8b",
-        "step_noise",
-        *(f"step_{name}[_checkpointing]" for name in PRECISIONS),
+        *_COMMANDS,
+        *(f"step_{name}[_checkpointing][_cuda]" for name in PRECISIONS),
     ]
     raise ValueError(f"bench:{name}: is no benchmark's name, so nothing could fill it. Known: {', '.join(known)}.")
 
@@ -145,6 +157,14 @@ def _tables(document: dict[str, Any]) -> list[list[list[str]]]:
         return [growth_rows(document)]
     if document["benchmark"] == "fit":
         return [fit_rows(document)]
+    if document["benchmark"] == "fit_check":
+        return [fit_check_rows(document)]
+    if document["benchmark"] == "tests":
+        return [tests_rows(document)]
+    if document["benchmark"] == "demo":
+        return [demo_rows(document)]
+    if document["benchmark"] == "profile":
+        return profile_tables(document)
     return [variant_rows(document), ratio_rows(document)]
 
 
@@ -153,6 +173,7 @@ def _described(document: dict[str, Any]) -> str:
         "objective": "Time and extra memory of each variant",
         "growth": "Time and extra memory against tokens, hidden width and vocabulary",
         "step": "Step time and peak memory of each variant against SFTTrainer",
+        "profile": "Allocated memory over one training step, and its longest kernels",
     }[document["benchmark"]]
 
 

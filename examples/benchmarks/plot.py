@@ -177,6 +177,28 @@ def _growth(figure: Any, document: dict[str, Any]) -> None:
                 axis.set_ylabel(label)
 
 
+def _profile(figure: Any, document: dict[str, Any]) -> None:
+    (variant, measured), case = next(iter(document["variants"].items())), document["case"]
+    figure.set_size_inches(10.5, 7.0)
+    figure.suptitle(
+        f"One training step of {variant}: {case['model']}, {case['batch_size']} x {case['length']} tokens, "
+        f"{case['precision']}\n{document['facts']['device']}",
+        fontsize=11,
+    )
+    timeline, longest = figure.subplots(2, 1, height_ratios=(1, 1.2))
+    unit, scale = _unit(max(measured["memory"]["bytes"], default=0))
+    times, sizes = measured["memory"]["milliseconds"], [size / scale for size in measured["memory"]["bytes"]]
+    timeline.fill_between(times, sizes, color=_OURS_LIGHT, linewidth=0, step="post")
+    timeline.plot(times, sizes, color=_OURS, linewidth=1, drawstyle="steps-post")
+    timeline.set_xlabel("time in the profiled step, ms")
+    timeline.set_ylabel(f"allocated, {unit}")
+    timeline.set_ylim(bottom=0)
+    rows = measured["kernels"][:12]
+    names = [row["name"] if len(row["name"]) <= 60 else row["name"][:57] + "..." for row in rows]
+    kind = f"share of all {measured['kernel_kind']}s' time, %"
+    _bars(longest, names, [100 * row["share"] for row in rows], kind)
+
+
 def _bars(
     axis: Any,
     names: list[str],
@@ -221,7 +243,12 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
 
 
-DRAWERS: dict[str, Callable[[Any, dict[str, Any]], None]] = {"objective": _objective, "step": _step, "growth": _growth}
+DRAWERS: dict[str, Callable[[Any, dict[str, Any]], None]] = {
+    "objective": _objective,
+    "step": _step,
+    "growth": _growth,
+    "profile": _profile,
+}
 
 
 if __name__ == "__main__":

@@ -29,19 +29,21 @@ from hf_ckt.fit.shapes import SHAPES
 def run(argv: list[str]) -> int:
     """Measures, writes the results file after each group, and prints a table; 1 when a variant failed."""
     options = _parser().parse_args(argv)
-    case = _case(options)
+    case = case_of(options)
     names = _names(options.variants or default_variants(case.data))
     for option in ("warmup", "repeats", "group"):
         require_count(f"--{option}", getattr(options, option), 1, "Nothing would be measured.")
 
     # After the parsing: these import torch, and a wrong option should not wait for it.
+    import torch
+
     from harness import machine_facts
     from step_group import measure_group
     from tables import as_text, ratio_rows, variant_rows
 
     settings = {"warmup": options.warmup, "repeats": options.repeats, "compile": options.compile}
     described = {**asdict(case), **settings}
-    path = _model_path(case)
+    path = model_path(case)
     backbone, head = _parameter_counts(case, path)
     described |= {"backbone_parameters": backbone, "head_parameters": head}
     variants = _previous(options.json, described, machine_facts(), options.resume)
@@ -72,6 +74,7 @@ def run(argv: list[str]) -> int:
                 precision=case.precision,
                 folder=Path(folder),
                 say=_say,
+                load_together=torch.cuda.is_available(),
             )
             _merge(variants, measured)
             variants.update({name: {"skipped": message} for name, message in failed.items()})
@@ -87,24 +90,7 @@ def run(argv: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    default = StepCase()
-    parser.add_argument(
-        "--model",
-        default=default.model,
-        help=f"smollm2, a folder, a Hub id, or random weights of a shape: {', '.join(f'random-{n}' for n in SHAPES)}",
-    )
-    parser.add_argument("--layers", type=int, default=None, help="of random-*: as many layers instead of its own")
-    parser.add_argument("--shrink", type=int, default=1, help="of random-*: its widths and vocabulary divided by this")
-    parser.add_argument("--batch-size", type=int, default=default.batch_size, help="rows of a batch")
-    parser.add_argument("--length", type=int, default=default.length, help="tokens of a row")
-    parser.add_argument("--precision", default=default.precision, help=f"one of {', '.join(PRECISIONS)}")
-    parser.add_argument("--gradient-checkpointing", action="store_true", help="keep only the layers' inputs")
-    parser.add_argument(
-        "--teacher", default=default.teacher, help="of the hf_ckt variants: self, or model for a second copy"
-    )
-    parser.add_argument(
-        "--data", default=default.data, help="tokens: all count; prompts: words, for perturbations of text and ids"
-    )
+    add_case_options(parser)
     parser.add_argument(
         "--variants",
         nargs="+",
@@ -132,7 +118,30 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _case(options: argparse.Namespace) -> StepCase:
+def add_case_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say what is trained; [`case_of`] reads them."""
+    default = StepCase()
+    parser.add_argument(
+        "--model",
+        default=default.model,
+        help=f"smollm2, a folder, a Hub id, or random weights of a shape: {', '.join(f'random-{n}' for n in SHAPES)}",
+    )
+    parser.add_argument("--layers", type=int, default=None, help="of random-*: as many layers instead of its own")
+    parser.add_argument("--shrink", type=int, default=1, help="of random-*: its widths and vocabulary divided by this")
+    parser.add_argument("--batch-size", type=int, default=default.batch_size, help="rows of a batch")
+    parser.add_argument("--length", type=int, default=default.length, help="tokens of a row")
+    parser.add_argument("--precision", default=default.precision, help=f"one of {', '.join(PRECISIONS)}")
+    parser.add_argument("--gradient-checkpointing", action="store_true", help="keep only the layers' inputs")
+    parser.add_argument(
+        "--teacher", default=default.teacher, help="of the hf_ckt variants: self, or model for a second copy"
+    )
+    parser.add_argument(
+        "--data", default=default.data, help="tokens: all count; prompts: words, for perturbations of text and ids"
+    )
+
+
+def case_of(options: argparse.Namespace) -> StepCase:
+    """Returns the case that the options name; raises ValueError where there is none."""
     require_known("--precision", options.precision, PRECISIONS)
     require_known("--teacher", options.teacher, STEP_TEACHERS)
     require_known("--data", options.data, STEP_DATA)
@@ -165,7 +174,8 @@ def _names(asked: list[str]) -> list[str]:
     return [name for name in STEP_VARIANTS if name in asked and name != BASELINE]
 
 
-def _model_path(case: StepCase) -> str | None:
+def model_path(case: StepCase) -> str | None:
+    """Returns folder or Hub id of the case's model; None for random weights."""
     if case.model.startswith("random-"):
         return None
     if case.model == "smollm2":

@@ -48,8 +48,10 @@ class Worker:
         self.seconds: list[float] = []
         self.first_log: dict[str, float] = {}
         self.facts: dict[str, Any] = {}
+        self._process: Any = None  # a Popen, once started
 
-    def __enter__(self) -> "Worker":
+    def start(self) -> None:
+        """Starts the process without waiting until it has loaded; entering the context waits."""
         environment = {**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
         with self.log.open("wb") as log:
             # A session of its own: Ctrl-C reaches the parent alone, which then ends it with all that it started.
@@ -62,8 +64,12 @@ class Worker:
                 start_new_session=True,
                 text=True,
             )
+        self._write(json.dumps(self.job))
+
+    def __enter__(self) -> "Worker":
+        if self._process is None:
+            self.start()
         try:
-            self._write(json.dumps(self.job))
             self.expect("ready")
         except BaseException:
             self.__exit__(None, None, None)
@@ -73,12 +79,18 @@ class Worker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends the process if it is still there."""
+        if self._process is None:
+            return
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             with suppress(BrokenPipeError):
-                stream.close()  # type: ignore[union-attr]  # both were asked for
+                stream.close()
 
     def step(self, last: bool) -> float:
         """Lets the process take a step and returns its seconds; returns only when the process is idle again."""
@@ -95,7 +107,7 @@ class Worker:
 
     def expect(self, event: str) -> dict[str, Any]:
         """Reads the next report, which must be of this kind."""
-        line = self._process.stdout.readline()  # type: ignore[union-attr]
+        line = self._process.stdout.readline()
         if not line:
             raise WorkerError(f"{self.name}: its process ended ({self._reason()}): {self._last_words()}")
         report = json.loads(line)
@@ -127,6 +139,7 @@ def measure_group(
     precision: str,
     folder: Path,
     say: Callable[[str], None],
+    load_together: bool = False,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """
     Measures variants against each other: all are loaded, then take one step each, round after round.
@@ -143,6 +156,8 @@ def measure_group(
             For the error streams.
         say (`Callable`):
             Is given lines on progress.
+        load_together (`bool`, *optional*, defaults to `False`):
+            Load all at the same time: sooner where cores and memory suffice for it.
 
     Returns:
         `tuple[dict, dict]`: what was measured by variant, ratios to the baseline of this very group among it; and one
@@ -166,9 +181,15 @@ def measure_group(
                 errors[name] = str(error)
 
         for name in sorted(jobs, key=lambda name: name != BASELINE):
-            say(f"{name}: loading")
-            with attempt(name):
-                workers.append(alive.enter_context(Worker(name, jobs[name], folder)))
+            workers.append(Worker(name, jobs[name], folder))
+            alive.callback(workers[-1].stop)
+            if load_together:
+                workers[-1].start()
+        for worker in workers:
+            say(f"{worker.name}: loading")
+            with attempt(worker.name):
+                alive.enter_context(worker)
+        workers = [worker for worker in workers if worker.name not in errors]
         for number in range(warmup + repeats):
             kind = f"warm-up {number + 1}" if number < warmup else f"step {number - warmup + 1} of {repeats}"
             # The baseline first in the warm-up, to be compared with; then each has each place in the round.

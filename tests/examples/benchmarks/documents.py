@@ -87,3 +87,54 @@ def step():
         "ratios": ratios,
         "compile_break_even_elements": None,
     }
+
+
+def profile():
+    """A step of which half is one kernel, and which waits once."""
+    measured = {
+        "seconds": 0.2,
+        "phases": {"forward": 0.1, "backward": 0.08, "optimizer": 0.01, "else": 0.01},
+        "peak_bytes": 30_000_000,
+        "kernel_kind": "kernel",
+        "kernels": [
+            {"name": "gemm", "calls": 12, "seconds": 0.08, "share": 0.5},
+            {"name": "softmax", "calls": 4, "seconds": 0.02, "share": 0.125},
+        ],
+        "waits": {"cudaStreamSynchronize": 3},
+        "wait_places": [{"place": "hf_ckt/views.py:1 read", "count": 3}],
+        "memory": {"milliseconds": [0.0, 10.0, 90.0], "bytes": [10_000_000, 30_000_000, 12_000_000]},
+    }
+    case = {"model": "smollm2", "batch_size": 8, "length": 128, "precision": "bf16", "variant": "hf_ckt_all"}
+    return {**step(), "benchmark": "profile", "case": case, "variants": {"hf_ckt_all": measured}, "ratios": []}
+
+
+def fit_check():
+    """A row that is a tenth shorter than was calculated."""
+    measured = {"predicted_tokens": 17152, "measured_tokens": 15424, "fails_tokens": 15488, "ratio": 15424 / 17152}
+    measured |= {"peak_bytes": 22.5e9, "predicted_peak_bytes": 21.25e9}
+    variants = {"random-8b_nf4": measured}
+    return {**step(), "benchmark": "fit_check", "case": {"memory_gb": 24.0}, "variants": variants, "ratios": []}
+
+
+def gpu_tests():
+    """Two tests that pass and one that does not."""
+    counts = {"passed": 2, "failed": 1, "skipped": 0, "seconds": 61.2, "failing": {"tests.gpu.one": "assert"}}
+    return {**step(), "benchmark": "tests", "case": {"marker": "gpu"}, "variants": {"tests": counts}, "ratios": []}
+
+
+def demo():
+    """A teacher and a student that refuses more after training."""
+    models = {
+        name: {"rates": {"harmful": {"refused": rate, "n": 40}}}
+        for name, rate in {"teacher": 0.9, "before": 0.25, "after": 0.8}.items()
+    }
+    agreement = {name: {"acceptance": value} for name, value in {"before": 0.5, "after": 0.75}.items()}
+    quickstart = {"models": models, "agreement": agreement}
+    return {
+        **step(),
+        "benchmark": "demo",
+        "case": {"seconds": 95.0},
+        "variants": {},
+        "ratios": [],
+        "quickstart": quickstart,
+    }

@@ -20,7 +20,9 @@ def run_script(name: str, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("name", ["objective", "step", "plot", "page"])
+@pytest.mark.parametrize(
+    "name", ["objective", "step", "plot", "page", "gpu", "gpu_tests", "demo", "fit_check", "profile_step"]
+)
 def test_help_of_a_benchmark_imports_no_torch(name):
     """The help would take seconds on a cold disk, for a few lines of text."""
     code = (

@@ -57,13 +57,25 @@ def test_page_fills_the_block_and_leaves_the_words(tmp_path):
     assert page.read_text() == text
 
 
-@pytest.mark.parametrize("kind", ["growth", "step_fp32"])
-def test_page_has_tables_of_the_other_kinds(kind, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "document", "row"),
+    [
+        ("growth", documents.growth(), "| tokens N | 64 | 256 | hf_ckt | 1.00 | 0.00 |"),
+        ("step_fp32", documents.step(), "| 2.26 |"),
+        ("step_fp32_cuda", documents.step(), "| 2.26 |"),
+        ("profile_8b", documents.profile(), "| forward | 100.0 | 50% |"),
+        ("profile_8b", documents.profile(), "| `gemm` | 12 | 80.0 | 50.0% |"),
+        ("profile_8b", documents.profile(), "| `hf_ckt/views.py:1 read` | 3 |"),
+        ("fit_check_24gb", documents.fit_check(), "| 17,152 | 15,424 | 0.899 | 15,488 | 22.50 | 21.25 |"),
+        ("gpu_tests", documents.gpu_tests(), "| 2 | 1 | 0 | 61 | tests.gpu.one |"),
+        ("demo_cuda", documents.demo(), "| after | 0.80 of 40 | 0.750 |"),
+    ],
+)
+def test_page_has_tables_of_the_other_kinds(name, document, row, tmp_path):
     """A kind without a table would be measured for nothing."""
-    document = documents.growth() if kind == "growth" else documents.step()
-    (tmp_path / f"{kind}.json").write_text(json.dumps(document))
-    block = block_text(kind, tmp_path, tmp_path)
-    assert "| tokens N | 64 | 256 | hf_ckt | 1.00 | 0.00 |" in block if kind == "growth" else "| 2.26 |" in block
+    (tmp_path / f"{name}.json").write_text(json.dumps(document))
+    block = block_text(name, tmp_path, tmp_path)
+    assert row in block and "On A Processor, 2 threads" in block
 
 
 def test_page_says_not_measured_with_the_command(tmp_path):
@@ -105,9 +117,11 @@ def test_objective_command_measures_the_case_of_that_name(name, monkeypatch):
     assert seen["json"] == Path(f"examples/benchmarks/results/{name}.json")
 
 
-@pytest.mark.parametrize("name", [*(f"step_{one}" for one in PRECISIONS), "step_nf4_checkpointing", "step_8b"])
+@pytest.mark.parametrize(
+    "name", [*(f"step_{one}" for one in PRECISIONS), "step_nf4_checkpointing", "step_fp32_cuda", "step_8b"]
+)
 def test_step_command_parses(name):
     """A command that was renamed since would be found broken by whoever has the machine."""
-    case = step._case(step._parser().parse_args(shlex.split(command_of(name))[2:]))
+    case = step.case_of(step._parser().parse_args(shlex.split(command_of(name))[2:]))
     assert case.precision in name or name == "step_8b"
     assert case.gradient_checkpointing == name.endswith(("checkpointing", "8b"))

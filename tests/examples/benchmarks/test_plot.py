@@ -10,6 +10,7 @@ from plot import DRAWERS, plot_file
 from tests.examples.benchmarks import documents
 
 DOCUMENTS = {"objective": documents.objective, "growth": documents.growth, "step": documents.step}
+DOCUMENTS |= {"profile": documents.profile}
 
 
 def _written(folder, document):
@@ -29,13 +30,17 @@ def test_plot_shows_every_variant_and_says_what_is_drawn(kind, tmp_path):
         png, svg = plot_file(_written(tmp_path, document), tmp_path / "plots")
     assert png.read_bytes().startswith(b"\x89PNG")
     drawn = svg.read_text(encoding="utf-8")
-    names = [name for name, facts in document["variants"].items() if "seconds" in facts] or [
-        "hf_ckt, k = 1.00",
-        "dense",
-    ]
+    names = {
+        "growth": ["hf_ckt, k = 1.00", "dense"],
+        "profile": [
+            "hf_ckt_all",
+            *(row["name"] for row in document["variants"].get("hf_ckt_all", {}).get("kernels", [])),
+        ],
+    }.get(kind) or [name for name, facts in document["variants"].items() if "seconds" in facts]
     for text in (*names, document["facts"]["device"]):
         assert text in drawn
     units = {"objective": (", s", ", MB"), "growth": (", s", ", MB"), "step": ("sft step time", "sft peak memory")}
+    units["profile"] = (", MB", ", ms", "kernels' time, %")
     assert all(unit in drawn for unit in units[kind])
     assert ("predicted" in drawn) == (kind == "step")
 
@@ -51,7 +56,7 @@ def test_plot_is_the_same_each_time(tmp_path):
 def test_plot_of_an_unknown_kind_names_those_it_knows(tmp_path):
     """A results file of something else would be drawn as nonsense or end in a KeyError."""
     path = _written(tmp_path, {"benchmark": "quickstart"})
-    with pytest.raises(ValueError, match=r"unknown name 'quickstart'.*Known: growth, objective, step"):
+    with pytest.raises(ValueError, match=r"unknown name 'quickstart'.*Known: growth, objective, profile, step"):
         plot_file(path, tmp_path)
 
 

@@ -282,9 +282,11 @@ def test_variants_take_their_steps_in_turn(stand_in, tmp_path):
     assert found["thrice"]["tokens_per_second"] == pytest.approx(30 / 3)
 
 
-def test_failing_variant_leaves_the_others_measured(stand_in, tmp_path):
+@pytest.mark.parametrize("load_together", [False, True])
+def test_failing_variant_leaves_the_others_measured(load_together, stand_in, tmp_path):
     """One peer that cannot run must not cost the measurements of all others, nor pass unnoticed."""
-    found, errors = group(tmp_path, "sft", "dies", "dies_later", "other_task", "twice")
+    names = ("sft", "dies", "dies_later", "other_task", "twice")
+    found, errors = group(tmp_path, *names, load_together=load_together)
     assert found.keys() == {"sft", "twice"}
     assert errors.keys() == {"dies", "dies_later", "other_task"}
     assert "out of something" in errors["dies_later"]

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The facts beside a figure."""
+
+import subprocess
+
+from hf_ckt.hub import provenance
+
+
+def test_commit_of_a_copy_without_history_is_the_one_it_is_told(monkeypatch):
+    """Figures of a machine that got the files alone would name no commit, and nobody could run them again."""
+
+    def without_history(*_, **__):
+        raise subprocess.CalledProcessError(128, "git")
+
+    monkeypatch.setattr(provenance.subprocess, "run", without_history)
+    monkeypatch.delenv("HF_CKT_COMMIT", raising=False)
+    assert provenance.machine_facts("cpu")["commit"] is None
+    monkeypatch.setenv("HF_CKT_COMMIT", "0123456789ab")
+    assert provenance.machine_facts("cpu")["commit"] == "0123456789ab"
