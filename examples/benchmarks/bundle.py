@@ -33,6 +33,7 @@ from hf_ckt.checks import require_count
 from hf_ckt.cli.main import run_guarded
 
 MANIFEST = "manifest.json"
+_THIS_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def run(argv: list[str]) -> int:
@@ -164,14 +165,11 @@ def prepare(bundle: Path, work: Path) -> dict[str, str]:
         ValueError: If a file is missing from its trip or is not what the manifest states, or pip fails.
     """
     bundle, work = bundle.resolve(), work.resolve()
-    try:
-        manifest = json.loads((bundle / "trip1" / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"trip1/{MANIFEST} cannot be read ({error}). Carry trip1 over again.") from error
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if manifest["python"] != version:
+    manifest = _read_manifest(bundle)
+    if manifest["python"] != _THIS_PYTHON:
         raise ValueError(
-            f"the bundle is for Python {manifest['python']}, this is {version}. Make it with --python {version}."
+            f"the bundle is for Python {manifest['python']}, this is {_THIS_PYTHON}. Make it with --python "
+            f"{_THIS_PYTHON}."
         )
     absent = sorted(
         {trip for file in manifest["files"] if not (bundle / (trip := file["path"].split("/")[0])).is_dir()}
@@ -190,6 +188,18 @@ def prepare(bundle: Path, work: Path) -> dict[str, str]:
     variables = {"PYTHONPATH": os.pathsep.join([str(site), before] if before else [str(site)])}
     model = _join_model(bundle, manifest["model"], there, work)
     return variables if model is None else variables | {"HF_CKT_SMOLLM2_GGUF": str(model)}
+
+
+def is_for_this_python(bundle: Path) -> bool:
+    """Whether a bundle's wheels are for the Python that runs; on the machine that gathered them they need not be."""
+    return _read_manifest(bundle)["python"] == _THIS_PYTHON
+
+
+def _read_manifest(bundle: Path) -> dict[str, Any]:
+    try:
+        return json.loads((bundle / "trip1" / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"trip1/{MANIFEST} cannot be read ({error}). Carry trip1 over again.") from error
 
 
 def _install_wheels(wheels: Mapping[Path, str], work: Path) -> Path:

@@ -21,6 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # also where the package is not installed
 
+from bundle import is_for_this_python, prepare
 from gpu_jobs import Job, gpu_jobs, rehearsal_jobs
 from gpu_runner import DONE, Outcome, StateFile, run_jobs
 from hf_ckt.checks import require_known, require_positive
@@ -79,9 +80,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--bundle",
         type=Path,
-        default=ROOT / ".gpu_bundle",
+        default=None,
         metavar="FOLDER",
-        help="wheels and model for a machine without network, made by bundle.py; default .gpu_bundle, where there is one",
+        help="wheels and model for a machine without network, made by bundle.py; default .gpu_bundle, where there is "
+        "one for this Python",
     )
     parser.add_argument("--model", default=None, metavar="FOLDER", help="a model to take in place of SmolLM2")
     parser.add_argument(
@@ -108,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace, out: Path, results: Path) -> int:
     out, results = out.resolve(), results.resolve()
     work = out / "work"
-    environment = job_environment(options.bundle, out / "bundle")
+    environment = job_environment(options.bundle or _found_bundle(ROOT / ".gpu_bundle"), out / "bundle")
     if options.rehearse:
         environment["CUDA_VISIBLE_DEVICES"] = ""
         folder = work / "tiny_model"
@@ -171,24 +173,28 @@ def report(jobs: list[Job], outcomes: dict[str, Outcome]) -> str:
     return text if not open_jobs else "\n".join([text, "", "Not done, with their commands:", *open_jobs])
 
 
-def job_environment(bundle: Path, work: Path) -> dict[str, str]:
+def _found_bundle(folder: Path) -> Path | None:
+    if not folder.is_dir():
+        return None
+    if not is_for_this_python(folder):
+        _say(f"{folder.name} is left alone: its wheels are for another Python than this one")
+        return None
+    return folder
+
+
+def job_environment(bundle: Path | None, work: Path) -> dict[str, str]:
     """
     Returns the variables of the jobs: the clone's package first, then what a bundle brings.
 
     Args:
-        bundle (`Path`):
-            Of `bundle.py`; where it is absent, the jobs run with what is installed.
+        bundle (`Path`, *optional*):
+            Of `bundle.py`; without one, the jobs run with what is installed.
         work (`Path`):
             Folder for what is unpacked.
     """
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
-    if bundle.is_dir():
-        try:
-            from bundle import prepare  # type: ignore[import-not-found,unused-ignore]
-        except ImportError:
-            _say(f"{bundle} is left alone: there is no bundle.py beside this script to take it up")
-        else:
-            environment |= prepare(bundle, work)
+    if bundle is not None:
+        environment |= prepare(bundle, work)
     paths = [str(ROOT), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
     return environment

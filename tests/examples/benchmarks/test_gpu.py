@@ -137,17 +137,24 @@ def test_without_smollm2_its_jobs_are_left(tmp_path, capfd, monkeypatch):
 
 def test_bundle_is_taken_up_where_there_is_one(tmp_path, monkeypatch):
     """Jobs that do not see the wheels fail at their first import; the clone's package comes before a wheel's."""
-    plain = gpu.job_environment(tmp_path / "absent", tmp_path / "work")
+    plain = gpu.job_environment(None, tmp_path / "work")
     assert plain["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)
-    bundle = type(sys)("bundle")
-    bundle.prepare = lambda folder, work: {"PYTHONPATH": "/wheels", "HF_CKT_SMOLLM2_GGUF": "/model.gguf"}
-    monkeypatch.setitem(sys.modules, "bundle", bundle)
-    (tmp_path / "bundle").mkdir()
+    variables = {"PYTHONPATH": "/wheels", "HF_CKT_SMOLLM2_GGUF": "/model.gguf"}
+    monkeypatch.setattr(gpu, "prepare", lambda folder, work: variables)
     environment = gpu.job_environment(tmp_path / "bundle", tmp_path / "work")
     assert environment["PYTHONPATH"].split(os.pathsep)[:2] == [str(ROOT), "/wheels"]
     assert environment["HF_CKT_SMOLLM2_GGUF"] == "/model.gguf"
-    monkeypatch.setitem(sys.modules, "bundle", None)  # an import of it fails
-    assert gpu.job_environment(tmp_path / "bundle", tmp_path / "work") == plain
+
+
+def test_bundle_of_another_python_is_left_alone(tmp_path):
+    """A rehearsal on the machine that gathered the bundle would end at wheels that are not meant for it."""
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    for python, taken in ((here, True), ("3.1", False)):
+        folder = tmp_path / python
+        (folder / "trip1").mkdir(parents=True)
+        (folder / "trip1" / "manifest.json").write_text(json.dumps({"python": python, "files": [], "model": None}))
+        assert gpu._found_bundle(folder) == (folder if taken else None)
+    assert gpu._found_bundle(tmp_path / "absent") is None
 
 
 def test_help_needs_neither_the_package_nor_torch(tmp_path):
