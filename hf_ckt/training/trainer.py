@@ -303,7 +303,7 @@ class ContrastiveRobustTrainer(SFTTrainer):
 
     def _count_tokens(self, inputs: dict[str, Any]) -> None:
         mask = inputs.get("attention_mask")
-        count = inputs["input_ids"].new_tensor(inputs["input_ids"].numel()) if mask is None else mask.sum()
+        count = inputs["input_ids"].new_full((), inputs["input_ids"].numel()) if mask is None else mask.sum()
         self._sums["train"].add({"num_tokens": torch.stack([count, torch.ones_like(count)])})
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
