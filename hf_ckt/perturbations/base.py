@@ -198,7 +198,9 @@ def document_uniform(input_ids: Tensor, documents: Documents, width: int, seed: 
     hashes = torch.zeros(documents.count, dtype=torch.int64, device=input_ids.device)
     hashes.index_add_(0, documents.index.flatten(), words.flatten())
     # The low word is mixed before the high one joins: (seed 1, step 2) and (seed 2, step 1) are two seeds.
-    seed_key = _mix(_mix(torch.tensor(seed & _MASK, device=input_ids.device)) ^ (seed >> 32 & _MASK))
+    # Filled and not copied from the host, which would wait for the device.
+    low_word = torch.full((), seed & _MASK, dtype=torch.int64, device=input_ids.device)
+    seed_key = _mix(_mix(low_word) ^ (seed >> 32 & _MASK))
     keys = _mix(_mix(hashes ^ seed_key)[documents.index] + positions)  # (B, T)
     channels = _mix(torch.arange(width, device=input_ids.device) + 0x7F4A7C15)  # (D,)
     bits = _mix(keys[..., None] ^ channels)  # (B, T, D)

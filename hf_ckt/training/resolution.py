@@ -36,6 +36,40 @@ class RunFacts(NamedTuple):
     obstacle: str | None = None
 
 
+def find_obstacle(
+    *, vision: bool, prompt_learning: bool, own_loss: bool, smoothing: bool, split_sequences: bool
+) -> str | None:
+    """
+    Returns why no extra term can run at all, as a sentence without its end, or None.
+
+    Args:
+        vision (`bool`):
+            The dataset has images.
+        prompt_learning (`bool`):
+            The student's adapter is one of virtual tokens.
+        own_loss (`bool`):
+            A `compute_loss_func` was given.
+        smoothing (`bool`):
+            Labels are smoothed.
+        split_sequences (`bool`):
+            Context or sequence parallelism is on.
+    """
+    if vision:
+        return "vision datasets train with the task loss alone, the noisy and teacher views read text"
+    if prompt_learning:
+        return (
+            "prompt-learning adapters prepend virtual tokens inside the forward, which the extra views would not "
+            "share; use LoRA"
+        )
+    if own_loss:
+        return "compute_loss_func replaces the loss that the extra terms are added to"
+    if smoothing:
+        return "label_smoothing_factor needs the full logits, which are never built"
+    if split_sequences:
+        return "context and sequence parallelism split the sequence that the views are aligned on"
+    return None
+
+
 def resolve_schedules(args: ContrastiveRobustConfig, facts: RunFacts) -> dict[str, Schedule]:
     """
     Returns the schedule of each role that is on.

@@ -32,9 +32,10 @@ from ..views import Batch
 from .collator import RejectedCollator, split_rejected
 from .config import ContrastiveRobustConfig
 from .log_sums import LogSums, NonFiniteGuard
+from .memory_advice import memory_advice, memory_facts
 from .passes import ExtraPasses, run_objective
 from .preferences import REJECTED_COLUMNS, chosen_as_completion, with_rejected
-from .resolution import RunFacts, require_safe_noisy_view, resolve_schedules
+from .resolution import RunFacts, find_obstacle, require_safe_noisy_view, resolve_schedules
 from .state import TrainingState
 
 
@@ -116,22 +117,14 @@ class ContrastiveRobustTrainer(SFTTrainer):
         self._set_objective(schedules, teacher_model, teacher_quantization_config, teacher_processing_class)
 
     def _run_facts(self, teacher_given: bool) -> RunFacts:
-        is_peft = is_peft_model(self.model)
-        parallelism = self.accelerator.parallelism_config
-        obstacle = None
-        if self._is_vision_dataset:
-            obstacle = "vision datasets train with the task loss alone, the noisy and teacher views read text"
-        elif is_peft and self.model.active_peft_config.is_prompt_learning:
-            obstacle = (
-                "prompt-learning adapters prepend virtual tokens inside the forward, which the extra views would not "
-                "share; use LoRA"
-            )
-        elif self.compute_loss_func is not None:
-            obstacle = "compute_loss_func replaces the loss that the extra terms are added to"
-        elif self.label_smoother is not None:
-            obstacle = "label_smoothing_factor needs the full logits, which are never built"
-        elif parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
-            obstacle = "context and sequence parallelism split the sequence that the views are aligned on"
+        is_peft, split = is_peft_model(self.model), self.accelerator.parallelism_config
+        obstacle = find_obstacle(
+            vision=self._is_vision_dataset,
+            prompt_learning=is_peft and self.model.active_peft_config.is_prompt_learning,
+            own_loss=self.compute_loss_func is not None,
+            smoothing=self.label_smoother is not None,
+            split_sequences=split is not None and (split.cp_enabled or split.sp_enabled),
+        )
         switchable = is_peft and has_switchable_adapters(self._causal_lm)
         return RunFacts(teacher_given or switchable, is_peft, switchable, obstacle)
 
@@ -200,16 +193,16 @@ class ContrastiveRobustTrainer(SFTTrainer):
         reentrant = bool(args.gradient_checkpointing and options and options.get("use_reentrant", True))
         spread = len(set((getattr(self._causal_lm, "hf_device_map", None) or {}).values())) > 1
         several = self.accelerator.num_processes > 1
-        require_safe_noisy_view(
-            args,
-            one_row=self.padding_free,
-            mixture=self.aux_loss_enabled,
-            reentrant=reentrant,
-            several_processes=several,
-            spread=spread or is_deepspeed_zero3_enabled(),
-            sharded=self.is_fsdp_enabled or self.is_deepspeed_enabled,
-            texts_known=len(self._sources) > 0,
-        )
+        self._noisy_view_facts = {
+            "one_row": self.padding_free,
+            "mixture": self.aux_loss_enabled,
+            "reentrant": reentrant,
+            "several_processes": several,
+            "spread": spread or is_deepspeed_zero3_enabled(),
+            "sharded": self.is_fsdp_enabled or self.is_deepspeed_enabled,
+            "texts_known": len(self._sources) > 0,
+        }
+        require_safe_noisy_view(args, **self._noisy_view_facts)
         rewrites = args.perturbs("text", "ids")
         return NoisyView(
             args.build_mixture(),
@@ -301,9 +294,16 @@ class ContrastiveRobustTrainer(SFTTrainer):
                 return loss, model(**inputs, use_cache=False)
         return loss
 
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As SFTTrainer's; if memory runs out, the error also says which settings of this run would need less."""
+        try:
+            return super().training_step(*args, **kwargs)
+        except torch.OutOfMemoryError as error:
+            raise torch.OutOfMemoryError(f"{error} {memory_advice(memory_facts(self))}") from error
+
     def _count_tokens(self, inputs: dict[str, Any]) -> None:
         mask = inputs.get("attention_mask")
-        count = inputs["input_ids"].new_tensor(inputs["input_ids"].numel()) if mask is None else mask.sum()
+        count = inputs["input_ids"].new_full((), inputs["input_ids"].numel()) if mask is None else mask.sum()
         self._sums["train"].add({"num_tokens": torch.stack([count, torch.ones_like(count)])})
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
