@@ -21,6 +21,7 @@ from trl.trainer.utils import create_model_from_path, get_config_model_id, maybe
 __all__ = [
     "adapters_disabled",
     "create_model_from_path",
+    "end_training",
     "gathered_head",
     "get_config_model_id",
     "has_switchable_adapters",
@@ -106,6 +107,16 @@ def keep_4bit_differentiable(model: torch.nn.Module) -> None:
                     # Its inverse leaves the scales transposed. Repacking rounded them to bfloat16, which stays.
                     state.absmax = state.absmax.t().reshape(-1).float()
                 weight.quant_state = state
+
+
+def end_training(trainer: Any) -> None:
+    """
+    Closes a trainer's trackers and its process group, once and after all that needs the other processes.
+
+    transformers 5.23 has `Trainer.end` for it, 5.17 has not yet; there it is accelerate that is asked, as `end` does.
+    """
+    end = getattr(trainer, "end", None) or trainer.accelerator.end_training
+    end()
 
 
 def gathered_head(weight: Any, bias: Any) -> tuple[Tensor, Tensor | None, AbstractContextManager]:

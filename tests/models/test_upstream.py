@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The seams: what the package relies on in trl, transformers, peft and bitsandbytes."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from datasets import Dataset
@@ -8,7 +10,7 @@ from peft import LoraConfig
 from transformers import BitsAndBytesConfig
 
 from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer
-from hf_ckt.models._upstream import adapters_disabled, keep_4bit_differentiable
+from hf_ckt.models._upstream import adapters_disabled, end_training, keep_4bit_differentiable
 from tests import runs, tiny_models
 
 
@@ -103,3 +105,12 @@ def test_adapters_disabled_leaves_requires_grad_alone(tiny_model_dir, tmp_path):
     assert not torch.allclose(adapted, plain)
     assert {name: p.requires_grad for name, p in model.named_parameters()} == flags
     torch.testing.assert_close(model(input_ids=ids).logits.detach(), adapted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("names", "called"), [(("end",), "end"), ((), "end_training")])
+def test_training_is_ended_by_whichever_name_there_is(names, called):
+    """With transformers 5.17 `hf-ckt train` would end in an AttributeError after all was saved."""
+    calls = []
+    accelerator = SimpleNamespace(end_training=lambda: calls.append("end_training"))
+    end_training(SimpleNamespace(accelerator=accelerator, **{name: lambda: calls.append("end") for name in names}))
+    assert calls == [called]
