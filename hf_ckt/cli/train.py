@@ -88,6 +88,7 @@ def _train(
 
     from trl import get_peft_config, get_quantization_config
 
+    from ..models._upstream import end_training
     from ..training.trainer import ContrastiveRobustTrainer
 
     shared = {"attn_implementation": model.attn_implementation, "dtype": model.dtype}
@@ -124,8 +125,8 @@ def _train(
     if args.push_to_hub:
         trainer.push_to_hub(dataset_name=public_name)
         trainer.accelerator.print(f"Pushed to https://huggingface.co/{trainer.hub_model_id}")
-    # Closes trackers and the process group; only after this may the processes part.
-    trainer.end()
+    # Only after this may the processes part.
+    end_training(trainer)
 
 
 def _as_dict(init_kwargs: dict[str, Any] | str | None) -> dict[str, Any]:

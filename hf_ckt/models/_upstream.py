@@ -6,7 +6,7 @@ version it was read from and the reason. When a release moves a seam, this is th
 
 import functools
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -20,7 +20,10 @@ from trl.trainer.utils import create_model_from_path, get_config_model_id, maybe
 
 __all__ = [
     "adapters_disabled",
+    "cache_argument",
+    "cache_of",
     "create_model_from_path",
+    "end_training",
     "gathered_head",
     "get_config_model_id",
     "has_switchable_adapters",
@@ -106,6 +109,30 @@ def keep_4bit_differentiable(model: torch.nn.Module) -> None:
                     # Its inverse leaves the scales transposed. Repacking rounded them to bfloat16, which stays.
                     state.absmax = state.absmax.t().reshape(-1).float()
                 weight.quant_state = state
+
+
+def cache_argument(parameters: Container[str]) -> str:
+    """
+    Returns under which name a forward with these parameters takes its keys and values.
+
+    transformers 5.24 renamed `past_key_values` to `cache` and warns of the old name; a model's own code may keep it.
+    """
+    return "cache" if "cache" in parameters else "past_key_values"
+
+
+def cache_of(output: Any) -> Any:
+    """Returns the keys and values in a model's output, under whichever of the two names; None where it has none."""
+    return getattr(output, "cache", None) or getattr(output, "past_key_values", None)
+
+
+def end_training(trainer: Any) -> None:
+    """
+    Closes a trainer's trackers and its process group, once and after all that needs the other processes.
+
+    transformers 5.23 has `Trainer.end` for it, 5.17 has not yet; there it is accelerate that is asked, as `end` does.
+    """
+    end = getattr(trainer, "end", None) or trainer.accelerator.end_training
+    end()
 
 
 def gathered_head(weight: Any, bias: Any) -> tuple[Tensor, Tensor | None, AbstractContextManager]:

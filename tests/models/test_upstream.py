@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The seams: what the package relies on in trl, transformers, peft and bitsandbytes."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from datasets import Dataset
@@ -8,7 +10,13 @@ from peft import LoraConfig
 from transformers import BitsAndBytesConfig
 
 from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer
-from hf_ckt.models._upstream import adapters_disabled, keep_4bit_differentiable
+from hf_ckt.models._upstream import (
+    adapters_disabled,
+    cache_argument,
+    cache_of,
+    end_training,
+    keep_4bit_differentiable,
+)
 from tests import runs, tiny_models
 
 
@@ -103,3 +111,36 @@ def test_adapters_disabled_leaves_requires_grad_alone(tiny_model_dir, tmp_path):
     assert not torch.allclose(adapted, plain)
     assert {name: p.requires_grad for name, p in model.named_parameters()} == flags
     torch.testing.assert_close(model(input_ids=ids).logits.detach(), adapted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("names", "called"), [(("end",), "end"), ((), "end_training")])
+def test_training_is_ended_by_whichever_name_there_is(names, called):
+    """With transformers 5.17 `hf-ckt train` would end in an AttributeError after all was saved."""
+    calls = []
+    accelerator = SimpleNamespace(end_training=lambda: calls.append("end_training"))
+    end_training(SimpleNamespace(accelerator=accelerator, **{name: lambda: calls.append("end") for name in names}))
+    assert calls == [called]
+
+
+def test_cache_is_handed_on_under_the_name_that_the_forward_takes(tiny_model_dir):
+    """Under the name of another version, or of none, every opening would be scored as if no prompt stood before it."""
+    import inspect
+
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir).eval()
+    name = cache_argument(inspect.signature(type(model).forward).parameters)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    held = cache_of(model(input_ids=ids[:, :3], use_cache=True))
+    assert held.get_seq_length() == 3
+    after = model(input_ids=ids[:, 3:], use_cache=True, **{name: held}).logits[:, -1]
+    torch.testing.assert_close(after, model(input_ids=ids).logits[:, -1])
+    assert cache_of(model(input_ids=ids, use_cache=False)) is None
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_either_name_of_the_cache_is_known(name):
+    """One of the two is always that of another version than the tests run on."""
+    assert cache_argument({"input_ids", name}) == name
+    assert cache_of(SimpleNamespace(**{name: "keys and values"})) == "keys and values"
+    assert cache_of(SimpleNamespace(logits=1)) is None

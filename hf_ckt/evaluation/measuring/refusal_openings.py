@@ -154,20 +154,25 @@ class _Following:
 
     def prompts(self) -> "Tensor":
         """Log-probabilities of the token after each prompt, `(B, V)`."""
+        from ...models._upstream import cache_of
+
         output = self._run(self.ids, self.mask, keep=1, use_cache=self._plain)
-        self._cache = _branching(getattr(output, "past_key_values", None)) if self._plain else None
+        self._cache = _branching(cache_of(output)) if self._plain else None
         return _log_softmax(output.logits[:, -1])
 
     def context(self, tokens: Ids) -> "Tensor":
         """Log-probabilities after each of some tokens that stand behind each prompt, `(B, len(tokens), V)`."""
         import torch
 
+        from ...models._upstream import cache_argument
+
         ids = torch.tensor(tokens, device=self.ids.device).expand(len(self.ids), -1)
         mask = torch.cat([self.mask, torch.ones_like(ids)], 1)
         if self._cache is None:
             output = self._run(torch.cat([self.ids, ids], 1), mask, keep=len(tokens), use_cache=False)
         else:
-            output = self._run(ids, mask, keep=len(tokens), use_cache=True, past_key_values=_branching(self._cache))
+            held = {cache_argument(self._known): _branching(self._cache)}
+            output = self._run(ids, mask, keep=len(tokens), use_cache=True, **held)
         return _log_softmax(output.logits[:, -len(tokens) :])
 
     def _run(self, ids: "Tensor", mask: "Tensor", *, keep: int, **kwargs: Any) -> Any:
