@@ -115,7 +115,7 @@ def test_step_out_of_memory_with_the_task_alone_names_sft_settings_alone(tiny_mo
         ({"max_length": None}, {"max_length"}),
         ({"consistency_weight": 0.0}, {"noisy_view_recompute", "consistency_fraction"}),
     ],
-    ids=str,
+    ids=lambda value: str(sorted(value) if isinstance(value, set) else value),  # the same in every worker
 )
 def test_advice_leaves_out_what_is_set_already_or_would_be_refused(changes, absent, tiny_model_dir, tmp_path):
     """Advice that the next run refuses, or that changes nothing, costs the user another start."""
