@@ -54,7 +54,8 @@ class Job:
 # All variants of a small model fit a card at a time; each group would load the baseline anew.
 _ONE_GROUP = ("--group", "16")
 # Of 8B, whose steps take seconds and hardly differ.
-_FEW_STEPS = ("--warmup", "1", "--repeats", "3", "--group", "8")
+# Compiled, as a real run of such a model is, though these few steps would not repay it.
+_FEW_STEPS = ("--warmup", "2", "--repeats", "3", "--group", "8", "--compile")
 # Name, what it finds out, estimate, limit, further options, shares, needs SmolLM2. Estimates are guesses until the first run.
 _LISTED: tuple[tuple[str, str, float, float, tuple[str, ...], bool, bool], ...] = (
     ("gpu_tests", "whether it works: the tests that need a GPU", 90, 180, (), True, False),
@@ -65,7 +66,7 @@ _LISTED: tuple[tuple[str, str, float, float, tuple[str, ...], bool, bool], ...] 
     ("demo_cuda", "the demo from end to end", 150, 300, (), True, True),
     ("step_bf16", "whole steps of SmolLM2 in bfloat16", 60, 180, _ONE_GROUP, False, True),
     ("step_nf4_checkpointing", "the same in NF4 with checkpointing", 60, 180, _ONE_GROUP, False, True),
-    ("profile_8b", "where an 8B step's time and memory go", 75, 180, (), False, False),
+    ("profile_8b", "where an 8B step's time and memory go", 75, 180, ("--compile",), False, False),
     ("step_noise_cuda", "what each perturbation costs", 60, 180, _ONE_GROUP, False, True),
     ("profile_smollm2", "where a small model's time goes", 40, 120, (), False, True),
     ("step_nf4_cuda", "whole steps of SmolLM2 in NF4", 60, 180, _ONE_GROUP, False, True),

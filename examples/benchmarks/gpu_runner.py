@@ -172,6 +172,8 @@ def run_jobs(
         elif state.is_done(job):
             found[job.name] = Outcome(DONE, state.jobs[job.name]["seconds"], earlier=True)
     waiting = [job for job in jobs if job.name not in found]
+    # What failed before comes after what was never tried: a restart should bring something new first.
+    waiting.sort(key=lambda job: state.jobs.get(job.name, {}).get("state") == FAILED)
     running: list[Running] = []
     try:
         while waiting or running:

@@ -13,17 +13,30 @@ from hf_ckt.cli.main import run_guarded
 
 ROOT = Path(__file__).resolve().parents[2]
 
+# Those that hold a test marked gpu: to import all others would take a minute of the card's time.
+_TESTS = ["tests/gpu", "tests/kernels/test_tile_edges.py"]
+
 
 def run(argv: list[str]) -> int:
     """Runs the tests, writes the results file, and returns pytest's exit code."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--tests", nargs="+", default=["tests"], metavar="PATH", help="default all of tests/")
+    parser.add_argument("--tests", nargs="+", default=_TESTS, metavar="PATH", help=f"default {' '.join(_TESTS)}")
     parser.add_argument("--marker", default="gpu", help="what pytest selects by; default gpu; empty for all")
     parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="the results file")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="hf_ckt_tests_") as folder:
         report = Path(folder) / "junit.xml"
-        command = [sys.executable, "-m", "pytest", *options.tests, "-p", "no:cacheprovider", f"--junitxml={report}"]
+        # A name a line, so that the log of a run that is ended tells how far it came.
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            *options.tests,
+            "-v",
+            "-p",
+            "no:cacheprovider",
+            f"--junitxml={report}",
+        ]
         command += ["-m", options.marker] if options.marker else []
         code = subprocess.run(command, cwd=ROOT).returncode
         if not report.exists():
@@ -33,7 +46,7 @@ def run(argv: list[str]) -> int:
     # Afterwards: it imports torch, and needs a moment.
     from harness import results_document, write_results
 
-    words = ["--tests", *options.tests] if options.tests != ["tests"] else []
+    words = ["--tests", *options.tests] if options.tests != _TESTS else []
     words += ["--marker", options.marker or "''"] if options.marker != "gpu" else []
     words += ["--json", options.json.name if options.json else "FILE"]
     command_line = " ".join(["python examples/benchmarks/gpu_tests.py", *words])

@@ -122,7 +122,8 @@ def cache_argument(parameters: Container[str]) -> str:
 
 def cache_of(output: Any) -> Any:
     """Returns the keys and values in a model's output, under whichever of the two names; None where it has none."""
-    return getattr(output, "cache", None) or getattr(output, "past_key_values", None)
+    cache = getattr(output, "cache", None)
+    return getattr(output, "past_key_values", None) if cache is None else cache
 
 
 def end_training(trainer: Any) -> None:

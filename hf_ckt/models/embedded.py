@@ -100,7 +100,9 @@ def _take_special_tokens(tokenizer: Any, config: Any) -> None:
     transformers 5.17 reads the tokenizer of a GGUF file with the first token as its end, and without padding.
     """
     for token in ("eos_token", "pad_token"):
-        setattr(tokenizer, token, tokenizer.convert_ids_to_tokens(getattr(config, f"{token}_id")))
+        number = getattr(config, f"{token}_id", None)
+        if number is not None:
+            setattr(tokenizer, token, tokenizer.convert_ids_to_tokens(number))
 
 
 def _dequantized(transformers: Any) -> dict[str, Any]:

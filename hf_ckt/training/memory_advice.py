@@ -4,6 +4,8 @@
 import copy
 from typing import Any, NamedTuple
 
+import torch
+
 from ..kernels.tile_program import tile_sizes
 from .resolution import require_safe_noisy_view
 
@@ -141,3 +143,15 @@ def _may_recompute(args: Any, noisy_view_facts: dict[str, Any]) -> bool:
 
 def _is_quantized(model: Any) -> bool:
     return getattr(model, "hf_quantizer", None) is not None
+
+
+def with_advice(error: torch.OutOfMemoryError, trainer: Any) -> torch.OutOfMemoryError:
+    """
+    Returns the error anew with the advice behind its text.
+
+    A fault in finding the advice must not hide that memory ran out: then the text is that of the error alone.
+    """
+    try:
+        return torch.OutOfMemoryError(f"{error} {memory_advice(memory_facts(trainer))}")
+    except Exception:
+        return torch.OutOfMemoryError(str(error))

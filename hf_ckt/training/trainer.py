@@ -32,7 +32,7 @@ from ..views import Batch
 from .collator import RejectedCollator, split_rejected
 from .config import ContrastiveRobustConfig
 from .log_sums import LogSums, NonFiniteGuard
-from .memory_advice import memory_advice, memory_facts
+from .memory_advice import with_advice
 from .passes import ExtraPasses, run_objective
 from .preferences import REJECTED_COLUMNS, chosen_as_completion, with_rejected
 from .resolution import RunFacts, find_obstacle, require_safe_noisy_view, resolve_schedules
@@ -299,7 +299,7 @@ class ContrastiveRobustTrainer(SFTTrainer):
         try:
             return super().training_step(*args, **kwargs)
         except torch.OutOfMemoryError as error:
-            raise torch.OutOfMemoryError(f"{error} {memory_advice(memory_facts(self))}") from error
+            raise with_advice(error, self) from error
 
     def _count_tokens(self, inputs: dict[str, Any]) -> None:
         mask = inputs.get("attention_mask")

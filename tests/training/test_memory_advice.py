@@ -8,7 +8,7 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from transformers import BitsAndBytesConfig
 
-from hf_ckt.training.memory_advice import MemoryFacts, memory_advice, memory_facts
+from hf_ckt.training.memory_advice import MemoryFacts, memory_advice, memory_facts, with_advice
 from tests import tiny_models
 from tests.runs import OFF
 from tests.trainers import ON, build, load, lora
@@ -171,3 +171,10 @@ def test_advice_is_one_sentence_and_orders_by_cost():
     order += ["accumulation_steps=6", "fraction=0.5", "the teacher in 4 bits", "for the model", "max_length=50"]
     places = [text.index(name) for name in order]
     assert places == sorted(places)
+
+
+def test_fault_in_the_advice_does_not_hide_that_memory_ran_out():
+    """An AttributeError in its place would end a run that `auto_find_batch_size` could have saved."""
+    before = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    after = with_advice(before, object())  # which is no trainer
+    assert type(after) is torch.OutOfMemoryError and str(after) == str(before) and after is not before
