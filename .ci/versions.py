@@ -211,7 +211,12 @@ def run_tests(interpreter: Path, folder: Path, workers: int, options: list[str])
         environment["HF_HUB_OFFLINE"] = "1"
         done = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT, env=environment)
     counts = read_junit(junit) if junit.exists() else {"passed": 0, "failed": 0, "skipped": 0}
-    return {**counts, "status": done.returncode, "seconds": round(time.monotonic() - start), "log": str(log)}
+    return {
+        **counts,
+        "status": done.returncode,
+        "seconds": round(time.monotonic() - start),
+        "log": str(log.relative_to(ROOT)),
+    }
 
 
 def build(chosen: VersionSet, python: str | None, with_cuda: bool) -> tuple[Path, Path, list[str]]:

@@ -189,13 +189,14 @@ def test_torch_with_cuda_is_recognized_by_what_it_brings(versions):
 def test_pips_reason_is_found_among_its_lines(versions):
     """Its last lines are advice; the reason stands before them."""
     text = (
-        "WARNING: something\nERROR: Could not find a version that satisfies the requirement torch==9 (from versions: 1)\n"
+        "WARNING: something\nERROR: Could not find a version that satisfies the requirement torch==9 (from: 1)\n"
         "ERROR: No matching distribution found for torch==9\n[notice] A new release of pip is available\n"
     )
     assert versions.last_error(text) == "No matching distribution found for torch==9"
     conflict = (
         "ERROR: Cannot install a and b because these package versions have conflicting dependencies.\n\n"
-        "The conflict is caused by:\n    a 1 depends on c>=2\n    The user requested (constraint) c==1\n\nTo fix this\n"
+        "The conflict is caused by:\n    a 1 depends on c>=2\n    The user requested (constraint) c==1\n\n"
+        "To fix this you could try to:\n"
     )
     assert versions.last_error(conflict) == "conflict: a 1 depends on c>=2, The user requested (constraint) c==1"
     assert versions.last_error("Traceback\nValueError: x\n") == "ValueError: x"
@@ -232,7 +233,10 @@ def test_an_environment_is_made_again_only_when_what_it_is_made_of_changed(versi
 
     monkeypatch.setattr(versions, "checked", record)
     monkeypatch.setattr(versions, "SMOLLM2", "--version")
-    make = lambda text: versions.make_environment(tmp_path / "x", Path(sys.executable), text, "2.13.0", False)  # noqa: E731
+
+    def make(text: str) -> Path:
+        return versions.make_environment(tmp_path / "x", Path(sys.executable), text, "2.13.0", False)
+
     with monkeypatch.context() as patch:
         patch.setattr(
             versions.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 0, "3", "")
