@@ -142,7 +142,7 @@ def rehearsal_jobs(results: Path, work: Path, model: str) -> list[Job]:
             Folder of a tiny model.
     """
     return [
-        replace(job, words=job.words + _shrinking(job.name), estimate_s=20, limit_s=120, needs_smollm2=False)
+        replace(job, words=job.words + _shrinking(job.name), estimate_s=20, limit_s=300, needs_smollm2=False)
         for job in gpu_jobs(results, work, model)
     ]
 
