@@ -149,9 +149,7 @@ def rehearsal_jobs(results: Path, work: Path, model: str) -> list[Job]:
 
 def _shrinking(name: str) -> tuple[str, ...]:
     if name == "gpu_tests":
-        there = ROOT / "tests" / "gpu"
-        tests = "tests/gpu" if there.is_dir() else "tests/kernels/test_tile_edges.py"
-        return ("--tests", tests, "--marker", "not gpu and not slow")
+        return ("--tests", "tests/gpu", "--marker", "not gpu and not slow")
     if name.startswith("objective"):
         return _TINY_OBJECTIVE + (_UNCOMPILED if name != "objective_8b" else ())
     if name == "fit_check_24gb":

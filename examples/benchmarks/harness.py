@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every benchmark shares: timing in turns, quartiles, ratios, and the results file."""
 
+import shlex
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -105,6 +106,12 @@ def results_document(
         "ratios": ratios,
         **more,
     }
+
+
+def command_line(script: str, argv: Sequence[str]) -> str:
+    """Returns the command that was given; of the results file the name alone, since where it lies says nothing."""
+    words = [Path(word).name if before == "--json" else word for before, word in zip(["", *argv], argv, strict=False)]
+    return shlex.join(["python", f"examples/benchmarks/{script}", *words])
 
 
 def write_results(path: Path, document: dict[str, Any]) -> None:

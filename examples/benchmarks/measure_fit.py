@@ -12,10 +12,9 @@ import torch
 from transformers import TrainerCallback
 
 from cases import StepCase
-from hf_ckt.fit.memory_model import CONTEXT_BYTES, FitCase, longest, peak_bytes
+from hf_ckt.fit.memory_model import CONTEXT_BYTES, GRANULE, FitCase, longest, peak_bytes
 from step_worker import Memory, build_trainer, random_shape
 
-_GRANULE = 64  # as in hf_ckt.fit.memory_model.longest
 _ON_CUDA = torch.cuda.is_available()
 
 
@@ -37,18 +36,18 @@ class Search:
     """
 
     def __init__(self, first: int):
-        self.first = max(_GRANULE, first // _GRANULE * _GRANULE)
+        self.first = max(GRANULE, first // GRANULE * GRANULE)
         self.fits = 0
         self.fails: int | None = None
 
     def next(self) -> int | None:
         """Returns the length to try next; None when nothing lies between what fits and what does not."""
         if self.fails is None:
-            return self.first if not self.fits else self._whole(self.fits * 1.2, self.fits + _GRANULE)
-        if self.fails - self.fits <= _GRANULE:
+            return self.first if not self.fits else self._whole(self.fits * 1.2, self.fits + GRANULE)
+        if self.fails - self.fits <= GRANULE:
             return None
         guess = self.fails * 0.8 if not self.fits else (self.fits + self.fails) / 2
-        return min(self._whole(guess, self.fits + _GRANULE), self.fails - _GRANULE)
+        return min(self._whole(guess, self.fits + GRANULE), self.fails - GRANULE)
 
     def report(self, tokens: int, fits: bool) -> None:
         """Takes down what came of a trial."""
@@ -59,7 +58,7 @@ class Search:
 
     @staticmethod
     def _whole(tokens: float, least: int) -> int:
-        return max(int(tokens) // _GRANULE * _GRANULE, least)
+        return max(int(tokens) // GRANULE * GRANULE, least)
 
 
 def measure_longest(case: StepCase, memory: float, trials: int, recompute: bool) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 
 import argparse
 import json
-import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -28,14 +27,12 @@ def run(argv: list[str]) -> int:
     require_count("--warmup", options.warmup, 1, "What is done once in a process would be measured.")
 
     # After the parsing: these import torch.
-    from harness import results_document, write_results
+    from harness import command_line, results_document, write_results
     from measure_profile import profile_step
 
     job = {"variant": options.variant, "case": asdict(case), "path": model_path(case), "compile": options.compile}
     measured = profile_step(job, options.warmup)
-    # Where the file lies says nothing about the measurement.
-    words = [Path(word).name if before == "--json" else word for before, word in zip(["", *argv], argv, strict=False)]
-    command = shlex.join(["python", "examples/benchmarks/profile_step.py", *words])
+    command = command_line("profile_step.py", argv)
     document = results_document(
         "profile", command, {**asdict(case), "variant": options.variant}, {options.variant: measured}, []
     )

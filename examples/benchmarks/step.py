@@ -3,7 +3,6 @@
 
 import argparse
 import json
-import shlex
 import sys
 import tempfile
 from dataclasses import asdict
@@ -235,7 +234,7 @@ def _merge(variants: dict[str, Any], measured: dict[str, Any]) -> None:
 
 
 def _document(argv: list[str], case: StepCase, described: dict[str, Any], variants: dict[str, Any]) -> dict[str, Any]:
-    from harness import ratio, results_document
+    from harness import command_line, ratio, results_document
 
     # Compared through the baseline of each one's own group: a machine drifts between groups.
     aimed = step_targets(case)
@@ -248,11 +247,7 @@ def _document(argv: list[str], case: StepCase, described: dict[str, Any], varian
         for quantity, target in (("relative_seconds", time), ("relative_peak", memory))
     ]
     ordered = {name: variants[name] for name in STEP_VARIANTS if name in variants}
-    # Where the file lies says nothing about the measurement.
-    words = [Path(word).name if before == "--json" else word for before, word in zip(["", *argv], argv, strict=False)]
-    return results_document(
-        "step", shlex.join(["python", "examples/benchmarks/step.py", *words]), described, ordered, ratios
-    )
+    return results_document("step", command_line("step.py", argv), described, ordered, ratios)
 
 
 def _write(path: Path | None, document: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ TILE_TEMPORARIES = 10
 # Anchors of the contrastive term: the default of contrastive_max_anchors.
 ANCHORS = 1024
 _HALF, _FULL = 2, 4
-_GRANULE = 64
+GRANULE = 64
 
 FORMULA = """\
 memory   = weights + adapter + context + checkpoints + states + max(layer, objective)
@@ -204,8 +204,8 @@ def peak_bytes(case: FitCase, tokens: int) -> float:
 
 def longest(case: FitCase, memory: float) -> int:
     """Returns how many tokens fit, in whole steps of 64; 0 when not even the first do."""
-    low, high = 0, 2**24 // _GRANULE
+    low, high = 0, 2**24 // GRANULE
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if peak_bytes(case, middle * _GRANULE) <= memory else (low, middle - 1)
-    return low * _GRANULE
+        low, high = (middle, high) if peak_bytes(case, middle * GRANULE) <= memory else (low, middle - 1)
+    return low * GRANULE
