@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -37,9 +38,24 @@ class LinearHead(NamedTuple):
     def trainable(self) -> bool:
         return self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Returns the logits `(..., V)` of hidden states `(..., D)`, float32 or wider: of few, for all are built."""
+        product = F.linear(hidden.to(self.weight.device, self.weight.dtype), self.weight, self.bias)
+        return scale_and_cap(product, self.logit_scale, self.softcap)
+
     def detach(self) -> "LinearHead":
         """Returns the head without gradient; nothing is copied."""
         return self._replace(weight=self.weight.detach(), bias=None if self.bias is None else self.bias.detach())
+
+
+def scale_and_cap(product: Tensor, scale: float, softcap: float | None) -> Tensor:
+    """Returns the logits, float32 or wider, that products with a head's weight and bias stand for."""
+    logits = product.to(torch.promote_types(product.dtype, torch.float32))
+    if scale != 1.0:
+        logits = logits * scale
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    return logits
 
 
 class LogitsView:

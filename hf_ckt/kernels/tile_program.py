@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..views import LogitsView, TokenViews
+from ..views import LogitsView, TokenViews, scale_and_cap
 
 # Bytes of one float32 tile of logits; one per view is the extra memory. Small where memory is shared with all else,
 # larger on an accelerator, whose matrix units want rows.
@@ -104,7 +104,7 @@ class TileProgram:
             weights (`torch.Tensor`):
                 Weight of each loss.
         """
-        shared = {name: LogitsView(_scale_and_cap(raw, *caps[name])) for name, raw in logits.items()}
+        shared = {name: LogitsView(scale_and_cap(raw, *caps[name])) for name, raw in logits.items()}
         tile = TokenViews(labels=labels, **{view: shared[name] for view, name in views.items()})
 
         def total_of(per_token: Tensor) -> Tensor:
@@ -167,12 +167,3 @@ def _eager_gradients(function: Callable, tensors: tuple[Tensor, ...]) -> tuple[t
 
 def _as_it_is(tensor: Tensor) -> Tensor:
     return tensor
-
-
-def _scale_and_cap(raw: Tensor, scale: float, softcap: float | None) -> Tensor:
-    logits = raw.to(torch.promote_types(raw.dtype, torch.float32))
-    if scale != 1.0:
-        logits = logits * scale
-    if softcap is not None:
-        logits = softcap * torch.tanh(logits / softcap)
-    return logits

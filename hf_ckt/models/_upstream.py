@@ -5,6 +5,7 @@ version it was read from and the reason. When a release moves a seam, this is th
 """
 
 import functools
+import itertools
 import types
 from collections.abc import Callable, Container, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -19,6 +20,7 @@ from trl.data_utils import _tokenize as tokenize_example
 from trl.trainer.utils import create_model_from_path, get_config_model_id, maybe_gather_lm_head_ctx
 
 __all__ = [
+    "adapters_are_off",
     "adapters_disabled",
     "cache_argument",
     "cache_of",
@@ -31,6 +33,7 @@ __all__ = [
     "keep_4bit_differentiable",
     "load_balancing_loss",
     "logit_scale",
+    "softcap",
     # trl 1.16, private: how SFTTrainer tokenizes a text or a list of messages, with a tokenizer or a processor. A prompt
     # that is tokenized in another way would not be found in its document.
     "tokenize_example",
@@ -85,6 +88,12 @@ def adapters_disabled(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module in modules:
             module._disable_adapters = False
+
+
+def adapters_are_off(model: torch.nn.Module) -> bool:
+    """Whether a pass over the model would go without its adapters: inside [`adapters_disabled`]."""
+    layers = (module for module in model.modules() if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)))
+    return any(module._disable_adapters for module in itertools.islice(layers, 1))
 
 
 def keep_4bit_differentiable(model: torch.nn.Module) -> None:
@@ -153,16 +162,31 @@ def logit_scale(config: Any) -> float:
     Returns the factor a text config applies to its logits.
 
     transformers 5.23 has no common name for it: Cohere `logit_scale`, Muse `output_multiplier`, Falcon-H1
-    `lm_head_multiplier`; Granite and MiniCPM3 divide by `logits_scaling`, HyperCLOVA X multiplies by it.
+    `lm_head_multiplier`; Granite and MiniCPM3 divide by `logits_scaling`, HyperCLOVA X multiplies by it. MPT's
+    `logit_scale` is a field that its code does not read.
     """
     for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
         value = getattr(config, name, None)
-        if value is not None:
+        if value is not None and config.model_type != "mpt":
             return float(value)
     value = getattr(config, "logits_scaling", None)
     if value is None:
         return 1.0
     return float(value) if config.model_type == "hyperclovax" else 1.0 / float(value)
+
+
+def softcap(config: Any) -> float | None:
+    """
+    Returns the cap c of a text config's logits, which become c * tanh(logits / c); None without.
+
+    transformers 5.23: Gemma 2 to 4 and Beam `final_logit_softcapping`, RecurrentGemma `logits_soft_cap`, xLSTM
+    `output_logit_soft_cap`.
+    """
+    for name in ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap"):
+        value = getattr(config, name, None)
+        if value is not None:
+            return float(value)
+    return None
 
 
 def load_balancing_loss(router_logits: Any, config: Any, attention_mask: Tensor | None) -> Tensor:

@@ -1,6 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running a causal language model's backbone and reading its head, for student and teacher alike."""
+"""
+Running a causal language model's backbone and reading its head, for student and teacher alike.
 
+What is below the head and what the head does are assumptions about a model's code. They are compared with its own logits
+at the first pass.
+"""
+
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +17,19 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..views import LinearHead
-from ._upstream import gathered_head, logit_scale
+from ._upstream import adapters_are_off, gathered_head, logit_scale, softcap
+
+logger = logging.getLogger(__name__)
+
+# By how much a head may differ from the model's own logits, as a share of their size (root mean squares): in float32 a
+# hundred times its rounding; in narrower dtypes, of which a handful of operations each round by half an epsilon, two.
+_FLOAT32_TOLERANCE, _EPSILONS = 1e-5, 2
+# An accelerator may multiply float32 as TF32, which has ten bits of mantissa.
+_TF32_EPSILON = 2**-10
+_OTHER_HEAD = (
+    "Losses and comparisons with a teacher would be of another distribution, and nothing would say so. Take a model whose "
+    "head is one product with its output embedding, scaled and capped."
+)
 
 
 @contextmanager
@@ -21,7 +39,7 @@ def read_head(model: PreTrainedModel) -> Iterator[LinearHead]:
     config = model.config.get_text_config()
     weight, bias, context = gathered_head(module.weight, getattr(module, "bias", None))
     with context:
-        yield LinearHead(weight, bias, logit_scale(config), getattr(config, "final_logit_softcapping", None))
+        yield LinearHead(weight, bias, logit_scale(config), softcap(config))
 
 
 def run_backbone(model: PreTrainedModel, inputs: dict[str, Any], noise: Tensor | None = None) -> Any:
@@ -39,7 +57,11 @@ def run_backbone(model: PreTrainedModel, inputs: dict[str, Any], noise: Tensor |
 
     Returns:
         The backbone's output; `last_hidden_state` is `(B, T, D)`.
+
+    Raises:
+        ValueError: At the first pass, if the model's own logits are not what [`read_head`] makes of these states.
     """
+    _compare_once(model, inputs)
     inputs = {**inputs, "use_cache": False}
     if noise is None:
         return model.base_model(**inputs)
@@ -71,3 +93,64 @@ def frozen(model: torch.nn.Module) -> Iterator[None]:
         if training and torch.is_autocast_enabled(next(model.parameters()).device.type):
             # A weight cast without gradient would be served from the cache to the pass that needs one.
             torch.clear_autocast_cache()
+
+
+def _compare_once(model: PreTrainedModel, inputs: dict[str, Any]) -> None:
+    """Compares each head that a model is read with (that of an adapter, that of its base) with its logits, once."""
+    config = model.config.get_text_config()
+    head = adapters_are_off(model), logit_scale(config), softcap(config)
+    compared = model.__dict__.setdefault("_hf_ckt_compared_heads", set())
+    if head not in compared:
+        require_own_logits(model, inputs)
+        compared.add(head)
+
+
+def require_own_logits(model: PreTrainedModel, inputs: dict[str, Any]) -> None:
+    """
+    Raises ValueError where the head as it is read does not give the model's own logits, beyond what rounding explains.
+
+    They are compared at up to eight different tokens of a batch, read as one short text in eval mode.
+
+    Args:
+        model (`PreTrainedModel`):
+            Causal language model.
+        inputs (`dict`):
+            A batch's inputs, of which the tokens are taken.
+    """
+    tokens = inputs["input_ids"].unique()
+    short = {"input_ids": tokens[:: max(1, len(tokens) // 8)][None, :8], "use_cache": False}
+    with frozen(model), read_head(model) as head:
+        try:
+            own = model.forward(**short).logits
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a model's own code asks for beyond tokens
+            logger.warning(
+                "%s: it gives no logits for a few tokens alone (%s), so it was not checked that its head is one product "
+                "with its output embedding, scaled and capped. If it is not, every loss is of another distribution.",
+                type(model).__name__,
+                error,
+            )
+            return
+        hidden = model.base_model(**short).last_hidden_state
+        if not head.weight.is_floating_point() or head.weight.shape != (own.shape[-1], hidden.shape[-1]):
+            raise ValueError(
+                f"{type(model).__name__}: its own logits are over {own.shape[-1]} ids, from states of width "
+                f"{hidden.shape[-1]}, but its output embedding is {head.weight.dtype} of shape {tuple(head.weight.shape)}. "
+                f"{_OTHER_HEAD}"
+            )
+        read = head.logits(hidden)[:, -own.shape[1] :]  # some models give the last position alone
+        own = own.to(read)
+        multiplied = torch.get_autocast_dtype(own.device.type) if torch.is_autocast_enabled(own.device.type) else None
+        epsilon = max(torch.finfo(dtype).eps for dtype in (multiplied or head.weight.dtype, hidden.dtype))
+    if own.device.type != "cpu":
+        epsilon = max(epsilon, _TF32_EPSILON)
+    # Weights that are not finite are another error, told by the loss.
+    difference = torch.where((own == read) | (own.isnan() & read.isnan()), 0, own - read).nan_to_num(torch.inf).abs()
+    tolerance = max(_FLOAT32_TOLERANCE, _EPSILONS * epsilon)
+    if difference.square().mean() > tolerance**2 * own.nan_to_num(0, 0, 0).square().mean():
+        place = difference.argmax()
+        raise ValueError(
+            f"{type(model).__name__}: one of its own logits is {own.flatten()[place]:.6g}, but its output embedding with "
+            f"logit scale {head.logit_scale:g} and softcap {head.softcap} gives {read.flatten()[place]:.6g}. {_OTHER_HEAD}"
+        )
