@@ -11,12 +11,14 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from ..discovery import part_name
 from ..models.backbone import run_backbone
 from ..perturbations.base import EmbeddingPerturbation, document_uniform
 from ..views import Batch, Documents
 from .document_batches import collate_documents, split_documents
 from .mixture import Mixture
 from .noisy_prompts import NoisyPrompts
+from .stayed_clean import log_name
 
 # Set apart from the noise's own draws, which start from the same seed.
 _SELECTION_KEY = 0x5E1EC7ED
@@ -84,6 +86,15 @@ class NoisyView:
         parts = self.mixture.parts.values()
         self._rewrites = any(part.stage != "embeddings" for part in parts)
         self._searches = any(getattr(part, "searches", False) for part in parts)
+
+    @property
+    def log_names(self) -> list[str]:
+        """The names that [`take_counts`] may give."""
+        return [log_name(part_name(part)) for part in self.mixture.parts.values() if part.stage != "embeddings"]
+
+    def take_counts(self, like: Tensor) -> dict[str, Tensor]:
+        """Returns how many documents stayed clean since the last call, see [`~noise.stayed_clean.StayedClean.take`]."""
+        return {} if self.prompts is None else self.prompts.stayed_clean.take(like)
 
     def run(
         self,

@@ -31,6 +31,11 @@ class ExtraPasses(NamedTuple):
     reference: Teacher | None = None
     noisy: NoisyView | None = None
 
+    @property
+    def log_names(self) -> list[str]:
+        """All names that the passes may add to `sums`."""
+        return [] if self.noisy is None else self.noisy.log_names
+
 
 def run_objective(
     model: PreTrainedModel,
@@ -102,6 +107,8 @@ def run_objective(
         heads["student"] = heads["noisy"] = head
         states = HiddenStates(hidden, heads, rejected_states, views.perturbed, fraction)
         result = objective(states, batch, model, scale, training=training)
+    if extra_passes.noisy is not None:
+        result.sums.update(extra_passes.noisy.take_counts(result.loss))
 
     # A plain dict: the wrappers around the forward look for tensors in it.
     output: dict[str, Any] = {"loss": result.loss, "sums": result.sums}
