@@ -24,6 +24,7 @@ __all__ = [
     "adapters_disabled",
     "cache_argument",
     "cache_of",
+    "checkpoints_reentrantly",
     "create_model_from_path",
     "end_training",
     "gathered_head",
@@ -133,6 +134,26 @@ def cache_of(output: Any) -> Any:
     """Returns the keys and values in a model's output, under whichever of the two names; None where it has none."""
     cache = getattr(output, "cache", None)
     return getattr(output, "past_key_values", None) if cache is None else cache
+
+
+def checkpoints_reentrantly(args: Any, model: torch.nn.Module) -> bool:
+    """
+    Returns whether gradient checkpointing is on, and reentrant.
+
+    trl 1.16 takes `selective` out of the options and then sets `use_reentrant=False`; transformers 5.17 takes out
+    `every_n_layers` and `offload`, and with nothing left sets False too. What is left goes to torch 2.13, for which options
+    that leave `use_reentrant` out mean True. Where the arguments do not ask for it, the model may checkpoint all the same:
+    its layers hold the function that does.
+    """
+    if args.gradient_checkpointing:
+        options = dict(args.gradient_checkpointing_kwargs or {})
+        if options.pop("selective", None):
+            return False
+        rest = {name: value for name, value in options.items() if name not in ("every_n_layers", "offload")}
+        return bool(rest) and rest.get("use_reentrant") in (None, True)
+    checkpointed = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
+    calls = [getattr(module, "_gradient_checkpointing_func", None) for module in checkpointed]
+    return any(isinstance(one, functools.partial) and one.keywords.get("use_reentrant", True) for one in calls)
 
 
 def end_training(trainer: Any) -> None:

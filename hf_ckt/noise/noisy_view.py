@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the noisy view is computed: of which sequences, in which pass, kept for the backward or computed again."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,8 @@ from .document_batches import collate_documents, split_documents
 from .mixture import Mixture
 from .noisy_prompts import NoisyPrompts
 from .stayed_clean import log_name
+
+logger = logging.getLogger(__name__)
 
 # Set apart from the noise's own draws, which start from the same seed.
 _SELECTION_KEY = 0x5E1EC7ED
@@ -122,20 +125,23 @@ class NoisyView:
             progress (`float`, *optional*, defaults to `0.0`):
                 Training progress in [0, 1], for the severity.
             training (`bool`, *optional*, defaults to `True`):
-                Whether the batch is trained on; an evaluation leaves the noise of the last search alone.
+                Whether the batch is trained on. An evaluation begins every search anew, and goes without a noisy view where
+                text is perturbed and that of a document is not known.
             divergence (`Callable`, *optional*):
                 From the noisy states `(M, D)`, the clean ones and `perturbed` (see [`StudentViews`]) to what a search
                 ascends, a scalar. Needed by perturbations that search.
         """
-        rows = self._choose(batch, seed)
+        rows = self._choose(batch, seed) if training or self._knows_texts(batch) else batch.kept[:0]
         run = partial(run_backbone, model)
         if rows is not None and len(rows) == 0 and not self.never_empty:
             outputs = run(inputs)
             return StudentViews(batch.keep(outputs.last_hidden_state), None, rows, outputs)
         passed = rows if rows is None or len(rows) else rows.new_zeros(1)
         places = None if passed is None else _places(batch, passed)
-        noisy_batch, choice = self._rewrite(batch if passed is None else _rows_of(batch, passed), seed, progress)
-        draw = partial(self._noise, model, noisy_batch, choice, seed, progress)
+        passed_batch = batch if passed is None else _rows_of(batch, passed)
+        counts = rows is None or len(rows) > 0
+        noisy_batch, choice = self._rewrite(passed_batch, seed, progress) if counts else (passed_batch, None)
+        draw = partial(self._noise, model, noisy_batch, choice, seed, progress, training)
         read = partial(_last_hidden_state, run, noisy_batch.inputs)
         if self._searches:
             # The search compares with the clean view, so that one is there first.
@@ -147,7 +153,7 @@ class NoisyView:
             def respond(noise: Tensor) -> Tensor:
                 return divergence(noisy_batch.keep(read(noise)), target, places)
 
-            noisy = read(draw(partial(_gradient, respond), training))
+            noisy = read(draw(partial(_gradient, respond)))
         elif self.batched:
             if inputs.get("position_ids") is not None:
                 raise ValueError(
@@ -166,7 +172,7 @@ class NoisyView:
             outputs = run(inputs)
             clean = outputs.last_hidden_state
         student, states = batch.keep(clean), noisy_batch.keep(noisy)
-        if rows is not None and not len(rows):
+        if not counts:
             # Still part of the graph, so that its backward runs wherever that of other ranks does.
             return StudentViews(student, states[:0], batch.kept[:0], outputs)
         return StudentViews(student, states, places, outputs)
@@ -178,6 +184,17 @@ class NoisyView:
         draws = document_uniform(batch.inputs["input_ids"], batch.documents, 1, seed ^ _SELECTION_KEY)[..., 0]
         first = batch.documents.mask.long().argmax(1)  # where the row begins, behind padding on the left
         return (draws.gather(1, first[:, None])[:, 0] < self.fraction).nonzero().squeeze(1)
+
+    @torch.compiler.disable
+    def _knows_texts(self, batch: Batch) -> bool:
+        """Whether every text that would be perturbed can be looked up: those of `predict`, say, can not."""
+        if self.prompts is None or all(part.stage != "text" for part in self.mixture.parts.values()):
+            return True
+        documents = split_documents(batch).values()
+        known = all(self.prompts.sources.find(one.ids) is not None for one in documents if one.kept)
+        if not known:
+            _say_without_text()
+        return known
 
     # Kept out of torch_compile: text is no tensor.
     @torch.compiler.disable
@@ -217,8 +234,8 @@ class NoisyView:
         choice: Tensor | None,
         seed: int,
         progress: float,
+        training: bool,
         gradient: Callable[[Tensor], Tensor] | None = None,
-        training: bool = False,
     ) -> Tensor | None:
         """Noise on the embeddings, each document's by its own part; None where no part makes any."""
         embedding: Any = model.get_input_embeddings()
@@ -227,7 +244,7 @@ class NoisyView:
         for index, part in enumerate(self.mixture.at(progress)):
             if not isinstance(part, EmbeddingPerturbation):
                 continue
-            start = self._start(documents) if part.searches else None
+            start = self._start(documents) if part.searches and training else None
             noise = part.noise(ids, documents, width, seed, gradient if part.searches else None, start)
             if part.searches and self.warm_start and training:
                 self.previous = noise[0].detach().clone()
@@ -242,6 +259,14 @@ class NoisyView:
         previous = self.previous.to(documents.positions.device)
         there = documents.positions < len(previous)
         return previous[documents.positions.clamp(max=len(previous) - 1)] * there[..., None]
+
+
+@cache
+def _say_without_text() -> None:
+    logger.warning(
+        "perturbation: an evaluation met documents that are in none of the datasets that this trainer prepared, so their "
+        "text is unknown. Batches with such documents are evaluated without a noisy view. It is said once."
+    )
 
 
 def _last_hidden_state(run: Callable, inputs: dict[str, Any], noise: Tensor | None) -> Tensor:

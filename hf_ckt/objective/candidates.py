@@ -78,7 +78,7 @@ class Contrast:
         teacher_head: LinearHead,
         *,
         rejected: tuple[Batch, Tensor] | None = None,
-        update_queue: bool = True,
+        use_queue: bool = True,
     ) -> Similarities | None:
         """
         Returns the similarities of a batch, or None when it holds fewer than two anchors.
@@ -90,8 +90,9 @@ class Contrast:
                 States at the kept positions.
             rejected (`tuple[Batch, torch.Tensor]`, *optional*):
                 The teacher's reading of the rejected answers: hard negatives.
-            update_queue (`bool`, *optional*, defaults to `True`):
-                Whether the batch's teacher states join the queue (not so in evaluation).
+            use_queue (`bool`, *optional*, defaults to `True`):
+                Whether the queue's states are candidates, and the batch's join them. Not so in evaluation, whose
+                value would move as the queue fills.
         """
         student, teacher = self._pool(batch, student_hidden), self._pool(batch, teacher_hidden.detach())
         if student.shape[0] < 2:
@@ -102,9 +103,9 @@ class Contrast:
         candidates = [teacher]
         if rejected is not None:
             candidates.append(self._pool(*rejected).to(teacher))
-        if self.queue.states is not None:
-            candidates.append(self.queue.states.to(teacher))
-        if update_queue:
+        if use_queue:
+            if self.queue.states is not None:
+                candidates.append(self.queue.states.to(teacher))
             self.queue.push(teacher)
         student_teacher, teacher_teacher = self._head_gram(student_head, teacher_head).cosines(
             student,

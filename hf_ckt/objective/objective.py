@@ -170,9 +170,12 @@ class Objective:
             scale ([`Scale`]):
                 Progress and normalisation.
             training (`bool`):
-                Whether the batch is trained on; an evaluation leaves the queue alone.
+                Whether the batch is trained on; an evaluation has fixed weights and leaves the queue alone.
         """
-        weights = {role: term.schedule.at(scale.progress) for role, term in self.terms.items()}
+        weights = {
+            role: term.schedule.at(scale.progress) if training else term.schedule.in_evaluation
+            for role, term in self.terms.items()
+        }
         self._decide(states, batch, scale, training)
         num_items = len(batch.kept) if scale.num_items is None else scale.num_items
         loss: Any = 0.0
@@ -284,7 +287,7 @@ class Objective:
                     states.hidden["teacher"],
                     states.heads["teacher"],
                     rejected=states.rejected,
-                    update_queue=training,
+                    use_queue=training,
                 )
                 if similarities is not None:
                     yield role, term.loss.per_anchor(similarities).mean()

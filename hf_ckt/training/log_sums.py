@@ -77,6 +77,10 @@ class NonFiniteGuard(TrainerCallback):
         self.skipped = 0
         self._flags: Tensor | None = None
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # An attempt that was broken off may have left a flag up.
+        self._flags, self.skipped = None, 0
+
     def watch(self, values: dict[str, Tensor]) -> None:
         """Notes which values are not finite."""
         device = self.accelerator.device

@@ -7,20 +7,22 @@ from functools import partial
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model
+from accelerate.utils import broadcast_object_list, is_peft_model
 from peft import PeftModel
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import SFTConfig, SFTTrainer
 
-from ..checkpoints import last_complete_checkpoint, replace_file
+from ..checkpoints import replace_file
 from ..hub.run_card import run_card
 from ..models._upstream import (
+    checkpoints_reentrantly,
     get_config_model_id,
     has_switchable_adapters,
     install_objective_forward,
     keep_4bit_differentiable,
 )
+from ..models.fingerprint import fingerprint
 from ..noise.noisy_prompts import NoisyPrompts
 from ..noise.noisy_view import NoisyView
 from ..noise.sources import PromptSources
@@ -36,10 +38,11 @@ from .memory_advice import with_advice
 from .passes import ExtraPasses, run_objective
 from .preferences import REJECTED_COLUMNS, chosen_as_completion, with_rejected
 from .resolution import RunFacts, find_obstacle, require_safe_noisy_view, resolve_schedules
-from .state import TrainingState
+from .resuming import ResumableTrainer
+from .state import TeacherMark, TrainingState
 
 
-class ContrastiveRobustTrainer(SFTTrainer):
+class ContrastiveRobustTrainer(ResumableTrainer):
     """
     Drop-in for [`~trl.SFTTrainer`] that aligns a model with a teacher and against noise over a frozen backbone.
 
@@ -49,8 +52,8 @@ class ContrastiveRobustTrainer(SFTTrainer):
 
     Args:
         model, args, ...:
-            As for [`~trl.SFTTrainer`], in its order. `args` may be a [`ContrastiveRobustConfig`], or an `SFTConfig` or
-            `TrainingArguments`, which is converted.
+            As for [`~trl.SFTTrainer`], in its order. `args` may be a [`ContrastiveRobustConfig`]; with an `SFTConfig` or
+            `TrainingArguments` every extra weight is 0.
         teacher_model (`str`, `PreTrainedModel` or `PeftModel`, *optional*):
             The teacher: Hub id or folder of a model or adapter, or a loaded one, with the student's tokenizer. It is
             frozen in place. `None`: the student's own base, its adapters switched off, if it is a PEFT model.
@@ -99,7 +102,7 @@ class ContrastiveRobustTrainer(SFTTrainer):
         if args is None:
             name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = ContrastiveRobustConfig(f"{name.split('/')[-1]}-CKT")
-        given["args"] = args = ContrastiveRobustConfig.from_arguments(args)
+        given["args"] = args = ContrastiveRobustConfig.from_arguments(args, teacher_given=teacher_model is not None)
         require_separate_models(model, teacher_model)
         if args.contrastive_rejected:
             for dataset_name in ("train_dataset", "eval_dataset"):
@@ -134,9 +137,9 @@ class ContrastiveRobustTrainer(SFTTrainer):
         args = self.args
         if "contrastive" in schedules and args.contrastive_level == "sequence" and not self.padding_free:
             args.require_sequences()
-        budget = None
+        self._budget = budget = None
         if args.consistency_budget is not None and "consistency" in schedules:
-            schedules["consistency"] = budget = args.build_budget(self.accelerator, schedules["consistency"].weight)
+            schedules["consistency"] = self._budget = budget = args.build_budget(self.accelerator, schedules["consistency"].weight)
         terms = {role: Term(args.build_loss(role), schedule) for role, schedule in schedules.items()}
         contrast = args.build_contrast(len(self._tokenizer)) if "contrastive" in terms else None
         self.objective = Objective(
@@ -145,6 +148,7 @@ class ContrastiveRobustTrainer(SFTTrainer):
         views = self.objective.views
         noisy = self._build_noisy_view() if "noisy" in views else None
         teacher: Teacher | None = None
+        mark: TeacherMark | None = None
         if "teacher" in views and teacher_model is not None:
             teacher = ModelTeacher.load(
                 teacher_model,
@@ -153,24 +157,22 @@ class ContrastiveRobustTrainer(SFTTrainer):
                 student_tokenizer=self._tokenizer,
                 tokenizer=processing_class,
             )
+            mark = TeacherMark(teacher.name, broadcast_object_list([fingerprint(teacher.model)])[0])
             teacher.place(self.accelerator)
         elif "teacher" in views:
-            teacher = SelfTeacher()
+            teacher, mark = SelfTeacher(), TeacherMark("the student's own base, adapters off")
         reference = None
         if "reference" in views:
             reference = teacher if isinstance(teacher, SelfTeacher) else SelfTeacher()
         self._extra_passes = ExtraPasses(teacher, reference, noisy)
-        if isinstance(teacher, ModelTeacher):
-            self.teacher_name = teacher.name
-        elif teacher is not None:
-            self.teacher_name = "the student's own base, adapters off"
+        self.teacher_name = None if mark is None else mark.name
         if args.contrastive_rejected and "contrastive" in terms:
             self.data_collator = RejectedCollator(self.data_collator)
 
         keep_4bit_differentiable(self._causal_lm)
         install_objective_forward(self._causal_lm)
         self._sums = {"train": LogSums(), "eval": LogSums()}
-        self._state_to_save = TrainingState(contrast, noisy, budget)
+        self._state_to_save = TrainingState(contrast, noisy, budget, mark)
         self._log_names = [*self.objective.log_names, *(["aux_loss"] if self.aux_loss_enabled else [])]
         self._log_names += [*self._extra_passes.log_names, *(["consistency_multiplier"] if budget is not None else [])]
         term_names = [name for name in self._log_names if name.endswith("_loss")]
@@ -188,15 +190,12 @@ class ContrastiveRobustTrainer(SFTTrainer):
 
     def _build_noisy_view(self) -> NoisyView:
         args = self.args
-        options: Any = args.gradient_checkpointing_kwargs or {}
-        # As torch has it: a dict that leaves it out means True.
-        reentrant = bool(args.gradient_checkpointing and options and options.get("use_reentrant", True))
         spread = len(set((getattr(self._causal_lm, "hf_device_map", None) or {}).values())) > 1
         several = self.accelerator.num_processes > 1
         self._noisy_view_facts = {
             "one_row": self.padding_free,
             "mixture": self.aux_loss_enabled,
-            "reentrant": reentrant,
+            "reentrant": checkpoints_reentrantly(args, self._causal_lm),
             "several_processes": several,
             "spread": spread or is_deepspeed_zero3_enabled(),
             "sharded": self.is_fsdp_enabled or self.is_deepspeed_enabled,
@@ -249,7 +248,8 @@ class ContrastiveRobustTrainer(SFTTrainer):
         whole_batch = num_items_in_batch is not None
         count_ranks = self.args.average_tokens_across_devices and whole_batch
         scale = Scale(
-            progress=self.state.global_step / max(self.state.max_steps, 1),
+            # An evaluation is held at the end of the schedules: its loss moves with the model and with nothing else.
+            progress=self.state.global_step / max(self.state.max_steps, 1) if mode == "train" else 1.0,
             num_items=num_items_in_batch,
             processes=self.accelerator.num_processes // self.get_tp_size() if count_ranks else 1,
             micro_batches=self.current_gradient_accumulation_steps if whole_batch else 1,
@@ -275,14 +275,11 @@ class ContrastiveRobustTrainer(SFTTrainer):
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * outputs["aux_loss"] / scale.micro_batches
             sums["aux_loss"] = torch.stack([outputs["aux_loss"].detach(), torch.ones_like(outputs["aux_loss"])])
-        budget = self._state_to_save.budget
-        if budget is not None:
-            if mode == "train":
-                budget.watch(sums)
+        if mode == "train" and self._budget is not None:
+            self._budget.watch(sums)
             # Filled, not copied from the host, which would wait for the device.
-            sums["consistency_multiplier"] = torch.stack(
-                [loss.detach().new_full((), budget.multiplier), loss.new_ones(())]
-            )
+            multiplier = loss.detach().new_full((), self._budget.multiplier)
+            sums["consistency_multiplier"] = torch.stack([multiplier, loss.new_ones(())])
         self._sums[mode].add(sums)
         if mode == "train":
             self._count_tokens(inputs)
@@ -301,6 +298,12 @@ class ContrastiveRobustTrainer(SFTTrainer):
         except torch.OutOfMemoryError as error:
             raise with_advice(error, self) from error
 
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's; what a loop before it summed and did not log, as `predict` does, is none of this one's."""
+        if self.objective is not None:
+            self._sums["eval"] = LogSums()
+        return super().evaluation_loop(*args, **kwargs)
+
     def _count_tokens(self, inputs: dict[str, Any]) -> None:
         mask = inputs.get("attention_mask")
         count = inputs["input_ids"].new_full((), inputs["input_ids"].numel()) if mask is None else mask.sum()
@@ -316,29 +319,6 @@ class ContrastiveRobustTrainer(SFTTrainer):
             if means:
                 self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
         super().log(logs, start_time)
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As [`~transformers.Trainer.train`]; `resume_from_checkpoint=True` takes the last *complete* checkpoint."""
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_complete_checkpoint(str(self.args.output_dir))
-        if isinstance(resume_from_checkpoint, (str, os.PathLike)) and self.objective is not None:
-            self._state_to_save.restore(str(resume_from_checkpoint), self.args.process_index)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if self.objective is not None:
-            # Before the rest: trainer_state.json, which makes a checkpoint complete, is the last file written.
-            folder = os.path.join(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
-            self._state_to_save.save(folder, self.args.process_index)
-        super()._save_checkpoint(model, trial)
-
-    def _save(self, *args: Any, **kwargs: Any) -> None:
-        # Trainer pickles its arguments beside the weights, the token in clear; a push would publish it.
-        token, self.args.hub_token = self.args.hub_token, None
-        try:
-            super()._save(*args, **kwargs)
-        finally:
-            self.args.hub_token = token
 
     def create_model_card(  # type: ignore[override]  # as TRL's
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None

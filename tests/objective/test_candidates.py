@@ -182,13 +182,13 @@ def test_queue_adds_the_past_batches_as_negatives_and_not_the_present_one():
     assert torch.equal(contrast.queue.states, draw(7, 4, 11)[2:])
 
 
-def test_evaluation_reads_the_queue_and_leaves_it_alone():
-    """Evaluation data in the queue become negatives of training, and the run is no longer the one without it."""
+def test_evaluation_neither_reads_nor_fills_the_queue():
+    """Evaluation data would become negatives of training, and an evaluation's value would move as the queue fills."""
     contrast, batch = make_contrast(queue=5), make_batch([6, 4], [2, 1])
     similarities(contrast, batch)
     before = contrast.queue.states.clone()
-    found = similarities(contrast, batch, seed=10, update_queue=False)
-    assert found.student_teacher.shape == (7, 12)
+    found = similarities(contrast, batch, seed=10, use_queue=False)
+    check(found, draw(7, 5, 10), draw(7, 4, 11))
     assert torch.equal(contrast.queue.states, before)
 
 

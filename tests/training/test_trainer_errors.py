@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from hf_ckt import ContrastiveRobustConfig
 from tests.runs import OFF, rows
-from tests.trainers import ON, build, fields, gradients, load, lora, save_tiny_mixtral, steps, trained
+from tests.trainers import ON, build, fields, gradients, load, lora, run, save_tiny_mixtral, steps, trained
 
 
 def config(tmp_path, **changes):
@@ -361,6 +361,42 @@ def test_reentrant_is_what_torch_takes_it_for(options, tiny_model_dir, tmp_path)
     fields = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": options, "noisy_view_recompute": True}
     with pytest.raises(ValueError, match=r"use_reentrant=True"):
         build(tmp_path, tiny_model_dir, given={"peft_config": lora()}, **fields, **ON)
+
+
+NOT_REENTRANT = [
+    None,
+    {"use_reentrant": False, "preserve_rng_state": False},
+    {"every_n_layers": 2},
+    {"offload": True},
+    {"every_n_layers": 2, "offload": False},
+    {"selective": True},
+    {"selective": True, "every_n_layers": 2, "preserve_rng_state": False},
+    {"selective": False},
+    {"selective": False, "use_reentrant": False, "every_n_layers": 1},
+]
+
+
+@pytest.mark.parametrize("options", NOT_REENTRANT, ids=str)
+def test_checkpointing_that_is_not_reentrant_is_let_through(options, tiny_model_dir, tmp_path):
+    """Keys that never reach torch were taken for options that leave `use_reentrant` out, and the run was refused."""
+    fields = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": options, "noisy_view_recompute": True}
+    trainer = run(build(tmp_path, tiny_model_dir, given={"peft_config": lora()}, **fields, **ON))
+    # What torch was told, read off the layers after the training has switched it on.
+    told = [module._gradient_checkpointing_func.keywords for module in trainer._causal_lm.model.layers]
+    assert {keywords["use_reentrant"] for keywords in told} == {False}
+
+
+def test_checkpointing_that_was_switched_on_at_the_model_counts(tiny_model_dir, tmp_path):
+    """Refused by the arguments' options alone, the same corruption would go through by another door."""
+    for reentrant in (False, True):
+        model = load(tiny_model_dir)
+        model.activation_checkpointing_enable({"use_reentrant": reentrant})
+        given = {"peft_config": lora()}
+        if reentrant:
+            with pytest.raises(ValueError, match=r"use_reentrant=True"):
+                build(tmp_path, model, given=given, noisy_view_recompute=True, **ON)
+        else:
+            run(build(tmp_path, model, given=given, noisy_view_recompute=True, **ON))
 
 
 def test_one_batch_of_both_views_is_refused_where_rows_are_packed(tiny_model_dir, tmp_path):
