@@ -15,6 +15,7 @@ from ..data.contamination import require_unseen
 from ..data.prompt_sets import EvalPrompt
 from ..hub.provenance import library_versions
 from .judges import Judge, Verdict, load_judge
+from .measuring.generation import GREEDY, OWN
 from .measuring.measure import Measured, Measurement
 from .measuring.models import Backbones, EvaluatedModel, Loading, entries, identity_of, public_name
 from .measuring.store import PieceStore, only_writer
@@ -58,6 +59,9 @@ class Evaluation:
             `"transformers"` or `"vllm"`; `"auto"` takes vLLM where it is installed beside a GPU.
         token_consistency (`bool`, *optional*, defaults to `True`):
             Whether the suite `noise` measures it.
+        keep_generation_config (`bool`, *optional*, defaults to `False`):
+            Whether answers are generated as each model's own generation configuration says (its penalties, beams,
+            sampling), and not greedily. The results state which settings were in force.
     """
 
     model: str
@@ -79,6 +83,7 @@ class Evaluation:
     loading: Loading = field(default_factory=Loading)
     engine: str = "auto"
     token_consistency: bool = True
+    keep_generation_config: bool = False
 
     def __post_init__(self) -> None:
         require_known("--suite", self.tier, TIERS)
@@ -151,6 +156,7 @@ def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]
         teacher if "kd" in suites else None,
         generate,
         options.token_consistency,
+        options.keep_generation_config,
     )
     measured = measurement.run(listed)
     backbones.clear()  # a judge that is a model may need the room
@@ -168,7 +174,7 @@ def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]
         "settings": _settings(options, judge, tier, teacher),
         "judge": _described(judge, benign_judge),
         "generation": {
-            "decoding": "greedy",
+            "decoding": OWN if options.keep_generation_config else GREEDY,
             "new_tokens": tier.new_tokens,
             "system_prompt": options.system_prompt,
             "engine": engine,
@@ -177,7 +183,7 @@ def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]
         "seeds": list(range(tier.seeds)),
         "versions": library_versions(*_LIBRARIES),
         "device": _device(),
-        "models": _models(listed, rows, measured, options.baseline),
+        "models": _models(listed, rows, measured, options.baseline, measurement),
     }
     write_completions(folder / "completions.parquet", [row for found in rows.values() for row in found])
     replace_json(folder / "results.json", results)
@@ -185,15 +191,19 @@ def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]
 
 
 def _models(
-    listed: Sequence[EvaluatedModel], rows: dict[str, list], measured: dict[str, Measured], baseline: str | None
+    listed: Sequence[EvaluatedModel],
+    rows: dict[str, list],
+    measured: dict[str, Measured],
+    baseline: str | None,
+    measurement: Measurement,
 ) -> dict[str, Any]:
     base = rows[listed[0].name]
-    return {
-        entry.name: model_results(
-            entry, rows[entry.name], base, measured[entry.name], rows[baseline] if baseline is not None else None
-        )
-        for entry in listed
-    }
+    found = {}
+    for entry in listed:
+        relative_to = rows[baseline] if baseline is not None else None
+        results = model_results(entry, rows[entry.name], base, measured[entry.name], relative_to)
+        found[entry.name] = {**results, "generation": measurement.generation(entry)}
+    return found
 
 
 def _prompts(asked: Questions) -> list[EvalPrompt]:
@@ -251,7 +261,15 @@ def _engine(options: Evaluation, tokenizer: Any) -> tuple[Any, str]:
     from .measuring.vllm_engine import vllm_generate, vllm_is_usable
 
     usable = vllm_is_usable()
-    if options.engine == "transformers" or (options.engine == "auto" and not usable):
+    if options.keep_generation_config and options.engine == "vllm":
+        raise ValueError(
+            "--keep-generation-config: vLLM does not know all that a generation configuration may ask for (beams, n-grams "
+            "that must not come again), and would leave it out unsaid. Use --engine transformers."
+        )
+    # Left to itself, a run that keeps the configuration takes the engine that follows all of it.
+    if options.engine == "transformers" or (
+        options.engine == "auto" and (not usable or options.keep_generation_config)
+    ):
         return None, "transformers"
     if not usable:
         raise ValueError(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ...checkpoints import replace_json
 from ...checks import require_count
 from ...hub.provenance import library_versions
+from ..measuring.generation import GREEDY, OWN, decoding, generating, generation_facts
 from ..measuring.models import Backbones, EvaluatedModel, Loading, entries, public_name
 from ..measuring.store import PieceStore, only_writer
 from .catalogue import JUDGED_TASKS, OWN_TASKS, load_tasks, own_digest, without_notices
@@ -49,6 +50,9 @@ class HarnessRun:
             Asks every question as a user's turn. Published scores of MMLU and GSM8K are often without.
         system_prompt (`str`, *optional*):
             Put before each question.
+        keep_generation_config (`bool`, *optional*, defaults to `False`):
+            Whether what a task leaves open is generated as the model's own generation configuration says (its penalties,
+            beams, sampling), and not greedily.
         loading ([`Loading`], *optional*):
             How weights are loaded.
 
@@ -65,6 +69,7 @@ class HarnessRun:
     batch_size: int = 8
     chat_template: bool = True
     system_prompt: str | None = None
+    keep_generation_config: bool = False
     loading: Loading = field(default_factory=Loading)
 
     def __post_init__(self) -> None:
@@ -130,7 +135,11 @@ def _score(options: HarnessRun, folder: Path, command: str) -> dict[str, Any]:
         "command": command,
         "tasks": score_rows([entry.name for entry in listed], names, found),
         "models": {
-            entry.name: {"model": public_name(entry.model), "adapter": entry.adapter and public_name(entry.adapter)}
+            entry.name: {
+                "model": public_name(entry.model),
+                "adapter": entry.adapter and public_name(entry.adapter),
+                "generation": _generation(options, entry),
+            }
             for entry in listed
         },
         "settings": _settings(options),
@@ -149,19 +158,21 @@ def _score(options: HarnessRun, folder: Path, command: str) -> dict[str, Any]:
 def _run(options: HarnessRun, backbones: Backbones, entry: EvaluatedModel, tasks: "TaskDict") -> dict[str, Any]:
     """One model's result on one task, as JSON holds it."""
     from lm_eval.models.huggingface import HFLM
-    from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(entry.model, trust_remote_code=options.loading.trust_remote_code)
+    tokenizer = _tokenizer(options, entry)
     if options.chat_template and tokenizer.chat_template is None:
         raise ValueError(
             f"--model: the tokenizer of {public_name(entry.model)!r} has no chat template, so it is unknown how a user "
             "speaks to it. Evaluate an instruct model, or pass --no-chat-template to send each question as plain text."
         )
     with backbones.active(entry) as model:
+        config = decoding(model.generation_config, tokenizer, keep_own=options.keep_generation_config)
+        config.stop_strings = None  # the harness stops at the task's own, and gives `generate` no tokenizer for others
         with without_notices():
             # `causal`: the harness guesses from a table of architectures, which a model with its own code is not in.
             lm = HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=options.batch_size)
-        return run_tasks(lm, tasks, options)
+        with generating(model, config):
+            return run_tasks(lm, tasks, options)
 
 
 def run_tasks(lm: Any, tasks: "TaskDict", options: HarnessRun) -> dict[str, Any]:
@@ -242,9 +253,26 @@ def _keys(options: HarnessRun, entry: EvaluatedModel, names: Sequence[str]) -> d
         "num_fewshot": options.num_fewshot,
         "chat_template": options.chat_template,
         "system_prompt": options.system_prompt,
+        "generation": _generation(options, entry),
         "seeds": _SEEDS,
     }
     return {name: {**shared, "task": name, "own": own_digest() if name in OWN_TASKS else None} for name in names}
+
+
+def _generation(options: HarnessRun, entry: EvaluatedModel) -> dict[str, Any]:
+    """What holds where a task does not say itself how its answers are generated."""
+    return generation_facts(
+        entry.model,
+        _tokenizer(options, entry),
+        keep_own=options.keep_generation_config,
+        trust_remote_code=options.loading.trust_remote_code,
+    )
+
+
+def _tokenizer(options: HarnessRun, entry: EvaluatedModel) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(entry.model, trust_remote_code=options.loading.trust_remote_code)
 
 
 def _settings(options: HarnessRun) -> dict[str, Any]:
@@ -252,6 +280,7 @@ def _settings(options: HarnessRun) -> dict[str, Any]:
         "limit": options.limit,
         "num_fewshot": options.num_fewshot,
         "batch_size": options.batch_size,
+        "decoding": OWN if options.keep_generation_config else GREEDY,
         "chat_template": options.chat_template,
         "system_prompt": options.system_prompt,
         **options.loading.facts(),

@@ -7,6 +7,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from .generation import decoding, generating
+
 # Prompts that are generated for at a time, and their tokens with padding and answers: long prompts make small batches.
 _BATCH = 64
 _BATCH_TOKENS = 24_576
@@ -19,10 +21,12 @@ def greedy_answers(
     *,
     system_prompt: str | None = None,
     new_tokens: int = 24,
+    keep_generation_config: bool = False,
     title: str = "answering",
 ) -> list[str]:
     """
-    Answers prompts by greedy decoding, so that the same model gives the same answers again.
+    Answers prompts by greedy decoding, so that the same model gives the same answers again: the token of highest logit
+    each time, whatever penalties, beams or sampling the model's own generation configuration asks for.
 
     Args:
         model (`PreTrainedModel` or `PeftModel`):
@@ -35,6 +39,8 @@ def greedy_answers(
             Put before each prompt.
         new_tokens (`int`, *optional*, defaults to `24`):
             Most tokens of an answer.
+        keep_generation_config (`bool`, *optional*, defaults to `False`):
+            Answers as the model's own generation configuration says instead; what it samples is drawn with a fixed seed.
         title (`str`, *optional*, defaults to `"answering"`):
             Name of the progress bar.
 
@@ -46,7 +52,14 @@ def greedy_answers(
     for batch, _ in tqdm(batches, desc=title, unit="batch"):
         answers |= zip(
             batch,
-            answer_batch(model, tokenizer, batch, system_prompt=system_prompt, new_tokens=new_tokens),
+            answer_batch(
+                model,
+                tokenizer,
+                batch,
+                system_prompt=system_prompt,
+                new_tokens=new_tokens,
+                keep_generation_config=keep_generation_config,
+            ),
             strict=True,
         )
     return [answers[prompt] for prompt in prompts]
@@ -77,18 +90,34 @@ def plan_batches(
 
 
 def answer_batch(
-    model: Any, tokenizer: Any, prompts: Sequence[str], *, system_prompt: str | None = None, new_tokens: int
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    system_prompt: str | None = None,
+    new_tokens: int,
+    keep_generation_config: bool = False,
 ) -> list[str]:
-    """Answers one batch of prompts; see [`greedy_answers`]."""
+    """Answers one batch of prompts; see [`greedy_answers`]. What is drawn at random depends on the batch alone."""
+    import torch
+
     from ...models.backbone import frozen
 
     inputs = left_padded(tokenizer, prompts, system_prompt).to(model.device)
-    with frozen(model):
-        output = model.generate(
-            **inputs, max_new_tokens=new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
-        )
-    texts = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return [text.strip() for text in texts]
+    config = decoding(model.generation_config, tokenizer, keep_own=keep_generation_config)
+    config.max_new_tokens = new_tokens
+    devices = [model.device] if model.device.type == "cuda" else []
+    with frozen(model), generating(model, config), torch.random.fork_rng(devices):
+        torch.manual_seed(0)
+        output = model.generate(**inputs, **({"tokenizer": tokenizer} if config.stop_strings else {}))
+    rows = output[:, inputs["input_ids"].shape[1] :].tolist()
+    ended = [_until_end(row, config.eos_token_id or ()) for row in rows]
+    return [text.strip() for text in tokenizer.batch_decode(ended, skip_special_tokens=True)]
+
+
+def _until_end(ids: list[int], ends: Sequence[int]) -> list[int]:
+    """Tokens before the first one that ends an answer: not every end token is one that decoding skips."""
+    return ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]
 
 
 def left_padded(tokenizer: Any, prompts: Sequence[str], system_prompt: str | None = None) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from .answers import answer_batch, plan_batches
+from .generation import generation_facts
 from .models import Backbones, EvaluatedModel
 from .store import PieceStore
 from .suites import Questions
@@ -80,6 +81,8 @@ class Measurement:
             `generate(entry, prompts, new_tokens)` in place of transformers' own generation.
         with_consistency (`bool`, *optional*, defaults to `True`):
             Whether token consistency is measured, which reads every corrupted prompt twice more.
+        keep_generation_config (`bool`, *optional*, defaults to `False`):
+            Whether answers are generated as each model's own generation configuration says, and not greedily.
     """
 
     asked: Questions
@@ -91,6 +94,16 @@ class Measurement:
     teacher: EvaluatedModel | None = None
     generate: Callable[[EvaluatedModel, list[str], int], list[str]] | None = None
     with_consistency: bool = True
+    keep_generation_config: bool = False
+
+    def generation(self, entry: EvaluatedModel) -> dict[str, Any]:
+        """Returns the settings that an entry's answers are made with, and those of its own that are set aside."""
+        return generation_facts(
+            entry.model,
+            self.tokenizer,
+            keep_own=self.keep_generation_config,
+            trust_remote_code=self.backbones.loading.trust_remote_code,
+        )
 
     def run(self, entries: Sequence[EvaluatedModel]) -> dict[str, Measured]:
         """Returns what each entry made of the questions, by its name, under one progress bar with the time left."""
@@ -138,17 +151,23 @@ class Measurement:
                 return self.generate(entry, batch, new_tokens)
             with self.backbones.active(entry) as model:
                 return answer_batch(
-                    model, self.tokenizer, batch, system_prompt=self.system_prompt, new_tokens=new_tokens
+                    model,
+                    self.tokenizer,
+                    batch,
+                    system_prompt=self.system_prompt,
+                    new_tokens=new_tokens,
+                    keep_generation_config=self.keep_generation_config,
                 )
 
         def keep(batch: list[str], answers: list[str]) -> None:
             into.update(zip(batch, answers, strict=True))
 
+        engine = "transformers" if self.generate is None else "vllm"
+        settings = {"new_tokens": new_tokens, "engine": engine, "generation": self.generation(entry)}
         for batch, size in plan_batches(
             self.tokenizer, prompts, system_prompt=self.system_prompt, new_tokens=new_tokens
         ):
-            engine = "transformers" if self.generate is None else "vllm"
-            key = self._key(entry, what, new_tokens=new_tokens, engine=engine, prompts=batch)
+            key = self._key(entry, what, prompts=batch, **settings)
             cost = size + (_READ_PER_GENERATED - 1) * new_tokens * len(batch)
             yield _Piece(key, cost, partial(make, batch), partial(keep, batch))
 

@@ -182,6 +182,8 @@ def add_model_options(parser: ArgumentParser) -> None:
     quantized.add_argument("--load-in-4bit", action="store_true", help="the base in NF4, by bitsandbytes")
     quantized.add_argument("--load-in-8bit", action="store_true", help="the base in 8 bits, by bitsandbytes")
     add("--trust-remote-code", action="store_true", help="run Python code that comes with the models")
+    kept = "generate as each model's generation_config.json says; default: greedily, whatever it says"
+    add("--keep-generation-config", action="store_true", help=kept)
 
 
 def public_command(program: str, argv: Sequence[str]) -> str:
