@@ -34,10 +34,12 @@ __all__ = [
     "keep_4bit_differentiable",
     "load_balancing_loss",
     "logit_scale",
+    "rewrites_base",
     "softcap",
     # trl 1.16, private: how SFTTrainer tokenizes a text or a list of messages, with a tokenizer or a processor. A prompt
     # that is tokenized in another way would not be found in its document.
     "tokenize_example",
+    "trained_in_place",
 ]
 
 
@@ -71,6 +73,35 @@ def _switchable(model: torch.nn.Module) -> list[Any]:
 def has_switchable_adapters(model: torch.nn.Module) -> bool:
     """Whether the model holds adapter layers that can be switched off (LoRA, DoRA, IA3, ...; no prompt learning)."""
     return any(isinstance(module, BaseTunerLayer) for module in _switchable(model))
+
+
+def trained_in_place(model: torch.nn.Module) -> list[str]:
+    """
+    Returns the names of the trainable parameters that stay in force when the adapters are switched off.
+
+    In peft 0.21 a switched-off module is its `base_layer` (adapter layers) or its `original_module` (copies of whole
+    modules); all else in it is then unused. Outside of such modules lie biases trained by `bias="all"` or `"lora_only"`
+    and whatever was unfrozen by hand.
+    """
+    switched = set()
+    for module in _switchable(model):
+        kept = module.original_module if isinstance(module, AuxiliaryTrainingWrapper) else module.base_layer
+        switched |= {id(parameter) for parameter in module.parameters()} - {id(p) for p in kept.parameters()}
+    return [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in switched]
+
+
+def rewrites_base(config: Any) -> str | None:
+    """
+    Returns the setting of an adapter's config by which peft changed the base's own weights when it added the adapter.
+
+    Read in peft 0.21: of LoRA's initializations by name only these four leave the base as it is (the update of
+    "orthogonal" and "mica" begins at 0); "pissa", "olora", "corda", "lora_ga" subtract the first update from it, "loftq"
+    rounds it, and KaSA drops its smallest singular values. A name that came later is taken for one that rewrites.
+    """
+    initialization = getattr(config, "init_lora_weights", None)
+    if isinstance(initialization, str) and initialization.lower() not in ("gaussian", "eva", "orthogonal", "mica"):
+        return f"init_lora_weights={initialization!r}"
+    return next((name for name in ("kasa_config", "layer_replication") if getattr(config, name, None)), None)
 
 
 @contextmanager

@@ -209,6 +209,12 @@ class Objective:
                 sums[f"{role}_loss"] = _sum_and_count(value.detach(), 1)
         return ObjectiveOutput(loss, sums)
 
+    def begin(self, model: torch.nn.Module) -> None:
+        """Tells penalties on parameters, once, what the student is before it trains."""
+        for term in self.terms.values():
+            if isinstance(term.loss, ParameterLoss):
+                term.loss.begin(model)
+
     def divergence(
         self,
         hidden: dict[str, Tensor],

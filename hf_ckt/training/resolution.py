@@ -9,30 +9,25 @@ from .config import EXTRA_ROLES, RECOMMENDED_WEIGHTS, ContrastiveRobustConfig
 
 logger = logging.getLogger(__name__)
 
-_NO_TEACHER = (
-    "there is no teacher: none was given, and without a PEFT adapter the student has no frozen base to learn from; pass "
-    "teacher_model=... or peft_config=..."
-)
-
 
 class RunFacts(NamedTuple):
     """
-    What a run has.
+    What a run lacks: each is why a need is not met, as a sentence without its end, or None where it is.
 
     Args:
-        has_teacher (`bool`):
-            A teacher was given, or the student's adapters can be switched off to make its base one.
-        has_adapters (`bool`):
-            The student trains a PEFT adapter.
-        has_reference (`bool`):
-            The student's adapters can be switched off.
+        no_teacher (`str`, *optional*):
+            No teacher was given, and the student has no frozen base to take its place.
+        no_regularization (`str`, *optional*):
+            The chosen loss cannot be taken: the student has no frozen base to compare with, or no adapter to penalise.
+        no_noisy_view (`str`, *optional*):
+            The student cannot be run on a perturbed input beside the clean one.
         obstacle (`str`, *optional*):
-            Why no extra term can run at all, as a sentence without its end.
+            No extra term can run at all.
     """
 
-    has_teacher: bool
-    has_adapters: bool
-    has_reference: bool
+    no_teacher: str | None = None
+    no_regularization: str | None = None
+    no_noisy_view: str | None = None
     obstacle: str | None = None
 
 
@@ -78,8 +73,9 @@ def resolve_schedules(args: ContrastiveRobustConfig, facts: RunFacts) -> dict[st
         ValueError: If a weight was set whose need is missing, or every weight is 0.
     """
     schedules = {"task": args.build_schedule("task", args.task_weight)}
-    if args.label_trust and (facts.obstacle or not facts.has_teacher):
-        raise ValueError(f"label_trust=True: {facts.obstacle or _NO_TEACHER}. Remedy that, or set label_trust=False.")
+    missing = facts.obstacle or facts.no_teacher
+    if args.label_trust and missing:
+        raise ValueError(f"label_trust=True: {missing}. Remedy that, or set label_trust=False.")
     chosen = []
     for role in EXTRA_ROLES:
         weight = getattr(args, f"{role}_weight")
@@ -179,15 +175,8 @@ def require_safe_noisy_view(
 
 
 def _missing(role: str, args: ContrastiveRobustConfig, facts: RunFacts) -> str | None:
-    if role in ("distillation", "contrastive") and not facts.has_teacher:
-        return _NO_TEACHER
-    if role == "consistency" and args.consistency_target == "teacher" and not facts.has_teacher:
-        return f"consistency_target='teacher', but {_NO_TEACHER}"
-    if role == "regularization":
-        if args.regularization_loss == "reference_kl" and not facts.has_reference:
-            return "reference_kl compares with the base model, which needs a PEFT adapter that can be switched off"
-        if args.regularization_loss != "reference_kl" and not facts.has_adapters:
-            return (
-                f"{args.regularization_loss} is a penalty on an adapter, and the model has none; pass peft_config=..."
-            )
-    return None
+    if role in ("distillation", "contrastive"):
+        return facts.no_teacher
+    if role == "consistency" and args.consistency_target == "teacher" and facts.no_teacher:
+        return f"consistency_target='teacher', but {facts.no_teacher}"
+    return facts.no_noisy_view if role == "consistency" else facts.no_regularization

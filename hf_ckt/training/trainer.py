@@ -18,7 +18,6 @@ from ..hub.run_card import run_card
 from ..models._upstream import (
     checkpoints_reentrantly,
     get_config_model_id,
-    has_switchable_adapters,
     install_objective_forward,
     keep_4bit_differentiable,
 )
@@ -33,11 +32,12 @@ from ..teachers.self import SelfTeacher
 from ..views import Batch
 from .collator import RejectedCollator, split_rejected
 from .config import ContrastiveRobustConfig
+from .facts import find_facts
 from .log_sums import LogSums, NonFiniteGuard
 from .memory_advice import with_advice
 from .passes import ExtraPasses, run_objective
 from .preferences import REJECTED_COLUMNS, chosen_as_completion, with_rejected
-from .resolution import RunFacts, find_obstacle, require_safe_noisy_view, resolve_schedules
+from .resolution import require_safe_noisy_view, resolve_schedules
 from .resuming import ResumableTrainer
 from .state import TeacherMark, TrainingState
 
@@ -113,23 +113,11 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         super().__init__(**given)
 
         self._causal_lm = self.model.get_base_model() if is_peft_model(self.model) else self.model
-        schedules = resolve_schedules(args, self._run_facts(teacher_model is not None))
+        schedules = resolve_schedules(args, find_facts(self, teacher_given=teacher_model is not None))
         task_alone = set(schedules) == {"task"} and args.task_weight == 1 and args.task_schedule == "constant"
         if task_alone and not args.label_trust:
             return  # SFTTrainer, to the last bit
         self._set_objective(schedules, teacher_model, teacher_quantization_config, teacher_processing_class)
-
-    def _run_facts(self, teacher_given: bool) -> RunFacts:
-        is_peft, split = is_peft_model(self.model), self.accelerator.parallelism_config
-        obstacle = find_obstacle(
-            vision=self._is_vision_dataset,
-            prompt_learning=is_peft and self.model.active_peft_config.is_prompt_learning,
-            own_loss=self.compute_loss_func is not None,
-            smoothing=self.label_smoother is not None,
-            split_sequences=split is not None and (split.cp_enabled or split.sp_enabled),
-        )
-        switchable = is_peft and has_switchable_adapters(self._causal_lm)
-        return RunFacts(teacher_given or switchable, is_peft, switchable, obstacle)
 
     def _set_objective(
         self, schedules: dict[str, Any], teacher_model: Any, quantization_config: Any, processing_class: Any
@@ -145,6 +133,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         self.objective = Objective(
             terms, contrast=contrast, chunk_size=args.objective_chunk_size, compile=args.objective_compile
         )
+        self.objective.begin(self._causal_lm)
         views = self.objective.views
         noisy = self._build_noisy_view() if "noisy" in views else None
         teacher: Teacher | None = None
