@@ -7,6 +7,7 @@ D hidden width, K candidates.
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -198,32 +199,84 @@ class Documents:
 
 def find_documents(inputs: dict[str, Any]) -> Documents:
     """
-    Returns the documents of a batch.
+    Returns the documents of a batch, from whatever it says of them, without a wait for the device.
 
     Args:
         inputs (`dict`):
-            A collated batch. With `position_ids` and no `attention_mask` (padding-free), each position 0 starts a
-            document; otherwise each row is one, its real tokens given by `attention_mask`.
+            A collated batch. With an `attention_mask (B, T)` each row is a document, its real tokens those of the mask.
+            In a mask of pairs `(B, 1, T, T)`, boolean or added to the scores, a document begins at a token that does not
+            see the one before it. Without a mask, documents are those of `cu_seq_lens_q`, of `seq_idx (B, T)`, or begin
+            where `position_ids` do not count on; and a batch with none of these has one in each row.
+
+    Raises:
+        ValueError: If there is a mask from which none of this can be read, and nothing else that says it.
     """
     ids = inputs["input_ids"]
-    batch, length = ids.shape
-    if inputs.get("attention_mask") is None and inputs.get("position_ids") is not None:
-        positions = inputs["position_ids"]
-        index = (positions == 0).flatten().cumsum(0).view(batch, length) - 1
-        mask = torch.ones_like(ids, dtype=torch.bool)
-        count = batch * length
-    else:
-        mask = (
-            inputs["attention_mask"].bool()
-            if inputs.get("attention_mask") is not None
-            else torch.ones_like(ids).bool()
+    mask = inputs.get("attention_mask")
+    if isinstance(mask, dict):  # one mask for each kind of layer
+        mask = mask.get("full_attention", next(iter(mask.values()), None))
+    positions = inputs.get("position_ids")
+    lengths = next((inputs[name] for name in _BOUNDARIES if inputs.get(name) is not None), None)
+    if isinstance(mask, Tensor) and mask.ndim == 2:
+        return _documents_of_rows(mask.bool())
+    if isinstance(mask, Tensor) and mask.ndim in (3, 4):
+        sees = _sees(mask if mask.ndim == 3 else mask[:, 0], 0).expand(ids.shape)
+        goes_on = _sees(mask if mask.ndim == 3 else mask[:, 0], -1).expand(len(ids), -1)
+        return _documents_from(F.pad(~goes_on, (1, 0), value=True), sees)
+    everywhere = torch.ones_like(ids, dtype=torch.bool)
+    if lengths is not None:
+        ends = lengths.to(ids.device).long()
+        order = torch.arange(ids.numel(), device=ids.device)
+        number = torch.searchsorted(ends, order, right=True) - 1
+        return _documents_from((order == ends[number]).view_as(ids), (order < ends[-1]).view_as(ids))
+    if isinstance(inputs.get("seq_idx"), Tensor):
+        return _documents_from(_changes(inputs["seq_idx"].expand(ids.shape), 0), everywhere)
+    if isinstance(positions, Tensor):
+        # Some models have several kinds of positions, of which the first is the text's.
+        positions = positions[0] if positions.ndim == 3 else positions
+        return _documents_from(_changes(positions.expand(ids.shape), 1), everywhere)
+    if mask is not None:
+        raise ValueError(
+            f"attention_mask: is a {type(mask).__name__}, from which it cannot be told where a document begins, so noise "
+            "and contrast between sequences would take a row of several for one. Let the data collator return position_ids "
+            "or seq_idx beside it, or set consistency_weight=0 and contrastive_level='token'."
         )
-        positions = (mask.long().cumsum(1) - 1).clamp(min=0)
-        index = torch.arange(batch, device=ids.device)[:, None].expand(batch, length)
-        count = batch
-    sizes = torch.zeros(count, dtype=torch.long, device=ids.device).index_add_(
-        0, index.flatten(), mask.flatten().long()
-    )
+    return _documents_of_rows(everywhere)
+
+
+# Where the documents of a batch that is one row begin, and where the last one ends.
+_BOUNDARIES = ("cu_seq_lens_q", "cu_seq_lens_k", "cu_seq_lens", "cu_seqlens")
+
+
+def _sees(mask: Tensor, offset: int) -> Tensor:
+    """Whether tokens see the one at an offset from them, `(B, T, T)` -> `(B, T - |offset|)`."""
+    pairs = mask.diagonal(offset, dim1=-2, dim2=-1)
+    # What is added to a score to hide a token is far below any bias for its distance.
+    return pairs > -1e3 if pairs.is_floating_point() else pairs.bool()
+
+
+def _changes(values: Tensor, step: int) -> Tensor:
+    """True at each row's first value, and where one is not that before it plus a step."""
+    return F.pad(values[:, 1:] != values[:, :-1] + step, (1, 0), value=True)
+
+
+def _documents_of_rows(mask: Tensor) -> Documents:
+    batch, length = mask.shape
+    index = torch.arange(batch, device=mask.device)[:, None].expand(batch, length)
+    return _counted(index, (mask.long().cumsum(1) - 1).clamp(min=0), mask, batch)
+
+
+def _documents_from(starts: Tensor, mask: Tensor) -> Documents:
+    """Documents by where they begin, row after row."""
+    order = torch.arange(starts.numel(), device=starts.device).view_as(starts)
+    begins = (order * starts).flatten().cummax(0).values.view_as(starts)
+    index = starts.flatten().cumsum(0).view_as(starts) - 1
+    return _counted(index, order - begins, mask, starts.numel())
+
+
+def _counted(index: Tensor, positions: Tensor, mask: Tensor, count: int) -> Documents:
+    sizes = torch.zeros(count, dtype=torch.long, device=index.device)
+    sizes = sizes.index_add_(0, index.flatten(), mask.flatten().long())
     return Documents(index=index, lengths=sizes.clamp(min=1)[index], positions=positions, mask=mask, count=count)
 
 
@@ -239,21 +292,22 @@ class Batch:
             Unshifted labels, -100 where a token does not count.
         kept (`torch.Tensor` of shape `(N,)`):
             Flat indices into the B * T positions, of those whose next token counts.
-        documents ([`Documents`]):
-            Where each token's document lies.
     """
 
     inputs: dict[str, Any]
     labels: Tensor
     kept: Tensor = field(init=False)
-    documents: Documents = field(init=False)
 
     def __post_init__(self) -> None:
         counts = self.labels != -100
         predicts = torch.zeros_like(counts)
         predicts[:, :-1] = counts[:, 1:]
         self.kept = predicts.flatten().nonzero().squeeze(1)
-        self.documents = find_documents(self.inputs)
+
+    @cached_property
+    def documents(self) -> Documents:
+        """Where each token's document lies; found when it is first asked for, since few parts need it."""
+        return find_documents(self.inputs)
 
     @property
     def kept_labels(self) -> Tensor:

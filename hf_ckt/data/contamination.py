@@ -107,8 +107,10 @@ def _texts(value: Any, column: str) -> Iterator[str]:
             # `from: human` and `value` are ShareGPT's names.
             if (turn.get("role") or turn.get("from")) in ("user", "human"):
                 content = turn.get("content") or turn.get("value") or ""
-                blocks = [{"text": content}] if isinstance(content, str) else content
-                yield from (block["text"] for block in blocks if block.get("text"))
+                for block in [content] if isinstance(content, str) else content:
+                    text = block if isinstance(block, str) else block.get("text")
+                    if text:
+                        yield text
     elif value is not None:
         raise TypeError(
             f"training_texts: column {column!r} must hold texts or lists of messages, got {value!r:.80} "

@@ -294,8 +294,8 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         return super().evaluation_loop(*args, **kwargs)
 
     def _count_tokens(self, inputs: dict[str, Any]) -> None:
-        mask = inputs.get("attention_mask")
-        count = inputs["input_ids"].new_full((), inputs["input_ids"].numel()) if mask is None else mask.sum()
+        ids, mask = inputs["input_ids"], inputs.get("attention_mask")  # one of pairs counts no tokens
+        count = mask.sum() if getattr(mask, "ndim", 0) == 2 else ids.new_full((), ids.numel())
         self._sums["train"].add({"num_tokens": torch.stack([count, torch.ones_like(count)])})
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
