@@ -99,9 +99,7 @@ def rows_by_type() -> dict[str, list[dict[str, Any]]]:
             {"chosen": f"{q} {answer}", "rejected": f"{q} I do not know."} for q, answer in _QUESTIONS
         ],
         "conversational_language_modeling": [{"messages": asked + answered} for asked, answered in turns],
-        "conversational_prompt_completion": [
-            {"prompt": asked, "completion": answered} for asked, answered in turns
-        ],
+        "conversational_prompt_completion": [{"prompt": asked, "completion": answered} for asked, answered in turns],
     }
 
 

@@ -87,7 +87,8 @@ class PromptSources:
             args ([`~trl.SFTConfig`]):
                 The trainer's configuration.
             required (`bool`):
-                Whether text will be perturbed; tokens can be without it.
+                Whether text will be perturbed; tokens can be without it, and so can an evaluation, which then goes without
+                a noisy view.
             completion_only (`bool`):
                 Whether prompts are left out of the loss where there are completions.
 
@@ -98,6 +99,9 @@ class PromptSources:
         name = f"{kwargs['dataset_name']} dataset"
         loaded = isinstance(dataset, Dataset)
         columns: Any = next(iter(dataset), {}).keys()
+        evaluated = kwargs["dataset_name"] != "train"
+        if evaluated and required and ("input_ids" in columns or not loaded):
+            return plain(dataset)
         if "input_ids" in columns:
             if required and not (loaded and self._knows(dataset[0])):
                 raise ValueError(

@@ -48,9 +48,7 @@ class ConsistencyBudget(TrainerCallback):
     ever_on = True
     shape = "dual ascent"
 
-    def __init__(
-        self, accelerator: Accelerator, budget: float, rate: float, multiplier: float, maximum: float = 10.0
-    ):
+    def __init__(self, accelerator: Accelerator, budget: float, rate: float, multiplier: float, maximum: float = 10.0):
         self.accelerator, self.budget, self.rate, self.multiplier = accelerator, budget, rate, multiplier
         self.maximum = maximum
         self.weight = multiplier

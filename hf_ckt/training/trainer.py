@@ -127,7 +127,9 @@ class ContrastiveRobustTrainer(ResumableTrainer):
             args.require_sequences()
         self._budget = budget = None
         if args.consistency_budget is not None and "consistency" in schedules:
-            schedules["consistency"] = self._budget = budget = args.build_budget(self.accelerator, schedules["consistency"].weight)
+            schedules["consistency"] = self._budget = budget = args.build_budget(
+                self.accelerator, schedules["consistency"].weight
+            )
         terms = {role: Term(args.build_loss(role), schedule) for role, schedule in schedules.items()}
         contrast = args.build_contrast(len(self._tokenizer)) if "contrastive" in terms else None
         self.objective = Objective(

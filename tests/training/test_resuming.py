@@ -110,7 +110,12 @@ def test_an_attempt_that_ran_out_of_memory_leaves_nothing_behind(at_step, tiny_m
     given = {"peft_config": lora()}
     changes = {**REMEMBERS, "train_sampling_strategy": "random"}
     tried = build(
-        tmp_path / "tried", tiny_model_dir, given=given, **changes, per_device_train_batch_size=4, auto_find_batch_size=True
+        tmp_path / "tried",
+        tiny_model_dir,
+        given=given,
+        **changes,
+        per_device_train_batch_size=4,
+        auto_find_batch_size=True,
     )
     calls = out_of_memory(tried, 3, at_step)
     run(tried)

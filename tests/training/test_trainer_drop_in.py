@@ -170,7 +170,9 @@ def test_what_was_set_on_a_plain_config_is_kept(tmp_path):
     assert {name: getattr(converted, name) for name in vars(args)} == vars(args)
     assert (converted._n_gpu, converted.warmup_steps, converted.note, converted.extra) == (7, 11, "mine", 4)
     defaults = ContrastiveRobustConfig(str(tmp_path), **fields(), **OFF)
-    assert all(getattr(converted, name) == getattr(defaults, name) for name in defaults.to_dict() if name not in vars(args))
+    assert all(
+        getattr(converted, name) == getattr(defaults, name) for name in defaults.to_dict() if name not in vars(args)
+    )
 
 
 def test_a_teacher_beside_a_plain_config_is_refused(tiny_model_dir, tmp_path):
