@@ -40,6 +40,7 @@ __all__ = [
     # that is tokenized in another way would not be found in its document.
     "tokenize_example",
     "trained_in_place",
+    "uncompiled",
 ]
 
 
@@ -239,6 +240,15 @@ def softcap(config: Any) -> float | None:
         if value is not None:
             return float(value)
     return None
+
+
+def uncompiled(model: Any) -> Any:
+    """
+    Returns a model without the `torch.compile` around it; what is wrapped further in (DDP, PEFT) stays.
+
+    torch 2.13 and accelerate's regional compilation keep the model under one name, and neither has a public one.
+    """
+    return getattr(model, "_orig_mod", model)
 
 
 def load_balancing_loss(router_logits: Any, config: Any, attention_mask: Tensor | None) -> Tensor:

@@ -7,7 +7,8 @@ at the first pass.
 """
 
 import logging
-from collections.abc import Iterator
+import types
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -62,20 +63,63 @@ def run_backbone(model: PreTrainedModel, inputs: dict[str, Any], noise: Tensor |
         ValueError: At the first pass, if the model's own logits are not what [`read_head`] makes of these states.
     """
     _compare_once(model, inputs)
-    inputs = {**inputs, "use_cache": False}
-    if noise is None:
-        return model.base_model(**inputs)
-
-    def add_noise(_module: torch.nn.Module, _args: Any, output: Tensor) -> Tensor:
-        added = noise.to(output.device, output.dtype)
-        clean = len(output) - len(added)
-        return output + (F.pad(added, (0, 0, 0, 0, clean, 0)) if clean else added)
-
-    handle = model.get_input_embeddings().register_forward_hook(add_noise)
+    embedding: Any = model.get_input_embeddings()
+    compiled: _CompiledPasses | None = getattr(model, "_hf_ckt_compiled_passes", None)
+    run = _run if compiled is None else compiled.program(model, with_noise=noise is not None)
+    handle = embedding.register_forward_hook(_add_noise) if compiled is None and noise is not None else None
     try:
-        return model.base_model(**inputs)
+        return run(model, {**inputs, "use_cache": False}, noise)
     finally:
-        handle.remove()
+        embedding._hf_ckt_noise = None
+        if handle is not None:
+            handle.remove()
+
+
+def compile_backbone(model: PreTrainedModel, **options: Any) -> None:
+    """
+    Lets every pass of [`run_backbone`] over a model run through `torch.compile`, what is done with its states outside.
+
+    Args:
+        model (`PreTrainedModel`):
+            Causal language model.
+        options (`Any`):
+            As for `torch.compile`.
+    """
+    if not hasattr(model, "_hf_ckt_compiled_passes"):
+        # There for good: what is compiled does not notice a hook that comes or goes.
+        model.get_input_embeddings().register_forward_hook(_add_noise)
+    model._hf_ckt_compiled_passes = _CompiledPasses(options)  # type: ignore[assignment]
+
+
+class _CompiledPasses:
+    """The compiled passes over a backbone, one for each way it is run."""
+
+    def __init__(self, options: dict[str, Any]):
+        self.options, self.programs = options, dict[tuple, Callable]()
+
+    def program(self, model: PreTrainedModel, with_noise: bool) -> Callable:
+        way = with_noise, adapters_are_off(model), model.training, torch.is_grad_enabled()
+        if way not in self.programs:
+            # Each with a code object of its own: of one, the compiler keeps no more than eight variants.
+            function = types.FunctionType(_run.__code__.replace(), _run.__globals__)
+            self.programs[way] = torch.compile(function, **self.options)
+        return self.programs[way]
+
+
+def _run(model: PreTrainedModel, inputs: dict[str, Any], noise: Tensor | None) -> Any:
+    # Set here and not by the caller: a compiler takes the shapes of what a module already holds for constants.
+    embedding: Any = model.get_input_embeddings()
+    embedding._hf_ckt_noise = noise
+    return model.base_model(**inputs)
+
+
+def _add_noise(embedding: Any, _args: Any, output: Tensor) -> Tensor:
+    noise = getattr(embedding, "_hf_ckt_noise", None)
+    if noise is None:
+        return output
+    added = noise.to(output.device, output.dtype)
+    clean = len(output) - len(added)
+    return output + (F.pad(added, (0, 0, 0, 0, clean, 0)) if clean else added)
 
 
 @contextmanager
@@ -99,10 +143,10 @@ def _compare_once(model: PreTrainedModel, inputs: dict[str, Any]) -> None:
     """Compares each head that a model is read with (that of an adapter, that of its base) with its logits, once."""
     config = model.config.get_text_config()
     head = adapters_are_off(model), logit_scale(config), softcap(config)
-    compared = model.__dict__.setdefault("_hf_ckt_compared_heads", set())
+    compared: set[tuple] = getattr(model, "_hf_ckt_compared_heads", set())
     if head not in compared:
         require_own_logits(model, inputs)
-        compared.add(head)
+        model._hf_ckt_compared_heads = compared | {head}  # type: ignore[assignment]
 
 
 def require_own_logits(model: PreTrainedModel, inputs: dict[str, Any]) -> None:
@@ -145,8 +189,9 @@ def require_own_logits(model: PreTrainedModel, inputs: dict[str, Any]) -> None:
         epsilon = max(torch.finfo(dtype).eps for dtype in (multiplied or head.weight.dtype, hidden.dtype))
     if own.device.type != "cpu":
         epsilon = max(epsilon, _TF32_EPSILON)
-    # Weights that are not finite are another error, told by the loss.
-    difference = torch.where((own == read) | (own.isnan() & read.isnan()), 0, own - read).nan_to_num(torch.inf).abs()
+    # NaN is no model's own logit but a fault, which the loss tells; equal infinities have no difference.
+    apart = (own != read) & ~own.isnan() & ~read.isnan()
+    difference = torch.where(apart, own - read, 0).abs()
     tolerance = max(_FLOAT32_TOLERANCE, _EPSILONS * epsilon)
     if difference.square().mean() > tolerance**2 * own.nan_to_num(0, 0, 0).square().mean():
         place = difference.argmax()

@@ -3,11 +3,13 @@
 
 from typing import Any, NamedTuple
 
+from accelerate import Accelerator
+from accelerate.utils import DynamoBackend
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..models._upstream import load_balancing_loss
-from ..models.backbone import read_head, run_backbone
+from ..models._upstream import install_objective_forward, keep_4bit_differentiable, load_balancing_loss
+from ..models.backbone import compile_backbone, read_head, run_backbone
 from ..noise.noisy_view import NoisyView, StudentViews
 from ..objective.objective import HiddenStates, Objective, Scale
 from ..teachers.base import Teacher
@@ -35,6 +37,26 @@ class ExtraPasses(NamedTuple):
     def log_names(self) -> list[str]:
         """All names that the passes may add to `sums`."""
         return [] if self.noisy is None else self.noisy.log_names
+
+
+def prepare_student(model: PreTrainedModel, accelerator: Accelerator) -> None:
+    """
+    Lets a causal language model run an objective within its own forward.
+
+    With `torch_compile` its backbone is compiled, and the objective stays outside: it is called with other numbers in
+    each step (seed, weights, what counts), for which a compiled frame around it would be traced anew.
+
+    Args:
+        model (`PreTrainedModel`):
+            The student, changed in place.
+        accelerator (`Accelerator`):
+            Knows how the run compiles.
+    """
+    keep_4bit_differentiable(model)
+    install_objective_forward(model)
+    plugin = accelerator.state.dynamo_plugin
+    if plugin.backend != DynamoBackend.NO:
+        compile_backbone(model, **plugin.to_kwargs())
 
 
 def run_objective(

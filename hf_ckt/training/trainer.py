@@ -15,12 +15,7 @@ from trl import SFTConfig, SFTTrainer
 
 from ..checkpoints import replace_file
 from ..hub.run_card import run_card
-from ..models._upstream import (
-    checkpoints_reentrantly,
-    get_config_model_id,
-    install_objective_forward,
-    keep_4bit_differentiable,
-)
+from ..models._upstream import checkpoints_reentrantly, get_config_model_id, uncompiled
 from ..models.fingerprint import fingerprint
 from ..noise.noisy_prompts import NoisyPrompts
 from ..noise.noisy_view import NoisyView
@@ -35,7 +30,7 @@ from .config import ContrastiveRobustConfig
 from .facts import find_facts
 from .log_sums import LogSums, NonFiniteGuard
 from .memory_advice import with_advice
-from .passes import ExtraPasses, run_objective
+from .passes import ExtraPasses, prepare_student, run_objective
 from .preferences import REJECTED_COLUMNS, chosen_as_completion, with_rejected
 from .resolution import require_safe_noisy_view, resolve_schedules
 from .resuming import ResumableTrainer
@@ -160,8 +155,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         if args.contrastive_rejected and "contrastive" in terms:
             self.data_collator = RejectedCollator(self.data_collator)
 
-        keep_4bit_differentiable(self._causal_lm)
-        install_objective_forward(self._causal_lm)
+        prepare_student(self._causal_lm, self.accelerator)
         self._sums = {"train": LogSums(), "eval": LogSums()}
         self._state_to_save = TrainingState(contrast, noisy, budget, mark)
         self._log_names = [*self.objective.log_names, *(["aux_loss"] if self.aux_loss_enabled else [])]
@@ -261,7 +255,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
             training=mode == "train",
         )
         # A second pass over the same inputs inside the forward, so that the wrapper's hooks fire once around all.
-        outputs = model(**inputs, objective=run)
+        outputs = uncompiled(model)(**inputs, objective=run)
         loss, sums = outputs["loss"], outputs["sums"]
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * outputs["aux_loss"] / scale.micro_batches
