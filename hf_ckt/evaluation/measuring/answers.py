@@ -81,8 +81,10 @@ def answer_batch(
 ) -> list[str]:
     """Answers one batch of prompts; see [`greedy_answers`]."""
     from ...models.backbone import frozen
+    from ...models.positions import require_room
 
     inputs = left_padded(tokenizer, prompts, system_prompt).to(model.device)
+    require_room(model, int(inputs["attention_mask"].sum(-1).max()) + new_tokens)
     with frozen(model):
         output = model.generate(
             **inputs, max_new_tokens=new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
