@@ -5,6 +5,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from .arguments.parser import CommandParser
+
 
 def run(argv: list[str]) -> int:
     """Scores, prints a table, and says where the files are."""
@@ -39,10 +41,9 @@ def run(argv: list[str]) -> int:
 def _parse(argv: list[str]) -> argparse.Namespace:
     from ..evaluation.measuring.models import add_model_options
 
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="hf-ckt lm-eval",
         description=f"{__doc__} Stopped at any moment, the same command goes on with the task that it was at.",
-        allow_abbrev=False,
     )
     add_model_options(parser)
     add = parser.add_argument

@@ -92,8 +92,8 @@ def _present(names: Iterable[str], columns: Sequence[str] | None) -> list[str]:
     if not found:
         raise ValueError(
             f"training_texts: the training data has none of the columns {', '.join(columns or _COLUMNS)} (it has "
-            f"{', '.join(names)}), so no prompt would be found in it. Name the one that holds the texts in columns, or "
-            "rename it."
+            f"{', '.join(names)}), so no prompt would be found in it. Rename the one that holds the texts to text, or "
+            "name it in columns in Python."
         )
     return found
 

@@ -338,6 +338,13 @@ def test_own_prompts_of_two_kinds_share_no_id(tmp_path):
     assert len(set(ids)) == 2
 
 
+def test_own_text_file_asks_each_line(tmp_path):
+    """The simplest file of prompts has no column to name."""
+    (tmp_path / "mine.TXT").write_text("How?\n\nWhy?\n")
+    prompts = load_own_prompts(str(tmp_path / "mine.TXT"), "benign")
+    assert [(prompt.set, prompt.text) for prompt in prompts] == [("mine", "How?"), ("mine", "Why?")]
+
+
 def test_own_file_does_not_pass_for_a_public_set(tmp_path):
     """The results state source and licence by the set's name."""
     (tmp_path / "harmbench.jsonl").write_text('{"prompt": "a"}\n')
@@ -347,20 +354,20 @@ def test_own_file_does_not_pass_for_a_public_set(tmp_path):
 def test_own_missing_column_names_the_nearest(own_files):
     """A KeyError from within the reader names neither the file nor its columns."""
     with pytest.raises(
-        ValueError, match=r"mine.jsonl: has no column 'questions'.*Did you mean 'question'.*prompt_column"
+        ValueError, match=r"mine.jsonl: has no column 'questions'.*Did you mean 'question'.*with --prompt-column"
     ):
         load_own_prompts(str(own_files["jsonl"]), "benign", prompt_column="questions")
-    with pytest.raises(ValueError, match=r"has no column 'topics'.*Did you mean 'topic'.*category_column"):
+    with pytest.raises(ValueError, match=r"has no column 'topics'.*Did you mean 'topic'.*with --category-column"):
         load_own_prompts(str(own_files["jsonl"]), "benign", prompt_column="question", category_column="topics")
 
 
 @pytest.mark.parametrize(
     ("file_name", "content", "message"),
     [
-        ("a.jsonl", '{"prompt": "a"}\n{"prompt": " "}\n', r"a\.jsonl: row 1 has ' ' as 'prompt'"),
-        ("b.jsonl", '{"prompt": "a"}\n{"other": "b"}\n', r"b\.jsonl: row 1 has None as 'prompt'"),
-        ("c.csv", "prompt\n1\n2\n", r"c\.csv: row 0 has 1 as 'prompt'"),
-        ("d.jsonl", '{"prompt": "a"}\n{"prompt": \n', r"d\.jsonl: cannot be read as rows \(.*row 1"),
+        ("a.jsonl", '{"prompt": "a"}\n\n{"prompt": " "}\n', r"a\.jsonl, row 2 \(line 3\): has ' ' as 'prompt'"),
+        ("b.jsonl", '{"prompt": "a"}\n{"other": "b"}\n', r"b\.jsonl, row 2 \(line 2\): has None as 'prompt'"),
+        ("c.csv", "prompt\n1\n2\n", r"c\.csv, row 1 \(line 2\): has 1 as 'prompt'"),
+        ("d.jsonl", '{"prompt": "a"}\n{"prompt": \n', r"d\.jsonl, line 2: is not JSON"),
         ("e.jsonl", "", r"e\.jsonl: cannot be read as rows \(it is empty"),
         ("f.csv", "", r"f\.csv: cannot be read as rows"),
     ],

@@ -102,8 +102,10 @@ def answer_batch(
     import torch
 
     from ...models.backbone import frozen
+    from ...models.positions import require_room
 
     inputs = left_padded(tokenizer, prompts, system_prompt).to(model.device)
+    require_room(model, int(inputs["attention_mask"].sum(-1).max()) + new_tokens)
     config = decoding(model.generation_config, tokenizer, keep_own=keep_generation_config)
     config.max_new_tokens = new_tokens
     devices = [model.device] if model.device.type == "cuda" else []
