@@ -36,6 +36,7 @@ def run(argv: list[str]) -> int:
         loading=Loading.of(options),
         engine=options.engine,
         token_consistency=not options.no_token_consistency,
+        allow_other_base=options.allow_other_base,
         keep_generation_config=options.keep_generation_config,
     )
     results = evaluate(evaluation, options.output, public_command("hf-ckt evaluate", argv))

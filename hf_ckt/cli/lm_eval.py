@@ -25,6 +25,7 @@ def run(argv: list[str]) -> int:
         batch_size=options.batch_size,
         chat_template=options.chat_template,
         system_prompt=options.system_prompt,
+        allow_other_base=options.allow_other_base,
         keep_generation_config=options.keep_generation_config,
         loading=Loading.of(options),
     )

@@ -8,7 +8,7 @@ from typing import Any
 from ..checkpoints import replace_file
 from .judges import Judge, Verdict
 from .measuring.measure import Measured
-from .measuring.models import EvaluatedModel, public_name
+from .measuring.models import EvaluatedModel, public_name, trained_on
 from .measuring.suites import Questions
 from .measuring.utility import LETTERS, choice_prompt, last_number
 from .scoring.alignment import alignment_scores
@@ -113,6 +113,7 @@ def model_results(
         "title": entry.name,
         "model": public_name(entry.model),
         "adapter": entry.adapter and public_name(entry.adapter),
+        "trained_on": trained_on(entry),
         "scores": {},
     }
     scores: dict[str, Score] = results["scores"]

@@ -15,9 +15,10 @@ from ..data.contamination import require_unseen
 from ..data.prompt_sets import EvalPrompt
 from ..hub.provenance import library_versions
 from .judges import Judge, Verdict, load_judge
+from .measuring.backbones import Backbones
 from .measuring.generation import GREEDY, OWN
 from .measuring.measure import Measured, Measurement
-from .measuring.models import Backbones, EvaluatedModel, Loading, entries, identity_of, public_name
+from .measuring.models import EvaluatedModel, Loading, entries, identity_of, public_name
 from .measuring.store import PieceStore, only_writer
 from .measuring.suites import SUITES, Questions, ask
 from .measuring.tiers import TIERS
@@ -59,6 +60,8 @@ class Evaluation:
             `"transformers"` or `"vllm"`; `"auto"` takes vLLM where it is installed beside a GPU.
         token_consistency (`bool`, *optional*, defaults to `True`):
             Whether the suite `noise` measures it.
+        allow_other_base (`bool`, *optional*, defaults to `False`):
+            Whether an adapter is scored on another base than the one that it records.
         keep_generation_config (`bool`, *optional*, defaults to `False`):
             Whether answers are generated as each model's own generation configuration says (its penalties, beams,
             sampling), and not greedily. The results state which settings were in force.
@@ -83,6 +86,7 @@ class Evaluation:
     loading: Loading = field(default_factory=Loading)
     engine: str = "auto"
     token_consistency: bool = True
+    allow_other_base: bool = False
     keep_generation_config: bool = False
 
     def __post_init__(self) -> None:
@@ -121,7 +125,13 @@ def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]
 
     tier = TIERS[options.tier]
     tier = replace(tier, new_tokens=options.new_tokens or tier.new_tokens, seeds=options.seeds or tier.seeds)
-    listed, teacher = entries(options.model, options.adapter, options.compare, options.teacher)
+    listed, teacher = entries(
+        options.model,
+        options.adapter,
+        options.compare,
+        options.teacher,
+        allow_other_base=options.allow_other_base,
+    )
     if options.baseline is not None:
         require_known("--baseline", options.baseline, [entry.name for entry in listed])
     judge = load_judge(options.judge, trust_remote_code=options.loading.trust_remote_code)
@@ -283,6 +293,7 @@ def _settings(options: Evaluation, judge: Judge, tier: Any, teacher: EvaluatedMo
     return {
         "judge": judge.name,
         "baseline": options.baseline,
+        "allow_other_base": options.allow_other_base,
         "teacher": named,
         **options.loading.facts(),
         "corruptions": list(tier.corruptions),

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from ...checkpoints import replace_json
 from ...checks import require_count
 from ...hub.provenance import library_versions
+from ..measuring.backbones import Backbones
 from ..measuring.generation import GREEDY, OWN, decoding, generating, generation_facts
-from ..measuring.models import Backbones, EvaluatedModel, Loading, entries, public_name
+from ..measuring.models import EvaluatedModel, Loading, entries, public_name, trained_on
 from ..measuring.store import PieceStore, only_writer
 from .catalogue import JUDGED_TASKS, OWN_TASKS, load_tasks, own_digest, without_notices
 from .scores import score_rows
@@ -50,6 +51,8 @@ class HarnessRun:
             Asks every question as a user's turn. Published scores of MMLU and GSM8K are often without.
         system_prompt (`str`, *optional*):
             Put before each question.
+        allow_other_base (`bool`, *optional*, defaults to `False`):
+            Whether an adapter is scored on another base than the one that it records.
         keep_generation_config (`bool`, *optional*, defaults to `False`):
             Whether what a task leaves open is generated as the model's own generation configuration says (its penalties,
             beams, sampling), and not greedily.
@@ -69,6 +72,7 @@ class HarnessRun:
     batch_size: int = 8
     chat_template: bool = True
     system_prompt: str | None = None
+    allow_other_base: bool = False
     keep_generation_config: bool = False
     loading: Loading = field(default_factory=Loading)
 
@@ -116,13 +120,20 @@ def require_harness() -> None:
 
 
 def _score(options: HarnessRun, folder: Path, command: str) -> dict[str, Any]:
-    listed, _ = entries(options.model, options.adapter, options.compare)
+    listed, _ = entries(
+        options.model, options.adapter, options.compare, allow_other_base=options.allow_other_base
+    )
     names = list(dict.fromkeys(options.tasks))
     store, backbones = PieceStore(folder / "lm_eval"), Backbones(options.loading)
     keys = {(entry.name, name): key for entry in listed for name, key in _keys(options, entry, names).items()}
     pending = [name for name in names if not all(store.has(keys[entry.name, name]) for entry in listed)]
     # Before any model is loaded: a misspelt task should not be found after the tasks before it have run.
     loaded = load_tasks(pending)
+    # Nor that an adapter does not fit.
+    for entry in listed:
+        if entry.adapter is not None and not all(store.has(keys[entry.name, name]) for name in names):
+            with backbones.active(entry):
+                pass
     found = {
         (entry.name, name): store.piece(
             keys[entry.name, name], partial(_run, options, backbones, entry, loaded.get(name))
@@ -138,6 +149,7 @@ def _score(options: HarnessRun, folder: Path, command: str) -> dict[str, Any]:
             entry.name: {
                 "model": public_name(entry.model),
                 "adapter": entry.adapter and public_name(entry.adapter),
+                "trained_on": trained_on(entry),
                 "generation": _generation(options, entry),
             }
             for entry in listed
@@ -280,6 +292,7 @@ def _settings(options: HarnessRun) -> dict[str, Any]:
         "limit": options.limit,
         "num_fewshot": options.num_fewshot,
         "batch_size": options.batch_size,
+        "allow_other_base": options.allow_other_base,
         "decoding": OWN if options.keep_generation_config else GREEDY,
         "chat_template": options.chat_template,
         "system_prompt": options.system_prompt,

@@ -9,8 +9,9 @@ from typing import Any
 from tqdm import tqdm
 
 from .answers import answer_batch, plan_batches
+from .backbones import Backbones
 from .generation import generation_facts
-from .models import Backbones, EvaluatedModel
+from .models import EvaluatedModel
 from .store import PieceStore
 from .suites import Questions
 from .tiers import Tier
@@ -110,6 +111,7 @@ class Measurement:
         found = {entry.name: Measured() for entry in entries}
         stages = {entry.name: list(self._first(entry, entries[0], found[entry.name])) for entry in entries}
         planned = [piece for pieces in stages.values() for piece in pieces]
+        self._require_fit([entry for entry in entries if not all(self.store.has(one.key) for one in stages[entry.name])])
         # Consistency reads every corrupted prompt twice with the answer; which answer is only known later.
         later = 3 * sum(self._length(row["prompt"]) + self.tier.new_tokens for row in self._corrupted())
         done = sum(piece.cost for piece in planned if self.store.has(piece.key))
@@ -127,6 +129,14 @@ class Measurement:
                     piece.keep(self.store.piece(piece.key, piece.make))
                     bar.update(later // len(pieces))
         return found
+
+    def _require_fit(self, entries: Sequence[EvaluatedModel]) -> None:
+        """Loads the adapters that are going to be asked: one that does not fit should not be found after hours of others."""
+        teacher = [self.teacher] if entries and self.teacher is not None else []
+        for entry in (*entries, *teacher):
+            if entry.adapter is not None:
+                with self.backbones.active(entry):
+                    pass
 
     def _first(self, entry: EvaluatedModel, base: EvaluatedModel, measured: Measured) -> Iterator[_Piece]:
         prompts = [row["prompt"] for row in self.asked.rows]

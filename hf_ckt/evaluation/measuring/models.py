@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models of an evaluation: one backbone loaded once, adapters switched on it."""
+"""The models of an evaluation: which they are, how they are loaded, and what they are called."""
 
-import gc
+import re
 import shlex
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from .adapters import adapter_settings, is_same_base
 from .store import fingerprint
 
 SHORT_NAME = "smollm2"
-_BACKBONES = 2
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,12 @@ class EvaluatedModel:
 
 
 def entries(
-    model: str, adapter: str | None = None, compare: Sequence[str] = (), teacher: str | None = None
+    model: str,
+    adapter: str | None = None,
+    compare: Sequence[str] = (),
+    teacher: str | None = None,
+    *,
+    allow_other_base: bool = False,
 ) -> tuple[list[EvaluatedModel], EvaluatedModel | None]:
     """
     Returns the models to score, the base first, and the teacher.
@@ -120,9 +124,11 @@ def entries(
             More adapters on the same base, or whole models; scored under the last part of their names.
         teacher (`str`, *optional*):
             An adapter or a model. Without it adapters are compared with their own base.
+        allow_other_base (`bool`, *optional*, defaults to `False`):
+            Whether an adapter may record another base than `model`.
 
     Raises:
-        ValueError: If `model` is an adapter, or one of the others is not there.
+        ValueError: If `model` is an adapter, one of the others is not there, or an adapter was trained on another base.
     """
     backbone = resolve(model)
     if is_adapter(backbone):
@@ -138,18 +144,45 @@ def entries(
                 "goes to --compare."
             )
         listed.append(EvaluatedModel("adapter", backbone, adapter))
+        _require_base("--adapter", adapter, backbone, allow_other_base)
     for other in compare:
         taken = {entry.name for entry in listed}
         name = public_name(other).rsplit("/", 1)[-1]
         unique = next(n for n in (name, *(f"{name}-{i}" for i in range(2, len(taken) + 3))) if n not in taken)
-        listed.append(_entry(unique, other, backbone))
+        listed.append(_entry(unique, "--compare", other, backbone, allow_other_base))
     if teacher is not None:
-        return listed, _entry("teacher", teacher, backbone)
+        return listed, _entry("teacher", "--teacher", teacher, backbone, allow_other_base)
     return listed, EvaluatedModel("base", backbone) if len(listed) > 1 else None
 
 
-def _entry(name: str, path: str, backbone: str) -> EvaluatedModel:
-    return EvaluatedModel(name, backbone, path) if is_adapter(path) else EvaluatedModel(name, resolve(path))
+def _entry(name: str, option: str, path: str, backbone: str, allow_other_base: bool) -> EvaluatedModel:
+    if not is_adapter(path):
+        return EvaluatedModel(name, resolve(path))
+    _require_base(option, path, backbone, allow_other_base)
+    return EvaluatedModel(name, backbone, path)
+
+
+def _require_base(option: str, adapter: str, backbone: str, allow_other_base: bool) -> None:
+    recorded = recorded_base(adapter)
+    if allow_other_base or not recorded or is_same_base(recorded, backbone):
+        return
+    trained_on, given = public_name(recorded), public_name(backbone)
+    other = f"of other weights, {given!r} too" if trained_on == given else repr(given)
+    raise ValueError(
+        f"{option}: {public_name(adapter)!r} was trained on {trained_on!r}, and --model is {other}. On another base it is "
+        "another model than the one that was trained. Give its own base as --model, or say --allow-other-base."
+    )
+
+
+def trained_on(entry: EvaluatedModel) -> str | None:
+    """Returns the public name of the base that an entry's adapter records; None without an adapter or a record."""
+    recorded = recorded_base(entry.adapter) if entry.adapter is not None else None
+    return recorded and public_name(recorded)
+
+
+def recorded_base(adapter: str) -> str | None:
+    """Returns the Hub id or folder of the base that an adapter says it was trained on."""
+    return adapter_settings(adapter).get("base_model_name_or_path") or None
 
 
 def resolve(model: str) -> str:
@@ -167,7 +200,9 @@ def public_name(model: str) -> str:
         from ...models.embedded import HUB_ID
 
         return HUB_ID
-    return Path(model).resolve().name if Path(model).exists() else model
+    # A path of another machine too: an adapter records where its base was.
+    is_path = Path(model).exists() or Path(model).is_absolute() or "\\" in model or model.count("/") > 1
+    return re.split(r"[\\/]", str(Path(model).resolve()))[-1] if is_path else model
 
 
 def add_model_options(parser: ArgumentParser) -> None:
@@ -182,6 +217,8 @@ def add_model_options(parser: ArgumentParser) -> None:
     quantized.add_argument("--load-in-4bit", action="store_true", help="the base in NF4, by bitsandbytes")
     quantized.add_argument("--load-in-8bit", action="store_true", help="the base in 8 bits, by bitsandbytes")
     add("--trust-remote-code", action="store_true", help="run Python code that comes with the models")
+    other = "score an adapter on another base than the one that it records; default: refuse"
+    add("--allow-other-base", action="store_true", help=other)
     kept = "generate as each model's generation_config.json says; default: greedily, whatever it says"
     add("--keep-generation-config", action="store_true", help=kept)
 
@@ -233,91 +270,3 @@ def identity_of(model: str) -> str:
     # The file lies in a folder named by the commit.
     file = find_adapter_config_file(model) or cached_file(model, "config.json")
     return f"{model}@{Path(str(file)).parent.name}"
-
-
-@dataclass
-class _Loaded:
-    model: Any
-    adapters: dict[str, str] = field(default_factory=dict)  # folder or id -> name on the model
-
-
-@dataclass
-class Backbones:
-    """
-    Gives each entry's model when it is asked for. All adapters on a backbone share it; at most two backbones are in memory,
-    a student's and another teacher's, and a third one takes the place of the one that was used longest ago.
-
-    Args:
-        loading ([`Loading`]):
-            How the weights are loaded.
-    """
-
-    loading: Loading = field(default_factory=Loading)
-    _loaded: dict[str, _Loaded] = field(default_factory=dict)  # by path, the last used last
-
-    @contextmanager
-    def active(self, entry: EvaluatedModel) -> Iterator[Any]:
-        """Yields the entry's model in eval mode, its adapter on and all others off."""
-        backbone = self._load(entry.model)
-        if entry.adapter is not None:
-            self._load_adapter(backbone, entry)
-            backbone.model.set_adapter(backbone.adapters[entry.adapter])
-            yield backbone.model
-        elif backbone.adapters:
-            with backbone.model.disable_adapter():
-                yield backbone.model
-        else:
-            yield backbone.model
-
-    def clear(self) -> None:
-        """Lets go of all models."""
-        self._loaded.clear()
-        gc.collect()
-
-    def _load(self, path: str) -> _Loaded:
-        if path not in self._loaded:
-            import torch
-            from transformers import AutoModelForCausalLM
-
-            while len(self._loaded) >= _BACKBONES:
-                del self._loaded[next(iter(self._loaded))]
-                gc.collect()
-            model: Any = AutoModelForCausalLM.from_pretrained(path, **self.loading.kwargs())
-            if torch.cuda.is_available() and self.loading.quantization is None:
-                model = model.to("cuda")
-            self._loaded[path] = _Loaded(model.eval())
-        self._loaded[path] = self._loaded.pop(path)
-        return self._loaded[path]
-
-    def _load_adapter(self, backbone: _Loaded, entry: EvaluatedModel) -> None:
-        adapter = entry.adapter
-        if adapter is None or adapter in backbone.adapters:
-            return
-        from peft import PeftModel
-
-        _require_safetensors(adapter)
-        name = f"adapter_{len(backbone.adapters)}"
-        try:
-            if backbone.adapters:
-                backbone.model.load_adapter(adapter, adapter_name=name)
-            else:
-                backbone.model = PeftModel.from_pretrained(backbone.model, adapter, adapter_name=name)
-        except RuntimeError as error:
-            raise ValueError(
-                f"{public_name(adapter)}: does not fit {public_name(entry.model)}: its weights have other shapes, so it was "
-                "trained on another base. Give that base as --model."
-            ) from error
-        backbone.model.eval()
-        backbone.adapters[adapter] = name
-
-
-def _require_safetensors(adapter: str) -> None:
-    from transformers.utils import cached_file
-
-    # peft 0.21 falls back to a pickle, which may run code while it is read.
-    found = cached_file(adapter, "adapter_model.safetensors", _raise_exceptions_for_missing_entries=False)
-    if found is None:
-        raise ValueError(
-            f"{public_name(adapter)}: has no adapter_model.safetensors. Other formats may run code when they are loaded, "
-            "so they are not; save the adapter again with a current peft."
-        )

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models of a comparison: which they are, and that each answers as if it were alone."""
+"""The models of a comparison: which they are, what they are called, and how they are loaded."""
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from hf_ckt.evaluation.measuring.models import Backbones, EvaluatedModel, Loading, entries, public_name
+from hf_ckt.evaluation.measuring.models import EvaluatedModel, Loading, entries, public_name
 from hf_ckt.models.embedded import HUB_ID
 from tests.trainers import load
 
@@ -21,30 +21,6 @@ def _adapter(model_dir, folder, seed):
 def adapters(tiny_model_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("adapters")
     return [_adapter(tiny_model_dir, folder / name, seed) for seed, name in enumerate(("first", "second"))]
-
-
-IDS = torch.tensor([[1, 5, 9, 30, 31]])
-
-
-def _logits(model):
-    with torch.no_grad():
-        return model(input_ids=IDS).logits
-
-
-def test_each_entry_is_itself_on_a_shared_backbone(tiny_model_dir, adapters):
-    """An adapter left on, or the wrong one, would score under another's name."""
-    from peft import PeftModel
-
-    listed, _ = entries(str(tiny_model_dir), adapters[0], [adapters[1]])
-    backbones = Backbones(Loading(dtype="float32"))
-    alone = {"base": _logits(load(tiny_model_dir).eval())}
-    for name, adapter in (("adapter", adapters[0]), ("second", adapters[1])):
-        alone[name] = _logits(PeftModel.from_pretrained(load(tiny_model_dir), adapter).eval())
-    assert not torch.allclose(alone["adapter"], alone["second"])
-    for entry in (*listed, *reversed(listed)):
-        with backbones.active(entry) as model:
-            torch.testing.assert_close(_logits(model), alone[entry.name], rtol=0, atol=1e-6)
-    assert not model.training
 
 
 def test_entries_are_named_apart(tiny_model_dir, adapters, tmp_path):
@@ -71,27 +47,6 @@ def test_swapped_base_and_adapter_raise(tiny_model_dir, adapters):
         entries(str(tiny_model_dir), str(tiny_model_dir))
 
 
-def test_adapter_of_another_base_raises(tiny_model_dir, tmp_path_factory):
-    """A traceback of shapes from the depths of torch does not say what to do."""
-    from tests.tiny_models import save_tiny_llama
-
-    wide = save_tiny_llama(tmp_path_factory.mktemp("wide"), hidden_size=64)
-    other = _adapter(wide, tmp_path_factory.mktemp("other"), 0)
-    with pytest.raises(ValueError, match="was trained on another base"):
-        with Backbones(Loading(dtype="float32")).active(EvaluatedModel("adapter", str(tiny_model_dir), other)):
-            pass
-
-
-def test_adapter_in_a_pickle_raises(tiny_model_dir, tmp_path):
-    """peft reads a pickle when there are no safetensors, and a pickle may run code."""
-    model = get_peft_model(load(tiny_model_dir), LoraConfig(r=4, target_modules="all-linear"))
-    model.save_pretrained(tmp_path)
-    (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
-    with pytest.raises(ValueError, match=r"has no adapter_model\.safetensors"):
-        with Backbones(Loading(dtype="float32")).active(EvaluatedModel("adapter", str(tiny_model_dir), str(tmp_path))):
-            pass
-
-
 def test_identity_changes_with_the_weights(tiny_model_dir, adapters):
     """Answers kept for one adapter must not be read for another."""
     one, two = (EvaluatedModel("adapter", str(tiny_model_dir), adapter).identity() for adapter in adapters)
@@ -113,22 +68,3 @@ def test_quantized_loading_names_its_format():
     assert config.load_in_4bit and config.bnb_4bit_quant_type == "nf4"
     assert Loading(quantization="int8").kwargs()["quantization_config"].load_in_8bit
     assert Loading().kwargs()["use_safetensors"] and not Loading().kwargs()["trust_remote_code"]
-
-
-def test_two_backbones_stay_and_a_third_takes_the_oldest_place(tiny_model_dir, tmp_path, monkeypatch):
-    """A teacher that pushes the student out of memory is loaded from disk again for every batch."""
-    from transformers import AutoModelForCausalLM
-
-    from tests.tiny_models import save_tiny_llama
-
-    paths = [str(tiny_model_dir), *(str(save_tiny_llama(tmp_path / name, seed=9)) for name in ("b", "c"))]
-    loads, original = [], AutoModelForCausalLM.from_pretrained
-    monkeypatch.setattr(
-        AutoModelForCausalLM, "from_pretrained", lambda path, **kwargs: loads.append(path) or original(path, **kwargs)
-    )
-    backbones = Backbones(Loading(dtype="float32"))
-    first, second, third = paths
-    for path in (first, second, first, second, first, third, first, second):
-        with backbones.active(EvaluatedModel("x", path)):
-            pass
-    assert loads == [first, second, third, second]

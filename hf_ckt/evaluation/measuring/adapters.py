@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether an adapter belongs to a base: by what it records of it, by its tokens, and by every one of its weights."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+_SAMPLED = 2**20  # bytes read at either end of a weights file: two trainings of a model differ everywhere
+# Held once and referred to from every layer, or not part of a file at all; peft leaves them out of its own warning.
+_SHARED = ("vblora_vector_bank", "prompt_encoder", ".tinylora_v.", ".unilora_theta_d.")
+
+
+def adapter_settings(adapter: str) -> dict[str, Any]:
+    """Returns what an adapter's `adapter_config.json` holds."""
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    return json.loads(Path(str(find_adapter_config_file(adapter))).read_text(encoding="utf-8"))
+
+
+def is_same_base(recorded: str, base: str) -> bool:
+    """
+    Tells whether the base that an adapter records is the one that it is to be put on.
+
+    Where the weights of both are on this machine they decide. Else the names do: of two Hub ids the whole ids, of a folder
+    its own name, since a copy lies elsewhere on another machine.
+
+    Args:
+        recorded (`str`):
+            Hub id, or a folder of the machine that trained.
+        base (`str`):
+            Hub id or folder.
+    """
+    if recorded == base:
+        return True
+    ours, theirs = _weights(base), _weights(recorded)
+    if ours and theirs:
+        return ours == theirs
+    if _is_hub_id(recorded) and _is_hub_id(base):
+        return recorded.casefold() == base.casefold()
+    return _own_name(recorded) == _own_name(base)
+
+
+def _weights(model: str) -> list[tuple[int, str]] | None:
+    """Size and a digest of both ends of each weights file, sorted; None where there is none on this machine."""
+    folder = Path(model)
+    if not folder.is_dir():
+        if not _is_hub_id(model):
+            return None
+        from transformers.utils import cached_file
+
+        found = cached_file(model, "config.json", local_files_only=True, _raise_exceptions_for_missing_entries=False)
+        if found is None:
+            return None
+        folder = Path(str(found)).parent
+    told = []
+    for path in folder.glob("*.safetensors"):
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            ends = file.read(_SAMPLED)
+            file.seek(max(0, size - _SAMPLED))
+            ends += file.read(_SAMPLED)
+        told.append((size, hashlib.sha256(ends).hexdigest()))
+    return sorted(told) or None
+
+
+def _is_hub_id(name: str) -> bool:
+    return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is not None and not Path(name).exists()
+
+
+def _own_name(model: str) -> str:
+    # The converted copy of SmolLM2 carries the version that converted it.
+    name = re.sub(r"-transformers-[\d.]+$", "", re.split(r"[\\/]", model.rstrip("\\/"))[-1])
+    return name.casefold()
+
+
+def embedding_rows(model: Any, file: Path) -> int | None:
+    """
+    Returns how many tokens the embeddings in an adapter's file have; None where it holds none.
+
+    Args:
+        model (`PreTrainedModel`):
+            The base, whose names the file uses.
+        file (`Path`):
+            `adapter_model.safetensors`; only its header is read.
+    """
+    from safetensors import safe_open
+
+    modules = {id(module): name for name, module in model.named_modules()}
+    layers = [model.get_input_embeddings(), model.get_output_embeddings()]
+    prefixes = tuple(f"base_model.model.{modules[id(layer)]}." for layer in layers if id(layer) in modules)
+    rows = set()
+    with safe_open(file, "pt") as weights:
+        for key in weights.keys():  # noqa: SIM118  (a handle, not a mapping)
+            if not key.startswith(prefixes):
+                continue
+            shape = weights.get_slice(key).get_shape()
+            if key.endswith("lora_embedding_A"):
+                rows.add(shape[1])
+            elif key.endswith(".weight") and "lora_" not in key and len(shape) == 2:
+                rows.add(shape[0])
+    return max(rows, default=None)
+
+
+def require_every_key(told: Any, file: Path, name: str, prompt_learning: bool) -> None:
+    """
+    Raises ValueError unless every weight of an adapter's file found its place, and every place its weight.
+
+    Args:
+        told (`NamedTuple`):
+            What peft's `load_adapter` returned: `missing_keys` and `unexpected_keys`.
+        file (`Path`):
+            The adapter's weights.
+        name (`str`):
+            What the adapter is called in the message.
+        prompt_learning (`bool`):
+            Whether it is one of virtual tokens, which peft loads apart from the keys of the model.
+    """
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as weights:
+        held = set(weights.keys())
+    missing = [key for key in told.missing_keys if not any(part in key for part in _SHARED)]
+    # peft writes a module that is trained whole under two names when the vocabulary has grown, and reads the other one.
+    unexpected = [key for key in told.unexpected_keys if key.replace(".modules_to_save.", ".") not in held - {key}]
+    if prompt_learning:
+        unexpected = []
+    if missing or unexpected:
+        first = (unexpected or missing)[0]
+        raise ValueError(
+            f"{name}: {len(unexpected)} of its weights have no place in the base and {len(missing)} places got none (the "
+            f"first: {first!r}), so the base would be scored under the adapter's name. It was trained on another model: "
+            "give that one as --model."
+        )
+
+
+def require_embedded(model: Any, added: set[int], name: str) -> None:
+    """Raises ValueError when a model has no embedding for tokens that an adapter's tokenizer adds to its base's."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    beyond = sorted(token for token in added if token >= rows)
+    if beyond:
+        raise ValueError(
+            f"{name}: its tokenizer adds {len(beyond)} tokens (from id {beyond[0]}) for which the base has no embedding and "
+            "the adapter's file holds none, so they would be random numbers. Save the adapter again with "
+            "save_embedding_layers=True."
+        )

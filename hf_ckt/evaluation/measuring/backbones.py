@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Backbones in memory, and the adapters that are switched on them."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from .adapters import adapter_settings, embedding_rows, require_every_key
+from .models import EvaluatedModel, Loading, public_name
+
+_BACKBONES = 2
+# Path, and the adapter that has this copy for itself; None: shared.
+_Key: TypeAlias = tuple[str, str | None]
+
+
+@dataclass
+class _Loaded:
+    model: Any
+    adapters: dict[str, str] = field(default_factory=dict)  # folder or id -> name on the model
+    kind: str | None = None  # of its adapters, as peft calls it: it takes one kind at a time
+
+
+@dataclass
+class Backbones:
+    """
+    Gives each entry's model when it is asked for. Adapters on a backbone share it, but for those that change its own
+    weights as they are loaded (more tokens, trained biases, initialisations that rewrite it): on what they leave behind,
+    base and other adapters would be other models, so each of them has a copy of its own. At most two backbones are in
+    memory, a student's and another teacher's, and a third one takes the place of the one that was used longest ago.
+
+    Args:
+        loading ([`Loading`]):
+            How the weights are loaded.
+    """
+
+    loading: Loading = field(default_factory=Loading)
+    _loaded: dict[_Key, _Loaded] = field(default_factory=dict)  # the last used last
+    _alone: set[_Key] = field(default_factory=set)
+
+    @contextmanager
+    def active(self, entry: EvaluatedModel) -> Iterator[Any]:
+        """
+        Yields the entry's model in eval mode, its adapter on and all others off.
+
+        Raises:
+            ValueError: If the adapter does not fit the backbone with every one of its weights.
+        """
+        if entry.adapter is not None:
+            backbone = self._with_adapter(entry.model, entry.adapter)
+            backbone.model.set_adapter(backbone.adapters[entry.adapter])
+            yield backbone.model
+            return
+        backbone = self._load((entry.model, None))
+        if backbone.adapters:
+            with backbone.model.disable_adapter():
+                yield backbone.model
+        else:
+            yield backbone.model
+
+    def clear(self) -> None:
+        """Lets go of all models."""
+        self._loaded.clear()
+        gc.collect()
+
+    def _load(self, key: _Key) -> _Loaded:
+        if key not in self._loaded:
+            import torch
+            from transformers import AutoModelForCausalLM
+
+            while len(self._loaded) >= _BACKBONES:
+                del self._loaded[next(iter(self._loaded))]
+                gc.collect()
+            model: Any = AutoModelForCausalLM.from_pretrained(key[0], **self.loading.kwargs())
+            if torch.cuda.is_available() and self.loading.quantization is None:
+                model = model.to("cuda")
+            self._loaded[key] = _Loaded(model.eval())
+        self._loaded[key] = self._loaded.pop(key)
+        return self._loaded[key]
+
+    def _with_adapter(self, path: str, adapter: str) -> _Loaded:
+        shared, own = (path, None), (path, adapter)
+        if own in self._alone:
+            backbone = self._load(own)
+            if adapter not in backbone.adapters:
+                self._put_on(own, adapter)
+            return backbone
+        backbone = self._load(shared)
+        if adapter in backbone.adapters:
+            return backbone
+        if backbone.kind not in (None, adapter_settings(adapter)["peft_type"]):
+            self._alone.add(own)
+            return self._with_adapter(path, adapter)
+        if self._put_on(shared, adapter):
+            self._alone.add(own)
+            self._loaded[own] = self._loaded.pop(shared)
+            # Those that were on it before go back to a clean one.
+            backbone.adapters = {adapter: backbone.adapters[adapter]}
+        return backbone
+
+    def _put_on(self, key: _Key, adapter: str) -> bool:
+        """Loads an adapter onto a backbone; returns whether the backbone's own weights are no longer what they were."""
+        import torch
+        from peft import PeftModel
+
+        backbone, title = self._loaded[key], public_name(adapter)
+        file, settings = _safetensors(adapter), adapter_settings(adapter)
+        name = f"adapter_{len(backbone.adapters)}"
+        before = [(weight, weight.data_ptr(), weight._version) for weight in backbone.model.parameters()]
+        try:
+            inner = backbone.model.get_base_model() if backbone.adapters else backbone.model
+            rows = embedding_rows(inner, file)
+            if rows not in (None, inner.get_input_embeddings().weight.shape[0]):
+                # As training did; the new rows come with the file.
+                inner.resize_token_embeddings(rows, mean_resizing=False)
+            if not backbone.adapters:
+                backbone.model = PeftModel.from_pretrained(backbone.model, adapter, adapter_name=name)
+            # Of an adapter that is there already it reads the weights alone, and says which ones found their place.
+            told = backbone.model.load_adapter(adapter, adapter_name=name)
+            prompt_learning = backbone.model.peft_config[name].is_prompt_learning
+            require_every_key(told, file, title, prompt_learning)
+        except Exception as error:
+            del self._loaded[key]  # half an adapter is on it
+            if isinstance(error, torch.OutOfMemoryError) or not isinstance(error, (RuntimeError, KeyError, ValueError)):
+                raise
+            if str(error).startswith(f"{title}: "):
+                raise
+            reason = str(error).strip().splitlines()[0].strip()
+            raise ValueError(
+                f"{title}: does not fit {public_name(key[0])} ({reason}), so it was trained on another base. Give that base "
+                "as --model."
+            ) from error
+        backbone.model.eval()
+        backbone.adapters[adapter], backbone.kind = name, settings["peft_type"]
+        left = {id(weight) for weight in backbone.model.parameters()}
+        return any(
+            id(weight) not in left or (weight.data_ptr(), weight._version) != (place, written)
+            for weight, place, written in before
+        )
+
+
+def _safetensors(adapter: str) -> Path:
+    from transformers.utils import cached_file
+
+    # peft 0.21 falls back to a pickle, which may run code while it is read.
+    found = cached_file(adapter, "adapter_model.safetensors", _raise_exceptions_for_missing_entries=False)
+    if found is None:
+        raise ValueError(
+            f"{public_name(adapter)}: has no adapter_model.safetensors. Other formats may run code when they are loaded, "
+            "so they are not; save the adapter again with a current peft."
+        )
+    return Path(str(found))
