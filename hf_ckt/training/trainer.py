@@ -284,10 +284,17 @@ class ContrastiveRobustTrainer(ResumableTrainer):
             raise with_advice(error, self) from error
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """As Trainer's; what a loop before it summed and did not log, as `predict` does, is none of this one's."""
+        """As Trainer's; what a loop that was broken off has summed is none of this one's."""
         if self.objective is not None:
             self._sums["eval"] = LogSums()
         return super().evaluation_loop(*args, **kwargs)
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's; its terms are not logged, neither by itself nor by what logs next."""
+        predicted = super().predict(*args, **kwargs)
+        if self.objective is not None:
+            self._sums["eval"] = LogSums()
+        return predicted
 
     def _count_tokens(self, inputs: dict[str, Any]) -> None:
         ids, mask = inputs["input_ids"], inputs.get("attention_mask")  # one of pairs counts no tokens

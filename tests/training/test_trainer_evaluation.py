@@ -34,6 +34,9 @@ def test_an_evaluation_after_a_prediction_counts_its_own_rows_alone(tiny_model_d
     expected = numbers(trainer.evaluate())
     assert "eval_task_loss" in expected and "eval_teacher_agreement" in expected
     trainer.predict(tokenized(trainer, 8))
+    trainer.log({"mine": 1.0})  # in eval mode, as what a callback logs after it
+    assert {name for name in trainer.state.log_history[-1] if name.startswith("eval_")} == set()
+    trainer.predict(tokenized(trainer, 8))
     assert numbers(trainer.evaluate()) == expected
 
 
