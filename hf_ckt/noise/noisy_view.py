@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from ..models.backbone import run_backbone
+from ..models.backbone import embedding_width, run_backbone
 from ..perturbations.base import EmbeddingPerturbation, document_uniform
 from ..views import Batch, Documents
 from .document_batches import collate_documents, split_documents
@@ -193,7 +193,7 @@ class NoisyView:
                 "they are, or a perturbation of embeddings."
             )
         if choice is not None:
-            numbers = torch.tensor(list(documents), device=choice.device)
+            numbers = torch.tensor(list(documents)).to(choice.device, non_blocking=True)
             choice = choice.new_zeros(made.documents.count).index_copy_(
                 0, torch.arange(len(numbers), device=choice.device), choice[numbers]
             )
@@ -210,8 +210,7 @@ class NoisyView:
         training: bool = False,
     ) -> Tensor | None:
         """Noise on the embeddings, each document's by its own part; None where no part makes any."""
-        embedding: Any = model.get_input_embeddings()
-        ids, documents, width = batch.inputs["input_ids"], batch.documents, embedding.weight.shape[-1]
+        ids, documents, width = batch.inputs["input_ids"], batch.documents, embedding_width(model)
         total = None
         for index, part in enumerate(self.mixture.at(progress)):
             if not isinstance(part, EmbeddingPerturbation):

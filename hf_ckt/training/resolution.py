@@ -28,12 +28,15 @@ class RunFacts(NamedTuple):
             The student's adapters can be switched off.
         obstacle (`str`, *optional*):
             Why no extra term can run at all, as a sentence without its end.
+        partitioned (`bool`, *optional*, defaults to `False`):
+            Outside of a layer's own pass each process has a part of its weights (ZeRO-3).
     """
 
     has_teacher: bool
     has_adapters: bool
     has_reference: bool
     obstacle: str | None = None
+    partitioned: bool = False
 
 
 def find_obstacle(
@@ -189,5 +192,10 @@ def _missing(role: str, args: ContrastiveRobustConfig, facts: RunFacts) -> str |
         if args.regularization_loss != "reference_kl" and not facts.has_adapters:
             return (
                 f"{args.regularization_loss} is a penalty on an adapter, and the model has none; pass peft_config=..."
+            )
+        if args.regularization_loss != "reference_kl" and facts.partitioned:
+            return (
+                f"{args.regularization_loss} reads whole weights, and under ZeRO-3 each process has a part of them; use "
+                "regularization_loss='reference_kl', or ZeRO-2"
             )
     return None

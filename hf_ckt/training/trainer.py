@@ -121,7 +121,7 @@ class ContrastiveRobustTrainer(SFTTrainer):
             split_sequences=split is not None and (split.cp_enabled or split.sp_enabled),
         )
         switchable = is_peft and has_switchable_adapters(self._causal_lm)
-        return RunFacts(teacher_given or switchable, is_peft, switchable, obstacle)
+        return RunFacts(teacher_given or switchable, is_peft, switchable, obstacle, is_deepspeed_zero3_enabled())
 
     def _set_objective(
         self, schedules: dict[str, Any], teacher_model: Any, quantization_config: Any, processing_class: Any
@@ -163,7 +163,7 @@ class ContrastiveRobustTrainer(SFTTrainer):
             self.data_collator = RejectedCollator(self.data_collator)
 
         prepare_student(self._causal_lm, self.accelerator)
-        self._sums = {"train": LogSums(), "eval": LogSums()}
+        self._sums = {"train": LogSums(args.nonfinite_loss == "skip"), "eval": LogSums()}
         self._state_to_save = TrainingState(contrast, noisy, budget)
         self._log_names = [*self.objective.log_names, *(["aux_loss"] if self.aux_loss_enabled else [])]
         self._log_names += ["consistency_multiplier"] if budget is not None else []
