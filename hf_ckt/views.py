@@ -39,6 +39,11 @@ class LinearHead(NamedTuple):
     def trainable(self) -> bool:
         return self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
 
+    @property
+    def key(self) -> tuple:
+        """Equal for heads that multiply by the same numbers in memory, whichever of them carries a gradient."""
+        return tuple(tensor_key(tensor) for tensor in (self.weight, self.bias))
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Returns the logits `(..., V)` of hidden states `(..., D)`, float32 or wider: of few, for all are built."""
         product = F.linear(hidden.to(self.weight.device, self.weight.dtype), self.weight, self.bias)
@@ -47,6 +52,11 @@ class LinearHead(NamedTuple):
     def detach(self) -> "LinearHead":
         """Returns the head without gradient; nothing is copied."""
         return self._replace(weight=self.weight.detach(), bias=None if self.bias is None else self.bias.detach())
+
+
+def tensor_key(tensor: Tensor | None) -> tuple | None:
+    """Returns what is equal for tensors over the same memory: a detached one is another object, not other numbers."""
+    return None if tensor is None else (tensor.data_ptr(), tensor.device, tensor.dtype, tensor.shape, tensor.stride())
 
 
 def scale_and_cap(product: Tensor, scale: float, softcap: float | None) -> Tensor:

@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from ..checks import require_count, require_weight
 from ..discovery import load_part, part_name
-from ..views import LinearHead, select_rows
+from ..views import LinearHead, select_rows, tensor_key
 from .compilation import pays_to_compile, run_compiled
 from .head_products import STUDENT_VIEWS, group_by_head
 from .tile_program import TileProgram, TileSizes, tile_sizes
@@ -186,8 +186,7 @@ def run_tiles(
     for name in sorted(program.needs):
         # A student's view stays apart even from its equal: it gets a gradient, a teacher's or reference's does not.
         others = [other for other in views.values() if not {other, name} & {*STUDENT_VIEWS}]
-        same = (o for o in others if hidden[o] is hidden[name] and _identity(heads[o]) == _identity(heads[name]))
-        views[name] = next(same, name)
+        views[name] = next((other for other in others if _same_logits(hidden, heads, other, name)), name)
     if compile is None:
         compile = pays_to_compile(labels.shape[0] * head.weight.shape[0] * len(set(views.values())), device)
     plan = _Plan(
@@ -214,8 +213,9 @@ def run_tiles(
     )
 
 
-def _identity(head: Any) -> tuple:
-    return id(head.weight), id(head.bias), *head[2:]
+def _same_logits(hidden: dict[str, Tensor], heads: Mapping[str, Any], one: str, other: str) -> bool:
+    first, second = heads[one], heads[other]
+    return hidden[one] is hidden[other] and first.key == second.key and first[2:] == second[2:]
 
 
 @dataclass
@@ -286,14 +286,15 @@ class _ChunkedTokenLosses(torch.autograd.Function):
 
 def _cast_heads(plan: _Plan, device: torch.device) -> dict[str, LinearHead]:
     """The heads, detached, each weight and bias cast once to the dtype of projections (autocast's, where that is on)."""
-    cast: dict[int, Tensor] = {}
+    cast: dict[tuple, Tensor] = {}
 
     def once(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
         if tensor is None:
             return None
-        if id(tensor) not in cast:
-            cast[id(tensor)] = tensor.detach().to(device, dtype)
-        return cast[id(tensor)]
+        key = (tensor_key(tensor), dtype)
+        if key not in cast:
+            cast[key] = tensor.detach().to(device, dtype)
+        return cast[key]
 
     heads = {}
     for name, head in plan.heads.items():

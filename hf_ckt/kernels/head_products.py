@@ -74,12 +74,12 @@ def group_by_head(heads: dict[str, LinearHead], capacity: int) -> list[HeadProdu
 
     Args:
         heads (`dict[str, LinearHead]`):
-            Head of each view; views share one if its weight and bias are the same tensors.
+            Head of each view; views share one if its weight and bias lie in the same memory.
         capacity (`int`):
             Rows of each view's buffer.
     """
-    by_head: dict[tuple[int, int], list[str]] = {}
+    by_head: dict[tuple, list[str]] = {}
     # The students first, so that those with a gradient lie together.
     for name in sorted(heads, key=lambda name: (name not in STUDENT_VIEWS, name)):
-        by_head.setdefault((id(heads[name].weight), id(heads[name].bias)), []).append(name)
+        by_head.setdefault(heads[name].key, []).append(name)
     return [HeadProducts(heads[names[0]], names, capacity) for names in by_head.values()]

@@ -26,6 +26,7 @@ __all__ = [
     "cache_of",
     "checkpoints_reentrantly",
     "create_model_from_path",
+    "embedding_scale",
     "end_training",
     "gathered_head",
     "get_config_model_id",
@@ -41,6 +42,7 @@ __all__ = [
     "tokenize_example",
     "trained_in_place",
     "uncompiled",
+    "whole_shape",
 ]
 
 
@@ -208,6 +210,23 @@ def gathered_head(weight: Any, bias: Any) -> tuple[Tensor, Tensor | None, Abstra
         weight = weight.full_tensor()
         bias = None if bias is None else bias.full_tensor()  # type: ignore[attr-defined]
     return weight, bias, maybe_gather_lm_head_ctx(weight, bias)
+
+
+def whole_shape(parameter: Any) -> torch.Size:
+    """Returns a parameter's shape, also where ZeRO-3 left an empty piece of it: deepspeed keeps it as `ds_shape`."""
+    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def embedding_scale(embedding: Any) -> Any:
+    """
+    Returns the factor that an embedding module multiplies its table by, 1 for most.
+
+    transformers 5.23: Gemma and its kin, BART and its kin keep it as `embed_scale`. Granite and others multiply after the
+    module, which needs no factor here. PEFT's adapters on embeddings wrap the module.
+    """
+    module = getattr(embedding, "base_layer", embedding)
+    scale = getattr(module, "embed_scale", None)
+    return 1.0 if scale is None else scale
 
 
 def logit_scale(config: Any) -> float:

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from ..discovery import part_name
-from ..models.backbone import run_backbone
+from ..models.backbone import embedding_width, run_backbone
 from ..perturbations.base import EmbeddingPerturbation, document_uniform
 from ..views import Batch, Documents
 from .document_batches import collate_documents, split_documents
@@ -221,7 +221,7 @@ class NoisyView:
                 "they are, or a perturbation of embeddings."
             )
         if choice is not None:
-            numbers = torch.tensor(list(documents), device=choice.device)
+            numbers = torch.tensor(list(documents)).to(choice.device, non_blocking=True)
             choice = choice.new_zeros(made.documents.count).index_copy_(
                 0, torch.arange(len(numbers), device=choice.device), choice[numbers]
             )
@@ -238,8 +238,7 @@ class NoisyView:
         gradient: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor | None:
         """Noise on the embeddings, each document's by its own part; None where no part makes any."""
-        embedding: Any = model.get_input_embeddings()
-        ids, documents, width = batch.inputs["input_ids"], batch.documents, embedding.weight.shape[-1]
+        ids, documents, width = batch.inputs["input_ids"], batch.documents, embedding_width(model)
         total = None
         for index, part in enumerate(self.mixture.at(progress)):
             if not isinstance(part, EmbeddingPerturbation):

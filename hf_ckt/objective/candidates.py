@@ -130,6 +130,8 @@ class Contrast:
         return sums / torch.bincount(index, minlength=documents.shape[0])[:, None]
 
     def _head_gram(self, student: LinearHead, teacher: LinearHead) -> HeadGram:
+        if student.trainable:
+            _say_no_gradient()
         if self._gram is None or student.trainable:
             self._gram = HeadGram.from_heads(student, teacher, self.vocab_size)
         return self._gram
@@ -141,4 +143,12 @@ def _say_too_few(level: str) -> None:
         "contrastive: a batch held fewer than 2 %s anchors; it contributes 0 to this term. Raise "
         "per_device_train_batch_size if it happens often.",
         level,
+    )
+
+
+@cache
+def _say_no_gradient() -> None:
+    logger.warning(
+        "contrastive: the model's head trains, and this term gives it no gradient: its Gram matrix is computed anew in "
+        "each step and taken as a constant. The term trains what lies below the head, and the other terms train both."
     )

@@ -117,8 +117,9 @@ class ModelTeacher(Teacher):
         device = batch.labels.device
 
         def read(model: PreTrainedModel, inputs: dict[str, Any]) -> TeacherSignal:
+            hidden = batch.keep(run_backbone(model, inputs).last_hidden_state)
             with read_head(model) as head:
-                return TeacherSignal(batch.keep(run_backbone(model, inputs).last_hidden_state), head)
+                return TeacherSignal(hidden, head.detach())
 
         with frozen(self.model):
             hidden, head = self.model(**batch.inputs, objective=read)

@@ -4,6 +4,7 @@
 from typing import Any
 
 from accelerate.utils import is_peft_model
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..losses.base import ParameterLoss
 from ..models.frozen_base import why_no_frozen_base
@@ -43,4 +44,9 @@ def _no_regularization(trainer: Any, no_base: str | None) -> str | None:
         return no_base and f"{name} compares with the base model, but {no_base}"
     if not is_peft_model(trainer.model):
         return f"{name} is a penalty on an adapter, and the model has none; pass peft_config=..."
+    if is_deepspeed_zero3_enabled():
+        return (
+            f"{name} reads whole weights, and under ZeRO-3 each process has a part of them; use "
+            "regularization_loss='reference_kl', or ZeRO-2"
+        )
     return loss.obstacle(trainer._causal_lm)

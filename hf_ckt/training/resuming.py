@@ -46,7 +46,7 @@ class ResumableTrainer(SFTTrainer):
         if self._state_to_save is not None:
             state, self._total_train_tokens = self._before_attempts
             self._state_to_save.put_back(state)
-            self._sums["train"] = LogSums()
+            self._sums["train"].clear()
         if self.state.global_step < max_steps:
             return begin
         logger.warning(

@@ -156,7 +156,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
             self.data_collator = RejectedCollator(self.data_collator)
 
         prepare_student(self._causal_lm, self.accelerator)
-        self._sums = {"train": LogSums(), "eval": LogSums()}
+        self._sums = {"train": LogSums(args.nonfinite_loss == "skip"), "eval": LogSums()}
         self._state_to_save = TrainingState(contrast, noisy, budget, mark)
         self._log_names = [*self.objective.log_names, *(["aux_loss"] if self.aux_loss_enabled else [])]
         self._log_names += [*self._extra_passes.log_names, *(["consistency_multiplier"] if budget is not None else [])]
@@ -286,14 +286,14 @@ class ContrastiveRobustTrainer(ResumableTrainer):
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As Trainer's; what a loop that was broken off has summed is none of this one's."""
         if self.objective is not None:
-            self._sums["eval"] = LogSums()
+            self._sums["eval"].clear()
         return super().evaluation_loop(*args, **kwargs)
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """As Trainer's; its terms are not logged, neither by itself nor by what logs next."""
         predicted = super().predict(*args, **kwargs)
         if self.objective is not None:
-            self._sums["eval"] = LogSums()
+            self._sums["eval"].clear()
         return predicted
 
     def _count_tokens(self, inputs: dict[str, Any]) -> None:
