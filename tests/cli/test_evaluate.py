@@ -61,6 +61,10 @@ def test_evaluate_refuses_prompts_that_were_trained_on(evaluated, tmp_path, caps
         (["--new-tokens", "0"], "--new-tokens"),
         (["--harmful", "missing.jsonl"], "missing.jsonl"),
         (["--adapter", "no_such_folder/adapter"], "no_such_folder"),
+        (["--model", "/no/such/model"], "--model: there is no such file or folder, '/no/such/model'"),
+        (["--compare", "./none"], "--compare: there is no such file or folder"),
+        (["--teacher", "~/none"], "--teacher: there is no such file or folder"),
+        (["--dtype", "float33"], "--dtype: unknown name 'float33'"),
     ],
 )
 def test_evaluate_says_in_one_line_what_is_wrong(evaluated, changed, message, capsys):

@@ -2,6 +2,7 @@
 """The options of `hf-ckt train`: this package's first and in groups, TRL's behind `--help-all`."""
 
 import argparse
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -111,7 +112,9 @@ class TrainParser(TrlParser):
         self._check(entries)
         unknown = self.set_defaults_with_config(**entries)
         # Before the dataclasses are made: what they refuse may be owed to an option that was meant otherwise.
-        self._require_known([*unknown, *self.parse_known_args(words)[1]])
+        found, further = self.parse_known_args(words)
+        self._require_known([*unknown, *further])
+        _require_json(found)
         *parsed, _ = self.parse_args_and_config(words, return_remaining_strings=True)
         return tuple(parsed)
 
@@ -250,6 +253,19 @@ def _mixed(entry: Any, number: int) -> Any:
     if not isinstance(entry.get("path"), str):
         raise ValueError(f"datasets, entry {number}: path is missing. It is a Hub id or a file.")
     return dict(entry)
+
+
+def _require_json(found: argparse.Namespace) -> None:
+    """Raises ValueError at an option of keys and values that is not JSON: the error of the parser names none."""
+    for name, value in vars(found).items():
+        if isinstance(value, str) and value.startswith("{"):
+            try:
+                json.loads(value)
+            except json.JSONDecodeError as error:
+                raise ValueError(
+                    f"--{name.replace('_', '-')}: is not JSON ({error.msg}, column {error.colno}): {value!r:.80}. Write "
+                    "'{\"key\": value}', in single quotation marks for the shell."
+                ) from error
 
 
 def _of_kind(name: str, kind: str, value: Any) -> Any:
