@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 _NO_TEACHER = (
     "there is no teacher: none was given, and without a PEFT adapter the student has no frozen base to learn from; pass "
-    "teacher_model=... or peft_config=..."
+    "teacher_model=... or peft_config=... (in a shell --teacher-model-name-or-path or --use-peft)"
 )
 
 
@@ -188,6 +188,7 @@ def _missing(role: str, args: ContrastiveRobustConfig, facts: RunFacts) -> str |
             return "reference_kl compares with the base model, which needs a PEFT adapter that can be switched off"
         if args.regularization_loss != "reference_kl" and not facts.has_adapters:
             return (
-                f"{args.regularization_loss} is a penalty on an adapter, and the model has none; pass peft_config=..."
+                f"{args.regularization_loss} is a penalty on an adapter, and the model has none; pass peft_config=... (in a "
+                "shell --use-peft)"
             )
     return None
