@@ -67,7 +67,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     add("--system-prompt", metavar="TEXT", help="put before each question; default: what the chat template puts there")
     add("--output", type=Path, required=True, metavar="DIR", help="where results and finished tasks are kept")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+
+    from .arguments.models import require_models
+
+    require_models(options)
+    return options
 
 
 def _table(results: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ def find_facts(trainer: Any, *, teacher_given: bool) -> RunFacts:
         split_sequences=split is not None and (split.cp_enabled or split.sp_enabled),
     )
     no_base = why_no_frozen_base(trainer._causal_lm)
-    no_teacher = f"there is no teacher: none was given as teacher_model=..., and {no_base}"
+    no_teacher = f"there is no teacher: none was given as teacher_model=... (in a shell --teacher-model-name-or-path), and {no_base}"
     return RunFacts(
         no_teacher=None if teacher_given or no_base is None else no_teacher,
         no_regularization=_no_regularization(trainer, no_base),
@@ -43,7 +43,7 @@ def _no_regularization(trainer: Any, no_base: str | None) -> str | None:
     if not isinstance(loss, ParameterLoss):
         return no_base and f"{name} compares with the base model, but {no_base}"
     if not is_peft_model(trainer.model):
-        return f"{name} is a penalty on an adapter, and the model has none; pass peft_config=..."
+        return f"{name} is a penalty on an adapter, and the model has none; pass peft_config=... (in a shell --use-peft)"
     if is_deepspeed_zero3_enabled():
         return (
             f"{name} reads whole weights, and under ZeRO-3 each process has a part of them; use "

@@ -124,6 +124,13 @@ def _main(tmp_path, capsys, *extra, **config):
         ({}, ["--lerning_rate", "1"], "unknown option '--lerning_rate'. Did you mean '--learning_rate'?"),
         ({}, [], "model_name_or_path: is missing"),
         ({"model_name_or_path": "x"}, [], "dataset_name and datasets: exactly one"),
+        ({"model_name_or_path": "./none"}, [], "model_name_or_path: there is no such file or folder, './none'"),
+        (
+            {"model_name_or_path": "x", "teacher_model_name_or_path": "/none"},
+            [],
+            "teacher_model_name_or_path: there is no such file or folder",
+        ),
+        ({"model_name_or_path": "x"}, ["--model-init-kwargs", "{a: 1}"], "--model-init-kwargs: is not JSON"),
         ({"distillation_weight": -1.0}, [], "distillation_weight"),
         ({"distillation_loss": "forward_lk"}, [], "forward_kl"),
     ],
