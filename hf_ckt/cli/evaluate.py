@@ -29,6 +29,8 @@ def run(argv: list[str]) -> int:
         responses=_own_responses(options.responses),
         training_texts=_training_texts(options.train_data),
         system_prompt=options.system_prompt,
+        system_fallback=options.system_fallback,
+        thinking_tokens=options.thinking_tokens,
         new_tokens=options.new_tokens,
         seeds=options.seeds,
         loading=Loading.of(options),
@@ -48,6 +50,7 @@ def run(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
+    from ..evaluation.measuring.chat_format import add_chat_options
     from ..evaluation.measuring.models import add_model_options
     from ..evaluation.measuring.tiers import TIERS
 
@@ -57,6 +60,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add_model_options(parser)
+    add_chat_options(parser)
     add = parser.add_argument
     add("--teacher", metavar="ID", help="adapter or model to agree with; default: the base, where there is an adapter")
     add("--suite", choices=TIERS, default="smoke", help="how much: smoke takes minutes on 2 cores and no download")
@@ -76,7 +80,6 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--responses", metavar="FILE", help="rows with prompt and response for kd; default: the starter set's held-out"
     )
     add("--train-data", nargs="+", default=[], metavar="FILE", help="what was trained on: prompts found there raise")
-    add("--system-prompt", metavar="TEXT", help="put before each prompt; default: what the chat template puts there")
     add("--new-tokens", type=int, metavar="N", help="most tokens of an answer; default: the tier's")
     add("--seeds", type=int, metavar="N", help="draws of each corruption; default: the tier's")
     add("--engine", choices=("auto", "transformers", "vllm"), default="auto", help="auto: vLLM if installed on a GPU")

@@ -23,6 +23,7 @@ def run(argv: list[str]) -> int:
         batch_size=options.batch_size,
         chat_template=options.chat_template,
         system_prompt=options.system_prompt,
+        system_fallback=options.system_fallback,
         allow_other_base=options.allow_other_base,
         keep_generation_config=options.keep_generation_config,
         loading=Loading.of(options),
@@ -38,6 +39,7 @@ def run(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
+    from ..evaluation.measuring.chat_format import add_chat_options
     from ..evaluation.measuring.models import add_model_options
 
     parser = argparse.ArgumentParser(
@@ -46,6 +48,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add_model_options(parser)
+    add_chat_options(parser, thinking=False)
     add = parser.add_argument
     add(
         "--tasks",
@@ -64,7 +67,6 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         action="store_false",
         help="send plain text, as many published scores of MMLU and GSM8K do; default: each question is a user's turn",
     )
-    add("--system-prompt", metavar="TEXT", help="put before each question; default: what the chat template puts there")
     add("--output", type=Path, required=True, metavar="DIR", help="where results and finished tasks are kept")
     return parser.parse_args(argv)
 

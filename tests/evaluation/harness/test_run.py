@@ -169,14 +169,16 @@ def test_another_setting_is_another_result(options, monkeypatch):
     entry = harness.EvaluatedModel("base", options.model)
     changes = [{"limit": 4}, {"chat_template": False}, {"num_fewshot": 1}, {"system_prompt": "Be kind."}]
     changes.append({"loading": Loading("bfloat16")})
-    keys = [harness._keys(options, entry, OWN_TASKS)["hf_ckt_direct"]]
+    keys = [harness._keys(options, entry, OWN_TASKS, None)["hf_ckt_direct"]]
     keys += [
-        harness._keys(HarnessRun(**{**vars(options), **changed}), entry, OWN_TASKS)["hf_ckt_direct"]
+        harness._keys(HarnessRun(**{**vars(options), **changed}), entry, OWN_TASKS, None)["hf_ckt_direct"]
         for changed in changes
     ]
-    keys.append(harness._keys(options, harness.EvaluatedModel("adapter", options.model, options.adapter), OWN_TASKS))
+    keys.append(
+        harness._keys(options, harness.EvaluatedModel("adapter", options.model, options.adapter), OWN_TASKS, None)
+    )
     monkeypatch.setattr(harness, "own_digest", lambda: "another judge")
-    keys.append(harness._keys(options, entry, OWN_TASKS)["hf_ckt_direct"])
+    keys.append(harness._keys(options, entry, OWN_TASKS, None)["hf_ckt_direct"])
     assert len({json.dumps(key, sort_keys=True) for key in keys}) == len(keys)
 
 

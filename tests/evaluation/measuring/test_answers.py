@@ -6,7 +6,8 @@ import torch
 from transformers import AutoTokenizer
 
 from hf_ckt.evaluation.measuring import answers
-from hf_ckt.evaluation.measuring.answers import chat, greedy_answers, plan_batches
+from hf_ckt.evaluation.measuring.answers import greedy_answers, plan_batches
+from hf_ckt.evaluation.measuring.chat_format import chat
 from tests.trainers import load
 
 
