@@ -8,7 +8,7 @@ from typing import Any
 from ..checkpoints import replace_file
 from .judges import Judge, Verdict
 from .measuring.measure import Measured
-from .measuring.models import EvaluatedModel, public_name, trained_on
+from .measuring.models import EvaluatedModel
 from .measuring.suites import Questions
 from .measuring.utility import LETTERS, choice_prompt, last_number
 from .scoring.alignment import alignment_scores
@@ -110,13 +110,7 @@ def model_results(
         baseline_rows (`Sequence[Mapping]`, *optional*):
             Of the model that the corruption error is relative to.
     """
-    results: dict[str, Any] = {
-        "title": entry.name,
-        "model": public_name(entry.model),
-        "adapter": entry.adapter and public_name(entry.adapter),
-        "trained_on": trained_on(entry),
-        "scores": {},
-    }
+    results: dict[str, Any] = {"title": entry.name, "scores": {}}
     scores: dict[str, Score] = results["scores"]
     safety = [row for row in rows if row["suite"] in SAFETY_SUITES]
     if safety:

@@ -19,12 +19,13 @@ from .measuring.backbones import Backbones
 from .measuring.chat_format import SYSTEM_FALLBACKS, THINKING_TOKENS, ChatFormat, chat_formats
 from .measuring.generation import GREEDY, OWN
 from .measuring.measure import Measured, Measurement
-from .measuring.models import EvaluatedModel, Loading, entries, identity_of, public_name
-from .measuring.store import PieceStore, only_writer
+from .measuring.models import EvaluatedModel, Loading, entries, identity_of, model_facts, public_name
+from .measuring.store import PieceStore, file_digest, only_writer
 from .measuring.suites import SUITES, Questions, ask
 from .measuring.tiers import TIERS
 from .measuring.vllm_engine import vllm_engine, vllm_is_usable
 from .results import completion_rows, model_results, write_completions
+from .same_models import require_folder_of
 
 _LIBRARIES = ("torch", "transformers", "peft", "datasets", "evaluate")
 _VERDICTS = 64  # of a judge that is a model, kept at a time
@@ -142,6 +143,7 @@ def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]
     )
     if options.baseline is not None:
         require_known("--baseline", options.baseline, [entry.name for entry in listed])
+    require_folder_of(folder, "lm_eval.json", {entry.name: model_facts(entry) for entry in listed})
     judge = load_judge(options.judge, trust_remote_code=options.loading.trust_remote_code)
     benign_judge = judge if judge.scores_refusals else load_judge("rule")
     suites = [suite for suite in SUITES if suite in (options.only or SUITES)]
@@ -203,6 +205,7 @@ def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]
         "models": _models(listed, rows, measured, options.baseline, measurement),
     }
     write_completions(folder / "completions.parquet", [row for found in rows.values() for row in found])
+    results["completions"] = file_digest(folder / "completions.parquet")
     replace_json(folder / "results.json", results)
     return results
 
@@ -219,8 +222,12 @@ def _models(
     for entry in listed:
         relative_to = rows[baseline] if baseline is not None else None
         results = model_results(entry, rows[entry.name], base, measured[entry.name], relative_to)
-        asked = measurement.formats[entry.name]
-        results |= {"generation": measurement.generation(entry), "chat": {**asked.facts(), "sent": asked.example()}}
+        asked = measurement.formats[entry]
+        results |= {
+            **model_facts(entry),
+            "generation": measurement.generation(entry),
+            "chat": {**asked.facts(), "sent": asked.example()},
+        }
         if measurement.teacher is not None and not measurement.comparable(entry):
             results["left_out"] = {"kd": "its tokenizer is not the teacher's, so their predictions cannot be compared"}
         found[entry.name] = results
@@ -268,7 +275,7 @@ def _as_dicts(judge: Judge, pairs: list[tuple[str, str]]) -> list[dict[str, Any]
     return [asdict(verdict) for verdict in judge.verdicts(prompts, answers)]
 
 
-def _formats(options: Evaluation, entries: Sequence[EvaluatedModel]) -> dict[str, ChatFormat]:
+def _formats(options: Evaluation, entries: Sequence[EvaluatedModel]) -> dict[EvaluatedModel, ChatFormat]:
     return chat_formats(
         entries,
         trust_remote_code=options.loading.trust_remote_code,

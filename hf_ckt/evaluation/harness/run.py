@@ -24,8 +24,9 @@ from ..measuring.chat_format import (
     require_tokens,
 )
 from ..measuring.generation import GREEDY, OWN, decoding, generating, generation_facts
-from ..measuring.models import EvaluatedModel, Loading, entries, public_name, trained_on
+from ..measuring.models import EvaluatedModel, Loading, entries, model_facts
 from ..measuring.store import PieceStore, only_writer
+from ..same_models import require_folder_of
 from .catalogue import JUDGED_TASKS, OWN_TASKS, load_tasks, own_digest, without_notices
 from .scores import score_rows
 
@@ -132,13 +133,14 @@ def require_harness() -> None:
 
 def _score(options: HarnessRun, folder: Path, command: str) -> dict[str, Any]:
     listed, _ = entries(options.model, options.adapter, options.compare, allow_other_base=options.allow_other_base)
+    require_folder_of(folder, "results.json", {entry.name: model_facts(entry) for entry in listed})
     names = list(dict.fromkeys(options.tasks))
     store, backbones = PieceStore(folder / "lm_eval"), Backbones(options.loading)
     formats = _formats(options, listed)
     keys = {
         (entry.name, name): key
         for entry in listed
-        for name, key in _keys(options, entry, names, formats.get(entry.name)).items()
+        for name, key in _keys(options, entry, names, formats.get(entry)).items()
     }
     pending = [name for name in names if not all(store.has(keys[entry.name, name]) for entry in listed)]
     # Before any model is loaded: a misspelt task should not be found after the tasks before it have run.
@@ -147,12 +149,12 @@ def _score(options: HarnessRun, folder: Path, command: str) -> dict[str, Any]:
     for entry in listed:
         if entry.adapter is not None and not all(store.has(keys[entry.name, name]) for name in names):
             with backbones.active(entry) as model:
-                tokenizer = formats[entry.name].tokenizer if formats else _tokenizer(options, entry)
+                tokenizer = formats[entry].tokenizer if formats else _tokenizer(options, entry)
                 require_tokens(model, entry, tokenizer, options.loading.trust_remote_code)
     found = {
         (entry.name, name): store.piece(
             keys[entry.name, name],
-            partial(_run, options, backbones, entry, formats.get(entry.name), loaded.get(name)),
+            partial(_run, options, backbones, entry, formats.get(entry), loaded.get(name)),
         )
         for entry in listed
         for name in names
@@ -163,11 +165,9 @@ def _score(options: HarnessRun, folder: Path, command: str) -> dict[str, Any]:
         "tasks": score_rows([entry.name for entry in listed], names, found),
         "models": {
             entry.name: {
-                "model": public_name(entry.model),
-                "adapter": entry.adapter and public_name(entry.adapter),
-                "trained_on": trained_on(entry),
-                "generation": _generation(options, entry, formats.get(entry.name)),
-                "chat": _sent(formats.get(entry.name)),
+                **model_facts(entry),
+                "generation": _generation(options, entry, formats.get(entry)),
+                "chat": _sent(formats.get(entry)),
             }
             for entry in listed
         },
@@ -321,8 +321,8 @@ def _generation(options: HarnessRun, entry: EvaluatedModel, asked: ChatFormat | 
     )
 
 
-def _formats(options: HarnessRun, entries: Sequence[EvaluatedModel]) -> dict[str, ChatFormat]:
-    """How each entry is asked, by name; empty where questions are sent as plain text."""
+def _formats(options: HarnessRun, entries: Sequence[EvaluatedModel]) -> dict[EvaluatedModel, ChatFormat]:
+    """How each entry is asked; empty where questions are sent as plain text."""
     if not options.chat_template:
         return {}
     try:

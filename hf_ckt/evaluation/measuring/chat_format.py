@@ -181,19 +181,19 @@ def chat_format(tokenizer: Any, system_prompt: str | None = None) -> ChatFormat:
 
 
 def chat_formats(
-    entries: Sequence[EvaluatedModel],
+    entries: Iterable[EvaluatedModel],
     *,
     trust_remote_code: bool = False,
     allow_other_base: bool = False,
     **settings: Any,
-) -> dict[str, ChatFormat]:
+) -> dict[EvaluatedModel, ChatFormat]:
     """
-    Returns how each entry is asked, by its name: with the tokenizer and template that were saved with its adapter, or
+    Returns how each entry is asked: with the tokenizer and template that were saved with its adapter, or
     else those of its model. A base without a template, whose adapter brings one, is asked in that one's words.
 
     Args:
-        entries (`Sequence[EvaluatedModel]`):
-            The models, the base first, and a teacher among them.
+        entries (`Iterable[EvaluatedModel]`):
+            The models, a teacher among them.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Runs Python code that comes with a tokenizer.
         allow_other_base (`bool`, *optional*, defaults to `False`):
@@ -204,9 +204,8 @@ def chat_formats(
     Raises:
         ValueError: If a model has no template, or an adapter's tokenizer is that of another base.
     """
-    loaded = {entry.name: entry_tokenizer(entry, trust_remote_code) for entry in entries}
-    for entry in entries:
-        tokenizer, source = loaded[entry.name]
+    loaded = {entry: entry_tokenizer(entry, trust_remote_code) for entry in entries}
+    for entry, (tokenizer, source) in loaded.items():
         if entry.adapter is not None and source == entry.adapter and not allow_other_base:
             base = _load(entry.model, trust_remote_code)
             differing = differing_ids(tokenizer, base)
@@ -219,18 +218,17 @@ def chat_formats(
                     "or say --allow-other-base."
                 )
     formats = {}
-    for entry in entries:
-        tokenizer, source = loaded[entry.name]
+    for entry, (tokenizer, source) in loaded.items():
         lender = None
         if tokenizer.chat_template is None and entry.adapter is None:
             lent = [
-                (other.adapter, loaded[other.name][0].chat_template)
-                for other in entries
-                if other.adapter is not None and other.model == entry.model and loaded[other.name][0].chat_template
+                (other.adapter, loaded[other][0].chat_template)
+                for other in loaded
+                if other.adapter is not None and other.model == entry.model and loaded[other][0].chat_template
             ]
             if lent:
                 lender, tokenizer.chat_template = public_name(str(lent[0][0])), lent[0][1]
-        formats[entry.name] = ChatFormat(tokenizer, source=public_name(source), template_source=lender, **settings)
+        formats[entry] = ChatFormat(tokenizer, source=public_name(source), template_source=lender, **settings)
     return formats
 
 

@@ -69,8 +69,8 @@ class Measurement:
             What all models are asked.
         tier ([`Tier`]):
             Lengths of answers and responses.
-        formats (`Mapping[str, ChatFormat]`):
-            How each model is asked, by name, the teacher's among them.
+        formats (`Mapping[EvaluatedModel, ChatFormat]`):
+            How each model is asked, the teacher's among them.
         backbones ([`Backbones`]):
             Where the models come from.
         store ([`PieceStore`]):
@@ -87,7 +87,7 @@ class Measurement:
 
     asked: Questions
     tier: Tier
-    formats: Mapping[str, ChatFormat]
+    formats: Mapping[EvaluatedModel, ChatFormat]
     backbones: Backbones
     store: PieceStore
     teacher: EvaluatedModel | None = None
@@ -99,7 +99,7 @@ class Measurement:
         """Returns the settings that an entry's answers are made with, and those of its own that are set aside."""
         return generation_facts(
             entry.model,
-            self.formats[entry.name].tokenizer,
+            self.formats[entry].tokenizer,
             keep_own=self.keep_generation_config,
             trust_remote_code=self.backbones.loading.trust_remote_code,
         )
@@ -137,7 +137,7 @@ class Measurement:
             if entry.adapter is not None:
                 with self.backbones.active(entry) as model:
                     trusted = self.backbones.loading.trust_remote_code
-                    require_tokens(model, entry, self.formats[entry.name].tokenizer, trusted)
+                    require_tokens(model, entry, self.formats[entry].tokenizer, trusted)
 
     def _first(self, entry: EvaluatedModel, base: EvaluatedModel, measured: Measured) -> Iterator[_Piece]:
         prompts = [row["prompt"] for row in self.asked.rows]
@@ -155,16 +155,16 @@ class Measurement:
         teacher = self.teacher
         if teacher is None:
             return False
-        return not differing_ids(self.formats[entry.name].tokenizer, self.formats[teacher.name].tokenizer)
+        return not differing_ids(self.formats[entry].tokenizer, self.formats[teacher].tokenizer)
 
     def _key(self, entry: EvaluatedModel, what: str, **more: Any) -> dict[str, Any]:
         conditions = entry.conditions(self.backbones.loading, ("torch", "transformers"))
-        return {"what": what, **conditions, "chat": self.formats[entry.name].facts(), **more}
+        return {"what": what, **conditions, "chat": self.formats[entry].facts(), **more}
 
     def _answers(
         self, entry: EvaluatedModel, what: str, prompts: Iterable[str], new_tokens: int, into: dict[str, Answer]
     ) -> Iterator[_Piece]:
-        asked = self.formats[entry.name]
+        asked = self.formats[entry]
 
         def make(batch: list[str]) -> list[Answer]:
             if self.engine is not None:
@@ -188,7 +188,7 @@ class Measurement:
 
         def make(batch: list[str]) -> list[float]:
             with self.backbones.active(entry) as model:
-                return refusal_margins(model, self.formats[entry.name], batch, title=None)
+                return refusal_margins(model, self.formats[entry], batch, title=None)
 
         for batch in _batches(sorted(set(prompts), key=lambda text: (len(text), text)), 2 * _ROWS):
             openings = [[*REFUSAL_OPENINGS], [*COMPLIANCE_OPENINGS]]
@@ -199,7 +199,7 @@ class Measurement:
     def _choices(self, entry: EvaluatedModel, measured: Measured) -> Iterator[_Piece]:
         def make(batch: list[Any]) -> list[int]:
             with self.backbones.active(entry) as model:
-                return choice_answers(model, self.formats[entry.name], batch, title=None)
+                return choice_answers(model, self.formats[entry], batch, title=None)
 
         for batch in _batches(self.asked.choices, _ROWS):
             prompts = [choice_prompt(question) for question in batch]
@@ -222,12 +222,12 @@ class Measurement:
             return compare_models(
                 partial(self.backbones.active, entry),
                 partial(self.backbones.active, teacher),
-                self.formats[entry.name],
+                self.formats[entry],
                 [prompt for prompt, _ in batch],
                 [response for _, response in batch],
                 base=others[0] if others else None,
-                teacher_tokenizer=self.formats[teacher.name],
-                base_tokenizer=self.formats[base.name],
+                teacher_tokenizer=self.formats[teacher],
+                base_tokenizer=self.formats[base],
                 max_tokens=tokens,
             )
 
@@ -235,7 +235,7 @@ class Measurement:
             key = self._key(
                 entry,
                 "agreement with the teacher",
-                teacher=[teacher.identity(), self.formats[teacher.name].facts()],
+                teacher=[teacher.identity(), self.formats[teacher].facts()],
                 base=base.identity() if others else None,
                 max_tokens=tokens,
                 rows=batch,
@@ -255,7 +255,7 @@ class Measurement:
         def make(batch: list[tuple[str, str, str]]) -> list[float]:
             first, second, answers = zip(*batch, strict=True)
             with self.backbones.active(entry) as model:
-                return token_consistency(model, self.formats[entry.name], first, second, answers, title=None)
+                return token_consistency(model, self.formats[entry], first, second, answers, title=None)
 
         def keep(batch: list[tuple[str, str, str]], values: list[float]) -> None:
             measured.consistency |= {row[:2]: value for row, value in zip(batch, values, strict=True)}

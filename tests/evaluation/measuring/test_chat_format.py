@@ -91,10 +91,14 @@ def _entries(folder, *names, base="base"):
     ]
 
 
+def _by_name(listed, **settings):
+    return {entry.name: asked for entry, asked in chat_formats(listed, **settings).items()}
+
+
 def test_each_adapter_is_asked_in_its_own_words(made, tiny_model_dir):
     """Under the base's template an adapter is asked in a form that it never saw, and scored for it."""
     listed = [EvaluatedModel("base", str(tiny_model_dir)), *_entries(made, "own", "other", "file")[1:]]
-    formats = chat_formats(listed)
+    formats = _by_name(listed)
     templates = {name: asked.tokenizer.chat_template for name, asked in formats.items()}
     assert templates == {"base": CHAT_TEMPLATE, "own": _ASK, "other": _IN_THE_USERS, "file": _ASK}
     assert [formats[name].facts()["tokenizer"] for name in formats] == [tiny_model_dir.name, "own", "other", "file"]
@@ -103,13 +107,13 @@ def test_each_adapter_is_asked_in_its_own_words(made, tiny_model_dir):
 
 def test_whole_model_is_asked_in_its_own_words(made, tiny_model_dir):
     """A model to compare with, read with the tokenizer of another, is given other words than were asked."""
-    formats = chat_formats([EvaluatedModel("base", str(tiny_model_dir)), EvaluatedModel("own", str(made / "own"))])
+    formats = _by_name([EvaluatedModel("base", str(tiny_model_dir)), EvaluatedModel("own", str(made / "own"))])
     assert formats["own"].tokenizer.chat_template == _ASK
 
 
 def test_base_without_a_template_borrows_its_adapters(made):
     """A model that was trained with a template of its own could not be evaluated at all."""
-    formats = chat_formats(_entries(made, "own", "other"))
+    formats = _by_name(_entries(made, "own", "other"))
     assert formats["base"].tokenizer.chat_template == _ASK
     assert formats["base"].facts()["template"] == "own" and formats["base"].facts()["tokenizer"] == "base"
     with pytest.raises(ValueError, match="the tokenizer of 'base' has no chat template"):
@@ -132,7 +136,7 @@ def test_tokenizer_of_another_base_raises(made, tmp_path):
     listed = [EvaluatedModel("base", str(made / "own")), EvaluatedModel("adapter", str(made / "own"), str(folder))]
     with pytest.raises(ValueError, match=r"^foreign: 2 ids of its tokenizer mean other words .*--allow-other-base"):
         chat_formats(listed)
-    assert chat_formats(listed, allow_other_base=True)["adapter"].facts()["tokenizer"] == "foreign"
+    assert _by_name(listed, allow_other_base=True)["adapter"].facts()["tokenizer"] == "foreign"
 
 
 def test_callback_refuses_a_system_prompt_that_cannot_be_sent(tiny_model_dir, tmp_path):
