@@ -43,6 +43,11 @@ def run(argv: list[str]) -> int:
     print(headline_table(results))
     for suite, why in results["left_out"].items():
         print(f"{suite}: not measured, {why}")
+    for name, model in results["models"].items():
+        for suite, why in model.get("left_out", {}).items():
+            print(f"{name}, {suite}: not measured, {why}")
+        if model["chat"]["template"] != model["chat"]["tokenizer"]:
+            print(f"{name}: has no chat template of its own, and was asked with that of {model['chat']['template']}")
     if options.suite == "smoke":
         print("The smoke tier checks the machinery; its numbers are no result.")
     print(f"{options.output} holds results.json and completions.parquet; `hf-ckt report {options.output}` draws them.")

@@ -33,7 +33,7 @@ def test_models_are_the_same_by_weights_and_else_by_name(first, second, same, tm
         require_same_models("a", {"base": first}, "b", models)
         require_folder_of(tmp_path, "lm_eval.json", models)
         return
-    with pytest.raises(ValueError, match="^a: 'base' is org/base"):
+    with pytest.raises(ValueError, match=r"^a: 'base' is org/base"):
         require_same_models("a", {"base": first}, "b", models)
     with pytest.raises(ValueError, match=r"^--output: .*/lm_eval\.json: 'base' is .* a folder of their own"):
         require_folder_of(tmp_path, "lm_eval.json", models)
