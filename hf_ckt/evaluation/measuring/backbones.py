@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from .adapters import adapter_settings, embedding_rows, require_every_key
+from .adapters import adapter_settings, require_every_key, resize_as_trained
 from .models import EvaluatedModel, Loading, public_name
 
 _BACKBONES = 2
@@ -111,10 +111,7 @@ class Backbones:
         before = [(weight, weight.data_ptr(), weight._version) for weight in backbone.model.parameters()]
         try:
             inner = backbone.model.get_base_model() if backbone.adapters else backbone.model
-            rows = embedding_rows(inner, file)
-            if rows not in (None, inner.get_input_embeddings().weight.shape[0]):
-                # As training did; the new rows come with the file.
-                inner.resize_token_embeddings(rows, mean_resizing=False)
+            resize_as_trained(inner, file, title)
             if not backbone.adapters:
                 backbone.model = PeftModel.from_pretrained(backbone.model, adapter, adapter_name=name)
             # Of an adapter that is there already it reads the weights alone, and says which ones found their place.
@@ -123,7 +120,9 @@ class Backbones:
             require_every_key(told, file, title, prompt_learning)
         except Exception as error:
             del self._loaded[key]  # half an adapter is on it
-            if isinstance(error, torch.OutOfMemoryError) or not isinstance(error, (RuntimeError, KeyError, ValueError)):
+            if isinstance(error, torch.OutOfMemoryError) or not isinstance(
+                error, (RuntimeError, KeyError, ValueError)
+            ):
                 raise
             if str(error).startswith(f"{title}: "):
                 raise

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from hf_ckt.evaluation.measuring import alignment_records as module
 from hf_ckt.evaluation.measuring.alignment_records import compare_models
-from hf_ckt.evaluation.measuring.answers import chat
+from hf_ckt.evaluation.measuring.chat_format import chat
 from hf_ckt.evaluation.scoring.alignment import merged
 from tests.evaluation.scoring.test_alignment import expected_quantities
 from tests.references import Recorder
