@@ -13,6 +13,7 @@ _NO_TEACHER = (
     "there is no teacher: none was given, and without a PEFT adapter the student has no frozen base to learn from; pass "
     "teacher_model=... or peft_config=..."
 )
+_FLOAT16 = "the trained weights are float16, which a further gradient may overflow; set the weight to try it"
 
 
 class RunFacts(NamedTuple):
@@ -28,12 +29,15 @@ class RunFacts(NamedTuple):
             The student's adapters can be switched off.
         obstacle (`str`, *optional*):
             Why no extra term can run at all, as a sentence without its end.
+        float16 (`bool`, *optional*, defaults to `False`):
+            Weights that train are float16 themselves, without copies in float32 beside them.
     """
 
     has_teacher: bool
     has_adapters: bool
     has_reference: bool
     obstacle: str | None = None
+    float16: bool = False
 
 
 def find_obstacle(
@@ -85,9 +89,10 @@ def resolve_schedules(args: ContrastiveRobustConfig, facts: RunFacts) -> dict[st
         weight = getattr(args, f"{role}_weight")
         missing = facts.obstacle or _missing(role, args, facts)
         if weight is None:
-            weight = 0.0 if missing else RECOMMENDED_WEIGHTS[role]
-            chosen.append(f"{role}_weight={weight:g}" + (f" ({missing})" if missing else ""))
-            if missing:
+            against = missing or (_FLOAT16 if facts.float16 else None)
+            weight = 0.0 if against else RECOMMENDED_WEIGHTS[role]
+            chosen.append(f"{role}_weight={weight:g}" + (f" ({against})" if against else ""))
+            if against:
                 continue
         schedules[role] = args.build_schedule(role, weight)
         if missing and schedules[role].ever_on:

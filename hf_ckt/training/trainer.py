@@ -129,7 +129,8 @@ class ContrastiveRobustTrainer(ResumableTrainer):
             split_sequences=split is not None and (split.cp_enabled or split.sp_enabled),
         )
         switchable = is_peft and has_switchable_adapters(self._causal_lm)
-        return RunFacts(teacher_given or switchable, is_peft, switchable, obstacle)
+        float16 = any(one.requires_grad and one.dtype == torch.float16 for one in self.model.parameters())
+        return RunFacts(teacher_given or switchable, is_peft, switchable, obstacle, float16)
 
     def _set_objective(
         self, schedules: dict[str, Any], teacher_model: Any, quantization_config: Any, processing_class: Any
