@@ -17,8 +17,9 @@ SUBJECT = "import torch\n\nfrom trl import SFTConfig, SFTTrainer\nfrom trl.train
 @pytest.mark.parametrize("names", trl_tests.RUNS.values(), ids=str)
 def test_swapped_names_are_this_packages(names):
     """A name that stays TRL's compares SFTTrainer with itself, and nothing is ever lost."""
-    import hf_ckt
     import trl
+
+    import hf_ckt
 
     text = trl_tests.swapped(SUBJECT, names)
     space = {}
