@@ -3,6 +3,7 @@
 
 from typing import Any
 
+import torch
 from accelerate.utils import is_peft_model
 from transformers.integrations import is_deepspeed_zero3_enabled
 
@@ -35,6 +36,7 @@ def find_facts(trainer: Any, *, teacher_given: bool) -> RunFacts:
         no_teacher=None if teacher_given or no_base is None else no_teacher,
         no_regularization=_no_regularization(trainer, no_base),
         obstacle=obstacle,
+        float16=any(one.requires_grad and one.dtype == torch.float16 for one in trainer.model.parameters()),
     )
 
 

@@ -9,6 +9,8 @@ from .config import EXTRA_ROLES, RECOMMENDED_WEIGHTS, ContrastiveRobustConfig
 
 logger = logging.getLogger(__name__)
 
+_FLOAT16 = "the trained weights are float16, which a further gradient may overflow; set the weight to try it"
+
 
 class RunFacts(NamedTuple):
     """
@@ -23,12 +25,15 @@ class RunFacts(NamedTuple):
             The student cannot be run on a perturbed input beside the clean one.
         obstacle (`str`, *optional*):
             No extra term can run at all.
+        float16 (`bool`, *optional*, defaults to `False`):
+            Weights that train are float16 themselves, without copies in float32 beside them.
     """
 
     no_teacher: str | None = None
     no_regularization: str | None = None
     no_noisy_view: str | None = None
     obstacle: str | None = None
+    float16: bool = False
 
 
 def find_obstacle(
@@ -81,9 +86,10 @@ def resolve_schedules(args: ContrastiveRobustConfig, facts: RunFacts) -> dict[st
         weight = getattr(args, f"{role}_weight")
         missing = facts.obstacle or _missing(role, args, facts)
         if weight is None:
-            weight = 0.0 if missing else RECOMMENDED_WEIGHTS[role]
-            chosen.append(f"{role}_weight={weight:g}" + (f" ({missing})" if missing else ""))
-            if missing:
+            against = missing or (_FLOAT16 if facts.float16 else None)
+            weight = 0.0 if against else RECOMMENDED_WEIGHTS[role]
+            chosen.append(f"{role}_weight={weight:g}" + (f" ({against})" if against else ""))
+            if against:
                 continue
         schedules[role] = args.build_schedule(role, weight)
         if missing and schedules[role].ever_on:

@@ -120,11 +120,10 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         args = self.args
         if "contrastive" in schedules and args.contrastive_level == "sequence" and not self.padding_free:
             args.require_sequences()
-        self._budget = budget = None
+        self._budget = None
         if args.consistency_budget is not None and "consistency" in schedules:
-            schedules["consistency"] = self._budget = budget = args.build_budget(
-                self.accelerator, schedules["consistency"].weight
-            )
+            self._budget = args.build_budget(self.accelerator, schedules["consistency"].weight)
+            schedules["consistency"] = self._budget
         terms = {role: Term(args.build_loss(role), schedule) for role, schedule in schedules.items()}
         contrast = args.build_contrast(len(self._tokenizer)) if "contrastive" in terms else None
         self.objective = Objective(
@@ -157,9 +156,9 @@ class ContrastiveRobustTrainer(ResumableTrainer):
 
         prepare_student(self._causal_lm, self.accelerator)
         self._sums = {"train": LogSums(args.nonfinite_loss == "skip"), "eval": LogSums()}
-        self._state_to_save = TrainingState(contrast, noisy, budget, mark)
+        self._state_to_save = TrainingState(contrast, noisy, self._budget, mark)
         self._log_names = [*self.objective.log_names, *(["aux_loss"] if self.aux_loss_enabled else [])]
-        self._log_names += [*self._extra_passes.log_names, *(["consistency_multiplier"] if budget is not None else [])]
+        self._log_names += [*self._extra_passes.log_names, *(["consistency_multiplier"] if self._budget is not None else [])]
         term_names = [name for name in self._log_names if name.endswith("_loss")]
         self._guard = NonFiniteGuard(
             self.accelerator, [*term_names, "loss"], args.nonfinite_loss, on_skip=self._state_to_save.forget_step
@@ -170,8 +169,8 @@ class ContrastiveRobustTrainer(ResumableTrainer):
                 "be skipped from outside. Use nonfinite_loss='raise'."
             )
         self.add_callback(self._guard)
-        if budget is not None:
-            self.add_callback(budget)
+        if self._budget is not None:
+            self.add_callback(self._budget)
 
     def _build_noisy_view(self) -> NoisyView:
         args = self.args

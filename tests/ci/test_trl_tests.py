@@ -11,14 +11,15 @@ spec = importlib.util.spec_from_file_location("trl_tests", ROOT / ".ci" / "trl_t
 trl_tests = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(trl_tests)
 
-SUBJECT = "import torch\n\nfrom trl import SFTConfig, SFTTrainer\nfrom trl.trainer.sft_trainer import (\n    dft_loss,\n)\n"
+SUBJECT = "import torch\n\nfrom trl import SFTConfig, SFTTrainer\nfrom trl.trainer.sft_trainer import (\n    DataCollatorForLanguageModeling,\n)\n"
 
 
 @pytest.mark.parametrize("names", trl_tests.RUNS.values(), ids=str)
 def test_swapped_names_are_this_packages(names):
     """A name that stays TRL's compares SFTTrainer with itself, and nothing is ever lost."""
-    import hf_ckt
     import trl
+
+    import hf_ckt
 
     text = trl_tests.swapped(SUBJECT, names)
     space = {}
@@ -26,7 +27,7 @@ def test_swapped_names_are_this_packages(names):
     for name in ("SFTTrainer", "SFTConfig"):
         expected = getattr(hf_ckt, trl_tests.NAMES[name]) if name in names else getattr(trl, name)
         assert space[name] is expected
-    assert "dft_loss" in space
+    assert "DataCollatorForLanguageModeling" in space
 
 
 def test_a_file_that_imports_otherwise_is_refused():
@@ -37,7 +38,7 @@ def test_a_file_that_imports_otherwise_is_refused():
 
 def test_names_that_the_installed_trl_lacks_are_found():
     """A test file of another version fails as a whole at an import, and every comparison of nothing is equal."""
-    text = SUBJECT.replace("dft_loss,", "dft_loss,\n    no_such_loss,")
+    text = SUBJECT.replace("DataCollatorForLanguageModeling,", "DataCollatorForLanguageModeling,\n    no_such_loss,")
     assert trl_tests.missing_names(text) == {"trl.trainer.sft_trainer": ["no_such_loss"]}
     assert trl_tests.missing_names(SUBJECT) == {}
 
