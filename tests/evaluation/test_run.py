@@ -35,8 +35,9 @@ def logged(model, tokenizer, prompts, **kwargs):
         os.kill(os.getpid(), signal.SIGKILL)
     left -= 1
     answers = answer(model, tokenizer, prompts, **kwargs)
+    on = hasattr(model, "get_model_status") and model.get_model_status().enabled
     for prompt in prompts:
-        print(getattr(model, "active_adapter", "none"), repr(prompt), file=log, flush=True)
+        print(model.active_adapter if on else "none", repr(prompt), file=log, flush=True)
     return answers
 measure.answer_batch = logged
 sys.exit(main(sys.argv[3:]))

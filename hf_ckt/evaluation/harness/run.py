@@ -16,18 +16,13 @@ from ...checkpoints import replace_json
 from ...checks import require_count, require_known
 from ...hub.provenance import library_versions
 from ..measuring.backbones import Backbones
-from ..measuring.chat_format import (
-    SYSTEM_FALLBACKS,
-    ChatFormat,
-    chat_formats,
-    entry_tokenizer,
-    require_tokens,
-)
+from ..measuring.chat_format import SYSTEM_FALLBACKS, ChatFormat, entry_tokenizer, require_tokens
 from ..measuring.generation import GREEDY, OWN, decoding, generating, generation_facts
 from ..measuring.models import EvaluatedModel, Loading, entries, model_facts
 from ..measuring.store import PieceStore, only_writer
 from ..same_models import require_folder_of
 from .catalogue import JUDGED_TASKS, OWN_TASKS, load_tasks, own_digest, without_notices
+from .chats import formats_without_thoughts, send_as
 from .scores import score_rows
 
 if TYPE_CHECKING:
@@ -206,24 +201,6 @@ def _run(
             return run_tasks(lm, tasks, options)
 
 
-def send_as(lm: Any, asked: ChatFormat) -> None:
-    """
-    Has one of the harness's models put its chats as `hf-ckt evaluate` does. By itself the harness leaves a system prompt
-    out where the template has no system role, and says in the results that it was sent.
-
-    A thought is given no room of its own here, since a task's limit is one of all that is generated: it is switched off,
-    or closed where it would begin, before answers that are written as before those that are given.
-    """
-
-    def apply(chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        messages = asked.placed(chat_history)
-        if add_generation_prompt:
-            return asked.text(messages)
-        return asked.text(messages, add_generation_prompt=False, continue_final_message=True)
-
-    lm.apply_chat_template = apply
-
-
 def run_tasks(lm: Any, tasks: "TaskDict", options: HarnessRun) -> dict[str, Any]:
     """
     Runs loaded tasks with one of the harness's models.
@@ -325,19 +302,13 @@ def _formats(options: HarnessRun, entries: Sequence[EvaluatedModel]) -> dict[Eva
     """How each entry is asked; empty where questions are sent as plain text."""
     if not options.chat_template:
         return {}
-    try:
-        return chat_formats(
-            entries,
-            trust_remote_code=options.loading.trust_remote_code,
-            allow_other_base=options.allow_other_base,
-            system_prompt=options.system_prompt,
-            system_fallback=options.system_fallback,
-            thinking_tokens=0,
-        )
-    except ValueError as error:
-        if "no chat template" not in str(error):
-            raise
-        raise ValueError(f"{error} Or pass --no-chat-template to send each question as plain text.") from error
+    return formats_without_thoughts(
+        entries,
+        trust_remote_code=options.loading.trust_remote_code,
+        allow_other_base=options.allow_other_base,
+        system_prompt=options.system_prompt,
+        system_fallback=options.system_fallback,
+    )
 
 
 def _tokenizer(options: HarnessRun, entry: EvaluatedModel) -> Any:

@@ -87,12 +87,15 @@ class Backbones:
             if adapter not in backbone.adapters:
                 self._put_on(own, adapter)
             return backbone
-        backbone = self._load(shared)
-        if adapter in backbone.adapters:
-            return backbone
-        if backbone.kind not in (None, adapter_settings(adapter)["peft_type"]):
+        if shared in self._loaded and adapter in self._loaded[shared].adapters:
+            return self._load(shared)
+        settings = adapter_settings(adapter)
+        # Virtual tokens are not switched off in layers but around the model, and `generate` is put in front of both.
+        virtual = bool(settings.get("num_virtual_tokens"))
+        if virtual or self._load(shared).kind not in (None, settings["peft_type"]):
             self._alone.add(own)
             return self._with_adapter(path, adapter)
+        backbone = self._load(shared)
         if self._put_on(shared, adapter):
             self._alone.add(own)
             self._loaded[own] = self._loaded.pop(shared)
