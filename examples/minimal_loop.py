@@ -6,7 +6,6 @@ A student under LoRA learns from answers (task), from a frozen teacher (distilla
 under noise (consistency), and is kept near its base (regularization). A test holds every loss equal to the trainer's.
 """
 
-import argparse
 import sys
 import warnings
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_ckt.checks import require_count
+from hf_ckt.cli.arguments.parser import CommandParser
 from hf_ckt.cli.main import run_guarded
 from hf_ckt.data import load_starter_set
 from hf_ckt.discovery import load_part
@@ -120,13 +120,13 @@ def train(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--model", default=None, help="Hub id or folder; default: SmolLM2-135M-Instruct")
     parser.add_argument("--teacher", default=None, help="Hub id or folder; default: the student's own frozen base")
-    for option, default in {"steps": 20, "batch_size": 4, "learning_rate": 5e-4, "seed": 0}.items():
+    for option, default in {"steps": 20, "batch-size": 4, "learning-rate": 5e-4, "seed": 0}.items():
         parser.add_argument(f"--{option}", type=type(default), default=default, help=f"default: {default}")
     options = parser.parse_args()
-    require_count("--batch_size", options.batch_size, 1, "A step would have nothing to train on.")
+    require_count("--batch-size", options.batch_size, 1, "A step would have nothing to train on.")
     # peft 0.21 asks for the name that transformers 5.23 renamed.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
     name = options.model or embedded_model()

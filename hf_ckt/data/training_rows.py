@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tells what cannot be trained on in a data set, by its row, before a model is loaded."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -63,6 +64,33 @@ def require_trainable(dataset: Any, source: str, *, text_field: str = "text", re
         problem = _problem(row, text_field, conversational)
         if problem:
             raise ValueError(f"{place_of_row(source, index)}: {problem}")
+
+
+def require_renderable(dataset: Any, source: str, tokenizer: Any) -> None:
+    """
+    Raises ValueError at the first chat that a tokenizer's template refuses, a system turn or two turns of one role say,
+    and names its row. Reads as [`require_trainable`] does.
+
+    Args:
+        dataset, source:
+            As for [`require_trainable`].
+        tokenizer (`PreTrainedTokenizerBase`):
+            With a chat template.
+    """
+    from jinja2 import TemplateError
+
+    for index, row in enumerate(islice(dataset, None if hasattr(dataset, "select") else _STREAMED)):
+        chat = [*(row.get("prompt") or []), *(row.get("completion") or row.get("messages") or [])]
+        if not all(isinstance(message, Mapping) for message in chat):
+            continue
+        tools = json.loads(row["tools"]) if isinstance(row.get("tools"), str) else row.get("tools")
+        try:
+            tokenizer.apply_chat_template(chat, tools=tools, tokenize=False, **(row.get("chat_template_kwargs") or {}))
+        except TemplateError as error:
+            raise ValueError(
+                f"{place_of_row(source, index)}: the model's chat template refuses it ({error}). Change the row's messages, or "
+                "name another template as chat_template_path."
+            ) from error
 
 
 def _needed(columns: Sequence[str], text_field: str, rejected: bool) -> list[str]:
