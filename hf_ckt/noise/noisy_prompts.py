@@ -112,9 +112,8 @@ class NoisyPrompts:
             made = CleanReason.NOT_ALIGNED
         elif isinstance(made, Document) and made.ids == document.ids:
             made = CleanReason.UNDONE
-        clean = isinstance(made, CleanReason)
-        self.stayed_clean.note(part_name(part), made if clean else None)
-        return document if clean else made
+        self.stayed_clean.note(part_name(part), made if isinstance(made, CleanReason) else None)
+        return made if isinstance(made, Document) else document
 
     def _find_row(self, document: Document) -> _Row | None:
         text = self.sources.find(document.ids)
