@@ -263,7 +263,8 @@ class NoisyPrompts:
         for index, (begin, end) in enumerate(offsets):
             if index < left or index >= len(ids) - right:
                 place = index if index < left else index + len(row.ids) - len(ids)
-                if begin < end and any(low <= begin and end <= high for low, high in spans):
+                # Many tokens begin with the space before their word, also where that space is the template's.
+                if any(low < end <= high and not text[begin:low].strip(" ") for low, high in spans):
                     found.add(place - row.cut)
         return found
 

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.pre_tokenizers import ByteLevel, WhitespaceSplit
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from hf_ckt.discovery import load_part, part_names
@@ -307,3 +307,27 @@ def test_text_blocks_of_a_message_are_perturbed_too(tiny_model_dir):
     assert system == given[0] and answer == given[2]
     assert user["content"] == [{"type": "text", "text": "HOW DO I"}, {"type": "image", "text": None}]
     assert block["content"][0]["text"] == "how do i"
+
+
+def test_a_word_whose_token_begins_with_the_templates_space_is_the_users():
+    """Many tokenizers write a word with the space before it: a prompt of one word would stay clean for ever."""
+    words = ["?", "user", ":", "Ġbread", "Ġassistant", "Ġyes", "Ġother", "Ġwords"]
+    bare = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, "?"))
+    bare.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    template = (
+        "{% for message in messages %}{{ ('' if loop.first else ' ') + message['role'] + ': ' + message['content'] }}"
+        "{% endfor %}{% if add_generation_prompt %} assistant:{% endif %}"
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bare, chat_template=template)
+    ids = tokenizer("user: bread assistant: yes")["input_ids"]
+    assert ids == [1, 2, 3, 4, 2, 5]
+    document = Document(ids, [-100] * 5 + ids[5:])
+    chat, answer = [{"role": "user", "content": "bread"}], [{"role": "assistant", "content": "yes"}]
+    sources = PromptSources()
+    row = {"input_ids": [ids], "labels": [document.labels], "prompt": [chat], "completion": [answer]}
+    sources.add(Dataset.from_dict(row), None, keep_end=False)
+    prompts = NoisyPrompts(tokenizer, sources)
+    part = load_part("perturbations", "token_replacement")(severity=1.0)
+    noisy = [prompts.perturb(document, part, seed) for seed in range(6)]
+    changed = {index for one in noisy for index in range(6) if one.ids[index] != ids[index]}
+    assert changed == {2}
