@@ -207,6 +207,10 @@ class Documents:
     count: int
 
 
+# Where the documents of a batch that is one row begin, and where the last one ends.
+BOUNDARIES = ("cu_seq_lens_q", "cu_seq_lens_k", "cu_seq_lens", "cu_seqlens")
+
+
 def find_documents(inputs: dict[str, Any]) -> Documents:
     """
     Returns the documents of a batch, from whatever it says of them, without a wait for the device.
@@ -225,8 +229,6 @@ def find_documents(inputs: dict[str, Any]) -> Documents:
     mask = inputs.get("attention_mask")
     if isinstance(mask, dict):  # one mask for each kind of layer
         mask = mask.get("full_attention", next(iter(mask.values()), None))
-    positions = inputs.get("position_ids")
-    lengths = next((inputs[name] for name in _BOUNDARIES if inputs.get(name) is not None), None)
     if isinstance(mask, Tensor) and mask.ndim == 2:
         return _documents_of_rows(mask.bool())
     if isinstance(mask, Tensor) and mask.ndim in (3, 4):
@@ -234,13 +236,15 @@ def find_documents(inputs: dict[str, Any]) -> Documents:
         goes_on = _sees(mask if mask.ndim == 3 else mask[:, 0], -1).expand(len(ids), -1)
         return _documents_from(F.pad(~goes_on, (1, 0), value=True), sees)
     everywhere = torch.ones_like(ids, dtype=torch.bool)
-    if lengths is not None:
-        ends = lengths.to(ids.device).long()
+    ends = next((inputs[name] for name in BOUNDARIES if isinstance(inputs.get(name), Tensor)), None)
+    if ends is not None:
+        ends = ends.to(ids.device).long()
         order = torch.arange(ids.numel(), device=ids.device)
         number = torch.searchsorted(ends, order, right=True) - 1
         return _documents_from((order == ends[number]).view_as(ids), (order < ends[-1]).view_as(ids))
     if isinstance(inputs.get("seq_idx"), Tensor):
         return _documents_from(_changes(inputs["seq_idx"].expand(ids.shape), 0), everywhere)
+    positions = inputs.get("position_ids")
     if isinstance(positions, Tensor):
         # Some models have several kinds of positions, of which the first is the text's.
         positions = positions[0] if positions.ndim == 3 else positions
@@ -252,10 +256,6 @@ def find_documents(inputs: dict[str, Any]) -> Documents:
             "or seq_idx beside it, or set consistency_weight=0 and contrastive_level='token'."
         )
     return _documents_of_rows(everywhere)
-
-
-# Where the documents of a batch that is one row begin, and where the last one ends.
-_BOUNDARIES = ("cu_seq_lens_q", "cu_seq_lens_k", "cu_seq_lens", "cu_seqlens")
 
 
 def _sees(mask: Tensor, offset: int) -> Tensor:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from ..discovery import part_name
 from ..models.backbone import embedding_width, run_backbone
 from ..perturbations.base import EmbeddingPerturbation, document_uniform
-from ..views import Batch, Documents
+from ..views import BOUNDARIES, Batch, Documents
 from .document_batches import collate_documents, split_documents
 from .mixture import Mixture
 from .noisy_prompts import NoisyPrompts
@@ -155,11 +155,12 @@ class NoisyView:
 
             noisy = read(draw(partial(_gradient, respond)))
         elif self.batched:
-            if inputs.get("position_ids") is not None:
-                raise ValueError(
-                    "noisy_view_batched=True: the batch has position_ids, by which packed texts are told apart in one "
-                    "row and would not be in two. Set noisy_view_batched=False."
-                )
+            for name in ("position_ids", *BOUNDARIES):
+                if inputs.get(name) is not None:
+                    raise ValueError(
+                        f"noisy_view_batched=True: the batch has {name}, by which packed texts are told apart in one row "
+                        "and would not be in two. Set noisy_view_batched=False."
+                    )
             noise = draw()
             assert noise is not None
             outputs = run(_stack(inputs, noisy_batch.inputs, len(batch.labels)), noise)
@@ -286,7 +287,12 @@ def _places(batch: Batch, rows: Tensor) -> Tensor:
 
 
 def _take(inputs: dict[str, Any], rows: Tensor, count: int) -> dict[str, Any]:
-    return {name: value[rows] if _has_rows(value, count) else value for name, value in inputs.items()}
+    def take(value: Any) -> Any:
+        if isinstance(value, dict):  # a mask for each kind of layer
+            return _take(value, rows, count)
+        return value[rows] if _has_rows(value, count) else value
+
+    return {name: take(value) for name, value in inputs.items()}
 
 
 def _rows_of(batch: Batch, rows: Tensor) -> Batch:
@@ -294,9 +300,12 @@ def _rows_of(batch: Batch, rows: Tensor) -> Batch:
 
 
 def _stack(first: dict[str, Any], second: dict[str, Any], count: int) -> dict[str, Any]:
-    return {
-        name: torch.cat([value, second[name]]) if _has_rows(value, count) else value for name, value in first.items()
-    }
+    def stack(value: Any, other: Any) -> Any:
+        if isinstance(value, dict):
+            return _stack(value, other, count)
+        return torch.cat([value, other]) if _has_rows(value, count) else value
+
+    return {name: stack(value, second[name]) for name, value in first.items()}
 
 
 def _has_rows(value: Any, count: int) -> bool:

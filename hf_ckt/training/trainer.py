@@ -297,7 +297,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
 
     def _count_tokens(self, inputs: dict[str, Any]) -> None:
         ids, mask = inputs["input_ids"], inputs.get("attention_mask")  # one of pairs counts no tokens
-        count = mask.sum() if getattr(mask, "ndim", 0) == 2 else ids.new_full((), ids.numel())
+        count = mask.sum() if isinstance(mask, torch.Tensor) and mask.ndim == 2 else ids.new_full((), ids.numel())
         self._sums["train"].add({"num_tokens": torch.stack([count, torch.ones_like(count)])})
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

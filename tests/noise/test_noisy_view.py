@@ -7,7 +7,7 @@ import torch
 from hf_ckt.discovery import load_part
 from hf_ckt.models.backbone import read_head
 from hf_ckt.noise.mixture import Mixture
-from hf_ckt.noise.noisy_view import NoisyView
+from hf_ckt.noise.noisy_view import NoisyView, _rows_of, _stack
 from hf_ckt.objective.objective import Objective, Term
 from hf_ckt.objective.schedules import Schedule
 from hf_ckt.perturbations.gaussian import GaussianPerturbation
@@ -66,6 +66,35 @@ def test_fraction_passes_only_the_chosen_rows_and_their_states_are_those_of_the_
     torch.testing.assert_close(part.noisy, whole.noisy[part.perturbed], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(part.student, whole.student, rtol=1e-5, atol=1e-5)
     assert (whole.noisy - whole.student).abs().mean() > 1e-3
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_masks_of_pairs_go_with_the_chosen_rows(batched, model):
+    """A mask of all rows beside some of them is an error of shapes, or hides the wrong tokens where it fits."""
+    batch = make_batch()
+    mask = batch.inputs["attention_mask"].bool()
+    seen = (mask[:, None, :, None] & mask[:, None, None, :]).tril() | torch.eye(12, dtype=torch.bool)
+    for given in (seen, {"full_attention": seen}):
+        inputs = {"input_ids": batch.inputs["input_ids"], "attention_mask": given}
+        if isinstance(given, dict):
+            rows = _rows_of(Batch(inputs, batch.labels), torch.tensor([1, 4]))
+            assert torch.equal(rows.inputs["attention_mask"]["full_attention"], seen[[1, 4]])
+            both = _stack(inputs, rows.inputs, 8)["attention_mask"]["full_attention"]
+            assert torch.equal(both, torch.cat([seen, seen[[1, 4]]]))
+            continue
+        # Padding sees itself there, so its noise is its own: the other positions are those of the mask of rows.
+        plain, pairs = (run(model, one, fraction=0.5, batched=batched) for one in (batch, Batch(inputs, batch.labels)))
+        assert torch.equal(plain.perturbed, pairs.perturbed)
+        torch.testing.assert_close(pairs.noisy, plain.noisy, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["position_ids", "cu_seq_lens_q"])
+def test_one_batch_of_both_views_is_refused_where_boundaries_are_of_one_row(name, model):
+    """Below the clean row, the noisy one would have the boundaries of none."""
+    ids = torch.randint(5, 100, (1, 6))
+    told = {"position_ids": torch.tensor([[0, 1, 2, 0, 1, 2]]), "cu_seq_lens_q": torch.tensor([0, 3, 6])}
+    with pytest.raises(ValueError, match=f"noisy_view_batched=True: the batch has {name}"):
+        run(model, Batch({"input_ids": ids, name: told[name]}, ids), batched=True)
 
 
 def test_fraction_is_met_over_many_sequences_and_steps(model):
