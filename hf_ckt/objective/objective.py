@@ -283,9 +283,7 @@ class Objective:
                 yield role, term.loss.penalty(model)
 
 
-def _at_perturbed(
-    hidden: dict[str, Tensor], noisy: NoisyStates, labels: Tensor
-) -> tuple[dict[str, Tensor], Tensor]:
+def _at_perturbed(hidden: dict[str, Tensor], noisy: NoisyStates, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """States of all views, and labels, at the perturbed positions: as they are where those are all."""
     if len(noisy.positions) < len(labels):
         hidden, labels = select_rows(hidden, noisy.positions), labels[noisy.positions]

@@ -169,7 +169,9 @@ def test_a_head_that_does_more_is_an_error_that_names_both_values(name):
         run_backbone(model, {"input_ids": IDS, "attention_mask": MASK})
     message = str(error.value)
     assert message.startswith(f"{type(model).__name__}: one of its own logits is ") and "Take a model whose" in message
-    own, read = (float(number) for number in re.findall(r"(?:logits is|gives) (-?inf|-?[0-9.]*[0-9](?:e[+-][0-9]+)?)", message))
+    own, read = (
+        float(number) for number in re.findall(r"(?:logits is|gives) (-?inf|-?[0-9.]*[0-9](?:e[+-][0-9]+)?)", message)
+    )
     with torch.no_grad():
         tokens = IDS.unique()[None]
         expected = model(input_ids=tokens).logits
@@ -197,7 +199,8 @@ def test_a_head_over_other_ids_is_an_error():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "factor"), [(torch.float32, 1.0001), (torch.bfloat16, 1.05), (torch.float16, 1.01), (torch.float64, 1.0001)]
+    ("dtype", "factor"),
+    [(torch.float32, 1.0001), (torch.bfloat16, 1.05), (torch.float16, 1.01), (torch.float64, 1.0001)],
 )
 @pytest.mark.parametrize("cast", [None, torch.bfloat16])
 def test_a_small_deviation_is_found_and_rounding_is_not(dtype, factor, cast):
@@ -228,7 +231,9 @@ def test_heads_are_compared_once_and_leave_no_trace(tiny_model_dir):
 
 def test_the_base_below_an_adapter_is_compared_too(tiny_model_dir):
     """A trained copy of the head hides the base's, which the self-teacher reads."""
-    adapted = get_peft_model(load(tiny_model_dir), LoraConfig(target_modules="all-linear", modules_to_save=["lm_head"]))
+    adapted = get_peft_model(
+        load(tiny_model_dir), LoraConfig(target_modules="all-linear", modules_to_save=["lm_head"])
+    )
     model = adapted.get_base_model()
     calls = []
     inner = model.forward
