@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Passes up to the head, and the head itself, must add up to the model's own logits."""
 
+import copy
+import pickle
 import re
 
 import pytest
@@ -11,7 +13,7 @@ from torch import nn
 
 from hf_ckt.kernels.chunked_linear import chunked_token_losses
 from hf_ckt.models._upstream import adapters_disabled
-from hf_ckt.models.backbone import embedding_width, frozen, read_head, run_backbone
+from hf_ckt.models.backbone import compile_backbone, embedding_width, frozen, read_head, run_backbone
 from tests.trainers import ON, build, load, lora
 
 SIZES = {
@@ -84,6 +86,24 @@ def test_noise_is_added_to_the_embeddings_in_units_of_their_table(name):
         expected = run_backbone(model, {"input_ids": ids}).last_hidden_state
     torch.testing.assert_close(noisy, expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(clean, again) and not torch.allclose(clean, noisy, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        {"target_modules": ["embed_tokens", "q_proj"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+        {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [5, 6]}},
+    ],
+    ids=lambda adapter: list(adapter)[-1],
+)
+def test_noise_keeps_its_units_where_embeddings_are_adapted(adapter):
+    """PEFT wraps the module that knows the factor; unseen there, the same noise would be a sixth of itself."""
+    ids, noise = torch.arange(3, 15).reshape(2, 6), torch.randn(2, 6, 32)
+    adapted = get_peft_model(make("Gemma2"), LoraConfig(**adapter)).get_base_model().eval()
+    with torch.no_grad():
+        expected, found = (run_backbone(one, {"input_ids": ids}, noise) for one in (make("Gemma2"), adapted))
+    torch.testing.assert_close(found.last_hidden_state, expected.last_hidden_state, rtol=1e-4, atol=1e-5)
 
 
 def test_noise_knows_the_width_of_a_table_that_zero3_took_apart(tiny_model_dir):
@@ -196,6 +216,27 @@ def test_a_head_over_other_ids_is_an_error():
     model = CutLlama(transformers.LlamaConfig(**SIZES))
     with pytest.raises(ValueError, match=r"over 40 ids, from states of width 32.*shape \(50, 32\)"):
         run_backbone(model, {"input_ids": IDS})
+
+
+def test_a_model_without_hidden_states_below_its_head_is_an_error():
+    """A model's own code may name its backbone otherwise, and the first pass would end in an AttributeError."""
+
+    class Alone(transformers.LlamaForCausalLM):
+        base_model_prefix = "backbone"  # absent, so that the model is its own base
+
+    with pytest.raises(ValueError, match="Alone: what its `base_model` returns has no last_hidden_state"):
+        run_backbone(Alone(transformers.LlamaConfig(**SIZES)), {"input_ids": IDS})
+
+
+def test_a_compiled_models_copy_is_whole(tiny_model_dir):
+    """Compiled code cannot be pickled: a model that was trained with it could be neither copied nor sent."""
+    model = load(tiny_model_dir).eval()
+    compile_backbone(model, backend="eager")
+    noise = torch.randn(2, 6, 32)
+    with torch.no_grad():
+        expected = run_backbone(model, {"input_ids": IDS}, noise).last_hidden_state
+        for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert torch.equal(run_backbone(twin, {"input_ids": IDS}, noise).last_hidden_state, expected)
 
 
 @pytest.mark.parametrize(
