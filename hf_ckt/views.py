@@ -347,3 +347,38 @@ class TeacherSignal(NamedTuple):
 
     hidden: Tensor
     head: LinearHead
+
+
+class NoisyStates(NamedTuple):
+    """
+    The student's reading of the perturbed input. It is always there: without a noisy view it holds no position.
+
+    Args:
+        states (`torch.Tensor` of shape `(M, D)`):
+            Last hidden states at those of the N kept positions that were perturbed, 0 <= M <= N.
+        positions (`torch.Tensor` of shape `(M,)`):
+            Which of the N they are, ascending.
+        probability (`float`, *optional*, defaults to `1.0`):
+            With which a position is perturbed, in (0, 1]. Terms that read the noisy view are divided by it, so that they
+            estimate what they would be over all positions.
+
+    Example:
+
+    >>> hidden = torch.zeros(3, 8)
+    >>> [len(noisy.positions) for noisy in (NoisyStates.everywhere(hidden), NoisyStates.nowhere(hidden))]
+    [3, 0]
+    """
+
+    states: Tensor
+    positions: Tensor
+    probability: float = 1.0
+
+    @classmethod
+    def everywhere(cls, states: Tensor) -> "NoisyStates":
+        """States at all positions."""
+        return cls(states, torch.arange(len(states), device=states.device))
+
+    @classmethod
+    def nowhere(cls, hidden: Tensor) -> "NoisyStates":
+        """No noisy view of a batch with certain clean states."""
+        return cls.everywhere(hidden[:0].detach())

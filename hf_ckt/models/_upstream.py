@@ -222,10 +222,11 @@ def embedding_scale(embedding: Any) -> Any:
     Returns the factor that an embedding module multiplies its table by, 1 for most.
 
     transformers 5.23: Gemma and its kin, BART and its kin keep it as `embed_scale`. Granite and others multiply after the
-    module, which needs no factor here. PEFT's adapters on embeddings wrap the module.
+    module, which needs no factor here. peft 0.21 wraps the module, for trained tokens twice.
     """
-    module = getattr(embedding, "base_layer", embedding)
-    scale = getattr(module, "embed_scale", None)
+    for name in ("token_adapter", "base_layer"):
+        embedding = getattr(embedding, name, embedding)
+    scale = getattr(embedding, "embed_scale", None)
     return 1.0 if scale is None else scale
 
 

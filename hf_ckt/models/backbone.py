@@ -102,6 +102,10 @@ class _CompiledPasses:
     def __init__(self, options: dict[str, Any]):
         self.options, self.programs = options, dict[tuple, Callable]()
 
+    def __reduce__(self) -> tuple:
+        # Of a copied or pickled model: what was compiled is no part of it.
+        return _CompiledPasses, (self.options,)
+
     def program(self, model: PreTrainedModel, with_noise: bool) -> Callable:
         way = with_noise, adapters_are_off(model), model.training, torch.is_grad_enabled()
         if way not in self.programs:
@@ -187,7 +191,12 @@ def require_own_logits(model: PreTrainedModel, inputs: dict[str, Any]) -> None:
                 error,
             )
             return
-        hidden = model.base_model(**short).last_hidden_state
+        hidden = getattr(model.base_model(**short), "last_hidden_state", None)
+        if hidden is None:
+            raise ValueError(
+                f"{type(model).__name__}: what its `base_model` returns has no last_hidden_state, so there is nothing to "
+                f"multiply its output embedding with. {_OTHER_HEAD}"
+            )
         with read_head(model) as head:
             if not head.weight.is_floating_point() or head.weight.shape != (own.shape[-1], hidden.shape[-1]):
                 raise ValueError(

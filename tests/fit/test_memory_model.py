@@ -182,11 +182,15 @@ def test_a_block_holds_as_many_temporaries_as_is_said(losses, dtype, blocks):
     metrics = [name for name in part_names("metrics") if load_part("metrics", name).logged]
     program = TileProgram(
         [(name, load_part("losses", name)()) for name in losses],
-        [(name, load_part("metrics", name)()) for name in metrics if "reference" not in load_part("metrics", name).needs],
+        [
+            (name, load_part("metrics", name)())
+            for name in metrics
+            if "reference" not in load_part("metrics", name).needs
+        ],
     )
     rows, vocab, views = 16, 20_000, ("student", "noisy", "teacher")
     logits = {name: torch.randn(rows, vocab).to(dtype) for name in views}
-    caps = {name: (1.0, None) for name in views}
+    caps = dict.fromkeys(views, (1.0, None))
     facts = (torch.arange(rows), torch.ones(rows, dtype=torch.bool), torch.ones(3), ("student", "noisy"))
 
     def call():

@@ -59,13 +59,13 @@ def test_fraction_passes_only_the_chosen_rows_and_their_states_are_those_of_the_
     with Rows(model) as rows:
         part = run(model, batch, fraction=0.5, batched=batched)
     kept_rows = batch.kept // 12
-    chosen = set(kept_rows[part.perturbed].tolist())
+    chosen = set(kept_rows[part.noisy.positions].tolist())
     assert 0 < len(chosen) < 8
     assert sorted(rows.seen) == ([8 + len(chosen)] if batched else sorted([8, len(chosen)]))
-    assert torch.equal(torch.isin(kept_rows, torch.tensor(sorted(chosen))).nonzero().squeeze(1), part.perturbed)
-    torch.testing.assert_close(part.noisy, whole.noisy[part.perturbed], rtol=1e-5, atol=1e-5)
+    assert torch.equal(torch.isin(kept_rows, torch.tensor(sorted(chosen))).nonzero().squeeze(1), part.noisy.positions)
+    torch.testing.assert_close(part.noisy.states, whole.noisy.states[part.noisy.positions], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(part.student, whole.student, rtol=1e-5, atol=1e-5)
-    assert (whole.noisy - whole.student).abs().mean() > 1e-3
+    assert (whole.noisy.states - whole.student).abs().mean() > 1e-3
 
 
 @pytest.mark.parametrize("batched", [True, False])
@@ -128,13 +128,13 @@ def test_no_chosen_sequence_means_no_pass_or_one_that_does_not_count(never_empty
     with Rows(model) as rows:
         views = run(model, batch, fraction=1e-9, never_empty=never_empty)
     assert rows.seen == ([1, 2] if never_empty else [2])
-    assert len(views.perturbed) == 0
+    assert len(views.noisy.positions) == 0
     if never_empty:
-        assert views.noisy.shape == (0, 32) and views.noisy.requires_grad
-        (gradient,) = torch.autograd.grad(views.noisy.sum(), model.model.layers[0].mlp.up_proj.weight)
+        assert views.noisy.states.shape == (0, 32) and views.noisy.states.requires_grad
+        (gradient,) = torch.autograd.grad(views.noisy.states.sum(), model.model.layers[0].mlp.up_proj.weight)
         assert not gradient.any()
     else:
-        assert views.noisy is None
+        assert views.noisy.states.shape == (0, 32) and not views.noisy.states.requires_grad
 
 
 def test_recomputed_pass_keeps_next_to_nothing_and_comes_before_the_clean_one(model):
@@ -152,7 +152,7 @@ def test_recomputed_pass_keeps_next_to_nothing_and_comes_before_the_clean_one(mo
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             views = run(model, batch, **settings)
-        assert views.noisy.requires_grad
+        assert views.noisy.states.requires_grad
         return sum(kept.values())
 
     both, recomputed = kept_bytes(), kept_bytes(recompute=True)
@@ -168,7 +168,7 @@ def test_recomputed_pass_keeps_next_to_nothing_and_comes_before_the_clean_one(mo
     passes: list[int] = []
     handle = model.model.layers[0].register_forward_hook(follow)
     views = run(model, batch, recompute=True)
-    (views.student.sum() + views.noisy.sum()).backward()
+    (views.student.sum() + views.noisy.states.sum()).backward()
     handle.remove()
     model.zero_grad()
     noisy, clean = 0, 1
@@ -180,18 +180,17 @@ def searched(model, batch: Batch, steps: int, seed: int = 1, part: str = "advers
     """The views of a search that ascends the consistency term, and its mean divergence."""
     objective = Objective({"consistency": Term(load_part("losses", "consistency_kl")(), Schedule(1.0))}, compile=False)
 
-    def divergence(noisy, clean, places):
+    def divergence(noisy, clean):
         with read_head(model) as head:
             heads = {"student": head, "noisy": head}
-            return objective.divergence({"student": clean}, noisy, heads, batch.kept_labels, places)
+            return objective.divergence({"student": clean}, noisy, heads, batch.kept_labels)
 
     noise = load_part("perturbations", part)(alpha=1.0, steps=steps)
     view = NoisyView(Mixture.of(noise), **settings)
     views = view.run(model, batch.inputs, batch, seed, divergence=divergence)
-    places = views.perturbed
     with torch.no_grad():
-        states = views.student if places is None else views.student[places]
-        value = divergence(views.noisy.detach(), views.student.detach(), places) / max(len(states), 1)
+        noisy = views.noisy._replace(states=views.noisy.states.detach())
+        value = divergence(noisy, views.student.detach()) / max(len(noisy.positions), 1)
     return views, float(value), view
 
 
@@ -206,7 +205,7 @@ def test_a_search_reuses_the_clean_pass_and_forms_no_gradient_of_a_parameter(par
         views, _, _ = searched(model, batch, steps, part=part)
     assert rows.seen == [8] * (1 + steps + 1)  # clean, one a step, the noisy view itself
     assert not weight_products and all(parameter.grad is None for parameter in model.parameters())
-    views.noisy.sum().backward()
+    views.noisy.states.sum().backward()
     assert weight_products  # the view that is trained on has its gradient
     handle.remove()
     model.zero_grad()
@@ -221,11 +220,11 @@ def test_a_search_finds_more_than_chance_and_more_with_every_step(model):
     objective = Objective({"consistency": Term(load_part("losses", "consistency_kl")(), Schedule(1.0))}, compile=False)
     with read_head(model) as head, torch.no_grad():
         heads = {"student": head, "noisy": head}
-        value = objective.divergence({"student": gaussian.student}, gaussian.noisy, heads, batch.kept_labels, None)
+        value = objective.divergence({"student": gaussian.student}, gaussian.noisy, heads, batch.kept_labels)
     chance = float(value) / len(batch.kept)
     print(f"divergence: gaussian {chance:.4f}, adversarial of the same norm {found[0]:.4f}, four steps {found[1]:.4f}")
     assert found[0] > 2 * chance and found[1] > found[0]
-    assert random.noisy.shape == gaussian.noisy.shape
+    assert random.noisy.states.shape == gaussian.noisy.states.shape
 
 
 def test_a_search_of_a_part_of_the_rows_finds_the_noise_of_the_whole(model):
@@ -233,8 +232,8 @@ def test_a_search_of_a_part_of_the_rows_finds_the_noise_of_the_whole(model):
     batch = make_batch()
     whole, _, _ = searched(model, batch, 2)
     part, _, _ = searched(model, batch, 2, fraction=0.5)
-    assert 0 < len(part.perturbed) < len(batch.kept)
-    torch.testing.assert_close(part.noisy, whole.noisy[part.perturbed], rtol=1e-4, atol=1e-4)
+    assert 0 < len(part.noisy.positions) < len(batch.kept)
+    torch.testing.assert_close(part.noisy.states, whole.noisy.states[part.noisy.positions], rtol=1e-4, atol=1e-4)
 
 
 def test_a_warm_search_begins_where_the_last_one_ended(model):

@@ -241,5 +241,7 @@ def test_a_head_that_trains_is_told_that_it_gets_no_gradient(trains, caplog):
     for _ in range(2):
         found = contrast.similarities(batch, student, LinearHead(weight), draw(len(batch.kept), 4, 1), TEACHER_HEAD)
     assert caplog.text.count("the model's head trains, and this term gives it no gradient") == int(trains)
-    wanted = torch.autograd.grad(found.student_teacher.square().sum(), [student, weight][: 1 + trains], allow_unused=True)
+    wanted = torch.autograd.grad(
+        found.student_teacher.square().sum(), [student, weight][: 1 + trains], allow_unused=True
+    )
     assert wanted[0].abs().sum() > 0 and (not trains or wanted[1] is None)

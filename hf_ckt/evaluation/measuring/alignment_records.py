@@ -94,4 +94,3 @@ def _tile(hidden: list[Tensor], heads: list[LinearHead], tile: Tensor) -> dict[s
         head.logits(states[tile.to(states.device)]).to(device) for states, head in zip(hidden, heads, strict=True)
     ]
     return tile_record(*logits)
-
