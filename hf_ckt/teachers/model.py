@@ -12,7 +12,12 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from trl.models import prepare_deepspeed, prepare_fsdp
 
 from ..checks import require_same_vocabulary
-from ..models._upstream import create_model_from_path, get_config_model_id, install_objective_forward
+from ..models._upstream import (
+    bound_to_outer_call,
+    create_model_from_path,
+    get_config_model_id,
+    install_objective_forward,
+)
 from ..models.backbone import frozen, read_head, run_backbone
 from ..views import Batch, TeacherSignal
 from .base import Teacher
@@ -64,7 +69,8 @@ class ModelTeacher(Teacher):
                 The student's and the teacher's; the latter is looked up under the teacher's name when not given.
 
         Raises:
-            ValueError: If an id means different tokens to the two tokenizers, or the teacher uses prompt learning.
+            ValueError: If an id means different tokens to the two tokenizers, or the teacher uses prompt learning or an
+                adapter that is bound to a call of the whole model (X-LoRA, Poly).
         """
         if isinstance(model, str):
             kwargs = {"dtype": "auto", **(init_kwargs or {})}
@@ -100,6 +106,12 @@ class ModelTeacher(Teacher):
             raise ValueError(
                 "teacher_model: its prompt-learning adapter prepends virtual tokens, so its positions would not be the "
                 "student's. Use a teacher with LoRA, or a plain model."
+            )
+        bound = bound_to_outer_call(model) if isinstance(model, PeftModel) else None
+        if bound:
+            raise ValueError(
+                f"teacher_model: its {bound} adapter computes a part of its arithmetic once per call of the whole model, and "
+                "the teacher is read below its head. Use a teacher with LoRA, or a plain model."
             )
         return cls(model)
 

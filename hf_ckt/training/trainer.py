@@ -30,7 +30,7 @@ from ..teachers.self import SelfTeacher
 from ..views import Batch
 from .collator import RejectedCollator, split_rejected
 from .config import ContrastiveRobustConfig
-from .facts import find_facts
+from .facts import find_facts, require_one_adapter, require_trainable
 from .log_sums import LogSums, NonFiniteGuard
 from .memory_advice import with_advice
 from .passes import ExtraPasses, run_objective
@@ -231,6 +231,7 @@ class ContrastiveRobustTrainer(SFTTrainer):
         if self.objective is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         mode = "train" if self.model.training else "eval"
+        require_one_adapter(inputs)
         inputs, rejected = split_rejected(inputs)
         labels = inputs.pop("labels")
         if self.aux_loss_enabled:
@@ -308,6 +309,7 @@ class ContrastiveRobustTrainer(SFTTrainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As [`~transformers.Trainer.train`]; `resume_from_checkpoint=True` takes the last *complete* checkpoint."""
+        require_trainable(self.model)
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(str(self.args.output_dir))
         if isinstance(resume_from_checkpoint, (str, os.PathLike)) and self.objective is not None:
