@@ -31,6 +31,7 @@ from ..views import Batch
 from .collator import RejectedCollator, split_rejected
 from .config import ContrastiveRobustConfig
 from .facts import find_facts, require_one_adapter, require_trainable
+from .known_tokens import require_known_tokens
 from .log_sums import LogSums, NonFiniteGuard
 from .memory_advice import with_advice
 from .passes import ExtraPasses, run_objective
@@ -141,6 +142,7 @@ class ContrastiveRobustTrainer(SFTTrainer):
                 quantization_config=quantization_config,
                 student_tokenizer=self._tokenizer,
                 tokenizer=processing_class,
+                token_map=args.teacher_token_map,
             )
             teacher.place(self.accelerator)
         elif "teacher" in views:
@@ -149,6 +151,7 @@ class ContrastiveRobustTrainer(SFTTrainer):
         if "reference" in views:
             reference = teacher if isinstance(teacher, SelfTeacher) else SelfTeacher()
         self._extra_passes = ExtraPasses(teacher, reference, noisy)
+        self.data_collator = require_known_tokens(self, teacher.unknown if isinstance(teacher, ModelTeacher) else {})
         if isinstance(teacher, ModelTeacher):
             self.teacher_name = teacher.name
         elif teacher is not None:
