@@ -12,7 +12,8 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.adalora import AdaLoraModel
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -22,6 +23,7 @@ from trl.trainer.utils import create_model_from_path, get_config_model_id, maybe
 __all__ = [
     "adapters_are_off",
     "adapters_disabled",
+    "bound_to_outer_call",
     "cache_argument",
     "cache_of",
     "checkpoints_reentrantly",
@@ -91,6 +93,21 @@ def trained_in_place(model: torch.nn.Module) -> list[str]:
         kept = module.original_module if isinstance(module, AuxiliaryTrainingWrapper) else module.base_layer
         switched |= {id(parameter) for parameter in module.parameters()} - {id(p) for p in kept.parameters()}
     return [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in switched]
+
+
+def bound_to_outer_call(model: Any) -> str | None:
+    """
+    Returns the type of a PEFT model's adapter if it computes something once per call of the whole model, or None.
+
+    X-LoRA routes between its experts by a pass of its own, Poly by `task_ids`, and a shadow network is run beside: in
+    peft 0.21 each by a forward of its own around the base's, which all others call as it is. AdaLoRA's only adds to a
+    loss, which the objective does not take from there.
+    """
+    tuner = getattr(model, "base_model", None)
+    if not isinstance(tuner, BaseTuner) or isinstance(tuner, AdaLoraModel):
+        return None
+    kind = next(iter(model.peft_config.values())).peft_type
+    return str(getattr(kind, "value", kind)) if type(tuner).forward is not BaseTuner.forward else None
 
 
 def rewrites_base(config: Any) -> str | None:

@@ -37,7 +37,13 @@ class RunFacts(NamedTuple):
 
 
 def find_obstacle(
-    *, vision: bool, prompt_learning: bool, own_loss: bool, smoothing: bool, split_sequences: bool
+    *,
+    vision: bool,
+    prompt_learning: bool,
+    bound_adapter: str | None,
+    own_loss: bool,
+    smoothing: bool,
+    split_sequences: bool,
 ) -> str | None:
     """
     Returns why no extra term can run at all, as a sentence without its end, or None.
@@ -47,6 +53,8 @@ def find_obstacle(
             The dataset has images.
         prompt_learning (`bool`):
             The student's adapter is one of virtual tokens.
+        bound_adapter (`str`, *optional*):
+            The type of the student's adapter, if it computes something once per call of the whole model.
         own_loss (`bool`):
             A `compute_loss_func` was given.
         smoothing (`bool`):
@@ -60,6 +68,11 @@ def find_obstacle(
         return (
             "prompt-learning adapters prepend virtual tokens inside the forward, which the extra views would not "
             "share; use LoRA"
+        )
+    if bound_adapter:
+        return (
+            f"{bound_adapter} adapters compute a part of their arithmetic once per call of the whole model, from the clean "
+            "prompts, and the extra views are further passes within that call; use LoRA"
         )
     if own_loss:
         return "compute_loss_func replaces the loss that the extra terms are added to"

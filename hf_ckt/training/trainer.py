@@ -27,7 +27,8 @@ from ..teachers.self import SelfTeacher
 from ..views import Batch
 from .collator import RejectedCollator, split_rejected
 from .config import ContrastiveRobustConfig
-from .facts import find_facts
+from .facts import find_facts, require_one_adapter
+from .known_tokens import require_known_tokens
 from .log_sums import LogSums, NonFiniteGuard
 from .memory_advice import with_advice
 from .passes import ExtraPasses, prepare_student, run_objective
@@ -141,6 +142,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
                 quantization_config=quantization_config,
                 student_tokenizer=self._tokenizer,
                 tokenizer=processing_class,
+                token_map=args.teacher_token_map,
             )
             mark = TeacherMark(teacher.name, broadcast_object_list([fingerprint(teacher.model)])[0])
             teacher.place(self.accelerator)
@@ -150,6 +152,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         if "reference" in views:
             reference = teacher if isinstance(teacher, SelfTeacher) else SelfTeacher()
         self._extra_passes = ExtraPasses(teacher, reference, noisy)
+        self.data_collator = require_known_tokens(self, teacher.unknown if isinstance(teacher, ModelTeacher) else {})
         self.teacher_name = None if mark is None else mark.name
         if args.contrastive_rejected and "contrastive" in terms:
             self.data_collator = RejectedCollator(self.data_collator)
@@ -225,6 +228,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         if self.objective is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         mode = "train" if self.model.training else "eval"
+        require_one_adapter(inputs)
         inputs, rejected = split_rejected(inputs)
         labels = inputs.pop("labels")
         if self.aux_loss_enabled:
