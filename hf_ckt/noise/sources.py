@@ -99,8 +99,9 @@ class PromptSources:
         name = f"{kwargs['dataset_name']} dataset"
         loaded = isinstance(dataset, Dataset)
         columns: Any = next(iter(dataset), {}).keys()
-        evaluated = kwargs["dataset_name"] != "train"
-        if evaluated and required and ("input_ids" in columns or not loaded):
+        answers_alone = completion_only if "prompt" in columns else args.assistant_only_loss
+        prompts_count = kwargs.get("formatting_func") is not None or not answers_alone
+        if required and kwargs["dataset_name"] != "train" and ("input_ids" in columns or not loaded or prompts_count):
             return plain(dataset)
         if "input_ids" in columns:
             if required and not (loaded and self._knows(dataset[0])):
@@ -117,9 +118,7 @@ class PromptSources:
                 f"perturbation: the {name} streams, so a document's text cannot be looked up in it. Load it in full, or "
                 "use a perturbation of ids or embeddings."
             )
-        if kwargs.get("formatting_func") is not None or not (
-            completion_only if "prompt" in columns else args.assistant_only_loss
-        ):
+        if prompts_count:
             raise ValueError(_TRAINED_ON.format(name))
         if not loaded:
             return plain(dataset)

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from transformers import TrainerCallback
 
 from hf_ckt.noise import noisy_view
@@ -92,10 +92,20 @@ def test_rows_without_text_are_evaluated_without_a_noisy_view(sharded, perturbat
     assert len([message for message in caplog.messages if "without a noisy view" in message]) == 1
 
 
+TEXTLESS = {
+    "tokenized": lambda: Dataset.from_list(
+        [{"input_ids": [*range(5, 17)], "labels": [-100] * 8 + [13, 14, 15, 16]}] * 4
+    ),
+    "streaming": lambda: IterableDataset.from_generator(lambda: iter(rows(12)[8:])),
+    "without prompts": lambda: Dataset.from_dict({"text": ["How do I bake bread?"] * 4}),
+}
+
+
+@pytest.mark.parametrize("data", list(TEXTLESS))
 @pytest.mark.parametrize("kind", ["evaluate", "built with"])
-def test_tokenized_evaluation_data_need_no_text(kind, tiny_model_dir, tmp_path):
+def test_evaluation_data_need_no_text(kind, data, tiny_model_dir, tmp_path):
     """SFTTrainer evaluates them; a term that cannot be had must not take that away."""
-    foreign = Dataset.from_list([{"input_ids": list(range(5, 17)), "labels": [-100] * 8 + [13, 14, 15, 16]}] * 4)
+    foreign = TEXTLESS[data]()
     weights = {**OFF, "consistency_weight": 0.5, "perturbation": "typos"}
     given = {"peft_config": lora(), **({"eval_dataset": foreign} if kind == "built with" else {})}
     trainer = build(tmp_path, tiny_model_dir, given=given, **weights)
