@@ -96,9 +96,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     options = parser.parse_args(argv)
 
     from ..checks import require_count
-    from .arguments.models import require_models
+    from .arguments.models import require_judge, require_models
 
     require_models(options)
+    require_judge(options.judge)
     for name in ("new_tokens", "seeds"):
         if getattr(options, name) is not None:
             require_count(f"--{name.replace('_', '-')}", getattr(options, name), 1, "With none there is no rate.")

@@ -59,6 +59,8 @@ def require_trainable(dataset: Any, source: str, *, text_field: str = "text", re
             else f"and no {missing[0]!r}, without which a 'prompt' is not trained on. {_completing(columns)}"
         )
         raise ValueError(f"{shown_name(source)}: has the columns {', '.join(columns)}, {none}")
+    if _all_texts(dataset, needed):
+        return
     conversational = isinstance(first[needed[0]], list)
     for index, row in enumerate(_rows(dataset, needed)):
         problem = _problem(row, text_field, conversational)
@@ -99,6 +101,15 @@ def _needed(columns: Sequence[str], text_field: str, rejected: bool) -> list[str
         answer = "chosen" if rejected and "completion" not in columns else "completion"
         return ["prompt", answer, *(["rejected"] if rejected else [])]
     return [next((name for name in ("messages", "conversations") if name in columns), text_field)]
+
+
+def _all_texts(dataset: Any, columns: list[str]) -> bool:
+    """Whether columns hold a text in every row by their type, which spares the reading of large sets."""
+    if not hasattr(dataset, "select") or {"messages", "conversations"} & set(columns):
+        return False
+    types = [getattr(dataset.features[name], "dtype", None) for name in columns]
+    nulls = sum(dataset.data.column(name).null_count for name in columns)
+    return set(types) <= {"string", "large_string"} and not nulls
 
 
 def _renaming(columns: Sequence[str], text_field: str) -> str:

@@ -2,6 +2,7 @@
 """Names of models, before a library looks for them."""
 
 import argparse
+import re
 from pathlib import Path
 
 from ...checks import require_known
@@ -14,6 +15,12 @@ def require_model(option: str, name: str | None) -> None:
     """Raises FileNotFoundError where a name can only be a folder or file of this machine, and none is there."""
     if name is not None and is_path(name) and not Path(name).exists():
         raise FileNotFoundError(f"{option}: there is no such file or folder, {name!r}. Give one, or a Hub id.")
+
+
+def require_judge(spec: str) -> None:
+    """Checks the name within `hf:NAME@REVISION#LABEL`; other judges are no models."""
+    if spec.startswith("hf:"):
+        require_model("--judge", re.split("[@#]", spec.removeprefix("hf:"))[0])
 
 
 def require_models(options: argparse.Namespace) -> None:

@@ -152,7 +152,12 @@ class TrainParser(TrlParser):
         return formatter.format_help()
 
     def _check(self, entries: dict[str, Any]) -> None:
-        if isinstance(entries.get("datasets"), list):
+        if entries.get("datasets") is not None:
+            if not isinstance(entries["datasets"], list):
+                raise ValueError(
+                    f"datasets: must be a list with `- path: NAME` for each data set, got {entries['datasets']!r:.80}. One alone "
+                    "is dataset_name."
+                )
             entries["datasets"] = [_mixed(one, number) for number, one in enumerate(entries["datasets"], start=1)]
         for action in self._actions:
             if action.dest in entries:

@@ -108,6 +108,8 @@ def test_wrong_options_are_told_what_to_write(words, message):
         ("datasets: [{path: a, type: chat}]", "datasets, entry 1: unknown key 'type'.* Known: path, name"),
         ("datasets: [{path: a, fractoin: 1}]", "Did you mean 'fraction'"),
         ("datasets: [{name: a}]", "datasets, entry 1: path is missing"),
+        ("datasets: rows.jsonl", "datasets: must be a list .* got 'rows.jsonl'. One alone is dataset_name"),
+        ("datasets: {path: a}", "datasets: must be a list"),
         ("datasets: [a]", "datasets, entry 1: must have keys such as path"),
     ],
 )
