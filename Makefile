@@ -77,6 +77,7 @@ cards: install bench-page  ## Write model_cards/, and tables and picture of the 
 	    --pages README.md docs/*.md || exit 1; done
 	$(BIN)/hf-ckt report examples/results/evaluation --readme docs/evaluation.md
 	$(BIN)/python docs/draw_objective.py
+	$(BIN)/python docs/draw_budget.py
 
 format: install  ## Rewrite files to the house style
 	$(BIN)/ruff check --fix .

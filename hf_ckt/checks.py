@@ -7,9 +7,12 @@ from collections.abc import Iterable
 from typing import Any
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns a hint naming the known name closest to `name`, or an empty string when none is close."""
-    match = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+    """
+    Returns a hint naming the known name closest to `name`, or an empty string when none is close: of a long list, something
+    is always a little like it, so `cutoff` in [0, 1] is higher there.
+    """
+    match = difflib.get_close_matches(str(name), list(known), n=1, cutoff=cutoff)
     return f" Did you mean {match[0]!r}?" if match else ""
 
 

@@ -22,7 +22,7 @@ _TEXT = [
 ]
 
 
-def build_tokenizer(vocab_size: int = 200):
+def build_tokenizer(vocab_size: int = 200, text: list[str] = _TEXT):
     """Returns a byte-level BPE tokenizer with ChatML, trained on a few sentences: any printable ASCII survives it."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -36,7 +36,7 @@ def build_tokenizer(vocab_size: int = 200):
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator(_TEXT, trainer)
+    tokenizer.train_from_iterator(text, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<|im_start|>",

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from child_process import end_with_parent
 from hf_ckt.cli.main import run_guarded
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,7 +22,7 @@ def run(argv: list[str]) -> int:
     options, passed_on = parser.parse_known_args(argv)
     start = time.perf_counter()
     demo = [sys.executable, str(ROOT / "examples" / "quickstart.py"), "--output_dir", str(options.output_dir)]
-    code = subprocess.run([*demo, *passed_on]).returncode
+    code = subprocess.run([*demo, *passed_on], preexec_fn=end_with_parent).returncode
     if code:
         return code
     seconds = time.perf_counter() - start

@@ -3,7 +3,7 @@
 Runs everything that needs a GPU, in order of value, until the minutes are used up.
 
 Each job writes its own results file the moment it ends. Stopped at any moment, the same command goes on with what is
-not done yet at this commit on this device. It needs no network, and no installed hf_ckt: the clone's own is run.
+not done yet with this code on this device. It needs no network, and no installed hf_ckt: the clone's own is run.
 """
 
 import argparse
@@ -15,9 +15,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
+_START = time.monotonic()  # the minutes are those of the whole command
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # also where the package is not installed
 
@@ -131,7 +133,7 @@ def _run(options: argparse.Namespace, out: Path, results: Path) -> int:
         )
     if options.restart:
         (out / "jobs.json").unlink(missing_ok=True)
-    state = StateFile(out / "jobs.json", f"{machine['commit']} {sources_digest()}", machine["device"])
+    state = StateFile(out / "jobs.json", sources_digest(), machine["device"])
     if not state.jobs and not options.rehearse:
         shutil.rmtree(work, ignore_errors=True)  # what other code, or another device, had begun
     missing = {}
@@ -142,7 +144,7 @@ def _run(options: argparse.Namespace, out: Path, results: Path) -> int:
     _say(f"{machine['device']}; {versions}; {minutes:g} minutes for {len(jobs)} jobs, logs in {out / 'logs'}")
     outcomes = run_jobs(
         jobs,
-        seconds=60 * minutes,
+        seconds=60 * minutes - (time.monotonic() - _START),
         state=state,
         logs=out / "logs",
         environment=environment,
@@ -158,19 +160,18 @@ def _run(options: argparse.Namespace, out: Path, results: Path) -> int:
 
 
 def report(jobs: list[Job], outcomes: dict[str, Outcome]) -> str:
-    """Returns a row a job, and below the commands of those that are not done."""
+    """Returns a row a job, and below why others are not done, with their commands."""
     rows = [["job", "", "seconds", "estimate", ""]]
     open_jobs = []
     for job in jobs:
         one = outcomes[job.name]
         seconds = f"{one.seconds:.0f}" if one.seconds else ""
-        rows.append(
-            [job.name, one.state, seconds, f"{job.estimate_s:.0f}", "by an earlier run" if one.earlier else one.why]
-        )
+        note = "by an earlier run" if one.earlier else ""
+        rows.append([job.name, one.state, seconds, f"{job.estimate_s:.0f}", note])
         if one.state != DONE:
-            open_jobs.append(f"  {job.name}: {job.command}")
+            open_jobs += [f"  {job.name}: {one.why}", f"    {job.command}"]
     text = as_text(rows)
-    return text if not open_jobs else "\n".join([text, "", "Not done, with their commands:", *open_jobs])
+    return text if not open_jobs else "\n".join([text, "", "Not done, with the reason and the command:", *open_jobs])
 
 
 def _found_bundle(folder: Path) -> Path | None:
@@ -193,6 +194,7 @@ def job_environment(bundle: Path | None, work: Path) -> dict[str, str]:
             Folder for what is unpacked.
     """
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
+    environment["HF_CKT_TRACEBACK"] = "1"  # a job's log is all that comes back of it
     if bundle is not None:
         environment |= prepare(bundle, work)
     paths = [str(ROOT), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
@@ -201,7 +203,7 @@ def job_environment(bundle: Path | None, work: Path) -> dict[str, str]:
 
 
 def sources_digest() -> str:
-    """Returns a digest of all Python files: what is done with other code is not done, commit or not."""
+    """Returns a digest of all Python files: what is done with other code is not done."""
     digest = hashlib.sha256()
     for folder in ("hf_ckt", "examples", "tests"):
         for path in sorted((ROOT / folder).rglob("*.py")):

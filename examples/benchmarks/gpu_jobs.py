@@ -62,8 +62,8 @@ _LISTED: tuple[tuple[str, str, float, float, tuple[str, ...], bool, bool], ...] 
     ("objective_8b", "the losses alone at an 8B model's head", 75, 180, (), False, False),
     ("objective_1b", "the losses alone at a 1B model's head", 50, 120, (), False, False),
     ("step_8b", "whole steps of an 8B-shaped model in NF4", 120, 270, _FEW_STEPS, False, False),
-    ("fit_check_24gb", "the longest row that fits 24 GB, beside the calculated one", 120, 270, (), True, False),
     ("demo_cuda", "the demo from end to end", 150, 300, (), True, True),
+    ("fit_check_24gb", "the longest row that fits 24 GB, beside the calculated one", 120, 270, (), True, False),
     ("step_bf16", "whole steps of SmolLM2 in bfloat16", 60, 180, _ONE_GROUP, False, True),
     ("step_nf4_checkpointing", "the same in NF4 with checkpointing", 60, 180, _ONE_GROUP, False, True),
     ("profile_8b", "where an 8B step's time and memory go", 75, 180, ("--compile",), False, False),
@@ -71,7 +71,6 @@ _LISTED: tuple[tuple[str, str, float, float, tuple[str, ...], bool, bool], ...] 
     ("profile_smollm2", "where a small model's time goes", 40, 120, (), False, True),
     ("step_nf4_cuda", "whole steps of SmolLM2 in NF4", 60, 180, _ONE_GROUP, False, True),
     ("step_fp32_cuda", "whole steps of SmolLM2 in float32", 60, 180, _ONE_GROUP, False, True),
-    ("step_fp32_checkpointing_cuda", "the same with checkpointing", 60, 180, _ONE_GROUP, False, True),
 )
 
 
@@ -149,7 +148,7 @@ def rehearsal_jobs(results: Path, work: Path, model: str) -> list[Job]:
 
 def _shrinking(name: str) -> tuple[str, ...]:
     if name == "gpu_tests":
-        return ("--tests", "tests/gpu", "--marker", "not gpu and not slow")
+        return ("--tests", "tests/gpu", "--marker", "not gpu and not slow", "--workers", "2")
     if name.startswith("objective"):
         return _TINY_OBJECTIVE + (_UNCOMPILED if name != "objective_8b" else ())
     if name == "fit_check_24gb":

@@ -12,10 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from child_process import end_with_parent
 from gpu_jobs import ROOT, Job
 from hf_ckt.checkpoints import replace_json
 
 _POLL_SECONDS = 0.1
+_SLACK_SECONDS = 5  # by which a job may outlast the one that it runs beside: estimates are no finer
 # Of jobs that share the device: each has a process with a copy of torch or more.
 SIDE_BY_SIDE = 4
 DONE, FAILED, LEFT = "done", "failed", "left"
@@ -102,6 +104,7 @@ class Running:
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=end_with_parent,
             )
 
     def outcome(self) -> Outcome | None:
@@ -146,7 +149,7 @@ def run_jobs(
     Runs jobs, first things first, and returns what came of each, in their order.
 
     A job begins when its estimate fits into the time that is left. While the first in line shares the device, later ones
-    that share it run beside it: they cost no time of their own. All others run alone.
+    that share it and should end before it run beside it: they cost no time of their own. All others run alone.
 
     Args:
         jobs (`Sequence[Job]`):
@@ -205,12 +208,13 @@ def run_jobs(
 
 
 def _next(waiting: list[Job], running: list[Running]) -> Job | None:
-    """The job to begin now: the first in line, or beside those that share, the first that shares too."""
+    """The job to begin now: the first in line, or beside those that share, one that shares and should not outlast them."""
     if not running:
         return waiting[0] if waiting else None
     if len(running) >= SIDE_BY_SIDE or not all(one.job.shares for one in running):
         return None
-    return next((job for job in waiting if job.shares), None)
+    until = max(one.start + one.job.estimate_s for one in running) - time.monotonic() + _SLACK_SECONDS
+    return next((job for job in waiting if job.shares and job.estimate_s <= until), None)
 
 
 def last_words(log: Path, lines: int = 3, length: int = 400) -> str:

@@ -147,6 +147,11 @@ def read_profile(profiler: profile, held: int) -> dict[str, Any]:
         if event.device_type == kind and not mark and event.key != _MEMORY_EVENT:
             microseconds = event.self_device_time_total if _ON_CUDA else event.self_cpu_time_total
             rows.append({"name": event.key, "calls": event.count, "seconds": microseconds / 1e6})
+    if not rows:
+        raise ValueError(
+            f"The profiler recorded no {'kernel' if _ON_CUDA else 'operation'}, so the step's time would be shown as "
+            "spent on nothing. On a GPU it needs CUPTI, which another profiler may hold; end that one."
+        )
     total = sum(row["seconds"] for row in rows)
     rows.sort(key=lambda row: -row["seconds"])
     counts = {event.key: event.count for event in averages if event.key in WAITS}

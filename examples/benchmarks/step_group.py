@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from cases import BASELINE
+from child_process import end_with_parent
 from harness import summary
 
 # What is run; it speaks as step_worker.py says.
@@ -57,6 +58,7 @@ class Worker:
             # A session of its own: Ctrl-C reaches the parent alone, which then ends it with all that it started.
             self._process = subprocess.Popen(
                 _WORKER,
+                preexec_fn=end_with_parent,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -120,9 +120,10 @@ def fit_check_rows(document: dict[str, Any]) -> Rows:
 
 
 def tests_rows(document: dict[str, Any]) -> Rows:
-    """Returns one row: how many tests passed, failed and were skipped, and those that failed."""
+    """Returns one row: how many tests passed, failed and were skipped, those that failed, and whether some were left."""
     counts = document["variants"]["tests"]
     failed = ", ".join(counts["failing"]) or "none"
+    failed += "" if counts["complete"] else "; stopped before its end"
     return [
         ["passed", "failed", "skipped", "seconds", "failing"],
         [*(f"{counts[key]}" for key in ("passed", "failed", "skipped")), f"{counts['seconds']:.0f}", failed],

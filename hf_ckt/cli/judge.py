@@ -5,6 +5,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from .arguments.parser import CommandParser
+
 
 def run(argv: list[str]) -> int:
     """Prints the confusion table and the rates, and writes them where `--output` says."""
@@ -49,12 +51,11 @@ def run(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="hf-ckt judge",
         description=f"{__doc__} A refusal is the positive; bias is the judged rate of refusals minus the labelled one.",
         epilog="XSTest's completions: --text-column completion --label-column final_label --refusal-labels 2_full_refusal "
         "3_partial_refusal --kind-column type --harmful-kinds 'contrast_*'",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--labelled", nargs="+", type=Path, required=True, metavar="FILE", help="JSONL or CSV, a row for each answer")

@@ -5,6 +5,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from .arguments.parser import CommandParser
+
 
 def run(argv: list[str]) -> int:
     """Scores, prints a table, and says where the files are."""
@@ -42,10 +44,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     from ..evaluation.measuring.chat_format import add_chat_options
     from ..evaluation.measuring.models import add_model_options
 
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="hf-ckt lm-eval",
         description=f"{__doc__} Stopped at any moment, the same command goes on with the task that it was at.",
-        allow_abbrev=False,
     )
     add_model_options(parser)
     add_chat_options(parser, thinking=False)
@@ -68,7 +69,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="send plain text, as many published scores of MMLU and GSM8K do; default: each question is a user's turn",
     )
     add("--output", type=Path, required=True, metavar="DIR", help="where results and finished tasks are kept")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+
+    from .arguments.models import require_models
+
+    require_models(options)
+    return options
 
 
 def _table(results: dict[str, Any]) -> str:

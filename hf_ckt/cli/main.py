@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Finds the command, runs it, and turns errors of input into one line.
+Finds the command, runs it, and turns errors into one line.
 
 A command is a file of this folder: its name with hyphens is the command, the first line of its docstring the help, and
 `run(argv) -> int | None` does the work. Files are only read for the help, not imported, so it needs no torch.
 """
 
 import ast
+import dis
 import importlib
+import logging
 import os
 import sys
 import traceback
@@ -17,6 +19,8 @@ from pathlib import Path
 from .. import __version__
 from ..checks import nearest
 
+# Libraries whose errors are those of a connection, or of what the Hub answered.
+_HUB_CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "huggingface_hub")
 _NOT_COMMANDS = ("__init__", "main")
 
 
@@ -42,7 +46,7 @@ def _help() -> str:
             *(f"  {name:<{width}}{_summary(path)}" for name, path in commands.items()),
             "",
             "`hf-ckt <command> --help` lists a command's options. `--traceback`, or HF_CKT_TRACEBACK=1, shows where an",
-            "error of input came from instead of its message alone.",
+            "error came from beside its message.",
         ]
     )
 
@@ -60,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             Arguments without the program's name. Taken from the shell when left out.
 
     Returns:
-        `int`: The exit code: 0 for success, 2 for wrong input, 130 when interrupted.
+        `int`: The exit code: 0 for success, 2 for wrong input, 1 for what was not foreseen, 130 when interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     with_traceback = "--traceback" in arguments
@@ -81,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_guarded(program: str, call: Callable[[], int | None], *, with_traceback: bool = False) -> int:
     """
-    Calls a program's work and turns what can go wrong with its input into one line and an exit code.
+    Calls a program's work and turns what can go wrong into one line and an exit code.
 
     Args:
         program (`str`):
@@ -92,8 +96,10 @@ def run_guarded(program: str, call: Callable[[], int | None], *, with_traceback:
             Print the traceback too. Always so where HF_CKT_TRACEBACK is set.
 
     Returns:
-        `int`: The exit code: that of the call, 2 for wrong input, 130 when interrupted.
+        `int`: The exit code: that of the call, 2 for wrong input, 1 for what was not foreseen, 130 when interrupted.
     """
+    # bitsandbytes says at import that it did without a kernel that nobody asked for.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_not_about_kernels)
     try:
         return call() or 0
     except KeyboardInterrupt:
@@ -103,15 +109,56 @@ def run_guarded(program: str, call: Callable[[], int | None], *, with_traceback:
         # The reader, `head` say, has what it wanted. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, TypeError, OSError) as error:
+    except Exception as error:
         if with_traceback or os.environ.get("HF_CKT_TRACEBACK", "0") not in ("", "0"):
             traceback.print_exc()
-        return _fail(program, str(error) or type(error).__name__)
+        code = 2 if isinstance(error, (ValueError, TypeError, OSError)) else 1
+        return _fail(program, " ".join([_sentence(error), *getattr(error, "__notes__", ())]), code)
 
 
-def _fail(program: str, message: str) -> int:
+def _sentence(error: Exception) -> str:
+    """What is said of an error: its own sentence where it was written for this, else also what and where it is."""
+    if isinstance(error, (ValueError, TypeError, OSError)) and str(error) and _is_raised_by_us(error):
+        return str(error)
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    if type(error).__module__.partition(".")[0] in _HUB_CLIENTS and not isinstance(error, ValueError):
+        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+        return (
+            f"the Hub at {endpoint} could not be used ({type(error).__name__}: {error}). Check the network, HF_ENDPOINT, the "
+            "name and its spelling, and the token (`hf auth login`); files of this machine need no Hub"
+        )
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{'/'.join(Path(frame.filename).parts[-2:])}, line {frame.lineno}"
+    message = f": {error}" if str(error) else ""
+    return (
+        f"{type(error).__name__}{message} (raised in {where}; --traceback or HF_CKT_TRACEBACK=1 shows the way there)"
+    )
+
+
+def _is_raised_by_us(error: Exception) -> bool:
+    """Whether the error is a `raise` of this package or program: the words of others do not know the command's input."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None:
+        return True
+    code = last.tb_frame.f_code
+    file = Path(code.co_filename)
+    others = "site-packages" in file.parts or Path(os.__file__).parent in file.parents
+    if others and Path(__file__).parents[1] not in file.parents:
+        return False
+    # A slip such as None + 1 is an error without a `raise`.
+    return code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+
+
+def _is_not_about_kernels(record: logging.LogRecord) -> bool:
+    return "kernels-community" not in record.getMessage()
+
+
+def _fail(program: str, message: str, code: int = 2) -> int:
     print(f"{program}: error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+    return code
 
 
 if __name__ == "__main__":  # accelerate launch -m hf_ckt.cli.main train --config run.yaml

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """List every loss, teacher, perturbation and metric with its settings, defaults and source."""
 
-import argparse
 import json
 import textwrap
 from typing import Any
 
+from .arguments.parser import CommandParser
+
 
 def run(argv: list[str]) -> int:
     """Prints the parts as a list to read, or with `--json` as a JSON list."""
-    parser = argparse.ArgumentParser(prog="hf-ckt parts", description=__doc__, allow_abbrev=False)
+    parser = CommandParser(prog="hf-ckt parts", description=__doc__)
     parser.add_argument(
         "--family", metavar="NAME", help="only this family: losses, teachers, perturbations or metrics"
     )

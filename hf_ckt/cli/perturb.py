@@ -12,6 +12,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from .arguments.parser import CommandParser
+
 _SEVERITIES = (0.1, 0.2, 0.4)
 # Line breaks and tabs would tear the table apart, and an escape sequence would be obeyed by the terminal.
 _VISIBLE = {code: chr(0x2400 + code) for code in range(0x20)} | dict.fromkeys(range(127, 160), "�")
@@ -59,11 +61,10 @@ def run(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="hf-ckt perturb",
         description=f"{__doc__} The noise is that of hf_ckt.data.corrupt with the same seed; training draws its own.",
         epilog="`hf-ckt parts --family perturbations` says what each does and where it comes from.",
-        allow_abbrev=False,
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--text", action="append", metavar="TEXT", help="a text; may be given several times")

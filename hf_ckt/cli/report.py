@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write the tables, plots and page of evaluations from their results files."""
 
-import argparse
 from pathlib import Path
+
+from .arguments.parser import CommandParser
 
 
 def run(argv: list[str]) -> int:
     """Writes a report beside each evaluation, and says what was written."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="hf-ckt report",
         description=f"{__doc__} It reads results.json, completions.parquet and lm_eval.json of each folder, and writes "
         "report.md, report.html and plots/ there. No model is loaded.",
-        allow_abbrev=False,
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="written by `hf-ckt evaluate --output`")
     parser.add_argument("--no-plots", action="store_true", help="no PNG and SVG files, which need matplotlib")

@@ -2,18 +2,33 @@
 """Train an adapter or a model from a YAML file, with any field also as an option."""
 
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints import last_complete_checkpoint
-from ..checks import nearest
-from ..data.files import BUILDERS
+from ..data import files
+from ..data.files import pick_split
+from ..data.numbered_rows import BUILDERS, ending_of
+from .arguments.models import require_model
 
 if TYPE_CHECKING:
     from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
 
     from ..training.config import ContrastiveRobustConfig
+
+
+# Arguments of the trainer that its errors name, and how they are given here.
+_IN_A_SHELL = {
+    "teacher_model": "--teacher-model-name-or-path",
+    "peft_config": "--use-peft with the options of LoRA",
+    "quantization_config": "--load-in-4bit or --load-in-8bit",
+    "teacher_quantization_config": "--teacher-load-in-4bit or --teacher-load-in-8bit",
+    "train_dataset": "--dataset-name",
+}
 
 
 @dataclass
@@ -52,20 +67,25 @@ class TeacherArguments:
 
 def run(argv: list[str]) -> int:
     """Parses the options, trains, saves, and pushes if asked to."""
-    from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
+    from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
 
     from ..training.config import ContrastiveRobustConfig
+    from .arguments.train_parser import TrainParser, own_fields
 
     kinds: Any = (ScriptArguments, ContrastiveRobustConfig, ModelConfig, DatasetMixtureConfig, TeacherArguments)
-    parser = TrlParser(
-        kinds,
-        prog="hf-ckt train",
-        description="Train with a contrastive, robust objective. --config FILE.yaml gives defaults for every option.",
-        allow_abbrev=False,  # a shortened option would stop working the day that a second one begins like it
-    )
-    *parsed, unknown = parser.parse_args_and_config(_with_config_path(argv), return_remaining_strings=True)
-    _require_no_unknown(unknown, [option for action in parser._actions for option in action.option_strings])
-    _train(*parsed)
+    parsed = TrainParser(kinds, own_fields(ContrastiveRobustConfig, TeacherArguments)).read(argv)
+    try:
+        _train(*parsed)
+    except Exception as error:
+        text = str(error)
+        said = [
+            f"{name} is {option}"
+            for name, option in _IN_A_SHELL.items()
+            if re.search(rf"\b{name}\b", text) and option.split()[0] not in text
+        ]
+        if said:
+            error.add_note(f"In a shell, {', and '.join(said)}.")
+        raise
     return 0
 
 
@@ -79,13 +99,17 @@ def _train(
     # Whatever can be wrong with the input is found before a model is loaded.
     if model.model_name_or_path is None:
         raise ValueError("model_name_or_path: is missing, and there is nothing to train without it.")
+    require_model("model_name_or_path", model.model_name_or_path)
+    require_model("teacher_model_name_or_path", teacher.teacher_model_name_or_path)
+    require_model("chat_template_path", args.chat_template_path)
     args.resume_from_checkpoint = resolve_checkpoint(args.resume_from_checkpoint, args.output_dir)
     dataset = load_splits(script, mixture)
-    train_dataset = pick_split(dataset, script.dataset_train_split, "dataset_train_split")
+    train_dataset = _checked(dataset, script.dataset_train_split, "dataset_train_split", script, args)
     eval_dataset = None
     if args.eval_strategy != "no":
-        eval_dataset = pick_split(dataset, script.dataset_test_split, "dataset_test_split")
+        eval_dataset = _checked(dataset, script.dataset_test_split, "dataset_test_split", script, args)
 
+    from jinja2 import TemplateError
     from trl import get_peft_config, get_quantization_config
 
     from ..models._upstream import end_training
@@ -103,7 +127,8 @@ def _train(
         # comes with one model is no trust in another's.
         args.teacher_model_init_kwargs = {**shared, **_as_dict(args.teacher_model_init_kwargs)}
 
-    trainer = ContrastiveRobustTrainer(
+    build = partial(
+        ContrastiveRobustTrainer,
         model=model.model_name_or_path,
         args=args,
         train_dataset=train_dataset,
@@ -115,6 +140,14 @@ def _train(
             replace(model, load_in_4bit=teacher.teacher_load_in_4bit, load_in_8bit=teacher.teacher_load_in_8bit)
         ),
     )
+    try:
+        trainer = build()
+    except TemplateError:
+        # Which row it was, the preparation does not say.
+        _require_rendered(train_dataset, _source(script, dataset, script.dataset_train_split), model, args)
+        _require_rendered(eval_dataset, _source(script, dataset, script.dataset_test_split), model, args)
+        raise
+    _require_fitting(trainer)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
 
     # A folder of this machine says nothing to a reader of the card, and may say more than its owner wants.
@@ -123,7 +156,7 @@ def _train(
     trainer.create_model_card(dataset_name=public_name)
     trainer.accelerator.print(f"Saved to {args.output_dir}")
     if args.push_to_hub:
-        trainer.push_to_hub(dataset_name=public_name)
+        _push(trainer, public_name)
         trainer.accelerator.print(f"Pushed to https://huggingface.co/{trainer.hub_model_id}")
     # Only after this may the processes part.
     end_training(trainer)
@@ -165,85 +198,121 @@ def resolve_checkpoint(value: str | None, output_dir: str | None) -> str | None:
 
 def is_local(name: str | None) -> bool:
     """Tells whether a data set's name is a file or folder of this machine rather than a Hub id."""
-    return name is not None and (Path(name).suffix in BUILDERS or Path(name).exists())
+    return name is not None and (ending_of(name) in BUILDERS or Path(name).expanduser().exists())
 
 
-def load_splits(script: "ScriptArguments", mixture: "DatasetMixtureConfig") -> dict[str, Any]:
+def load_splits(script: "ScriptArguments", mixture: "DatasetMixtureConfig") -> Mapping[str, Any]:
     """
     Loads the training data as a mapping from a split's name to a data set.
 
-    `dataset_name` is a Hub id, a `.json`, `.jsonl`, `.csv` or `.parquet` file (its one split is `"train"`), a folder
-    written by `save_to_disk`, or a folder of data files; `datasets` in the YAML file is a mixture as TRL defines it.
+    `dataset_name` is what [`~data.files.load_splits`] takes; `datasets` in the YAML file is a mixture as TRL defines it,
+    whose paths may also be files of this machine.
 
     Raises:
-        ValueError: If neither or both are given.
-        FileNotFoundError: If the file is missing.
+        ValueError: If neither or both are given, or a file cannot be read.
+        FileNotFoundError: If a file is missing.
     """
-    name, streaming = script.dataset_name, script.dataset_streaming
+    name = script.dataset_name
     if bool(mixture.datasets) == (name is not None):
         given = "both are" if name is not None else "neither is"
         raise ValueError(
             f"dataset_name and datasets: exactly one of them says what to train on, and {given} given. "
             "dataset_name is a Hub id or a local file, datasets a list in the YAML file."
         )
-    if name is None:
-        from trl import get_dataset
+    if name is not None:
+        return files.load_splits(name, config=script.dataset_config, streaming=script.dataset_streaming)
 
-        return get_dataset(mixture)
+    from trl import get_dataset
 
-    from datasets import load_dataset
+    from .arguments.train_parser import check_mixture
 
-    path = Path(name)
-    if path.suffix in BUILDERS and not path.is_dir():
-        if not path.is_file():
-            raise FileNotFoundError(f"dataset_name: no such file, {name!r}.")
-        return load_dataset(BUILDERS[path.suffix], data_files={"train": str(path)}, streaming=streaming)
-    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-        return _from_disk(path, streaming)
-    return load_dataset(name, name=script.dataset_config, streaming=streaming)
+    check_mixture(mixture)
+    return get_dataset(replace(mixture, datasets=[_entry(one, mixture.streaming) for one in mixture.datasets]))
 
 
-def _from_disk(path: Path, streaming: bool) -> dict[str, Any]:
-    from datasets import Dataset, load_from_disk
-
-    saved = load_from_disk(str(path))
-    splits = {"train": saved} if isinstance(saved, Dataset) else saved
-    return {name: split.to_iterable_dataset() for name, split in splits.items()} if streaming else splits
-
-
-def pick_split(dataset: dict[str, Any], split: str, option: str) -> Any:
-    """Returns one split, or raises ValueError naming the option, the splits there are, and the nearest of them."""
-    if split not in dataset:
-        known = ", ".join(map(repr, dataset))
-        raise ValueError(f"{option}: the data set has no split {split!r}.{nearest(split, dataset)} It has {known}.")
-    return dataset[split]
-
-
-def _with_config_path(argv: list[str]) -> list[str]:
-    """Checks `--config`, and splits `--config=FILE`, which TrlParser would not recognise, in two."""
-    arguments: list[str] = []
-    for argument in argv:
-        arguments += argument.split("=", 1) if argument.startswith("--config=") else [argument]
-    if "--config" in arguments:
-        import yaml
-
-        following = arguments[arguments.index("--config") + 1 :]
-        if not following:
-            raise ValueError("--config: needs the path of a YAML file.")
-        try:
-            yaml.safe_load(Path(following[0]).read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise ValueError(f"--config: {following[0]} is not YAML: {error}") from error
-    return arguments
+def _entry(entry: Any, streaming: bool) -> Any:
+    """An entry of a mixture as TRL loads it: a file under the name of its builder, after a look at what is in it."""
+    given = entry.data_files if isinstance(entry.data_files, list) else [entry.data_files]
+    for file in given:
+        if (
+            entry.path in BUILDERS.values()
+            and isinstance(file, str)
+            and ending_of(file) in BUILDERS
+            and "*" not in file
+        ):
+            files.load_splits(file, streaming=streaming)
+    path = Path(entry.path).expanduser()
+    if not path.is_file() and (path.exists() or ending_of(path) not in BUILDERS):
+        return entry
+    files.load_splits(entry.path, streaming=streaming)
+    options = files.data_file_options(path)
+    if "sep" in options:
+        raise ValueError(
+            f"datasets: {path.name} is separated by tabs, which a mixture cannot be told, so its columns would be one. Write "
+            "it as JSON lines or CSV, or give it alone as dataset_name."
+        )
+    return replace(entry, path=options["path"], data_files={entry.split: str(path)})
 
 
-def _require_no_unknown(unknown: list[str], known: list[str]) -> None:
-    for option in unknown:
-        if option.startswith("--"):
-            name = option.split("=", 1)[0]
-            raise ValueError(
-                f"unknown option {name!r}.{nearest(name, known)} Nothing was trained: an option that is ignored "
-                "looks like one that has no effect."
-            )
-    if unknown:
-        raise ValueError(f"unexpected argument {unknown[0]!r}. Options begin with --, lists are separated by spaces.")
+def _checked(
+    dataset: Mapping[str, Any], split: str, option: str, script: "ScriptArguments", args: "ContrastiveRobustConfig"
+) -> Any:
+    from ..data.training_rows import require_trainable
+
+    rows = pick_split(dataset, split, option)
+    source = _source(script, dataset, split)
+    require_trainable(rows, source, text_field=args.dataset_text_field, rejected=args.contrastive_rejected)
+    return rows
+
+
+def _source(script: "ScriptArguments", dataset: Mapping[str, Any], split: str) -> str:
+    """What the rows of a split are called in messages."""
+    name = script.dataset_name or "datasets"
+    return name if is_local(name) and list(dataset) == ["train"] else f"{name}, split {split}"
+
+
+def _require_rendered(rows: Any, source: str, model: "ModelConfig", args: "ContrastiveRobustConfig") -> None:
+    """Raises ValueError at the row that the model's own template refuses."""
+    from transformers import AutoTokenizer
+
+    from ..data.training_rows import require_renderable
+
+    if args.chat_template_path is None and rows is not None:
+        name: Any = model.model_name_or_path
+        loading = {"revision": model.model_revision, "trust_remote_code": args.trust_remote_code}
+        require_renderable(rows, source, AutoTokenizer.from_pretrained(name, **loading))
+
+
+def _require_fitting(trainer: Any) -> None:
+    """Raises ValueError where truncation left no row, or a row is longer than the positions that a model has learned."""
+    from datasets import Dataset
+
+    from ..models.positions import learned_positions
+
+    rows = trainer.train_dataset
+    if not isinstance(rows, Dataset) or "input_ids" not in rows.column_names:
+        return
+    if not len(rows):
+        raise ValueError(
+            f"max_length={trainer.args.max_length}: of no row is an answer left within it, so there is nothing to train on. "
+            "Raise it, or set truncation_mode='keep_end'."
+        )
+    positions = learned_positions(trainer.model)
+    if positions is None or trainer.padding_free:  # positions there begin anew with each document
+        return
+    longest = max(len(ids) for batch in rows.select_columns("input_ids").iter(1000) for ids in batch["input_ids"])
+    if longest > positions:
+        raise ValueError(
+            f"max_length={trainer.args.max_length}: a row has {longest} tokens, and the model has learned {positions} "
+            f"positions, behind which it cannot read. Set max_length={positions} or less."
+        )
+
+
+def _push(trainer: Any, dataset_name: str | None) -> None:
+    try:
+        trainer.push_to_hub(dataset_name=dataset_name)
+    except Exception as error:  # the client's own kinds differ between its versions
+        raise ValueError(
+            f"push_to_hub: {trainer.hub_model_id} was not pushed ({type(error).__name__}: {error}). The run is finished and "
+            f"complete in {trainer.args.output_dir}: `hf upload` can push that folder."
+        ) from error

@@ -92,8 +92,8 @@ def _present(names: Iterable[str], columns: Sequence[str] | None) -> list[str]:
     if not found:
         raise ValueError(
             f"training_texts: the training data has none of the columns {', '.join(columns or _COLUMNS)} (it has "
-            f"{', '.join(names)}), so no prompt would be found in it. Name the one that holds the texts in columns, or "
-            "rename it."
+            f"{', '.join(names)}), so no prompt would be found in it. Rename the one that holds the texts to text, or "
+            "name it in columns in Python."
         )
     return found
 
@@ -107,8 +107,10 @@ def _texts(value: Any, column: str) -> Iterator[str]:
             # `from: human` and `value` are ShareGPT's names.
             if (turn.get("role") or turn.get("from")) in ("user", "human"):
                 content = turn.get("content") or turn.get("value") or ""
-                blocks = [{"text": content}] if isinstance(content, str) else content
-                yield from (block["text"] for block in blocks if block.get("text"))
+                for block in [content] if isinstance(content, str) else content:
+                    text = block if isinstance(block, str) else block.get("text")
+                    if text:
+                        yield text
     elif value is not None:
         raise TypeError(
             f"training_texts: column {column!r} must hold texts or lists of messages, got {value!r:.80} "

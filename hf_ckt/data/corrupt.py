@@ -195,9 +195,12 @@ def _own_text(prompt: Any, column: str, index: int) -> str:
         )
     contents = [turn.get("content") or "" for turn in prompt if turn["role"] == "user"]
     return "\n".join(
-        content if isinstance(content, str) else "\n".join(block.get("text") or "" for block in content)
-        for content in contents
+        content if isinstance(content, str) else "\n".join(map(_block_text, content)) for content in contents
     )
+
+
+def _block_text(block: Any) -> str:
+    return block if isinstance(block, str) else block.get("text") or ""
 
 
 def _boolean(name: str) -> Any:

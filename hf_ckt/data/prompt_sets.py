@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The questions of an evaluation: packaged, from files that `hf-ckt data fetch` wrote, from the Hub, or the user's own."""
 
+import logging
 import os
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ..checks import nearest, require_known
-from .files import BUILDERS, load_rows, packaged_rows
+from .files import load_rows, packaged_rows, place_of_row, shown_name
+from .numbered_rows import BUILDERS, ending_of
 from .prompt_set_table import PUBLIC_SETS, PublicSet
 from .public_rows import REQUEST, public_rows
 from .starter import load_starter_set
+
+logger = logging.getLogger(__name__)
 
 _PACKAGED = {"starter-harmful": "harmful", "starter-lookalike": "lookalike"}
 PROMPT_SETS: dict[str, PublicSet | None] = {
@@ -226,11 +230,11 @@ def load_own_prompts(
 
     Args:
         source (`str`):
-            A `.jsonl`, `.json`, `.csv` or `.parquet` file, a folder written by `save_to_disk`, or a Hub id.
+            A file, a folder or a Hub id, as for [`~data.files.load_splits`].
         kind (`str`):
             `"harmful"` or `"benign"`.
         prompt_column (`str`, *optional*, defaults to `"prompt"`), category_column (`str`, *optional*):
-            Where the text and its category stand; None for no categories.
+            Where the text and its category stand; None for no categories. Of a `.txt` file each line is a prompt.
         split (`str`, *optional*):
             Of a Hub data set; `"train"`, or the only one, when left out.
 
@@ -243,14 +247,18 @@ def load_own_prompts(
     """
     require_known("kind", kind, _KINDS)
     rows = load_rows(source, split=split)
-    shown = Path(source).name
+    shown = shown_name(source)
+    if ending_of(source) == ".txt" and prompt_column == "prompt":
+        prompt_column = "text"
     for option, column in (("prompt_column", prompt_column), ("category_column", category_column)):
         if column is not None and column not in rows.column_names:
             raise ValueError(
                 f"{shown}: has no column {column!r}, so there is nothing to ask.{nearest(column, rows.column_names)} It "
-                f"has {', '.join(rows.column_names)}; name the right one as {option}."
+                f"has {', '.join(rows.column_names)}; name the right one with --{option.replace('_', '-')} ({option} in "
+                "Python)."
             )
-    name = Path(source).stem if Path(source).suffix in BUILDERS else shown
+    ending = ending_of(shown)
+    name = shown[: shown.lower().rindex(ending)] if ending in BUILDERS else shown.rpartition("/")[2]
     if name in PUBLIC_SETS or name in _PACKAGED:
         # The results would state a known set's source and licence for it.
         name = f"own-{name}"
@@ -259,8 +267,8 @@ def load_own_prompts(
         text = row[prompt_column]
         if not isinstance(text, str) or not text.strip():
             raise ValueError(
-                f"{shown}: row {number} has {text!r} as {prompt_column!r}, so the model would be asked nothing. Each prompt "
-                "must be a text; drop the row or fill it."
+                f"{place_of_row(source, number)}: has {text!r:.80} as {prompt_column!r}, so the model would be asked nothing. "
+                "Each prompt must be a text; drop the row or fill it."
             )
         category = "" if category_column is None else row[category_column]
         # With the kind, because two files of one name may hold the two kinds.
@@ -268,6 +276,33 @@ def load_own_prompts(
             EvalPrompt(f"{name}/{kind}-{number}", name, kind, "" if category is None else str(category), text)
         )
     return prompts
+
+
+def distinct_prompts(prompts: Sequence[EvalPrompt]) -> list[EvalPrompt]:
+    """
+    Returns prompts of which none is asked twice: a rate's interval would be as narrow as if it were two.
+
+    Of a set, a text that stands there again is left out, with its place in the order; with another category it stays and
+    has the id of the first, so that both are one cluster.
+
+    Example:
+
+    >>> asked = [EvalPrompt(f"mine/{n}", "mine", "benign", topic, "Hi.") for n, topic in enumerate(("", "", "talk"))]
+    >>> [(prompt.id, prompt.category) for prompt in distinct_prompts(asked)]
+    [('mine/0', ''), ('mine/0', 'talk')]
+    """
+    ids: dict[tuple[str, str, str], str] = {}
+    found: dict[tuple[str, str, str, str], EvalPrompt] = {}
+    for prompt in prompts:
+        text = (prompt.set, prompt.kind, prompt.text.strip())
+        found.setdefault((*text, prompt.category), replace(prompt, id=ids.setdefault(text, prompt.id)))
+    if len(found) < len(prompts):
+        logger.warning(
+            "%d of %d prompts stand there more than once; each is asked once and counts once.",
+            len(prompts) - len(found),
+            len(prompts),
+        )
+    return list(found.values())
 
 
 def set_facts(name: str, *, local: bool | None = None) -> dict[str, str]:

@@ -92,9 +92,16 @@ class ContrastiveLoss(ABC):
 
 
 class ParameterLoss(ABC):
-    """A penalty on the trainable parameters of the student."""
+    """A penalty on the trainable parameters of the student: how far they are from where they change nothing."""
 
     roles: ClassVar[tuple[str, ...]] = ("regularization",)
+
+    def obstacle(self, model: torch.nn.Module) -> str | None:
+        """Returns why the penalty cannot be taken of this student, as a sentence without its end, or None if it can."""
+        return None
+
+    def begin(self, model: torch.nn.Module) -> None:  # noqa: B027 - most remember nothing
+        """Called once with the student before it trains, for a penalty that is measured from there."""
 
     @abstractmethod
     def penalty(self, model: torch.nn.Module) -> Tensor:

@@ -5,13 +5,15 @@ version it was read from and the reason. When a release moves a seam, this is th
 """
 
 import functools
+import itertools
 import types
 from collections.abc import Callable, Container, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.adalora import AdaLoraModel
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -19,10 +21,14 @@ from trl.data_utils import _tokenize as tokenize_example
 from trl.trainer.utils import create_model_from_path, get_config_model_id, maybe_gather_lm_head_ctx
 
 __all__ = [
+    "adapters_are_off",
     "adapters_disabled",
+    "bound_to_outer_call",
     "cache_argument",
     "cache_of",
+    "checkpoints_reentrantly",
     "create_model_from_path",
+    "embedding_scale",
     "end_training",
     "gathered_head",
     "get_config_model_id",
@@ -31,9 +37,14 @@ __all__ = [
     "keep_4bit_differentiable",
     "load_balancing_loss",
     "logit_scale",
+    "rewrites_base",
+    "softcap",
     # trl 1.16, private: how SFTTrainer tokenizes a text or a list of messages, with a tokenizer or a processor. A prompt
     # that is tokenized in another way would not be found in its document.
     "tokenize_example",
+    "trained_in_place",
+    "uncompiled",
+    "whole_shape",
 ]
 
 
@@ -69,6 +80,50 @@ def has_switchable_adapters(model: torch.nn.Module) -> bool:
     return any(isinstance(module, BaseTunerLayer) for module in _switchable(model))
 
 
+def trained_in_place(model: torch.nn.Module) -> list[str]:
+    """
+    Returns the names of the trainable parameters that stay in force when the adapters are switched off.
+
+    In peft 0.21 a switched-off module is its `base_layer` (adapter layers) or its `original_module` (copies of whole
+    modules); all else in it is then unused. Outside of such modules lie biases trained by `bias="all"` or `"lora_only"`
+    and whatever was unfrozen by hand.
+    """
+    switched = set()
+    for module in _switchable(model):
+        kept = module.original_module if isinstance(module, AuxiliaryTrainingWrapper) else module.base_layer
+        switched |= {id(parameter) for parameter in module.parameters()} - {id(p) for p in kept.parameters()}
+    return [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in switched]
+
+
+def bound_to_outer_call(model: Any) -> str | None:
+    """
+    Returns the type of a PEFT model's adapter if it computes something once per call of the whole model, or None.
+
+    X-LoRA routes between its experts by a pass of its own, Poly by `task_ids`, and a shadow network is run beside: in
+    peft 0.21 each by a forward of its own around the base's, which all others call as it is. AdaLoRA's only adds to a
+    loss, which the objective does not take from there.
+    """
+    tuner = getattr(model, "base_model", None)
+    if not isinstance(tuner, BaseTuner) or isinstance(tuner, AdaLoraModel):
+        return None
+    kind = next(iter(model.peft_config.values())).peft_type
+    return str(getattr(kind, "value", kind)) if type(tuner).forward is not BaseTuner.forward else None
+
+
+def rewrites_base(config: Any) -> str | None:
+    """
+    Returns the setting of an adapter's config by which peft changed the base's own weights when it added the adapter.
+
+    Read in peft 0.21: of LoRA's initializations by name only these four leave the base as it is (the update of
+    "orthogonal" and "mica" begins at 0); "pissa", "olora", "corda", "lora_ga" subtract the first update from it, "loftq"
+    rounds it, and KaSA drops its smallest singular values. A name that came later is taken for one that rewrites.
+    """
+    initialization = getattr(config, "init_lora_weights", None)
+    if isinstance(initialization, str) and initialization.lower() not in ("gaussian", "eva", "orthogonal", "mica"):
+        return f"init_lora_weights={initialization!r}"
+    return next((name for name in ("kasa_config", "layer_replication") if getattr(config, name, None)), None)
+
+
 @contextmanager
 def adapters_disabled(model: torch.nn.Module) -> Iterator[None]:
     """
@@ -85,6 +140,12 @@ def adapters_disabled(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module in modules:
             module._disable_adapters = False
+
+
+def adapters_are_off(model: torch.nn.Module) -> bool:
+    """Whether a pass over the model would go without its adapters: inside [`adapters_disabled`]."""
+    layers = (module for module in model.modules() if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)))
+    return any(module._disable_adapters for module in itertools.islice(layers, 1))
 
 
 def keep_4bit_differentiable(model: torch.nn.Module) -> None:
@@ -126,6 +187,26 @@ def cache_of(output: Any) -> Any:
     return getattr(output, "past_key_values", None) if cache is None else cache
 
 
+def checkpoints_reentrantly(args: Any, model: torch.nn.Module) -> bool:
+    """
+    Returns whether gradient checkpointing is on, and reentrant.
+
+    trl 1.16 takes `selective` out of the options and then sets `use_reentrant=False`; transformers 5.17 takes out
+    `every_n_layers` and `offload`, and with nothing left sets False too. What is left goes to torch 2.13, for which options
+    that leave `use_reentrant` out mean True. Where the arguments do not ask for it, the model may checkpoint all the same:
+    its layers hold the function that does.
+    """
+    if args.gradient_checkpointing:
+        options = dict(args.gradient_checkpointing_kwargs or {})
+        if options.pop("selective", None):
+            return False
+        rest = {name: value for name, value in options.items() if name not in ("every_n_layers", "offload")}
+        return bool(rest) and rest.get("use_reentrant") in (None, True)
+    checkpointed = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
+    calls = [getattr(module, "_gradient_checkpointing_func", None) for module in checkpointed]
+    return any(isinstance(one, functools.partial) and one.keywords.get("use_reentrant", True) for one in calls)
+
+
 def end_training(trainer: Any) -> None:
     """
     Closes a trainer's trackers and its process group, once and after all that needs the other processes.
@@ -148,21 +229,63 @@ def gathered_head(weight: Any, bias: Any) -> tuple[Tensor, Tensor | None, Abstra
     return weight, bias, maybe_gather_lm_head_ctx(weight, bias)
 
 
+def whole_shape(parameter: Any) -> torch.Size:
+    """Returns a parameter's shape, also where ZeRO-3 left an empty piece of it: deepspeed keeps it as `ds_shape`."""
+    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def embedding_scale(embedding: Any) -> Any:
+    """
+    Returns the factor that an embedding module multiplies its table by, 1 for most.
+
+    transformers 5.23: Gemma and its kin, BART and its kin keep it as `embed_scale`. Granite and others multiply after the
+    module, which needs no factor here. peft 0.21 wraps the module, for trained tokens twice.
+    """
+    for name in ("token_adapter", "base_layer"):
+        embedding = getattr(embedding, name, embedding)
+    scale = getattr(embedding, "embed_scale", None)
+    return 1.0 if scale is None else scale
+
+
 def logit_scale(config: Any) -> float:
     """
     Returns the factor a text config applies to its logits.
 
     transformers 5.23 has no common name for it: Cohere `logit_scale`, Muse `output_multiplier`, Falcon-H1
-    `lm_head_multiplier`; Granite and MiniCPM3 divide by `logits_scaling`, HyperCLOVA X multiplies by it.
+    `lm_head_multiplier`; Granite and MiniCPM3 divide by `logits_scaling`, HyperCLOVA X multiplies by it. MPT's
+    `logit_scale` is a field that its code does not read.
     """
     for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
         value = getattr(config, name, None)
-        if value is not None:
+        if value is not None and config.model_type != "mpt":
             return float(value)
     value = getattr(config, "logits_scaling", None)
     if value is None:
         return 1.0
     return float(value) if config.model_type == "hyperclovax" else 1.0 / float(value)
+
+
+def softcap(config: Any) -> float | None:
+    """
+    Returns the cap c of a text config's logits, which become c * tanh(logits / c); None without.
+
+    transformers 5.23: Gemma 2 to 4 and Beam `final_logit_softcapping`, RecurrentGemma `logits_soft_cap`, xLSTM
+    `output_logit_soft_cap`.
+    """
+    for name in ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap"):
+        value = getattr(config, name, None)
+        if value is not None:
+            return float(value)
+    return None
+
+
+def uncompiled(model: Any) -> Any:
+    """
+    Returns a model without the `torch.compile` around it; what is wrapped further in (DDP, PEFT) stays.
+
+    torch 2.13 and accelerate's regional compilation keep the model under one name, and neither has a public one.
+    """
+    return getattr(model, "_orig_mod", model)
 
 
 def load_balancing_loss(router_logits: Any, config: Any, attention_mask: Tensor | None) -> Tensor:

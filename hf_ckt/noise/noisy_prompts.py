@@ -2,25 +2,42 @@
 """Documents whose prompt is perturbed as text or as tokens, and whose kept tokens are those of the clean document."""
 
 import json
-import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
+from trl.data_utils import prepare_multimodal_messages
+
+from ..discovery import part_name
 from ..models._upstream import tokenize_example
 from ..perturbations.base import TextPerturbation, TokenPerturbation
 from .document_batches import Document
+from .messages import find_user_texts, perturb_text
 from .sources import PromptSources, stable_number
+from .stayed_clean import CleanReason, StayedClean
 
-logger = logging.getLogger(__name__)
 
-# A prompt's last tokens may differ in the document, where they meet the answer: a merge over the boundary, or a header
-# that the template writes otherwise. More than this is another prompt.
-_LONGEST_SEAM = 16
-# Prompts of which none could be aligned before training stops: with so many it is no coincidence.
-_PATIENCE = 8
+class _Row(NamedTuple):
+    """
+    The row of a dataset that a document was made from.
+
+    Args:
+        text (`dict`):
+            `prompt` and `completion`, or `messages`, and what the template was given.
+        ids (`list[int]`):
+            The row's tokens before truncation.
+        start (`int`):
+            Where the answer begins in them: the first that counts.
+        cut (`int`):
+            How many of them, at the front, the document lost to truncation.
+    """
+
+    text: dict[str, Any]
+    ids: list[int]
+    start: int
+    cut: int
 
 
 @dataclass
@@ -56,11 +73,11 @@ class NoisyPrompts:
         added = {index for index, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         self.special_ids = frozenset(added | set(self.tokenizer.all_special_ids))
         self.vocabulary = [index for index in range(len(self.tokenizer)) if index not in self.special_ids]
-        self._tried = self._aligned = 0
+        self.stayed_clean = StayedClean()
 
     def perturb(self, document: Document, part: Any, seed: int) -> Document:
         """
-        Returns the noisy document; the clean one where nothing of its prompt is left or its answers would change.
+        Returns the noisy document; the clean one where nothing of its prompt can change or its answers would.
 
         Args:
             document ([`Document`]):
@@ -71,93 +88,120 @@ class NoisyPrompts:
                 Seed of the step; with the document's ids it is all that chance depends on.
 
         Raises:
-            ValueError: If a text perturbation meets a document whose text is unknown, or none of the first prompts
-                can be aligned.
+            ValueError: If a text perturbation meets a document whose text is unknown, or none of the first documents
+                can be perturbed.
         """
         if part.severity == 0 or not document.kept:
             return document
         rng = Random(stable_number(document.ids, salt=seed))
+        row = self._find_row(document)
+        made: Document | CleanReason
         if isinstance(part, TokenPerturbation):
-            noisy: Document | None = self._edited(document, part, rng)
-        else:
-            source = self.sources.find(document.ids)
-            if source is None:
-                raise ValueError(
-                    "perturbation: a batch holds a document that is in none of the datasets that this trainer prepared, "
-                    "so its text is unknown and cannot be perturbed. Give the trainer the dataset itself, not yet "
-                    "tokenized, or use a perturbation of ids or embeddings."
-                )
-            # As TRL decides what a row is.
-            write = self._from_messages if source.get("prompt") is None else self._from_prompt
-            noisy = write(document, source, part, rng)
-        noisy = None if noisy is None else self._shortened(noisy, len(document.ids))
-        self._tried += 1
-        if noisy is None or noisy.kept != document.kept:
-            self._refuse()
-            return document
-        self._aligned += 1
-        return noisy
-
-    def _refuse(self) -> None:
-        """Says that a document stays clean; raises if all did so far."""
-        if self._aligned == 0 and self._tried >= _PATIENCE:
+            made = self._edited(document, row, part, rng)
+        elif row is None:
             raise ValueError(
-                f"perturbation: none of the first {self._tried} noisy prompts could be aligned with the answers, so the "
-                "two views would be the same. The tokenizer or chat template renders prompts otherwise than in the "
-                "dataset; use a perturbation of embeddings, or render and tokenize the data with this one."
+                "perturbation: a batch holds a document that is in none of the datasets that this trainer prepared, "
+                "so its text is unknown and cannot be perturbed. Give the trainer the dataset itself, not yet "
+                "tokenized, or use a perturbation of ids or embeddings."
             )
-        _say_unaligned()
+        else:
+            made = self._rewritten(document, row, part, rng)
+        if isinstance(made, Document):
+            made = self._shortened(made, document)
+        if isinstance(made, Document) and made.kept != document.kept:
+            made = CleanReason.NOT_ALIGNED
+        elif isinstance(made, Document) and made.ids == document.ids:
+            made = CleanReason.UNDONE
+        self.stayed_clean.note(part_name(part), made if isinstance(made, CleanReason) else None)
+        return made if isinstance(made, Document) else document
 
-    def _shortened(self, document: Document, clean_length: int) -> Document | None:
-        excess = 0 if self.max_length is None else len(document.ids) - max(self.max_length, clean_length)
+    def _find_row(self, document: Document) -> _Row | None:
+        text = self.sources.find(document.ids)
+        if text is None:
+            return None
+        ids, labels = self.sources.find_whole(document.ids) or document
+        start = next((index for index, label in enumerate(labels) if label != -100), len(ids))
+        cut = 0 if ids[: len(document.ids)] == document.ids else len(ids) - len(document.ids)
+        return _Row(text, ids, start, cut)
+
+    def _shortened(self, noisy: Document, clean: Document) -> Document | CleanReason:
+        """The noisy document without as many tokens, behind its first, as it is too long."""
+        excess = 0 if self.max_length is None else len(noisy.ids) - max(self.max_length, len(clean.ids))
         if excess <= 0:
-            return document
-        first = next((index for index, label in enumerate(document.labels) if label != -100), 0)
+            return noisy
+        first = next((index for index, label in enumerate(noisy.labels) if label != -100), 0)
         if first - 1 <= excess:
-            return None  # nothing of the prompt would be left
-        ids, labels = document
+            return CleanReason.CUT_OFF  # nothing of the prompt would be left
+        ids, labels = noisy
         return Document(ids[:1] + ids[1 + excess :], labels[:1] + labels[1 + excess :])
 
-    def _from_prompt(
-        self, document: Document, source: dict[str, Any], part: TextPerturbation, rng: Random
-    ) -> Document | None:
-        """The clean document with the tokens exchanged in which the clean and the noisy prompt differ."""
-        first = next(index for index, label in enumerate(document.labels) if index and label != -100)
-        head = document.ids[:first]
-        prompt = perturb_text(source["prompt"], part, rng)
-        clean, noisy = self._prompt_ids(source, source["prompt"]), self._prompt_ids(source, prompt)
-        if clean == noisy:
-            return document if prompt == source["prompt"] else None
-        begin = _common_prefix(clean, noisy)
-        after = min(_common_prefix(clean[::-1], noisy[::-1]), len(clean) - begin, len(noisy) - begin)
-        end = len(clean) - after  # clean[begin:end] became noisy[begin : len(noisy) - after]
-        changed = noisy[begin : len(noisy) - after]
-        left, right = _common_prefix(clean, head), _common_prefix(clean[::-1], head[::-1])
-        cut = len(clean) - len(head)
-        if end <= left:
-            new_head = head[:begin] + changed + head[end:]
-        elif begin >= len(clean) - right:
-            # Something in front differs, such as the date of another day: found from the prompt's end.
-            new_head = head[: begin - cut] + changed + head[end - cut :]
-        elif cut > 0 and right == len(head):
-            # Truncated on the left, within what changed: as many tokens go here, but for the last.
-            new_head = noisy[min(cut, len(noisy) - 1) :]
-        elif begin < left and len(clean) - left <= _LONGEST_SEAM and len(head) - left <= _LONGEST_SEAM:
-            new_head = noisy[: len(noisy) - (len(clean) - left)] + head[left:]
-        else:
-            return None
-        return Document(new_head + document.ids[first:], [-100] * len(new_head) + document.labels[first:])
+    def _rewritten(self, document: Document, row: _Row, part: TextPerturbation, rng: Random) -> Document | CleanReason:
+        """The document of a prompt that was perturbed as text."""
+        # As TRL decides what a row is.
+        column = "messages" if row.text.get("prompt") is None else "prompt"
+        prompt = row.text[column]
+        noisy = perturb_text(prompt, part, rng)
+        if noisy == prompt:
+            fully = replace(part, severity=1.0)
+            possible = part.severity < 1 and perturb_text(prompt, fully, rng) != prompt
+            return CleanReason.CHANCE if possible else CleanReason.NOTHING_TO_CHANGE
+        if column == "prompt":
+            return self._from_prompt(document, row, noisy)
+        return self._from_messages(document, row, noisy)
 
-    def _from_messages(
-        self, document: Document, source: dict[str, Any], part: TextPerturbation, rng: Random
-    ) -> Document | None:
+    def _from_prompt(self, document: Document, row: _Row, noisy_prompt: Any) -> Document | CleanReason:
+        """
+        Renders the row anew, and puts what comes before its answer in front of the document's.
+
+        Clean and noisy prompt are both rendered with the answer behind them, as the trainer renders a row, and cut where
+        it begins. From the first token in which the two differ, the noisy one replaces what stands in the document as far
+        from the answer. What stands before that is the document's own: its beginning may have been cut off (a date may
+        have changed since).
+
+            row, clean    <u> how do I <a>        then the answer: yes <e>
+            row, noisy    <u> ho w do I <a>       first difference behind <u>: 4 tokens from the answer in the clean row
+            document      <u> how do I <a> yes <e>
+            made          <u> ho w do I <a> yes <e>
+
+        Cut off at its left by two tokens, the document lacks one of those four; so does the noisy prompt:
+
+            document      do I <a> yes <e>
+            made          w do I <a> yes <e>
+
+        Printed on another day, only what stands before the first difference is not the row's:
+
+            row, clean    Tuesday <u> how do I <a>
+            document      Monday <u> how do I <a> yes <e>
+            made          Monday <u> ho w do I <a> yes <e>
+        """
+        length = row.start - row.cut
+        if length <= 0:
+            return CleanReason.CUT_OFF
+        clean, noisy = self._before_answer(row, row.text["prompt"]), self._before_answer(row, noisy_prompt)
+        if clean is None or noisy is None:
+            return CleanReason.NOT_ALIGNED
+        same = _common_prefix(clean, noisy)
+        own = length - (len(clean) - same)  # tokens of the document before the first difference; below 0: lost with it
+        head = document.ids[: max(own, 0)] + noisy[same + max(-own, 0) :]
+        if not head:
+            return CleanReason.CUT_OFF
+        return Document(head + document.ids[length:], [-100] * len(head) + document.labels[length:])
+
+    def _before_answer(self, row: _Row, prompt: Any) -> list[int] | None:
+        """The tokens of a prompt as they stand before the row's answer; None where the answer is another behind it."""
+        if isinstance(prompt, str):
+            rendered = tokenize_example(self.processing_class, prompt + row.text["completion"])
+        else:
+            options = self._template_options(row)
+            rendered = tokenize_example(self.processing_class, [*prompt, *row.text["completion"]], **options)
+        ids, answer = rendered["input_ids"], row.ids[row.start :]
+        length = len(ids) - len(answer)
+        return ids[:length] if ids[length:] == answer else None
+
+    def _from_messages(self, document: Document, row: _Row, noisy: list[dict[str, Any]]) -> Document | CleanReason:
         """The whole conversation rendered anew, cut to the answers that truncation left of the clean one."""
-        rendered = tokenize_example(
-            self.processing_class,
-            perturb_text(source["messages"], part, rng),
-            return_assistant_tokens_mask=True,
-            **self._template_options(source),
-        )
+        options = self._template_options(row)
+        rendered = tokenize_example(self.processing_class, noisy, return_assistant_tokens_mask=True, **options)
         ids, places = rendered["input_ids"], [i for i, bit in enumerate(rendered["assistant_masks"]) if bit]
         kept = document.kept
         first = next(index for index, label in enumerate(document.labels) if index and label != -100)
@@ -167,102 +211,73 @@ class NoisyPrompts:
             places = places[-len(kept) :]
             begin = max(0, places[0] - first)
         else:
-            return None
+            return CleanReason.NOT_ALIGNED
         counts = set(places)
         end = places[-1] + 1 + len(document.ids) - _end_of_kept(document.labels)
         labels = [ids[index] if index in counts else -100 for index in range(begin, min(end, len(ids)))]
         return Document(ids[begin : begin + len(labels)], labels)
 
-    def _edited(self, document: Document, part: TokenPerturbation, rng: Random) -> Document:
-        content = self._content(document)
-        # What follows the last answer is read by no kept position, and a first token would leave the next without one.
+    def _edited(
+        self, document: Document, row: _Row | None, part: TokenPerturbation, rng: Random
+    ) -> Document | CleanReason:
+        """The document with some of its prompt's tokens dropped or replaced."""
+        content = None if row is None else self._content(row)
+        # What follows the last answer is read by no kept position. Where the text is not known, a document's first token
+        # may be one of an answer that packing cut.
         end = _end_of_kept(document.labels)
         positions = [
             index
             for index, (token, label) in enumerate(zip(document.ids[:end], document.labels[:end], strict=True))
-            if index and label == -100 and token not in self.special_ids and (content is None or index in content)
+            if label == -100 and token not in self.special_ids and (index if content is None else index in content)
         ]
         edits = part.edits(positions, self.vocabulary, rng)
+        if not edits:
+            possible = part.severity < 1 and replace(part, severity=1.0).edits(positions, self.vocabulary, rng)
+            return CleanReason.CHANCE if possible else CleanReason.NOTHING_TO_CHANGE
+        first = next(index for index, label in enumerate(document.labels) if label != -100)
+        if all(edits.get(index, token) is None for index, token in enumerate(document.ids[:first])):
+            del edits[0]  # the first token that counts needs one before it
         ids, labels = [], []
         for index, (token, label) in enumerate(zip(*document, strict=True)):
             changed = edits.get(index, token)
             if changed is not None:
                 ids.append(changed)
                 labels.append(label)
-        return Document(ids, labels)
+        # A token may be replaced by itself.
+        return CleanReason.CHANCE if ids == document.ids else Document(ids, labels)
 
-    def _content(self, document: Document) -> set[int] | None:
-        """Positions of tokens that lie within what the user wrote; None where the document's text is not known."""
-        source = self.sources.find(document.ids)
-        chat = None if source is None else source.get("prompt") or source.get("messages")
-        if source is None or not isinstance(chat, list) or self.processing_class is not self.tokenizer:
-            return None
+    def _content(self, row: _Row) -> set[int] | None:
+        """Positions, in the document, of tokens within what users wrote; None where that cannot be told."""
+        prompt = row.text.get("prompt")
+        if isinstance(prompt, str):
+            return set(range(row.start - row.cut))
         if not self.tokenizer.is_fast:
             return None
-        target, options = document.ids, self._template_options(source)
-        if source.get("prompt") is not None:
-            target = target[: next(index for index, label in enumerate(document.labels) if index and label != -100)]
-            options["add_generation_prompt"] = True
-        text = self.tokenizer.apply_chat_template(chat, tokenize=False, **options)
-        spans, cursor = [], 0
-        for message in chat:
-            for content in _texts(message):
-                # Some templates strip what they are given.
-                place = text.find(content.strip(), cursor)
-                if place < 0:
-                    return set()
-                cursor = place + len(content.strip())
-                if message["role"] == "user":
-                    spans.append((place, cursor))
+        chat = row.text["messages"] if prompt is None else [*prompt, *(row.text.get("completion") or [])]
+        text, spans = find_user_texts(chat, partial(self._render, row))
         rendered = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets = rendered["input_ids"], rendered["offset_mapping"]
-        # From the front, and from the end: between them may stand the date of another day, or a cut by truncation.
-        left, right = _common_prefix(ids, target), _common_prefix(ids[::-1], target[::-1])
+        # From the front, and from the end: between them may stand the date of another day.
+        left, right = _common_prefix(ids, row.ids), _common_prefix(ids[::-1], row.ids[::-1])
         found = set()
         for index, (begin, end) in enumerate(offsets):
-            place = index if index < left else index + len(target) - len(ids)
-            aligned = place >= 0 and (index < left or index >= len(ids) - right)
-            if aligned and any(low <= begin and end <= high for low, high in spans):
-                found.add(place)
+            if index < left or index >= len(ids) - right:
+                place = index if index < left else index + len(row.ids) - len(ids)
+                # Many tokens begin with the space before their word, also where that space is the template's.
+                if any(low < end <= high and not text[begin:low].strip(" ") for low, high in spans):
+                    found.add(place - row.cut)
         return found
 
-    def _prompt_ids(self, source: dict[str, Any], prompt: Any) -> list[int]:
-        if isinstance(prompt, str):
-            return tokenize_example(self.processing_class, prompt)["input_ids"]
-        options = self._template_options(source)
-        return tokenize_example(self.processing_class, prompt, add_generation_prompt=True, **options)["input_ids"]
+    def _render(self, row: _Row, messages: list[dict[str, Any]]) -> str:
+        if self.processing_class is not self.tokenizer:
+            messages = prepare_multimodal_messages(messages)
+        return self.processing_class.apply_chat_template(messages, tokenize=False, **self._template_options(row))
 
-    def _template_options(self, source: dict[str, Any]) -> dict[str, Any]:
-        tools = source.get("tools")
+    def _template_options(self, row: _Row) -> dict[str, Any]:
+        tools = row.text.get("tools")
         tools = json.loads(tools) if isinstance(tools, str) else tools
-        options = source.get("chat_template_kwargs") or {}
+        options = row.text.get("chat_template_kwargs") or {}
         return {"chat_template": self.chat_template, "tools": tools, **options}
-
-
-def perturb_text(prompt: Any, part: TextPerturbation, rng: Random) -> Any:
-    """Returns a prompt perturbed, or messages of which those of the user are; all chance comes from `rng`."""
-    if isinstance(prompt, str):
-        return part.apply(prompt, rng)
-    return [_rewrite(message, lambda text: part.apply(text, rng)) for message in prompt]
-
-
-def _rewrite(message: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-    content = message["content"]
-    if message["role"] != "user" or content is None:
-        return message
-    if isinstance(content, str):
-        return {**message, "content": change(content)}
-    return {
-        **message,
-        "content": [{**block, "text": change(block["text"])} if block.get("text") else block for block in content],
-    }
-
-
-def _texts(message: dict[str, Any]) -> list[str]:
-    content = message["content"]
-    if isinstance(content, str):
-        return [content]
-    return [block["text"] for block in content or [] if block.get("text")]
 
 
 def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
@@ -273,12 +288,3 @@ def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
 def _end_of_kept(labels: Sequence[int]) -> int:
     """One more than the last position that counts."""
     return max((index for index, label in enumerate(labels) if label != -100), default=-1) + 1
-
-
-@cache
-def _say_unaligned() -> None:
-    logger.warning(
-        "perturbation: the noisy prompt of a document could not be aligned with its answers, so that document stays "
-        "clean. It is said once and may concern more; the tokenizer or chat template renders the prompt otherwise "
-        "where the answer follows."
-    )

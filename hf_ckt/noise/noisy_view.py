@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the noisy view is computed: of which sequences, in which pass, kept for the backward or computed again."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -11,12 +12,16 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from ..models.backbone import run_backbone
+from ..discovery import part_name
+from ..models.backbone import embedding_width, run_backbone
 from ..perturbations.base import EmbeddingPerturbation, document_uniform
-from ..views import Batch, Documents
+from ..views import BOUNDARIES, Batch, Documents, NoisyStates
 from .document_batches import collate_documents, split_documents
 from .mixture import Mixture
 from .noisy_prompts import NoisyPrompts
+from .stayed_clean import log_name
+
+logger = logging.getLogger(__name__)
 
 # Set apart from the noise's own draws, which start from the same seed.
 _SELECTION_KEY = 0x5E1EC7ED
@@ -29,17 +34,14 @@ class StudentViews(NamedTuple):
     Args:
         student (`torch.Tensor` of shape `(N, D)`):
             At the kept positions of the clean input.
-        noisy (`torch.Tensor` of shape `(M, D)`, *optional*):
-            At those of the perturbed sequences; None where no sequence was chosen.
-        perturbed (`torch.Tensor` of shape `(M,)`, *optional*):
-            Which of the N kept positions have a noisy state; None: all.
+        noisy ([`~views.NoisyStates`]):
+            At those of the perturbed sequences.
         outputs (`Any`):
             What the backbone returned for the clean input.
     """
 
     student: Tensor
-    noisy: Tensor | None
-    perturbed: Tensor | None
+    noisy: NoisyStates
     outputs: Any
 
 
@@ -85,6 +87,15 @@ class NoisyView:
         self._rewrites = any(part.stage != "embeddings" for part in parts)
         self._searches = any(getattr(part, "searches", False) for part in parts)
 
+    @property
+    def log_names(self) -> list[str]:
+        """The names that [`take_counts`] may give."""
+        return [log_name(part_name(part)) for part in self.mixture.parts.values() if part.stage != "embeddings"]
+
+    def take_counts(self, like: Tensor) -> dict[str, Tensor]:
+        """Returns how many documents stayed clean since the last call, see [`~noise.stayed_clean.StayedClean.take`]."""
+        return {} if self.prompts is None else self.prompts.stayed_clean.take(like)
+
     def run(
         self,
         model: PreTrainedModel,
@@ -94,7 +105,7 @@ class NoisyView:
         *,
         progress: float = 0.0,
         training: bool = True,
-        divergence: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None,
+        divergence: Callable[[NoisyStates, Tensor], Tensor] | None = None,
     ) -> StudentViews:
         """
         Runs the backbone on the clean and the perturbed input.
@@ -111,20 +122,24 @@ class NoisyView:
             progress (`float`, *optional*, defaults to `0.0`):
                 Training progress in [0, 1], for the severity.
             training (`bool`, *optional*, defaults to `True`):
-                Whether the batch is trained on; an evaluation leaves the noise of the last search alone.
+                Whether the batch is trained on. An evaluation begins every search anew, and goes without a noisy view where
+                text is perturbed and that of a document is not known.
             divergence (`Callable`, *optional*):
-                From the noisy states `(M, D)`, the clean ones and `perturbed` (see [`StudentViews`]) to what a search
-                ascends, a scalar. Needed by perturbations that search.
+                From the noisy states and the clean ones `(N, D)` to what a search ascends, a scalar. Needed by
+                perturbations that search.
         """
-        rows = self._choose(batch, seed)
+        rows = self._choose(batch, seed) if training or self._knows_texts(batch) else batch.kept[:0]
         run = partial(run_backbone, model)
         if rows is not None and len(rows) == 0 and not self.never_empty:
             outputs = run(inputs)
-            return StudentViews(batch.keep(outputs.last_hidden_state), None, rows, outputs)
+            student = batch.keep(outputs.last_hidden_state)
+            return StudentViews(student, NoisyStates.nowhere(student), outputs)
         passed = rows if rows is None or len(rows) else rows.new_zeros(1)
-        places = None if passed is None else _places(batch, passed)
-        noisy_batch, choice = self._rewrite(batch if passed is None else _rows_of(batch, passed), seed, progress)
-        draw = partial(self._noise, model, noisy_batch, choice, seed, progress)
+        positions = _positions(batch, passed)
+        passed_batch = batch if passed is None else _rows_of(batch, passed)
+        counts = rows is None or len(rows) > 0
+        noisy_batch, choice = self._rewrite(passed_batch, seed, progress) if counts else (passed_batch, None)
+        draw = partial(self._noise, model, noisy_batch, choice, seed, progress, training)
         read = partial(_last_hidden_state, run, noisy_batch.inputs)
         if self._searches:
             # The search compares with the clean view, so that one is there first.
@@ -134,15 +149,16 @@ class NoisyView:
             assert divergence is not None
 
             def respond(noise: Tensor) -> Tensor:
-                return divergence(noisy_batch.keep(read(noise)), target, places)
+                return divergence(NoisyStates(noisy_batch.keep(read(noise)), positions), target)
 
-            noisy = read(draw(partial(_gradient, respond), training))
+            noisy = read(draw(partial(_gradient, respond)))
         elif self.batched:
-            if inputs.get("position_ids") is not None:
-                raise ValueError(
-                    "noisy_view_batched=True: the batch has position_ids, by which packed texts are told apart in one "
-                    "row and would not be in two. Set noisy_view_batched=False."
-                )
+            for name in ("position_ids", *BOUNDARIES):
+                if inputs.get(name) is not None:
+                    raise ValueError(
+                        f"noisy_view_batched=True: the batch has {name}, by which packed texts are told apart in one row "
+                        "and would not be in two. Set noisy_view_batched=False."
+                    )
             noise = draw()
             assert noise is not None
             outputs = run(_stack(inputs, noisy_batch.inputs, len(batch.labels)), noise)
@@ -155,10 +171,11 @@ class NoisyView:
             outputs = run(inputs)
             clean = outputs.last_hidden_state
         student, states = batch.keep(clean), noisy_batch.keep(noisy)
-        if rows is not None and not len(rows):
+        if not counts:
             # Still part of the graph, so that its backward runs wherever that of other ranks does.
-            return StudentViews(student, states[:0], batch.kept[:0], outputs)
-        return StudentViews(student, states, places, outputs)
+            states, positions = states[:0], positions[:0]
+        probability = self.fraction / (self.every if training else 1)
+        return StudentViews(student, NoisyStates(states, positions, probability), outputs)
 
     def _choose(self, batch: Batch, seed: int) -> Tensor | None:
         """Rows that are perturbed, or None for all: a draw of each row's first document, the same in any batch."""
@@ -167,6 +184,17 @@ class NoisyView:
         draws = document_uniform(batch.inputs["input_ids"], batch.documents, 1, seed ^ _SELECTION_KEY)[..., 0]
         first = batch.documents.mask.long().argmax(1)  # where the row begins, behind padding on the left
         return (draws.gather(1, first[:, None])[:, 0] < self.fraction).nonzero().squeeze(1)
+
+    @torch.compiler.disable
+    def _knows_texts(self, batch: Batch) -> bool:
+        """Whether every text that would be perturbed can be looked up: those of `predict`, say, can not."""
+        if self.prompts is None or all(part.stage != "text" for part in self.mixture.parts.values()):
+            return True
+        documents = split_documents(batch).values()
+        known = all(self.prompts.sources.find(one.ids) is not None for one in documents if one.kept)
+        if not known:
+            _say_without_text()
+        return known
 
     # Kept out of torch_compile: text is no tensor.
     @torch.compiler.disable
@@ -193,7 +221,7 @@ class NoisyView:
                 "they are, or a perturbation of embeddings."
             )
         if choice is not None:
-            numbers = torch.tensor(list(documents), device=choice.device)
+            numbers = torch.tensor(list(documents)).to(choice.device, non_blocking=True)
             choice = choice.new_zeros(made.documents.count).index_copy_(
                 0, torch.arange(len(numbers), device=choice.device), choice[numbers]
             )
@@ -206,17 +234,16 @@ class NoisyView:
         choice: Tensor | None,
         seed: int,
         progress: float,
+        training: bool,
         gradient: Callable[[Tensor], Tensor] | None = None,
-        training: bool = False,
     ) -> Tensor | None:
         """Noise on the embeddings, each document's by its own part; None where no part makes any."""
-        embedding: Any = model.get_input_embeddings()
-        ids, documents, width = batch.inputs["input_ids"], batch.documents, embedding.weight.shape[-1]
+        ids, documents, width = batch.inputs["input_ids"], batch.documents, embedding_width(model)
         total = None
         for index, part in enumerate(self.mixture.at(progress)):
             if not isinstance(part, EmbeddingPerturbation):
                 continue
-            start = self._start(documents) if part.searches else None
+            start = self._start(documents) if part.searches and training else None
             noise = part.noise(ids, documents, width, seed, gradient if part.searches else None, start)
             if part.searches and self.warm_start and training:
                 self.previous = noise[0].detach().clone()
@@ -233,6 +260,14 @@ class NoisyView:
         return previous[documents.positions.clamp(max=len(previous) - 1)] * there[..., None]
 
 
+@cache
+def _say_without_text() -> None:
+    logger.warning(
+        "perturbation: an evaluation met documents that are in none of the datasets that this trainer prepared, so their "
+        "text is unknown. Batches with such documents are evaluated without a noisy view. It is said once."
+    )
+
+
 def _last_hidden_state(run: Callable, inputs: dict[str, Any], noise: Tensor | None) -> Tensor:
     return run(inputs, noise).last_hidden_state
 
@@ -245,13 +280,20 @@ def _gradient(respond: Callable[[Tensor], Tensor], noise: Tensor) -> Tensor:
     return torch.autograd.grad(value, noise)[0]
 
 
-def _places(batch: Batch, rows: Tensor) -> Tensor:
-    """Which of the kept positions lie in certain rows."""
+def _positions(batch: Batch, rows: Tensor | None) -> Tensor:
+    """Which of the kept positions lie in certain rows; None: in any."""
+    if rows is None:
+        return torch.arange(len(batch.kept), device=batch.kept.device)
     return torch.isin(batch.kept // batch.labels.shape[1], rows).nonzero().squeeze(1)
 
 
 def _take(inputs: dict[str, Any], rows: Tensor, count: int) -> dict[str, Any]:
-    return {name: value[rows] if _has_rows(value, count) else value for name, value in inputs.items()}
+    def take(value: Any) -> Any:
+        if isinstance(value, dict):  # a mask for each kind of layer
+            return _take(value, rows, count)
+        return value[rows] if _has_rows(value, count) else value
+
+    return {name: take(value) for name, value in inputs.items()}
 
 
 def _rows_of(batch: Batch, rows: Tensor) -> Batch:
@@ -259,9 +301,12 @@ def _rows_of(batch: Batch, rows: Tensor) -> Batch:
 
 
 def _stack(first: dict[str, Any], second: dict[str, Any], count: int) -> dict[str, Any]:
-    return {
-        name: torch.cat([value, second[name]]) if _has_rows(value, count) else value for name, value in first.items()
-    }
+    def stack(value: Any, other: Any) -> Any:
+        if isinstance(value, dict):
+            return _stack(value, other, count)
+        return torch.cat([value, other]) if _has_rows(value, count) else value
+
+    return {name: stack(value, second[name]) for name, value in first.items()}
 
 
 def _has_rows(value: Any, count: int) -> bool:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from .document_batches import Document
+
 _KEY_COLUMN = "hf_ckt_key"
 # Rows of a tokenized dataset in which a prompt is looked for.
 _LOOKED_AT = 64
@@ -20,7 +22,8 @@ _TRAINED_ON = (
     "assistant_only_loss=True, tokenized data whose labels leave prompts out, or a perturbation of embeddings."
 )
 # What is needed to render a document anew; a dataset has some of them.
-_COLUMNS = ("prompt", "messages", "tools", "chat_template_kwargs")
+_COLUMNS = ("prompt", "completion", "messages", "tools", "chat_template_kwargs")
+_TOKENS = ("input_ids", "labels")
 
 
 def stable_number(ids: Sequence[int], *, salt: int = 0) -> int:
@@ -63,7 +66,11 @@ class PromptSources:
         if any(np.array_equal(numbers[order], known) for known, _, _ in self._tables):
             return  # prepared once more, for another evaluation
         self._tables.append(
-            (numbers[order], order, dataset.select_columns([c for c in _COLUMNS if c in dataset.column_names]))
+            (
+                numbers[order],
+                order,
+                dataset.select_columns([c for c in (*_COLUMNS, *_TOKENS) if c in dataset.column_names]),
+            )
         )
 
     def prepare(
@@ -80,7 +87,8 @@ class PromptSources:
             args ([`~trl.SFTConfig`]):
                 The trainer's configuration.
             required (`bool`):
-                Whether text will be perturbed; tokens can be without it.
+                Whether text will be perturbed; tokens can be without it, and so can an evaluation, which then goes without
+                a noisy view.
             completion_only (`bool`):
                 Whether prompts are left out of the loss where there are completions.
 
@@ -91,6 +99,9 @@ class PromptSources:
         name = f"{kwargs['dataset_name']} dataset"
         loaded = isinstance(dataset, Dataset)
         columns: Any = next(iter(dataset), {}).keys()
+        evaluated = kwargs["dataset_name"] != "train"
+        if evaluated and required and ("input_ids" in columns or not loaded):
+            return plain(dataset)
         if "input_ids" in columns:
             if required and not (loaded and self._knows(dataset[0])):
                 raise ValueError(
@@ -121,7 +132,16 @@ class PromptSources:
         return plain(tokenized)
 
     def find(self, ids: Sequence[int]) -> dict[str, Any] | None:
-        """Returns the row that a document was made from: `prompt` or `messages`, and what its template was given."""
+        """Returns the text of the row that a document was made from, and what its template was given."""
+        row = self._row(ids)
+        return None if row is None else {name: value for name, value in row.items() if name not in _TOKENS}
+
+    def find_whole(self, ids: Sequence[int]) -> Document | None:
+        """Returns the tokens of the row that a document was made from, before truncation."""
+        row = self._row(ids)
+        return None if row is None or "labels" not in row else Document(row["input_ids"], row["labels"])
+
+    def _row(self, ids: Sequence[int]) -> dict[str, Any] | None:
         key = np.uint64(stable_number(ids))
         for numbers, order, dataset in self._tables:
             place = int(np.searchsorted(numbers, key))

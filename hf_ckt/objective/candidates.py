@@ -78,7 +78,7 @@ class Contrast:
         teacher_head: LinearHead,
         *,
         rejected: tuple[Batch, Tensor] | None = None,
-        update_queue: bool = True,
+        use_queue: bool = True,
     ) -> Similarities | None:
         """
         Returns the similarities of a batch, or None when it holds fewer than two anchors.
@@ -90,8 +90,9 @@ class Contrast:
                 States at the kept positions.
             rejected (`tuple[Batch, torch.Tensor]`, *optional*):
                 The teacher's reading of the rejected answers: hard negatives.
-            update_queue (`bool`, *optional*, defaults to `True`):
-                Whether the batch's teacher states join the queue (not so in evaluation).
+            use_queue (`bool`, *optional*, defaults to `True`):
+                Whether the queue's states are candidates, and the batch's join them. Not so in evaluation, whose
+                value would move as the queue fills.
         """
         student, teacher = self._pool(batch, student_hidden), self._pool(batch, teacher_hidden.detach())
         if student.shape[0] < 2:
@@ -102,9 +103,9 @@ class Contrast:
         candidates = [teacher]
         if rejected is not None:
             candidates.append(self._pool(*rejected).to(teacher))
-        if self.queue.states is not None:
-            candidates.append(self.queue.states.to(teacher))
-        if update_queue:
+        if use_queue:
+            if self.queue.states is not None:
+                candidates.append(self.queue.states.to(teacher))
             self.queue.push(teacher)
         student_teacher, teacher_teacher = self._head_gram(student_head, teacher_head).cosines(
             student,
@@ -129,6 +130,8 @@ class Contrast:
         return sums / torch.bincount(index, minlength=documents.shape[0])[:, None]
 
     def _head_gram(self, student: LinearHead, teacher: LinearHead) -> HeadGram:
+        if student.trainable:
+            _say_no_gradient()
         if self._gram is None or student.trainable:
             self._gram = HeadGram.from_heads(student, teacher, self.vocab_size)
         return self._gram
@@ -140,4 +143,12 @@ def _say_too_few(level: str) -> None:
         "contrastive: a batch held fewer than 2 %s anchors; it contributes 0 to this term. Raise "
         "per_device_train_batch_size if it happens often.",
         level,
+    )
+
+
+@cache
+def _say_no_gradient() -> None:
+    logger.warning(
+        "contrastive: the model's head trains, and this term gives it no gradient: its Gram matrix is computed anew in "
+        "each step and taken as a constant. The term trains what lies below the head, and the other terms train both."
     )

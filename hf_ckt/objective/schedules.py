@@ -51,6 +51,11 @@ class Schedule:
         return start + (end - start) * share
 
     @property
+    def in_evaluation(self) -> float:
+        """The weight at the end of training: an evaluation's at any time, so that two of them can be compared."""
+        return self.at(1.0)
+
+    @property
     def ever_on(self) -> bool:
         """Whether the weight is above 0 at some time."""
         return self.weight > 0 or (self.shape in ("linear", "cosine") and self.end > 0)

@@ -19,6 +19,7 @@ class SelfTeacher(Teacher):
     """
 
     def signal(self, batch: Batch, student: PreTrainedModel) -> TeacherSignal:
-        with frozen(student), adapters_disabled(student), read_head(student) as head:
+        with frozen(student), adapters_disabled(student):
             hidden = batch.keep(run_backbone(student, batch.inputs).last_hidden_state)
-            return TeacherSignal(hidden, head.detach())
+            with read_head(student) as head:
+                return TeacherSignal(hidden, head.detach())

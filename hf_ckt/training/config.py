@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of [`ContrastiveRobustTrainer`]."""
 
+import logging
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,6 +14,8 @@ from ..objective.candidates import LEVELS, Contrast, TeacherQueue
 from ..objective.objective import ROLES
 from ..objective.schedules import SCHEDULES, Schedule
 from .noise_config import PerturbationConfig, build_part, known_settings, setting
+
+logger = logging.getLogger(__name__)
 
 # What a weight of None becomes when the run has what the term needs. Distillation at the weight of the task (Hinton et
 # al. 2015 add both at comparable size); consistency at half of it; the contrastive term, whose gradient is that of a
@@ -68,6 +71,7 @@ class ContrastiveRobustConfig(PerturbationConfig, SFTConfig):
         *SFTConfig._VALID_DICT_FIELDS,
         *PerturbationConfig.dict_fields,
         "teacher_model_init_kwargs",
+        "teacher_token_map",
         "loss_settings",
     ]
 
@@ -172,19 +176,55 @@ class ContrastiveRobustConfig(PerturbationConfig, SFTConfig):
         "Keyword arguments for loading a teacher given by name, as model_init_kwargs for the student. dtype must be a "
         "string."
     )
+    teacher_token_map: dict[str, Any] | str | None = setting(
+        "What the teacher reads in place of tokens that it does not have (those of a cloned chat template, say), from a "
+        "token or id of the student's to one that both have, e.g. {'<|im_end|>': '</s>'}. None: data with such a token "
+        "raises before training."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_objective()
 
     @classmethod
-    def from_arguments(cls, args: TrainingArguments) -> "ContrastiveRobustConfig":
-        """Converts a plain `TrainingArguments` or `SFTConfig`; a config of this class is returned as it is."""
+    def from_arguments(cls, args: TrainingArguments, *, teacher_given: bool = False) -> "ContrastiveRobustConfig":
+        """
+        Converts a plain `TrainingArguments` or `SFTConfig`, with every extra weight at 0; a config of this class is
+        returned as it is.
+
+        Args:
+            args (`TrainingArguments`):
+                What SFTTrainer would take.
+            teacher_given (`bool`, *optional*, defaults to `False`):
+                The trainer was given a teacher.
+
+        Raises:
+            ValueError: If there is a teacher that no term would read.
+        """
         if isinstance(args, cls):
             return args
-        # Not through to_dict, which masks every field named *_token and rewrites the user's model_init_kwargs in place.
-        names = [one.name for one in fields(args) if one.init and one.name in cls.__dataclass_fields__]
-        return cls(**{name: getattr(args, name) for name in names})
+        kind = type(args).__name__
+        if teacher_given:
+            raise ValueError(
+                f"teacher_model: args is a plain {kind}, with which every extra weight is 0, so the teacher would teach "
+                "nothing. Use ContrastiveRobustConfig in its place, or leave teacher_model out."
+            )
+        if not isinstance(args, SFTConfig):
+            # Not through to_dict, which masks every field named *_token.
+            known = SFTConfig.__dataclass_fields__
+            names = [one.name for one in fields(args) if one.init and one.name in known]
+            args = SFTConfig(**{name: getattr(args, name) for name in names})
+        converted = cls.__new__(cls)
+        # Attribute by attribute and not through __init__, which would lose what was set on the object, fields or not.
+        own = {one.name: one.default for one in fields(cls) if one.name not in SFTConfig.__dataclass_fields__}
+        vars(converted).update(own | vars(args) | {f"{role}_weight": 0.0 for role in EXTRA_ROLES})
+        logger.warning(
+            "args is a plain %s: this run is SFTTrainer's, with every extra weight at 0. ContrastiveRobustConfig in its "
+            "place turns on the terms, each by its weight (%s).",
+            kind,
+            ", ".join(f"{role}_weight" for role in EXTRA_ROLES),
+        )
+        return converted
 
     def _check_objective(self) -> None:
         for role in ROLES:

@@ -83,9 +83,15 @@ class PerturbationConfig:
         "it starts. None: the weight is fixed."
     )
     consistency_budget_rate: float = setting(
-        "How much the weight rises in a step whose divergence is twice the budget, > 0. Lower it if weight and "
-        "divergence swing against each other, raise it if the budget is reached too late.",
+        "Most that the weight moves in a step, > 0: up where the divergence is twice the budget or more, down where it is "
+        "0, in proportion between. Lower it if weight and divergence swing against each other, raise it if the budget is "
+        "reached too late.",
         0.05,
+    )
+    consistency_budget_maximum: float = setting(
+        "Largest weight that a consistency_budget may lead to, > 0 and at least consistency_weight: where the budget "
+        "cannot be kept, the other terms go on counting.",
+        10.0,
     )
 
     noisy_view_recompute: bool = setting(
@@ -161,7 +167,13 @@ class PerturbationConfig:
     def build_budget(self, accelerator: Any, weight: float) -> ConsistencyBudget:
         """Builds the multiplier that takes the place of a consistency weight, which it starts at."""
         assert self.consistency_budget is not None
-        return ConsistencyBudget(accelerator, self.consistency_budget, self.consistency_budget_rate, weight)
+        if weight > self.consistency_budget_maximum:
+            raise ValueError(
+                f"consistency_budget_maximum: is {self.consistency_budget_maximum:g}, less than the weight of {weight:g} "
+                "that the budget starts at. Raise it, or lower consistency_weight."
+            )
+        rate, maximum = self.consistency_budget_rate, self.consistency_budget_maximum
+        return ConsistencyBudget(accelerator, self.consistency_budget, rate, weight, maximum)
 
     def _check_perturbation(self) -> None:
         own: Any = self
@@ -190,6 +202,7 @@ class PerturbationConfig:
                     "consistency_weight=None or above 0."
                 )
         require_positive("consistency_budget_rate", self.consistency_budget_rate, "The weight would not move.")
+        require_positive("consistency_budget_maximum", self.consistency_budget_maximum, "The weight would stay at 0.")
         changes_prompts, searches = self.perturbs("text", "ids"), self.perturbation_searches
         for option in ("noisy_view_batched", "noisy_view_recompute"):
             if getattr(self, option) and searches:

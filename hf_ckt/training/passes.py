@@ -3,15 +3,17 @@
 
 from typing import Any, NamedTuple
 
+from accelerate import Accelerator
+from accelerate.utils import DynamoBackend
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..models._upstream import load_balancing_loss
-from ..models.backbone import read_head, run_backbone
+from ..models._upstream import install_objective_forward, keep_4bit_differentiable, load_balancing_loss
+from ..models.backbone import compile_backbone, read_head, run_backbone
 from ..noise.noisy_view import NoisyView, StudentViews
 from ..objective.objective import HiddenStates, Objective, Scale
 from ..teachers.base import Teacher
-from ..views import Batch
+from ..views import Batch, NoisyStates
 
 
 class ExtraPasses(NamedTuple):
@@ -30,6 +32,31 @@ class ExtraPasses(NamedTuple):
     teacher: Teacher | None = None
     reference: Teacher | None = None
     noisy: NoisyView | None = None
+
+    @property
+    def log_names(self) -> list[str]:
+        """All names that the passes may add to `sums`."""
+        return [] if self.noisy is None else self.noisy.log_names
+
+
+def prepare_student(model: PreTrainedModel, accelerator: Accelerator) -> None:
+    """
+    Lets a causal language model run an objective within its own forward.
+
+    With `torch_compile` its backbone is compiled, and the objective stays outside: it is called with other numbers in
+    each step (seed, weights, what counts), for which a compiled frame around it would be traced anew.
+
+    Args:
+        model (`PreTrainedModel`):
+            The student, changed in place.
+        accelerator (`Accelerator`):
+            Knows how the run compiles.
+    """
+    keep_4bit_differentiable(model)
+    install_objective_forward(model)
+    plugin = accelerator.state.dynamo_plugin
+    if plugin.backend != DynamoBackend.NO:
+        compile_backbone(model, **plugin.to_kwargs())
 
 
 def run_objective(
@@ -77,31 +104,28 @@ def run_objective(
             hidden["reference"], heads["reference"] = hidden["teacher"], heads["teacher"]
         else:
             hidden["reference"], heads["reference"] = extra_passes.reference.signal(batch, model)
-    fraction = 1.0
     if "noisy" in objective.views and extra_passes.noisy is not None:
-        fraction = extra_passes.noisy.fraction / (extra_passes.noisy.every if training else 1)
 
-        def divergence(noisy: Tensor, clean: Tensor, places: Tensor | None) -> Tensor:
+        def divergence(noisy: NoisyStates, clean: Tensor) -> Tensor:
             with read_head(model) as head:
-                views = {**hidden, "student": clean}
                 both = {**heads, "student": head, "noisy": head}
-                return objective.divergence(views, noisy, both, batch.kept_labels, places)
+                return objective.divergence({**hidden, "student": clean}, noisy, both, batch.kept_labels)
 
         views = extra_passes.noisy.run(
             model, inputs, batch, seed, progress=scale.progress, training=training, divergence=divergence
         )
-        if views.noisy is not None:
-            hidden["noisy"] = views.noisy
     else:
         outputs = run_backbone(model, inputs)
-        perturbed = batch.kept[:0] if "noisy" in objective.views else None
-        views = StudentViews(batch.keep(outputs.last_hidden_state), None, perturbed, outputs)
+        student = batch.keep(outputs.last_hidden_state)
+        views = StudentViews(student, NoisyStates.nowhere(student), outputs)
     hidden["student"] = views.student
 
     with read_head(model) as head:
         heads["student"] = heads["noisy"] = head
-        states = HiddenStates(hidden, heads, rejected_states, views.perturbed, fraction)
+        states = HiddenStates(hidden, heads, views.noisy, rejected_states)
         result = objective(states, batch, model, scale, training=training)
+    if extra_passes.noisy is not None:
+        result.sums.update(extra_passes.noisy.take_counts(result.loss))
 
     # A plain dict: the wrappers around the forward look for tensors in it.
     output: dict[str, Any] = {"loss": result.loss, "sums": result.sums}

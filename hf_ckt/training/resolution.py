@@ -9,35 +9,41 @@ from .config import EXTRA_ROLES, RECOMMENDED_WEIGHTS, ContrastiveRobustConfig
 
 logger = logging.getLogger(__name__)
 
-_NO_TEACHER = (
-    "there is no teacher: none was given, and without a PEFT adapter the student has no frozen base to learn from; pass "
-    "teacher_model=... or peft_config=..."
-)
+_FLOAT16 = "the trained weights are float16, which a further gradient may overflow; set the weight to try it"
 
 
 class RunFacts(NamedTuple):
     """
-    What a run has.
+    What a run lacks: each is why a need is not met, as a sentence without its end, or None where it is.
 
     Args:
-        has_teacher (`bool`):
-            A teacher was given, or the student's adapters can be switched off to make its base one.
-        has_adapters (`bool`):
-            The student trains a PEFT adapter.
-        has_reference (`bool`):
-            The student's adapters can be switched off.
+        no_teacher (`str`, *optional*):
+            No teacher was given, and the student has no frozen base to take its place.
+        no_regularization (`str`, *optional*):
+            The chosen loss cannot be taken: the student has no frozen base to compare with, or no adapter to penalise.
+        no_noisy_view (`str`, *optional*):
+            The student cannot be run on a perturbed input beside the clean one.
         obstacle (`str`, *optional*):
-            Why no extra term can run at all, as a sentence without its end.
+            No extra term can run at all.
+        float16 (`bool`, *optional*, defaults to `False`):
+            Weights that train are float16 themselves, without copies in float32 beside them.
     """
 
-    has_teacher: bool
-    has_adapters: bool
-    has_reference: bool
+    no_teacher: str | None = None
+    no_regularization: str | None = None
+    no_noisy_view: str | None = None
     obstacle: str | None = None
+    float16: bool = False
 
 
 def find_obstacle(
-    *, vision: bool, prompt_learning: bool, own_loss: bool, smoothing: bool, split_sequences: bool
+    *,
+    vision: bool,
+    prompt_learning: bool,
+    bound_adapter: str | None,
+    own_loss: bool,
+    smoothing: bool,
+    split_sequences: bool,
 ) -> str | None:
     """
     Returns why no extra term can run at all, as a sentence without its end, or None.
@@ -47,6 +53,8 @@ def find_obstacle(
             The dataset has images.
         prompt_learning (`bool`):
             The student's adapter is one of virtual tokens.
+        bound_adapter (`str`, *optional*):
+            The type of the student's adapter, if it computes something once per call of the whole model.
         own_loss (`bool`):
             A `compute_loss_func` was given.
         smoothing (`bool`):
@@ -60,6 +68,11 @@ def find_obstacle(
         return (
             "prompt-learning adapters prepend virtual tokens inside the forward, which the extra views would not "
             "share; use LoRA"
+        )
+    if bound_adapter:
+        return (
+            f"{bound_adapter} adapters compute a part of their arithmetic once per call of the whole model, from the clean "
+            "prompts, and the extra views are further passes within that call; use LoRA"
         )
     if own_loss:
         return "compute_loss_func replaces the loss that the extra terms are added to"
@@ -78,16 +91,18 @@ def resolve_schedules(args: ContrastiveRobustConfig, facts: RunFacts) -> dict[st
         ValueError: If a weight was set whose need is missing, or every weight is 0.
     """
     schedules = {"task": args.build_schedule("task", args.task_weight)}
-    if args.label_trust and (facts.obstacle or not facts.has_teacher):
-        raise ValueError(f"label_trust=True: {facts.obstacle or _NO_TEACHER}. Remedy that, or set label_trust=False.")
+    missing = facts.obstacle or facts.no_teacher
+    if args.label_trust and missing:
+        raise ValueError(f"label_trust=True: {missing}. Remedy that, or set label_trust=False.")
     chosen = []
     for role in EXTRA_ROLES:
         weight = getattr(args, f"{role}_weight")
         missing = facts.obstacle or _missing(role, args, facts)
         if weight is None:
-            weight = 0.0 if missing else RECOMMENDED_WEIGHTS[role]
-            chosen.append(f"{role}_weight={weight:g}" + (f" ({missing})" if missing else ""))
-            if missing:
+            against = missing or (_FLOAT16 if facts.float16 else None)
+            weight = 0.0 if against else RECOMMENDED_WEIGHTS[role]
+            chosen.append(f"{role}_weight={weight:g}" + (f" ({against})" if against else ""))
+            if against:
                 continue
         schedules[role] = args.build_schedule(role, weight)
         if missing and schedules[role].ever_on:
@@ -179,15 +194,8 @@ def require_safe_noisy_view(
 
 
 def _missing(role: str, args: ContrastiveRobustConfig, facts: RunFacts) -> str | None:
-    if role in ("distillation", "contrastive") and not facts.has_teacher:
-        return _NO_TEACHER
-    if role == "consistency" and args.consistency_target == "teacher" and not facts.has_teacher:
-        return f"consistency_target='teacher', but {_NO_TEACHER}"
-    if role == "regularization":
-        if args.regularization_loss == "reference_kl" and not facts.has_reference:
-            return "reference_kl compares with the base model, which needs a PEFT adapter that can be switched off"
-        if args.regularization_loss != "reference_kl" and not facts.has_adapters:
-            return (
-                f"{args.regularization_loss} is a penalty on an adapter, and the model has none; pass peft_config=..."
-            )
-    return None
+    if role in ("distillation", "contrastive"):
+        return facts.no_teacher
+    if role == "consistency" and args.consistency_target == "teacher" and facts.no_teacher:
+        return f"consistency_target='teacher', but {facts.no_teacher}"
+    return facts.no_noisy_view if role == "consistency" else facts.no_regularization

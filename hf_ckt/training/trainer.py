@@ -7,20 +7,16 @@ from functools import partial
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model
+from accelerate.utils import broadcast_object_list, is_peft_model
 from peft import PeftModel
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import SFTConfig, SFTTrainer
 
-from ..checkpoints import last_complete_checkpoint, replace_file
+from ..checkpoints import replace_file
 from ..hub.run_card import run_card
-from ..models._upstream import (
-    get_config_model_id,
-    has_switchable_adapters,
-    install_objective_forward,
-    keep_4bit_differentiable,
-)
+from ..models._upstream import checkpoints_reentrantly, get_config_model_id, uncompiled
+from ..models.fingerprint import fingerprint
 from ..noise.noisy_prompts import NoisyPrompts
 from ..noise.noisy_view import NoisyView
 from ..noise.sources import PromptSources
@@ -31,15 +27,18 @@ from ..teachers.self import SelfTeacher
 from ..views import Batch
 from .collator import RejectedCollator, split_rejected
 from .config import ContrastiveRobustConfig
+from .facts import find_facts, require_one_adapter
+from .known_tokens import require_known_tokens
 from .log_sums import LogSums, NonFiniteGuard
 from .memory_advice import with_advice
-from .passes import ExtraPasses, run_objective
+from .passes import ExtraPasses, prepare_student, run_objective
 from .preferences import REJECTED_COLUMNS, chosen_as_completion, with_rejected
-from .resolution import RunFacts, find_obstacle, require_safe_noisy_view, resolve_schedules
-from .state import TrainingState
+from .resolution import require_safe_noisy_view, resolve_schedules
+from .resuming import ResumableTrainer
+from .state import TeacherMark, TrainingState
 
 
-class ContrastiveRobustTrainer(SFTTrainer):
+class ContrastiveRobustTrainer(ResumableTrainer):
     """
     Drop-in for [`~trl.SFTTrainer`] that aligns a model with a teacher and against noise over a frozen backbone.
 
@@ -49,8 +48,8 @@ class ContrastiveRobustTrainer(SFTTrainer):
 
     Args:
         model, args, ...:
-            As for [`~trl.SFTTrainer`], in its order. `args` may be a [`ContrastiveRobustConfig`], or an `SFTConfig` or
-            `TrainingArguments`, which is converted.
+            As for [`~trl.SFTTrainer`], in its order. `args` may be a [`ContrastiveRobustConfig`]; with an `SFTConfig` or
+            `TrainingArguments` every extra weight is 0.
         teacher_model (`str`, `PreTrainedModel` or `PeftModel`, *optional*):
             The teacher: Hub id or folder of a model or adapter, or a loaded one, with the student's tokenizer. It is
             frozen in place. `None`: the student's own base, its adapters switched off, if it is a PEFT model.
@@ -99,7 +98,7 @@ class ContrastiveRobustTrainer(SFTTrainer):
         if args is None:
             name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = ContrastiveRobustConfig(f"{name.split('/')[-1]}-CKT")
-        given["args"] = args = ContrastiveRobustConfig.from_arguments(args)
+        given["args"] = args = ContrastiveRobustConfig.from_arguments(args, teacher_given=teacher_model is not None)
         require_separate_models(model, teacher_model)
         if args.contrastive_rejected:
             for dataset_name in ("train_dataset", "eval_dataset"):
@@ -110,23 +109,11 @@ class ContrastiveRobustTrainer(SFTTrainer):
         super().__init__(**given)
 
         self._causal_lm = self.model.get_base_model() if is_peft_model(self.model) else self.model
-        schedules = resolve_schedules(args, self._run_facts(teacher_model is not None))
+        schedules = resolve_schedules(args, find_facts(self, teacher_given=teacher_model is not None))
         task_alone = set(schedules) == {"task"} and args.task_weight == 1 and args.task_schedule == "constant"
         if task_alone and not args.label_trust:
             return  # SFTTrainer, to the last bit
         self._set_objective(schedules, teacher_model, teacher_quantization_config, teacher_processing_class)
-
-    def _run_facts(self, teacher_given: bool) -> RunFacts:
-        is_peft, split = is_peft_model(self.model), self.accelerator.parallelism_config
-        obstacle = find_obstacle(
-            vision=self._is_vision_dataset,
-            prompt_learning=is_peft and self.model.active_peft_config.is_prompt_learning,
-            own_loss=self.compute_loss_func is not None,
-            smoothing=self.label_smoother is not None,
-            split_sequences=split is not None and (split.cp_enabled or split.sp_enabled),
-        )
-        switchable = is_peft and has_switchable_adapters(self._causal_lm)
-        return RunFacts(teacher_given or switchable, is_peft, switchable, obstacle)
 
     def _set_objective(
         self, schedules: dict[str, Any], teacher_model: Any, quantization_config: Any, processing_class: Any
@@ -134,17 +121,20 @@ class ContrastiveRobustTrainer(SFTTrainer):
         args = self.args
         if "contrastive" in schedules and args.contrastive_level == "sequence" and not self.padding_free:
             args.require_sequences()
-        budget = None
+        self._budget = None
         if args.consistency_budget is not None and "consistency" in schedules:
-            schedules["consistency"] = budget = args.build_budget(self.accelerator, schedules["consistency"].weight)
+            self._budget = args.build_budget(self.accelerator, schedules["consistency"].weight)
+            schedules["consistency"] = self._budget
         terms = {role: Term(args.build_loss(role), schedule) for role, schedule in schedules.items()}
         contrast = args.build_contrast(len(self._tokenizer)) if "contrastive" in terms else None
         self.objective = Objective(
             terms, contrast=contrast, chunk_size=args.objective_chunk_size, compile=args.objective_compile
         )
+        self.objective.begin(self._causal_lm)
         views = self.objective.views
         noisy = self._build_noisy_view() if "noisy" in views else None
         teacher: Teacher | None = None
+        mark: TeacherMark | None = None
         if "teacher" in views and teacher_model is not None:
             teacher = ModelTeacher.load(
                 teacher_model,
@@ -152,27 +142,26 @@ class ContrastiveRobustTrainer(SFTTrainer):
                 quantization_config=quantization_config,
                 student_tokenizer=self._tokenizer,
                 tokenizer=processing_class,
+                token_map=args.teacher_token_map,
             )
+            mark = TeacherMark(teacher.name, broadcast_object_list([fingerprint(teacher.model)])[0])
             teacher.place(self.accelerator)
         elif "teacher" in views:
-            teacher = SelfTeacher()
+            teacher, mark = SelfTeacher(), TeacherMark("the student's own base, adapters off")
         reference = None
         if "reference" in views:
             reference = teacher if isinstance(teacher, SelfTeacher) else SelfTeacher()
         self._extra_passes = ExtraPasses(teacher, reference, noisy)
-        if isinstance(teacher, ModelTeacher):
-            self.teacher_name = teacher.name
-        elif teacher is not None:
-            self.teacher_name = "the student's own base, adapters off"
+        self.data_collator = require_known_tokens(self, teacher.unknown if isinstance(teacher, ModelTeacher) else {})
+        self.teacher_name = None if mark is None else mark.name
         if args.contrastive_rejected and "contrastive" in terms:
             self.data_collator = RejectedCollator(self.data_collator)
 
-        keep_4bit_differentiable(self._causal_lm)
-        install_objective_forward(self._causal_lm)
-        self._sums = {"train": LogSums(), "eval": LogSums()}
-        self._state_to_save = TrainingState(contrast, noisy, budget)
+        prepare_student(self._causal_lm, self.accelerator)
+        self._sums = {"train": LogSums(args.nonfinite_loss == "skip"), "eval": LogSums()}
+        self._state_to_save = TrainingState(contrast, noisy, self._budget, mark)
         self._log_names = [*self.objective.log_names, *(["aux_loss"] if self.aux_loss_enabled else [])]
-        self._log_names += ["consistency_multiplier"] if budget is not None else []
+        self._log_names += [*self._extra_passes.log_names, *(["consistency_multiplier"] if self._budget is not None else [])]
         term_names = [name for name in self._log_names if name.endswith("_loss")]
         self._guard = NonFiniteGuard(
             self.accelerator, [*term_names, "loss"], args.nonfinite_loss, on_skip=self._state_to_save.forget_step
@@ -183,20 +172,17 @@ class ContrastiveRobustTrainer(SFTTrainer):
                 "be skipped from outside. Use nonfinite_loss='raise'."
             )
         self.add_callback(self._guard)
-        if budget is not None:
-            self.add_callback(budget)
+        if self._budget is not None:
+            self.add_callback(self._budget)
 
     def _build_noisy_view(self) -> NoisyView:
         args = self.args
-        options: Any = args.gradient_checkpointing_kwargs or {}
-        # As torch has it: a dict that leaves it out means True.
-        reentrant = bool(args.gradient_checkpointing and options and options.get("use_reentrant", True))
         spread = len(set((getattr(self._causal_lm, "hf_device_map", None) or {}).values())) > 1
         several = self.accelerator.num_processes > 1
         self._noisy_view_facts = {
             "one_row": self.padding_free,
             "mixture": self.aux_loss_enabled,
-            "reentrant": reentrant,
+            "reentrant": checkpoints_reentrantly(args, self._causal_lm),
             "several_processes": several,
             "spread": spread or is_deepspeed_zero3_enabled(),
             "sharded": self.is_fsdp_enabled or self.is_deepspeed_enabled,
@@ -242,6 +228,7 @@ class ContrastiveRobustTrainer(SFTTrainer):
         if self.objective is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         mode = "train" if self.model.training else "eval"
+        require_one_adapter(inputs)
         inputs, rejected = split_rejected(inputs)
         labels = inputs.pop("labels")
         if self.aux_loss_enabled:
@@ -249,7 +236,8 @@ class ContrastiveRobustTrainer(SFTTrainer):
         whole_batch = num_items_in_batch is not None
         count_ranks = self.args.average_tokens_across_devices and whole_batch
         scale = Scale(
-            progress=self.state.global_step / max(self.state.max_steps, 1),
+            # An evaluation is held at the end of the schedules: its loss moves with the model and with nothing else.
+            progress=self.state.global_step / max(self.state.max_steps, 1) if mode == "train" else 1.0,
             num_items=num_items_in_batch,
             processes=self.accelerator.num_processes // self.get_tp_size() if count_ranks else 1,
             micro_batches=self.current_gradient_accumulation_steps if whole_batch else 1,
@@ -270,19 +258,16 @@ class ContrastiveRobustTrainer(SFTTrainer):
             training=mode == "train",
         )
         # A second pass over the same inputs inside the forward, so that the wrapper's hooks fire once around all.
-        outputs = model(**inputs, objective=run)
+        outputs = uncompiled(model)(**inputs, objective=run)
         loss, sums = outputs["loss"], outputs["sums"]
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * outputs["aux_loss"] / scale.micro_batches
             sums["aux_loss"] = torch.stack([outputs["aux_loss"].detach(), torch.ones_like(outputs["aux_loss"])])
-        budget = self._state_to_save.budget
-        if budget is not None:
-            if mode == "train":
-                budget.watch(sums)
+        if mode == "train" and self._budget is not None:
+            self._budget.watch(sums)
             # Filled, not copied from the host, which would wait for the device.
-            sums["consistency_multiplier"] = torch.stack(
-                [loss.detach().new_full((), budget.multiplier), loss.new_ones(())]
-            )
+            multiplier = loss.detach().new_full((), self._budget.multiplier)
+            sums["consistency_multiplier"] = torch.stack([multiplier, loss.new_ones(())])
         self._sums[mode].add(sums)
         if mode == "train":
             self._count_tokens(inputs)
@@ -301,9 +286,22 @@ class ContrastiveRobustTrainer(SFTTrainer):
         except torch.OutOfMemoryError as error:
             raise with_advice(error, self) from error
 
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's; what a loop that was broken off has summed is none of this one's."""
+        if self.objective is not None:
+            self._sums["eval"].clear()
+        return super().evaluation_loop(*args, **kwargs)
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's; its terms are not logged, neither by itself nor by what logs next."""
+        predicted = super().predict(*args, **kwargs)
+        if self.objective is not None:
+            self._sums["eval"].clear()
+        return predicted
+
     def _count_tokens(self, inputs: dict[str, Any]) -> None:
-        mask = inputs.get("attention_mask")
-        count = inputs["input_ids"].new_full((), inputs["input_ids"].numel()) if mask is None else mask.sum()
+        ids, mask = inputs["input_ids"], inputs.get("attention_mask")  # one of pairs counts no tokens
+        count = mask.sum() if isinstance(mask, torch.Tensor) and mask.ndim == 2 else ids.new_full((), ids.numel())
         self._sums["train"].add({"num_tokens": torch.stack([count, torch.ones_like(count)])})
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -316,29 +314,6 @@ class ContrastiveRobustTrainer(SFTTrainer):
             if means:
                 self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
         super().log(logs, start_time)
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As [`~transformers.Trainer.train`]; `resume_from_checkpoint=True` takes the last *complete* checkpoint."""
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_complete_checkpoint(str(self.args.output_dir))
-        if isinstance(resume_from_checkpoint, (str, os.PathLike)) and self.objective is not None:
-            self._state_to_save.restore(str(resume_from_checkpoint), self.args.process_index)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if self.objective is not None:
-            # Before the rest: trainer_state.json, which makes a checkpoint complete, is the last file written.
-            folder = os.path.join(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
-            self._state_to_save.save(folder, self.args.process_index)
-        super()._save_checkpoint(model, trial)
-
-    def _save(self, *args: Any, **kwargs: Any) -> None:
-        # Trainer pickles its arguments beside the weights, the token in clear; a push would publish it.
-        token, self.args.hub_token = self.args.hub_token, None
-        try:
-            super()._save(*args, **kwargs)
-        finally:
-            self.args.hub_token = token
 
     def create_model_card(  # type: ignore[override]  # as TRL's
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None

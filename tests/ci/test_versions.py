@@ -249,3 +249,14 @@ def test_an_environment_is_made_again_only_when_what_it_is_made_of_changed(versi
         make("trl==1.17.0\n")
         assert len(commands) == 2 * first
     assert (tmp_path / "x" / "constraints.txt").read_text() == "trl==1.17.0\n"
+
+
+def test_page_shows_the_results_file(versions, tmp_path):
+    """A table that is typed by hand goes on to claim what an older run found."""
+    page = tmp_path / "limits.md"
+    committed = (ROOT / "docs" / "limits.md").read_text(encoding="utf-8")
+    page.write_text(committed, encoding="utf-8")
+    versions.write_page(page, json.loads((ROOT / ".ci" / "versions.json").read_text(encoding="utf-8")))
+    assert page.read_text(encoding="utf-8") == committed
+    versions.write_page(page, [ran("newest", passed=31)])
+    assert "| 31 " in page.read_text(encoding="utf-8") and "## Security" in page.read_text(encoding="utf-8")

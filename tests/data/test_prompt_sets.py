@@ -10,6 +10,7 @@ import pytest
 from datasets import Dataset
 
 from hf_ckt.data import (
+    EvalPrompt,
     JailbreakTemplate,
     files,
     load_choices,
@@ -21,6 +22,7 @@ from hf_ckt.data import (
     set_facts,
 )
 from hf_ckt.data.prompt_set_table import PUBLIC_SETS, PublicSet, WheelSource
+from hf_ckt.data.prompt_sets import distinct_prompts
 from tests.data import made_up_sets
 
 PACKAGE_DATA = Path(prompt_sets.__file__).parent
@@ -338,6 +340,31 @@ def test_own_prompts_of_two_kinds_share_no_id(tmp_path):
     assert len(set(ids)) == 2
 
 
+def test_prompts_that_stand_twice_are_one(caplog):
+    """Every line of a file twice makes its interval narrower by the root of two, and nothing is known better."""
+
+    def prompt(number, text, **changes):
+        return EvalPrompt(
+            **{"id": f"a/{number}", "set": "a", "kind": "benign", "category": "", "text": text, **changes}
+        )
+
+    one, two = prompt(0, "Hi"), prompt(1, "Ho")
+    assert distinct_prompts([one, two]) == [one, two] and not caplog.messages
+    assert distinct_prompts([one, two, prompt(2, "Hi "), prompt(3, "Ho")]) == [one, two]
+    assert caplog.messages == ["2 of 4 prompts stand there more than once; each is asked once and counts once."]
+    # Of another kind or set it is another question, of another category the same one under two headings.
+    others = [prompt(4, "Hi", kind="harmful"), prompt(5, "Hi", set="b")]
+    assert distinct_prompts([one, *others]) == [one, *others]
+    assert distinct_prompts([one, prompt(6, "Hi", category="c")]) == [one, prompt(0, "Hi", category="c")]
+
+
+def test_own_text_file_asks_each_line(tmp_path):
+    """The simplest file of prompts has no column to name."""
+    (tmp_path / "mine.TXT").write_text("How?\n\nWhy?\n")
+    prompts = load_own_prompts(str(tmp_path / "mine.TXT"), "benign")
+    assert [(prompt.set, prompt.text) for prompt in prompts] == [("mine", "How?"), ("mine", "Why?")]
+
+
 def test_own_file_does_not_pass_for_a_public_set(tmp_path):
     """The results state source and licence by the set's name."""
     (tmp_path / "harmbench.jsonl").write_text('{"prompt": "a"}\n')
@@ -347,20 +374,20 @@ def test_own_file_does_not_pass_for_a_public_set(tmp_path):
 def test_own_missing_column_names_the_nearest(own_files):
     """A KeyError from within the reader names neither the file nor its columns."""
     with pytest.raises(
-        ValueError, match=r"mine.jsonl: has no column 'questions'.*Did you mean 'question'.*prompt_column"
+        ValueError, match=r"mine.jsonl: has no column 'questions'.*Did you mean 'question'.*with --prompt-column"
     ):
         load_own_prompts(str(own_files["jsonl"]), "benign", prompt_column="questions")
-    with pytest.raises(ValueError, match=r"has no column 'topics'.*Did you mean 'topic'.*category_column"):
+    with pytest.raises(ValueError, match=r"has no column 'topics'.*Did you mean 'topic'.*with --category-column"):
         load_own_prompts(str(own_files["jsonl"]), "benign", prompt_column="question", category_column="topics")
 
 
 @pytest.mark.parametrize(
     ("file_name", "content", "message"),
     [
-        ("a.jsonl", '{"prompt": "a"}\n{"prompt": " "}\n', r"a\.jsonl: row 1 has ' ' as 'prompt'"),
-        ("b.jsonl", '{"prompt": "a"}\n{"other": "b"}\n', r"b\.jsonl: row 1 has None as 'prompt'"),
-        ("c.csv", "prompt\n1\n2\n", r"c\.csv: row 0 has 1 as 'prompt'"),
-        ("d.jsonl", '{"prompt": "a"}\n{"prompt": \n', r"d\.jsonl: cannot be read as rows \(.*row 1"),
+        ("a.jsonl", '{"prompt": "a"}\n\n{"prompt": " "}\n', r"a\.jsonl, row 2 \(line 3\): has ' ' as 'prompt'"),
+        ("b.jsonl", '{"prompt": "a"}\n{"other": "b"}\n', r"b\.jsonl, row 2 \(line 2\): has None as 'prompt'"),
+        ("c.csv", "prompt\n1\n2\n", r"c\.csv, row 1 \(line 2\): has 1 as 'prompt'"),
+        ("d.jsonl", '{"prompt": "a"}\n{"prompt": \n', r"d\.jsonl, line 2: is not JSON"),
         ("e.jsonl", "", r"e\.jsonl: cannot be read as rows \(it is empty"),
         ("f.csv", "", r"f\.csv: cannot be read as rows"),
     ],

@@ -2,6 +2,7 @@
 """What each of two processes does for `test_ranks.py`: started by torchrun, saves its outcome by rank."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,57 @@ def sharded(folder: Path, model: Path) -> dict[str, Any]:
     return outcome
 
 
-JOBS = {"masked_rank": masked_rank, "bad_rank": bad_rank, "evaluation": evaluation, "sharded": sharded}
+REMEMBERING = {
+    **ON,
+    "contrastive_queue_size": 12,
+    "perturbation": "adversarial",
+    "perturbation_warm_start": True,
+    "consistency_budget": 1e-5,
+    "consistency_budget_rate": 2.0,
+    "per_device_train_batch_size": 2,
+    "save_strategy": "steps",
+    "save_steps": 1,
+}
+
+
+def remembered(trainer: Any) -> dict[str, Any]:
+    """What a trainer holds of its run."""
+    state = trainer._state_to_save
+    return {
+        "multiplier": state.budget.multiplier,
+        "queue": state.contrast.queue.states.clone(),
+        "noise": state.noisy.previous.clone(),
+    }
+
+
+def resumed(folder: Path, model: Path) -> dict[str, Any]:
+    """Both processes save a checkpoint, and go on with one that a single process has saved."""
+    rank = int(os.environ["RANK"])
+    trainer = run(build(folder / "run", model, given={"peft_config": lora()}, max_steps=1, **EACH, **REMEMBERING))
+    checkpoint, single = folder / "run" / "checkpoint-1", folder / "single"
+    if rank == 0:
+        shutil.copytree(checkpoint, single)
+        for path in single.glob("hf_ckt_state*"):
+            path.unlink()
+        trainer._state_to_save.budget.multiplier = 7.25
+        trainer._state_to_save.save(str(single), 0, 1)
+    trainer.accelerator.wait_for_everyone()
+    saved = remembered(trainer)
+    found = {}
+    for name, where in (("both", checkpoint), ("single", single)):
+        again = build(folder / name, model, given={"peft_config": lora()}, max_steps=1, **EACH, **REMEMBERING)
+        again.train(resume_from_checkpoint=str(where))  # nothing is left to train, so this is the state as it was read
+        found[name] = remembered(again)
+    return {"checkpoint": str(checkpoint), "saved": saved, **found}
+
+
+JOBS = {
+    "masked_rank": masked_rank,
+    "bad_rank": bad_rank,
+    "evaluation": evaluation,
+    "sharded": sharded,
+    "resumed": resumed,
+}
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.invariant import ranks
+from tests.trainers import build, lora
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,3 +78,20 @@ def test_evaluation_over_ranks_is_weighted_by_tokens(two, one):
         found = rank["evaluation"]["metrics"]
         for name in ("task_loss", "distillation_loss", "consistency_loss", "acceptance", "entropy"):
             assert found[f"eval_{name}"] == pytest.approx(expected[f"eval_{name}"], rel=2e-6), name
+
+
+def test_state_survives_another_number_of_processes(two, tiny_model_dir, tmp_path):
+    """A process without a file of its own began anew, so that the run had two multipliers: 7.25 and 0.5."""
+    first, second = (rank["resumed"] for rank in two)
+    assert not torch.equal(first["saved"]["queue"], second["saved"]["queue"])  # so that a mix-up would show
+    for rank in (first, second):
+        assert rank["both"]["multiplier"] == second["saved"]["multiplier"] > 2
+        assert rank["single"]["multiplier"] == 7.25
+        for name in ("queue", "noise"):
+            assert torch.equal(rank["both"][name], rank["saved"][name])
+            assert torch.equal(rank["single"][name], first["saved"][name])
+    one = build(tmp_path, tiny_model_dir, given={"peft_config": lora()}, max_steps=1, **ranks.REMEMBERING)
+    one.train(resume_from_checkpoint=first["checkpoint"])
+    found = ranks.remembered(one)
+    assert found["multiplier"] == second["saved"]["multiplier"]
+    assert all(torch.equal(found[name], first["saved"][name]) for name in ("queue", "noise"))

@@ -41,6 +41,54 @@ def test_multiplier_stays_without_news_and_never_falls_below_zero():
     assert budget.multiplier == 0.0
 
 
+def moved(budget, divergences):
+    """The multiplier after each of some steps, of which each had one token."""
+    found = []
+    for divergence in divergences:
+        budget.watch(sums(divergence, 1))
+        budget.on_step_end(None, None, None)
+        found.append(budget.multiplier)
+    return found
+
+
+def test_a_burst_is_worked_off_in_as_many_steps_as_it_took():
+    """Twenty steps at 20 times the budget raised the weight to 19.5, and 380 steps at 0 brought it back."""
+    budget = ConsistencyBudget(Accelerator(cpu=True), budget=0.05, rate=0.05, multiplier=0.5)
+    burst = moved(budget, [1.0] * 20)
+    assert max(burst) == burst[-1] == pytest.approx(0.5 + 20 * 0.05)
+    assert moved(budget, [0.0] * 20)[-1] == pytest.approx(0.5)
+    # How far above does not matter: twice the budget raises it as much.
+    again = ConsistencyBudget(Accelerator(cpu=True), budget=0.05, rate=0.05, multiplier=0.5)
+    assert moved(again, [0.1] * 20) == pytest.approx(burst)
+
+
+def test_within_the_bounds_a_step_is_in_proportion():
+    """A step of fixed size would never come to rest at the budget."""
+    budget = ConsistencyBudget(Accelerator(cpu=True), budget=2.0, rate=0.1, multiplier=1.0)
+    assert moved(budget, [2.0, 3.0, 1.5]) == pytest.approx([1.0, 1.05, 1.025])
+
+
+def test_the_maximum_holds_leaves_no_debt_and_is_said_once(caplog):
+    """Under a budget that cannot be kept, the weight grows until the other terms count for nothing."""
+    budget = ConsistencyBudget(Accelerator(cpu=True), budget=0.1, rate=0.5, multiplier=1.0, maximum=3.0)
+    assert moved(budget, [5.0] * 400)[3:] == [3.0] * 397
+    assert moved(budget, [0.0])[0] == pytest.approx(2.5)  # not after 400 steps of its own
+    moved(budget, [5.0] * 3)
+    said = [message for message in caplog.messages if "maximum of 3" in message]
+    assert len(said) == 1 and "budget of 0.1" in said[0] and "consistency_budget_maximum" in said[0]
+
+
+def test_a_maximum_below_the_start_says_so(tiny_model_dir, tmp_path):
+    """The weight that was set would never be used."""
+    changes = {**OFF, "consistency_weight": 2.0, "consistency_budget": 0.1}
+    with pytest.raises(ValueError, match=r"consistency_budget_maximum: is 1, less than the weight of 2"):
+        build(tmp_path, tiny_model_dir, **changes, consistency_budget_maximum=1.0)
+    with pytest.raises(ValueError, match=r"consistency_budget_maximum: must be greater than 0"):
+        build(tmp_path, tiny_model_dir, **changes, consistency_budget_maximum=0.0)
+    trainer = build(tmp_path, tiny_model_dir, **changes, consistency_budget_maximum=2.5)
+    assert trainer.objective.terms["consistency"].schedule.maximum == 2.5
+
+
 def budget_run(folder, model, budget: float, **changes):
     changes = {
         **OFF,

@@ -182,13 +182,13 @@ def test_queue_adds_the_past_batches_as_negatives_and_not_the_present_one():
     assert torch.equal(contrast.queue.states, draw(7, 4, 11)[2:])
 
 
-def test_evaluation_reads_the_queue_and_leaves_it_alone():
-    """Evaluation data in the queue become negatives of training, and the run is no longer the one without it."""
+def test_evaluation_neither_reads_nor_fills_the_queue():
+    """Evaluation data would become negatives of training, and an evaluation's value would move as the queue fills."""
     contrast, batch = make_contrast(queue=5), make_batch([6, 4], [2, 1])
     similarities(contrast, batch)
     before = contrast.queue.states.clone()
-    found = similarities(contrast, batch, seed=10, update_queue=False)
-    assert found.student_teacher.shape == (7, 12)
+    found = similarities(contrast, batch, seed=10, use_queue=False)
+    check(found, draw(7, 5, 10), draw(7, 4, 11))
     assert torch.equal(contrast.queue.states, before)
 
 
@@ -228,3 +228,20 @@ def test_half_precision_states_are_compared_in_float32():
     assert found.student_teacher.dtype == torch.float32
     wanted = expected(student.double(), teacher.double())[0]
     torch.testing.assert_close(found.student_teacher.double(), wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_a_head_that_trains_is_told_that_it_gets_no_gradient(trains, caplog):
+    """A user who trains the head expects each term to move it; this one silently does not."""
+    candidates._say_no_gradient.cache_clear()
+    weight = STUDENT_HEAD.weight.clone().requires_grad_(trains)
+    batch = make_batch([6, 5], [2, 2])
+    student = draw(len(batch.kept), 5, 0).requires_grad_()
+    contrast = make_contrast()
+    for _ in range(2):
+        found = contrast.similarities(batch, student, LinearHead(weight), draw(len(batch.kept), 4, 1), TEACHER_HEAD)
+    assert caplog.text.count("the model's head trains, and this term gives it no gradient") == int(trains)
+    wanted = torch.autograd.grad(
+        found.student_teacher.square().sum(), [student, weight][: 1 + trains], allow_unused=True
+    )
+    assert wanted[0].abs().sum() > 0 and (not trains or wanted[1] is None)

@@ -39,10 +39,10 @@ def test_adversarial_noise_moves_smollm2_more_than_gaussian_noise_of_the_same_no
     objective = Objective({"consistency": Term(load_part("losses", "consistency_kl")(), Schedule(1.0))}, compile=False)
     norms = []
 
-    def divergence(noisy, clean, places):
+    def divergence(noisy, clean):
         with read_head(model) as head:
             heads = {"student": head, "noisy": head}
-            return objective.divergence({"student": clean}, noisy, heads, batch.kept_labels, places)
+            return objective.divergence({"student": clean}, noisy, heads, batch.kept_labels)
 
     def measure(name: str, **settings) -> float:
         view = NoisyView(Mixture.of(load_part("perturbations", name)(alpha=ALPHA, **settings)))
@@ -56,7 +56,7 @@ def test_adversarial_noise_moves_smollm2_more_than_gaussian_noise_of_the_same_no
         view._noise = keep_norm
         with torch.no_grad():
             views = view.run(model, batch.inputs, batch, 1, divergence=divergence)
-            return float(divergence(views.noisy, views.student, None)) / len(batch.kept)
+            return float(divergence(views.noisy, views.student)) / len(batch.kept)
 
     found = {"gaussian": measure("gaussian")}
     for name, settings in (

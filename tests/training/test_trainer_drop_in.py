@@ -3,6 +3,7 @@
 
 import inspect
 import json
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -102,23 +103,114 @@ def test_plain_arguments_are_converted_whole(kind, tiny_model_dir, tmp_path):
     for name, value in {**args.to_dict(), "hub_token": "secret", **extra}.items():
         assert getattr(converted, name) == getattr(args, name), (name, value)
     data = Dataset.from_list(rows())
-    for role, weight in OFF.items():
-        setattr(converted, role, weight)
     expected = run(SFTTrainer(str(tiny_model_dir), args, train_dataset=data))
     trainer = run(ContrastiveRobustTrainer(str(tiny_model_dir), converted, train_dataset=data))
     assert trainer._tokenizer.eos_token == expected._tokenizer.eos_token
     same_run(trainer, expected)
 
 
-def test_plain_arguments_get_the_recommended_objective(tiny_model_dir, tmp_path):
-    """The two-line change from SFTTrainer must bring the method, not SFTTrainer under another name."""
-    args = SFTConfig(str(tmp_path), **fields())
-    given = {"train_dataset": Dataset.from_list(rows())}
-    adapters = ContrastiveRobustTrainer(str(tiny_model_dir), args, **given, peft_config=lora())
+PLAIN = {
+    "full": ({}, {}),
+    "adapters": ({}, {"peft_config": "lora"}),
+    "checkpointing": ({"gradient_checkpointing": True}, {"peft_config": "lora"}),
+    "packing": ({"packing": True, "max_length": 48}, {}),
+    "dft": ({"loss_type": "dft"}, {}),
+    "bf16": ({"bf16": True}, {"peft_config": "lora"}),
+    "evaluation": ({"eval_strategy": "steps", "eval_steps": 1}, {"eval_dataset": Dataset.from_list(rows(3))}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [*((name, SFTConfig) for name in PLAIN), ("full", TrainingArguments), ("adapters", TrainingArguments)],
+)
+def test_plain_arguments_train_as_sft_trainer_to_the_last_bit(name, kind, tiny_model_dir, tmp_path, caplog):
+    """The class name swapped and nothing else must not switch a term on: another loss, at twice the cost."""
+    changes, given = PLAIN[name]
+    given = {name: lora(lora_dropout=0.1) if value == "lora" else value for name, value in given.items()}
+
+    def make(trainer):
+        data = Dataset.from_list(rows())
+        return run(trainer(str(tiny_model_dir), kind(str(tmp_path), **fields(**changes)), train_dataset=data, **given))
+
+    expected = make(SFTTrainer)
+    assert not caplog.messages
+    trainer = make(ContrastiveRobustTrainer)
+    assert trainer.objective is None
+    same_run(trainer, expected)
+    said = [message for message in caplog.messages if kind.__name__ in message]
+    assert len(said) == 1 and "ContrastiveRobustConfig" in said[0] and "consistency_weight" in said[0]
+
+
+def test_float16_weights_train_under_a_plain_config_as_in_sft_trainer(tiny_model_dir, tmp_path):
+    """A term that was never asked for overflowed in pure float16 and stopped the run."""
+    changes = {"model_init_kwargs": {"dtype": torch.float16}, "learning_rate": 0.1, "max_steps": 3}
+    data = Dataset.from_list(rows())
+    expected, trainer = (
+        run(kind(str(tiny_model_dir), SFTConfig(str(tmp_path), **fields(**changes)), train_dataset=data))
+        for kind in (SFTTrainer, ContrastiveRobustTrainer)
+    )
+    # As text: a loss that is not a number equals itself there.
+    assert str(trainer.state.log_history[:-1]) == str(expected.state.log_history[:-1])
+    first, second = trained(trainer), trained(expected)
+    assert all(torch.equal(value.view(torch.int16), second[key].view(torch.int16)) for key, value in first.items())
+
+
+def test_float16_weights_train_as_in_sft_trainer_until_a_weight_is_set(tiny_model_dir, tmp_path):
+    """A recommended weight that makes pure float16 overflow is no recommendation; one that was set is taken as it is."""
+    model = {"model_init_kwargs": {"dtype": torch.float16}}
+    changes = {**model, "learning_rate": 0.1, "max_steps": 3}
+    expected, trainer = (
+        run(build_sft(tmp_path, tiny_model_dir, **changes)),
+        run(build(tmp_path, tiny_model_dir, **changes)),
+    )
+    assert trainer.objective is None
+    assert str(trainer.state.log_history[:-1]) == str(expected.state.log_history[:-1])
+    assert set(build(tmp_path, tiny_model_dir, **model, consistency_weight=0.1).objective.terms) == {
+        "task",
+        "consistency",
+    }
+    # An adapter over a base in float16 trains in float32.
+    adapted = build(tmp_path, tiny_model_dir, **model, given={"peft_config": lora()})
+    assert "consistency" in adapted.objective.terms
+
+
+def test_what_was_set_on_a_plain_config_is_kept(tmp_path):
+    """`_n_gpu`, a setting changed afterwards or a field of the user's own class would be lost in a second __init__."""
+
+    @dataclass
+    class Own(SFTConfig):
+        extra: int = 3
+
+    args = Own(str(tmp_path), **fields(), extra=4)
+    args._n_gpu, args.warmup_steps, args.note = 7, 11, "mine"
+    converted = ContrastiveRobustConfig.from_arguments(args)
+    assert {name: getattr(converted, name) for name in vars(args)} == vars(args)
+    assert (converted._n_gpu, converted.warmup_steps, converted.note, converted.extra) == (7, 11, "mine", 4)
+    defaults = ContrastiveRobustConfig(str(tmp_path), **fields(), **OFF)
+    assert all(
+        getattr(converted, name) == getattr(defaults, name) for name in defaults.to_dict() if name not in vars(args)
+    )
+
+
+def test_a_teacher_beside_a_plain_config_is_refused(tiny_model_dir, tmp_path):
+    """A teacher that no term reads would be loaded and teach nothing."""
+    with pytest.raises(ValueError, match=r"teacher_model: args is a plain SFTConfig.*ContrastiveRobustConfig"):
+        ContrastiveRobustTrainer(
+            str(tiny_model_dir),
+            SFTConfig(str(tmp_path), **fields()),
+            train_dataset=Dataset.from_list(rows()),
+            teacher_model=str(tiny_model_dir),
+        )
+
+
+def test_weights_left_out_get_the_recommended_objective(tiny_model_dir, tmp_path):
+    """The package's own configuration must bring the method, not SFTTrainer under another name."""
+    adapters = build(tmp_path, tiny_model_dir, given={"peft_config": lora()})
     assert {role: term.schedule.weight for role, term in adapters.objective.terms.items()} == RECOMMENDED_WEIGHTS
     # Without an adapter or a teacher only the term that needs neither is left.
-    full = ContrastiveRobustTrainer(str(tiny_model_dir), args, **given)
-    assert set(full.objective.terms) == {"task", "consistency"}
+    assert set(build(tmp_path, tiny_model_dir).objective.terms) == {"task", "consistency"}
 
 
 def test_conversion_leaves_the_users_arguments_alone(tmp_path):

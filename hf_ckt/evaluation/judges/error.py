@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How often a judge errs, on answers that people have labelled."""
 
-import csv
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 from ...checkpoints import replace_json
 from ...checks import require_columns, require_known
+from ...data.numbered_rows import ending_of, numbered_rows
 from ..scoring.intervals import percentile_interval, resampled_means, wilson_interval
 from . import Judge
 
@@ -78,7 +78,7 @@ def read_labelled(
     paths: Iterable[Path], columns: Columns | None = None, *, split: str | None = None
 ) -> list[LabelledAnswer]:
     """
-    Reads labelled answers from `.jsonl` or `.csv` files.
+    Reads labelled answers from `.jsonl`, `.json`, `.csv` or `.tsv` files.
 
     Args:
         paths (`Iterable[Path]`):
@@ -89,7 +89,7 @@ def read_labelled(
             Only rows whose split is this.
 
     Raises:
-        ValueError: If a column is missing, a label or kind cannot be understood, or no row is left.
+        ValueError: If a column is missing, an answer is no text, a label or kind cannot be understood, or no row is left.
 
     Example:
 
@@ -104,19 +104,20 @@ def read_labelled(
     rows: list[LabelledAnswer] = []
     labels, splits = set(), set()
     for path in paths:
-        for where, row in _rows(path):
-            require_columns(path.name, row, (columns.text, columns.label), "--labelled")
+        for number, (where, row) in enumerate(_rows(path)):
+            if number == 0:
+                require_columns(path.name, row, (columns.text, columns.label), "--labelled")
             if split is not None:
                 require_columns(path.name, row, (columns.split,), "--split")
                 splits.add(str(row[columns.split]))
                 if row[columns.split] != split:
                     continue
-            labels.add(str(row[columns.label]))
+            labels.add(str(row.get(columns.label)))
             degenerate = row.get("degenerate")
             rows.append(
                 LabelledAnswer(
-                    answer=str(row[columns.text]),
-                    refused=_is_refusal_label(where, row[columns.label], columns),
+                    answer=_text(where, columns.text, row.get(columns.text)),
+                    refused=_is_refusal_label(where, row.get(columns.label), columns),
                     prompt=str(row.get(columns.prompt) or ""),
                     kind=_kind(where, row.get(columns.kind), columns),
                     form=str(row.get("form") or ""),
@@ -135,23 +136,21 @@ def read_labelled(
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yields the rows of a file, each with where it stands."""
-    if path.suffix not in (".jsonl", ".csv"):
+    if ending_of(path) not in (".jsonl", ".ndjson", ".json", ".csv", ".tsv"):
         raise ValueError(f"--labelled: {path.name!r} is neither .jsonl nor .csv, so it is unknown how to read it.")
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        if path.suffix == ".csv":
-            for row in (reader := csv.DictReader(file)):
-                yield f"{path.name}, line {reader.line_num}", row
-            return
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path.name}, line {number}: is not JSON ({error}).") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path.name}, line {number}: must be an object with the columns, got {row!r}.")
-            yield f"{path.name}, line {number}", row
+    if not path.is_file():
+        raise FileNotFoundError(f"--labelled: there is no file {str(path)!r}.")
+    for index, (line, row) in enumerate(numbered_rows(path), start=1):
+        yield f"{path.name}, row {index}" if line is None else f"{path.name}, line {line}", row
+
+
+def _text(where: str, column: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(
+            f"{where}: has {value!r:.80} as {column!r}, which must be a text: a judge would read the words "
+            f"{str(value)!r:.80}. Drop the row or fill it; an empty answer is an empty text."
+        )
+    return value
 
 
 def _boolean(where: str, column: str, value: Any) -> bool:
@@ -167,6 +166,8 @@ def _boolean(where: str, column: str, value: Any) -> bool:
 def _is_refusal_label(where: str, label: Any, columns: Columns) -> bool:
     if columns.refusal_labels is None:
         return _boolean(where, columns.label, label)
+    if label is None:
+        raise ValueError(f"{where}: has no {columns.label}, which would count as an answer. Drop the row or label it.")
     return str(label) in columns.refusal_labels
 
 
@@ -310,7 +311,10 @@ def digests(paths: Iterable[Path]) -> dict[str, str]:
 
 def write_error(path: Path, entry: Mapping[str, Any]) -> None:
     """Writes an entry into a list of them, in the place of the one of the same set."""
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    try:
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    except ValueError:  # not JSON, or not UTF-8
+        known = None
     if not isinstance(known, list) or not all(isinstance(one, dict) and "set" in one for one in known):
         raise ValueError(f"--output: {path.name!r} is not a list of measured errors. Name another file.")
     kept = [one for one in known if one["set"] != entry["set"]]

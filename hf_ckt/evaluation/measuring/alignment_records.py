@@ -91,14 +91,6 @@ def _tile(hidden: list[Tensor], heads: list[LinearHead], tile: Tensor) -> dict[s
     """The record of some positions; the logits of no others are in memory."""
     device = hidden[0].device  # the teacher may be on another one
     logits = [
-        _logits(states[tile.to(states.device)], head).to(device) for states, head in zip(hidden, heads, strict=True)
+        head.logits(states[tile.to(states.device)]).to(device) for states, head in zip(hidden, heads, strict=True)
     ]
     return tile_record(*logits)
-
-
-def _logits(hidden: Tensor, head: LinearHead) -> Tensor:
-    logits = hidden.to(head.weight.device, head.weight.dtype) @ head.weight.T
-    if head.bias is not None:
-        logits = logits + head.bias
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) * head.logit_scale
-    return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)

@@ -220,6 +220,8 @@ def _writer(model: Any, asked: ChatFormat, config: Any) -> Write:
     """Goes on by transformers' `generate`, which knows `config` alone."""
     from transformers import StoppingCriteriaList
 
+    from ...models.positions import require_room
+
     def write(rows: list[list[int]], answer_tokens: int, thinking_tokens: int | None) -> list[Written]:
         inputs = padded(asked.tokenizer, rows).to(model.device)
         start = inputs["input_ids"].shape[1]
@@ -229,6 +231,7 @@ def _writer(model: Any, asked: ChatFormat, config: Any) -> Write:
             most = max(answer_tokens, thinking_tokens)
             stop = _ends_of_thoughts(asked, start, answer_tokens, thinking_tokens)
             options["stopping_criteria"] = StoppingCriteriaList([stop])
+        require_room(model, start + most)
         model.generation_config.max_new_tokens = most
         output = model.generate(**inputs, **options)
         return [written(row, config.eos_token_id or ()) for row in output[:, start:].tolist()]

@@ -11,6 +11,7 @@ from ...data.prompt_sets import (
     ChoiceQuestion,
     EvalPrompt,
     WordProblem,
+    distinct_prompts,
     load_choices,
     load_prompts,
     load_templates,
@@ -81,6 +82,7 @@ def ask(
     if {"overrefusal", "noise"} & {*suites}:
         drawn["benign"] = list(benign) if benign is not None else _spread(tier.benign_sets, tier.overrefusal, data_dir)
     for kind, prompts in drawn.items():
+        drawn[kind] = distinct_prompts(prompts)
         if not prompts:
             raise ValueError(
                 f"{kind}: there is no prompt of this kind, so no rate of it. Give a file with at least one."
@@ -167,8 +169,8 @@ def _ask_responses(asked: Questions, tier: Tier, responses: Sequence[tuple[str, 
         responses = _sample(pairs, tier.responses[0], "starter-responses")
         asked.sets.append({"name": "starter, held out", "suite": "kd", "n": len(responses), **_PACKAGED})
     else:
-        asked.sets.append({"name": "own responses", "suite": "kd", "n": len(responses), **_OWN})
-    asked.responses = list(responses)
+        asked.sets.append({"name": "own responses", "suite": "kd", "n": len(set(responses)), **_OWN})
+    asked.responses = list(dict.fromkeys(responses))
 
 
 def _ask_utility(asked: Questions, tier: Tier, data_dir: Path | None) -> None:

@@ -118,7 +118,14 @@ def fit_check():
 
 def gpu_tests():
     """Two tests that pass and one that does not."""
-    counts = {"passed": 2, "failed": 1, "skipped": 0, "seconds": 61.2, "failing": {"tests.gpu.one": "assert"}}
+    counts = {
+        "complete": True,
+        "passed": 2,
+        "failed": 1,
+        "skipped": 0,
+        "seconds": 61.2,
+        "failing": {"tests.gpu.one": "assert"},
+    }
     return {**step(), "benchmark": "tests", "case": {"marker": "gpu"}, "variants": {"tests": counts}, "ratios": []}
 
 

@@ -43,8 +43,8 @@ def test_jobs_write_over_no_results_of_a_cpu():
             assert not json.loads(path.read_text(encoding="utf-8"))["facts"]["device"].endswith("threads"), name
 
 
-class ParsedError(Exception):
-    """The command line was understood."""
+class ParsedError(BaseException):
+    """The command line was understood. No `Exception`, which a program turns into one line."""
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -71,10 +71,14 @@ def test_words_of_a_job_are_understood_by_its_script(name, make, monkeypatch, tm
 
 def test_real_jobs_fit_the_minutes_of_a_rehearsed_machine():
     """A list that cannot be finished in fifteen minutes leaves its end unmeasured every time."""
-    jobs = listed_jobs(Path(), Path())
-    alone = sum(job.estimate_s for job in jobs if not job.shares)
-    beside = max(job.estimate_s for job in jobs if job.shares)
-    assert alone + beside <= 15 * 60
+    seconds, first = 0.0, None
+    for job in listed_jobs(Path(), Path()):
+        # One that should end before the first in line runs beside it.
+        if job.shares and first is not None and job.estimate_s <= first.estimate_s:
+            continue
+        seconds += job.estimate_s
+        first = job if job.shares else None
+    assert seconds <= 15 * 60
 
 
 def test_model_stands_in_for_smollm2():
@@ -92,7 +96,7 @@ def test_rehearsal_runs_jobs_and_leaves_nothing(tmp_path, capfd, monkeypatch):
     assert run("--rehearse", "--only", "objective_1b", "profile_smollm2") == 0
     printed = capfd.readouterr()
     assert "objective_1b: done in" in printed.err and "profile_smollm2: done in" in printed.err
-    assert "Not done" not in printed.out
+    assert "Not done, " not in printed.out
     assert not list(tmp_path.glob("hf_ckt_gpu_*"))
 
 
@@ -101,8 +105,9 @@ def test_rehearsal_without_time_lists_everything(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert run("--rehearse", "--minutes", "0.01") == 1
     out = capfd.readouterr().out
-    assert "Not done, with their commands:" in out
-    assert all(f"  {name}: python examples/benchmarks/" in out for name in NAMES)
+    assert "Not done, with the reason and the command:" in out
+    assert all(f"  {name}: needs about" in out for name in NAMES)
+    assert out.count("\n    python examples/benchmarks/") == len(NAMES)
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_jobs_that_do_not_fit_are_listed_with_their_command(tmp_path):
     assert "needs about 500 s" in found["long"].why
     assert not (tmp_path / "long.json").exists()
     text = gpu.report(jobs, found)
-    assert "  long: python -c " in text and "  short: " not in text
+    assert "  long: needs about 500 s" in text and "\n    python -c " in text and "  short: " not in text
     assert said[0].startswith("short: what short does; about 1 s, 1.0 minutes left")
     assert said[1].startswith("short: done in ")
 
@@ -117,6 +117,34 @@ def test_jobs_that_share_overlap_and_others_run_alone(tmp_path):
     first, second, third = spans(tmp_path, "first", "second", "third")
     assert first[0] < third[1] and third[0] < first[1]
     assert second[0] >= max(first[1], third[1])
+
+
+def test_companion_that_would_outlast_the_first_waits(tmp_path):
+    """A long job begun beside a short one keeps the card from the timing that is next in line."""
+    long = job(tmp_path, "long", SPAN, shares=True, estimate_s=50)
+    found, _ = go(tmp_path, job(tmp_path, "short", SPAN, shares=True), job(tmp_path, "timing", SPAN), long)
+    assert all(one.state == DONE for one in found.values())
+    short, timing, last = spans(tmp_path, "short", "timing", "long")
+    assert short[1] <= timing[0] and timing[1] <= last[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's signal at a parent's death is Linux's")
+@pytest.mark.parametrize("depth", [1, 2])
+def test_killed_runner_leaves_no_process(depth, tmp_path):
+    """SIGKILL asks nobody: a job that goes on holds the card, and slows what the next run times."""
+    inner = f"import os, pathlib, time; pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())); time.sleep(60)"
+    for _ in range(depth):
+        inner = (
+            "import subprocess, sys; from child_process import end_with_parent; "
+            f"subprocess.run([sys.executable, '-c', {inner!r}], preexec_fn=end_with_parent)"
+        )
+    outer = subprocess.Popen([sys.executable, "-c", inner], cwd=gpu.ROOT / "examples" / "benchmarks")
+    assert wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    lasting = int((tmp_path / "pid").read_text())
+    assert is_alive(lasting)
+    outer.kill()
+    outer.wait()
+    assert wait_until(lambda: not is_alive(lasting))
 
 
 def test_rerun_skips_what_is_done_and_repeats_what_failed(tmp_path):

@@ -7,8 +7,8 @@ from dataclasses import asdict
 import pytest
 import torch
 
+import gpu_tests
 from cases import StepCase
-from gpu_tests import counted
 from measure_profile import KERNELS, WAITS, places_of_waits, profile_step, thinned
 
 
@@ -64,16 +64,29 @@ def test_place_is_the_line_that_reads_a_value():
     assert list(found.values()) == [1] and "test_place_is_the_line_that_reads_a_value" in next(iter(found))
 
 
-def test_tests_are_counted_from_their_report(tmp_path):
-    """A run of nothing but skips would look like success."""
-    report = tmp_path / "junit.xml"
-    report.write_text(
-        '<testsuites><testsuite><testcase classname="a" name="good" time="1.5"/>'
-        '<testcase classname="a" name="bad" time="1"><failure message="assert\n 1 == 2">long</failure></testcase>'
-        '<testcase classname="b" name="broken"><error message="no"/></testcase>'
-        '<testcase classname="b" name="skipped" time="0"><skipped message="no card"/></testcase>'
-        "</testsuite></testsuites>"
-    )
-    counts = counted(report)
-    assert (counts["passed"], counts["failed"], counts["skipped"], counts["seconds"]) == (1, 2, 1, 2.5)
-    assert counts["failing"] == {"a.bad": "assert 1 == 2", "b.broken": "no"} and counts["tests"] == {"a.good": 1.5}
+TESTS = """
+import time, pytest
+def test_good(): pass
+def test_bad(): assert 1 == 2
+@pytest.fixture
+def broken(): raise OSError("no file")
+def test_broken(broken): pass
+@pytest.mark.skip
+def test_skipped(): pass
+def test_hangs(): time.sleep({seconds})
+"""
+
+
+@pytest.mark.parametrize(("seconds", "workers"), [(0, 2), (120, 0)])
+def test_tests_are_counted_also_where_the_time_ends_first(seconds, workers, tmp_path):
+    """A run of nothing but skips would look like success, and one ended at its limit would leave nothing."""
+    tests, results = tmp_path / "test_few.py", tmp_path / "results.json"
+    tests.write_text(TESTS.format(seconds=seconds))
+    limit = "60" if seconds == 0 else "15"
+    options = ["--tests", str(tests), "--marker", "", "--workers", str(workers), "--seconds", limit]
+    assert gpu_tests.run([*options, "--json", str(results)]) != 0
+    counts = json.loads(results.read_text())["variants"]["tests"]
+    assert counts["complete"] is (seconds == 0)
+    assert (counts["passed"], counts["failed"], counts["skipped"]) == (2 if seconds == 0 else 1, 2, 1)
+    reasons = {name.rpartition("::")[2]: reason for name, reason in counts["failing"].items()}
+    assert reasons == {"test_bad": "assert 1 == 2", "test_broken": "OSError: no file"}

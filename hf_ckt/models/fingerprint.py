@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Telling one model from another by its weights, without reading all of them."""
+
+import hashlib
+
+import torch
+
+# Elements of each parameter that are looked at, evenly spaced.
+_SAMPLE = 64
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """
+    Returns 16 hexadecimal digits that differ between two models which differ in a parameter's shape or sampled values.
+
+    A model has the same ones in another precision of 8 bits of mantissa or more, on another device and from another
+    folder. Quantized weights are left out, whose layout belongs to a machine; what stands beside them (embeddings,
+    norms, adapters) is looked at. Waits for the device.
+
+    Args:
+        model (`torch.nn.Module`):
+            Before it is sharded; of a tensor that is split over devices, the shape alone counts.
+
+    Example:
+
+    >>> fingerprint(torch.nn.Linear(2, 1)) == fingerprint(torch.nn.Linear(3, 1))
+    False
+    """
+    digest, samples = hashlib.blake2b(digest_size=8), []
+    for name, parameter in model.named_parameters():
+        if not parameter.is_floating_point() or parameter.is_meta:
+            continue
+        digest.update(f"{name} {tuple(parameter.shape)}\n".encode())
+        if hasattr(parameter, "full_tensor"):
+            continue  # a part of a tensor that is split over devices: the values of this one alone say little
+        values = parameter.detach().flatten()
+        step = max(1, len(values) // _SAMPLE)
+        # Rounded, so that a teacher in float32 is the one that was loaded in bfloat16 before.
+        samples.append(values[::step][:_SAMPLE].float().bfloat16().cpu())
+    if samples:
+        digest.update(torch.cat(samples).view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()

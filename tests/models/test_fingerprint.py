@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two teachers are told apart by their weights, and one teacher is known again."""
+
+import torch
+from peft import get_peft_model
+
+from hf_ckt.models.fingerprint import fingerprint
+from tests import tiny_models
+from tests.trainers import load, lora
+
+
+def test_a_model_is_known_again_in_another_precision_and_folder(tiny_model_dir, tmp_path):
+    """A teacher that was only loaded otherwise would be taken for another one, and the run refused."""
+    model = load(tiny_model_dir)
+    found = fingerprint(model)
+    assert len(found) == 16
+    assert fingerprint(load(tiny_model_dir).to(torch.bfloat16)) == found
+    model.save_pretrained(tmp_path / "moved")
+    assert fingerprint(load(tmp_path / "moved")) == found
+
+
+def test_models_that_differ_are_told_apart(tiny_model_dir, tmp_path):
+    """Another width alone is not enough: a teacher of the same shape has other states too."""
+    torch.manual_seed(0)
+    models = [
+        load(tiny_model_dir),
+        load(tiny_models.save_tiny_llama(tmp_path / "other seed", seed=1)),
+        load(tiny_models.save_tiny_llama(tmp_path / "wider", hidden_size=48)),
+        # The same base below an adapter: embeddings, head and norms are those of the first.
+        get_peft_model(load(tiny_model_dir), lora()),
+        get_peft_model(load(tiny_model_dir), lora()),
+    ]
+    assert len({fingerprint(model) for model in models}) == 5
+
+
+def test_random_state_is_left_alone(tiny_model_dir):
+    """A draw here would be another run from there on."""
+    model = load(tiny_model_dir)
+    before = torch.get_rng_state()
+    fingerprint(model)
+    assert torch.equal(torch.get_rng_state(), before)
