@@ -138,7 +138,8 @@ def answer_batch(
     config = decoding(model.generation_config, asked.tokenizer, keep_own=keep_generation_config)
     devices = [model.device] if model.device.type == "cuda" else []
     with frozen(model), generating(model, config), torch.random.fork_rng(devices):
-        torch.manual_seed(0)
+        if config.do_sample:
+            torch.manual_seed(0)
         return answers_by(_writer(model, asked, config), asked, prompts, new_tokens)
 
 

@@ -313,3 +313,25 @@ def test_adapter_that_records_no_base_is_taken(tiny_model_dir, tmp_path):
     listed, _ = entries(str(tiny_model_dir), adapter)
     with Backbones(Loading(dtype="float32")).active(listed[1]):
         pass
+
+
+@pytest.mark.parametrize("kind", ["prompt tuning", "prefix tuning", "IA3"])
+def test_answers_on_a_backbone_are_those_of_the_model_alone(kind, tiny_model_dir, tmp_path):
+    """peft puts its own `generate` in front of the base's: switched off, it may still be asked."""
+    from transformers import AutoTokenizer
+
+    from hf_ckt.evaluation.measuring.answers import greedy_answers
+
+    adapter, tokenizer = (
+        _changing(kind, tiny_model_dir, tmp_path / "special"),
+        AutoTokenizer.from_pretrained(tiny_model_dir),
+    )
+    alone = {"base": load(tiny_model_dir), "special": PeftModel.from_pretrained(load(tiny_model_dir), adapter)}
+    prompts = ["How do I bake bread?", "Help"]
+    expected = {name: greedy_answers(model, tokenizer, prompts, new_tokens=6) for name, model in alone.items()}
+    backbones = Backbones(Loading(dtype="float32"))
+    entry = {"base": EvaluatedModel("base", str(tiny_model_dir))}
+    entry["special"] = EvaluatedModel("special", str(tiny_model_dir), adapter)
+    for name in ("special", "base", "special"):
+        with backbones.active(entry[name]) as model:
+            assert greedy_answers(model, tokenizer, prompts, new_tokens=6) == expected[name]

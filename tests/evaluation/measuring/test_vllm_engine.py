@@ -63,6 +63,24 @@ def test_prompts_are_rendered_as_for_transformers(fake_vllm, tiny_model_dir):
     assert _LLM.asked[0][0] == [expected["input_ids"]]
 
 
+def test_thoughts_end_as_with_transformers(fake_vllm, tiny_model_dir):
+    """One limit for both would leave no answer behind a long thought, and a skipped marker none to part them by."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    tokenizer.chat_template = "{#- <think> </think> -#}" + tokenizer.chat_template
+    asked = ChatFormat(tokenizer, thinking_tokens=50)
+
+    def ids(text):
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    _LLM.written = {asked.ids(["hello"])[0][-1]: ids("<think>hm</think>"), ids("</think>")[-1]: [*ids(" Sure."), 2]}
+    write = vllm_engine(Loading(dtype="float32"))(EvaluatedModel("base", str(tiny_model_dir)), asked)
+    assert answers_by(write, asked, ["hello"], 8) == [Answer("Sure.", "hm")]
+    (_, first, _), (rows, second, _) = _LLM.asked
+    assert first["max_tokens"] == 50 and first["stop"] == ["</think>"] and first["include_stop_str_in_output"]
+    assert second["max_tokens"] == 8 and "stop" not in second
+    assert tokenizer.decode(rows[0]).endswith("<think>hm</think>") and first["stop_token_ids"] == [2]
+
+
 def test_eight_bits_raise(tiny_model_dir):
     """vLLM would load the base unquantized, and the figures would be another model's."""
     with pytest.raises(ValueError, match="--load-in-8bit"):
