@@ -116,10 +116,11 @@ class NoisyPrompts:
         return made if isinstance(made, Document) else document
 
     def _find_row(self, document: Document) -> _Row | None:
-        text = self.sources.find(document.ids)
-        if text is None:
+        found = self.sources.find_row(document.ids)
+        if found is None:
             return None
-        ids, labels = self.sources.find_whole(document.ids) or document
+        text, whole = found
+        ids, labels = whole or document
         start = next((index for index, label in enumerate(labels) if label != -100), len(ids))
         cut = 0 if ids[: len(document.ids)] == document.ids else len(ids) - len(document.ids)
         return _Row(text, ids, start, cut)

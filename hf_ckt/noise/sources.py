@@ -132,20 +132,18 @@ class PromptSources:
 
     def find(self, ids: Sequence[int]) -> dict[str, Any] | None:
         """Returns the text of the row that a document was made from, and what its template was given."""
-        row = self._row(ids)
-        return None if row is None else {name: value for name, value in row.items() if name not in _TOKENS}
+        found = self.find_row(ids)
+        return None if found is None else found[0]
 
-    def find_whole(self, ids: Sequence[int]) -> Document | None:
-        """Returns the tokens of the row that a document was made from, before truncation."""
-        row = self._row(ids)
-        return None if row is None or "labels" not in row else Document(row["input_ids"], row["labels"])
-
-    def _row(self, ids: Sequence[int]) -> dict[str, Any] | None:
+    def find_row(self, ids: Sequence[int]) -> tuple[dict[str, Any], Document | None] | None:
+        """Returns what [`find`] does and the row's tokens before truncation, None where it has no labels."""
         key = np.uint64(stable_number(ids))
         for numbers, order, dataset in self._tables:
             place = int(np.searchsorted(numbers, key))
             if place < len(numbers) and numbers[place] == key:
-                return dataset[int(order[place])]
+                row = dataset[int(order[place])]
+                tokens, labels = row.pop("input_ids"), row.pop("labels", None)
+                return row, None if labels is None else Document(tokens, labels)
         return None
 
     def _knows(self, row: dict[str, Any]) -> bool:
