@@ -25,7 +25,7 @@ SDPA = {"transformers.masking_utils._ignore_causal_mask_sdpa": "asks whether the
 PACKED = {"transformers.masking_utils.find_packed_sequence_indices": "asks whether position_ids hold several texts"}
 FRACTION = {
     "hf_ckt.noise.noisy_view.NoisyView._choose": "how many rows are perturbed is the size of the noisy pass",
-    "hf_ckt.noise.noisy_view._places": "how many positions lie in those rows is the size of what is compared",
+    "hf_ckt.noise.noisy_view._positions": "how many positions lie in those rows is the size of what is compared",
     "hf_ckt.objective.objective.Objective._parts": "and how many do not",
 }
 SEQUENCE = {
