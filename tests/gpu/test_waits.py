@@ -27,7 +27,7 @@ PACKED = {"transformers.masking_utils.find_packed_sequence_indices": "asks wheth
 MASK = {"transformers.masking_utils.eager_mask": "copies the number that stands for a position in sight"}
 FRACTION = {
     "hf_ckt.noise.noisy_view.NoisyView._choose": "how many rows are perturbed is the size of the noisy pass",
-    "hf_ckt.noise.noisy_view._places": "how many positions lie in those rows is the size of what is compared",
+    "hf_ckt.noise.noisy_view._positions": "how many positions lie in those rows is the size of what is compared",
     "hf_ckt.objective.objective.Objective._parts": "and how many do not",
 }
 SEQUENCE = {
