@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ...models.backbone import frozen, read_head, run_backbone
+from ...models.token_map import embedding_rows
 from ...views import LinearHead
 from ..scoring.alignment import merged, tile_record
 from .response_batches import causal_lm, response_batch
@@ -54,7 +55,7 @@ def compare_models(
             Name of a progress bar; none without.
 
     Raises:
-        ValueError: If a response is not the same tokens to all of them.
+        ValueError: If a response is not the same tokens to all of them, or holds one that a model has no embedding for.
     """
     records: list[dict[str, Any]] = []
     for start in tqdm(range(0, len(prompts), _ROWS), desc=title, unit="batch", disable=title is None):
@@ -76,6 +77,7 @@ def compare_models(
                 )
             with active() as model:
                 lm = causal_lm(model)
+                _require_rows(lm, batch.inputs["input_ids"])
                 inputs = {name: value.to(lm.device) for name, value in batch.inputs.items()}
                 with frozen(lm), read_head(lm) as head:
                     hidden.append(batch.keep(run_backbone(lm, inputs).last_hidden_state))
@@ -85,6 +87,16 @@ def compare_models(
             mine = (documents == row).nonzero().squeeze(1)
             records.append(merged([_tile(hidden, heads, tile) for tile in mine.split(_TILE)]))
     return records
+
+
+def _require_rows(model: Any, ids: Tensor) -> None:
+    """Raises ValueError where an id, of text or padding, lies behind the model's embedding."""
+    rows, largest = embedding_rows(model), int(ids.max())
+    if largest >= rows:
+        raise ValueError(
+            f"agreement with the teacher: {model.config.name_or_path or type(model).__name__} has embeddings for {rows} "
+            f"tokens, and the tokenizer gave id {largest}, which it could not read. Compare models of one vocabulary."
+        )
 
 
 def _tile(hidden: list[Tensor], heads: list[LinearHead], tile: Tensor) -> dict[str, Any]:
