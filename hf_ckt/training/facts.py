@@ -58,7 +58,9 @@ def _no_regularization(trainer: Any, no_base: str | None) -> str | None:
     if not isinstance(loss, ParameterLoss):
         return no_base and f"{name} compares with the base model, but {no_base}"
     if not is_peft_model(trainer.model):
-        return f"{name} is a penalty on an adapter, and the model has none; pass peft_config=... (in a shell --use-peft)"
+        return (
+            f"{name} is a penalty on an adapter, and the model has none; pass peft_config=... (in a shell --use-peft)"
+        )
     if is_deepspeed_zero3_enabled():
         return (
             f"{name} reads whole weights, and under ZeRO-3 each process has a part of them; use "

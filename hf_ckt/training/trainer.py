@@ -161,7 +161,10 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         self._sums = {"train": LogSums(args.nonfinite_loss == "skip"), "eval": LogSums()}
         self._state_to_save = TrainingState(contrast, noisy, self._budget, mark)
         self._log_names = [*self.objective.log_names, *(["aux_loss"] if self.aux_loss_enabled else [])]
-        self._log_names += [*self._extra_passes.log_names, *(["consistency_multiplier"] if self._budget is not None else [])]
+        self._log_names += [
+            *self._extra_passes.log_names,
+            *(["consistency_multiplier"] if self._budget is not None else []),
+        ]
         term_names = [name for name in self._log_names if name.endswith("_loss")]
         self._guard = NonFiniteGuard(
             self.accelerator, [*term_names, "loss"], args.nonfinite_loss, on_skip=self._state_to_save.forget_step
