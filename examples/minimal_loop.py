@@ -22,6 +22,7 @@ from hf_ckt.cli.main import run_guarded
 from hf_ckt.data import load_starter_set
 from hf_ckt.discovery import load_part
 from hf_ckt.models.backbone import embedding_width, read_head, run_backbone
+from hf_ckt.models.batch import Batch
 from hf_ckt.models.embedded import embedded_model, native_dtype
 from hf_ckt.objective.candidates import Contrast, TeacherQueue
 from hf_ckt.objective.objective import HiddenStates, Objective, Scale, Term
@@ -29,7 +30,7 @@ from hf_ckt.objective.schedules import Schedule
 from hf_ckt.teachers.base import Teacher
 from hf_ckt.teachers.model import ModelTeacher
 from hf_ckt.teachers.self import SelfTeacher
-from hf_ckt.views import Batch, NoisyStates
+from hf_ckt.views import NoisyStates
 
 # role -> loss and weight
 LOSSES = {

@@ -14,8 +14,9 @@ from transformers import PreTrainedModel
 
 from ..discovery import part_name
 from ..models.backbone import embedding_width, run_backbone
+from ..models.batch import BOUNDARIES, Batch, Documents
 from ..perturbations.base import EmbeddingPerturbation, document_uniform
-from ..views import BOUNDARIES, Batch, Documents, NoisyStates
+from ..views import NoisyStates
 from .document_batches import collate_documents, split_documents
 from .mixture import Mixture
 from .noisy_prompts import NoisyPrompts
@@ -115,7 +116,7 @@ class NoisyView:
                 The student's causal language model.
             inputs (`dict`):
                 Its inputs, without labels.
-            batch ([`~views.Batch`]):
+            batch ([`~models.batch.Batch`]):
                 Kept positions of the batch.
             seed (`int`):
                 Seed of the step.

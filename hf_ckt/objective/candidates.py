@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..kernels.head_gram import HeadGram
-from ..views import Batch, LinearHead, Similarities
+from ..models.batch import Batch
+from ..views import LinearHead, Similarities
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class Contrast:
         Returns the similarities of a batch, or None when it holds fewer than two anchors.
 
         Args:
-            batch ([`~views.Batch`]):
+            batch ([`~models.batch.Batch`]):
                 Where the kept positions lie.
             student_hidden (`torch.Tensor` of shape `(N, D_s)`), teacher_hidden (`torch.Tensor` of shape `(N, D_t)`):
                 States at the kept positions.

@@ -13,7 +13,8 @@ from ..kernels.chunked_linear import run_tiles
 from ..kernels.compilation import pays_to_compile
 from ..kernels.tile_program import TileProgram
 from ..losses.base import ContrastiveLoss, ParameterLoss, TokenLoss
-from ..views import Batch, LinearHead, NoisyStates, select_rows
+from ..models.batch import Batch
+from ..views import LinearHead, NoisyStates, select_rows
 from .candidates import Contrast
 from .schedules import Schedule
 
@@ -160,7 +161,7 @@ class Objective:
         Args:
             states ([`HiddenStates`]):
                 Hidden states and heads.
-            batch ([`~views.Batch`]):
+            batch ([`~models.batch.Batch`]):
                 Kept positions and labels.
             model (`torch.nn.Module`):
                 The student, for penalties on its parameters.

@@ -20,8 +20,9 @@ from ..models._upstream import (
     install_objective_forward,
 )
 from ..models.backbone import frozen, read_head, run_backbone
+from ..models.batch import Batch
 from ..models.token_map import embedding_rows, resolve_token_map, unknown_tokens
-from ..views import Batch, TeacherSignal
+from ..views import TeacherSignal
 from .base import Teacher
 
 logger = logging.getLogger(__name__)

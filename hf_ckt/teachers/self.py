@@ -5,7 +5,8 @@ from transformers import PreTrainedModel
 
 from ..models._upstream import adapters_disabled
 from ..models.backbone import frozen, read_head, run_backbone
-from ..views import Batch, TeacherSignal
+from ..models.batch import Batch
+from ..views import TeacherSignal
 from .base import Teacher
 
 

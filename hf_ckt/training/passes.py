@@ -10,10 +10,11 @@ from transformers import PreTrainedModel
 
 from ..models._upstream import install_objective_forward, keep_4bit_differentiable, load_balancing_loss
 from ..models.backbone import compile_backbone, read_head, run_backbone
+from ..models.batch import Batch
 from ..noise.noisy_view import NoisyView, StudentViews
 from ..objective.objective import HiddenStates, Objective, Scale
 from ..teachers.base import Teacher
-from ..views import Batch, NoisyStates
+from ..views import NoisyStates
 
 
 class ExtraPasses(NamedTuple):
@@ -81,7 +82,7 @@ def run_objective(
             Its inputs, without labels.
         objective ([`~objective.objective.Objective`]), extra_passes ([`ExtraPasses`]):
             What is computed, and from which passes.
-        batch ([`~views.Batch`]), rejected ([`~views.Batch`], *optional*):
+        batch ([`~models.batch.Batch`]), rejected ([`~models.batch.Batch`], *optional*):
             Kept positions of the batch and of its rejected answers.
         scale ([`~objective.objective.Scale`]):
             Progress and normalisation.

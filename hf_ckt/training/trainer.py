@@ -16,6 +16,7 @@ from trl import SFTConfig, SFTTrainer
 from ..checkpoints import replace_file
 from ..hub.run_card import run_card
 from ..models._upstream import checkpoints_reentrantly, get_config_model_id, uncompiled
+from ..models.batch import Batch
 from ..models.fingerprint import fingerprint
 from ..noise.noisy_prompts import NoisyPrompts
 from ..noise.noisy_view import NoisyView
@@ -24,7 +25,6 @@ from ..objective.objective import Objective, Scale, Term
 from ..teachers.base import Teacher
 from ..teachers.model import ModelTeacher, require_separate_models
 from ..teachers.self import SelfTeacher
-from ..views import Batch
 from .collator import RejectedCollator, split_rejected
 from .config import ContrastiveRobustConfig
 from .facts import find_facts, require_one_adapter

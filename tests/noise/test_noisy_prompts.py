@@ -13,11 +13,11 @@ from tokenizers.pre_tokenizers import ByteLevel, WhitespaceSplit
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from hf_ckt.discovery import load_part, part_names
+from hf_ckt.models.batch import Batch
 from hf_ckt.noise.document_batches import Document, split_documents
 from hf_ckt.noise.noisy_prompts import NoisyPrompts
 from hf_ckt.noise.sources import PromptSources
 from hf_ckt.perturbations.base import TextPerturbation
-from hf_ckt.views import Batch
 from tests.trainers import OFF, build, first_batch
 
 TEXT_AND_IDS = [

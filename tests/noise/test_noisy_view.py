@@ -6,12 +6,12 @@ import torch
 
 from hf_ckt.discovery import load_part
 from hf_ckt.models.backbone import read_head
+from hf_ckt.models.batch import Batch
 from hf_ckt.noise.mixture import Mixture
 from hf_ckt.noise.noisy_view import NoisyView, _rows_of, _stack
 from hf_ckt.objective.objective import Objective, Term
 from hf_ckt.objective.schedules import Schedule
 from hf_ckt.perturbations.gaussian import GaussianPerturbation
-from hf_ckt.views import Batch
 from tests.trainers import load
 
 

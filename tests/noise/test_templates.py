@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from hf_ckt.discovery import load_part
+from hf_ckt.models.batch import Batch
 from hf_ckt.noise.document_batches import split_documents
-from hf_ckt.views import Batch
 from tests.runs import OFF
 from tests.tiny_models import CHAT_TEMPLATE, save_tiny_llama
 from tests.trainers import build, first_batch, run, steps

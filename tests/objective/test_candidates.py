@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from hf_ckt.models.batch import Batch
 from hf_ckt.objective import candidates
 from hf_ckt.objective.candidates import Contrast, TeacherQueue
-from hf_ckt.views import Batch, LinearHead, Similarities
+from hf_ckt.views import LinearHead, Similarities
 
 STUDENT_HEAD = LinearHead(torch.randn(12, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
 TEACHER_HEAD = LinearHead(torch.randn(12, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64))

@@ -13,10 +13,11 @@ from hf_ckt.losses.consistency_kl import ConsistencyKLLoss
 from hf_ckt.losses.forward_kl import ForwardKLLoss
 from hf_ckt.losses.info_nce import InfoNCELoss
 from hf_ckt.losses.nll import NLLLoss
+from hf_ckt.models.batch import Batch
 from hf_ckt.objective.candidates import Contrast, TeacherQueue
 from hf_ckt.objective.objective import ROLES, HiddenStates, Objective, ObjectiveOutput, Scale, Term, _at_perturbed
 from hf_ckt.objective.schedules import Schedule
-from hf_ckt.views import Batch, LinearHead, NoisyStates
+from hf_ckt.views import LinearHead, NoisyStates
 
 
 class SquareLoss(ParameterLoss):

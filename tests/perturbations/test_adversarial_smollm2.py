@@ -7,12 +7,12 @@ import torch
 from hf_ckt.data import load_starter_set
 from hf_ckt.discovery import load_part
 from hf_ckt.models.backbone import read_head
+from hf_ckt.models.batch import Batch
 from hf_ckt.noise.mixture import Mixture
 from hf_ckt.noise.noisy_view import NoisyView
 from hf_ckt.objective.objective import Objective, Term
 from hf_ckt.objective.schedules import Schedule
 from hf_ckt.perturbations.base import document_norms
-from hf_ckt.views import Batch
 from tests.trainers import load
 
 ALPHA = 1.0

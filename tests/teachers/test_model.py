@@ -8,8 +8,8 @@ import pytest
 import torch
 from peft import get_peft_model
 
+from hf_ckt.models.batch import Batch
 from hf_ckt.teachers.model import ModelTeacher
-from hf_ckt.views import Batch
 from tests import tiny_models
 from tests.teachers.signals import batch_of, dense, logits_of
 from tests.trainers import ON, build, load, lora, run, steps

@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from peft import PeftModel, PolyConfig, XLoraConfig, get_peft_model
 
-from hf_ckt.views import Batch
+from hf_ckt.models.batch import Batch
 from tests import tiny_models
 from tests.runs import OFF, rows
 from tests.trainers import ON, build, build_sft, load, lora, run, steps

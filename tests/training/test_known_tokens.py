@@ -6,8 +6,8 @@ import torch
 from datasets import Dataset, IterableDataset
 from torch.nn.functional import log_softmax
 
+from hf_ckt.models.batch import Batch
 from hf_ckt.training.collator import RejectedCollator
-from hf_ckt.views import Batch
 from tests import tiny_models
 from tests.runs import OFF, rows
 from tests.trainers import build, load, lora, run, steps

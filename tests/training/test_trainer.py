@@ -11,8 +11,8 @@ from peft import IA3Config
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_ckt.discovery import part_names
+from hf_ckt.models.batch import Batch
 from hf_ckt.perturbations.gaussian import GaussianPerturbation
-from hf_ckt.views import Batch
 from tests.runs import OFF, rows
 from tests.trainers import (
     ON,

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from hf_ckt.views import Batch
+from hf_ckt.models.batch import Batch
 from tests.runs import OFF
 from tests.trainers import build, build_sft, first_batch, gradients, lora, run, steps
 

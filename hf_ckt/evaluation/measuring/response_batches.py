@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ...views import Batch
+from ...models.batch import Batch
 from .chat_format import chat_format
 
 
