@@ -220,7 +220,7 @@ def _writer(model: Any, asked: ChatFormat, config: Any) -> Write:
     """Goes on by transformers' `generate`, which knows `config` alone."""
     from transformers import StoppingCriteriaList
 
-    from ...models.positions import require_room
+    from ...models.positions import learned_positions, require_room
 
     def write(rows: list[list[int]], answer_tokens: int, thinking_tokens: int | None) -> list[Written]:
         inputs = padded(asked.tokenizer, rows).to(model.device)
@@ -231,7 +231,10 @@ def _writer(model: Any, asked: ChatFormat, config: Any) -> Write:
             most = max(answer_tokens, thinking_tokens)
             stop = _ends_of_thoughts(asked, start, answer_tokens, thinking_tokens)
             options["stopping_criteria"] = StoppingCriteriaList([stop])
-        require_room(model, start + most)
+        require_room(model, start + answer_tokens)
+        positions = learned_positions(model)
+        if positions is not None:
+            most = min(most, positions - start)  # a thought has what is left
         model.generation_config.max_new_tokens = most
         output = model.generate(**inputs, **options)
         return [written(row, config.eos_token_id or ()) for row in output[:, start:].tolist()]

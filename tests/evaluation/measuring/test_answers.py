@@ -160,3 +160,16 @@ def test_switched_off_thought_is_closed_before_the_answer(model, tokenizer):
     asked = ChatFormat(tokenizer, thinking_tokens=0)
     assert asked.text(asked.messages("Help")).endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
     assert all(answer.reasoning is None for answer in answers.answer_batch(model, asked, PROMPTS, new_tokens=4))
+
+
+def test_room_for_a_thought_is_not_asked_of_a_model_that_has_none(tokenizer):
+    """A model with few positions would be refused for thoughts that it never writes."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    width = max(len(ids) for ids in ChatFormat(tokenizer).ids(PROMPTS))
+    sizes = {"n_positions": width + 6, "n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": len(tokenizer)}
+    torch.manual_seed(0)
+    small = GPT2LMHeadModel(GPT2Config(**sizes, eos_token_id=2, bos_token_id=1)).eval()
+    assert len(answers.answer_batch(small, tokenizer, PROMPTS, new_tokens=6)) == len(PROMPTS)
+    with pytest.raises(ValueError, match=rf"{width + 7} tokens.* learned {width + 6} positions"):
+        answers.answer_batch(small, tokenizer, PROMPTS, new_tokens=7)
