@@ -72,9 +72,7 @@ def build_batch(rows: list[dict[str, str]], tokenizer: Any, device: torch.device
         prompt = tokenizer.apply_chat_template(messages[:1], add_generation_prompt=True, return_dict=False)
         whole = tokenizer.apply_chat_template(messages, return_dict=False)
         if whole[: len(prompt)] != prompt:
-            raise ValueError(
-                "The chat template writes a prompt otherwise when its answer follows. Take another model."
-            )
+            raise ValueError("The chat template writes a prompt otherwise before its answer. Take another model.")
         ids.append(torch.tensor(whole, device=device))
         labels.append(torch.tensor([-100] * len(prompt) + whole[len(prompt) :], device=device))
     padded = pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id)
