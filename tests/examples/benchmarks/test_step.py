@@ -140,10 +140,13 @@ def first_steps(tiny_model_dir, tmp_path_factory):
         for model in (trainer.model, getattr(trainer, "teacher_model", None), _model_of_teacher(trainer)):
             if model is not None:
                 (layer,) = [module for name, module in model.named_modules() if name.endswith("layers.0")]
-                layer.register_forward_pre_hook(
-                    lambda _, args, kwargs, rows=rows: rows.append(len(args[0] if args else kwargs["hidden_states"])),
-                    with_kwargs=True,
-                )
+
+                def note(layer, args, kwargs, rows=rows):
+                    count = len(args[0] if args else kwargs["hidden_states"])
+                    # Not the one short text at which heads are compared with the model's own logits, before all steps.
+                    rows.append(count if layer.training or count > 1 else 0)
+
+                layer.register_forward_pre_hook(note, with_kwargs=True)
         steps = Steps(io.StringIO("step\n" * 2), events, warmup=1)
         steps.attach(trainer)
         trainer.train()
