@@ -118,7 +118,12 @@ def test_learned_answers_are_short_and_length_tells_nothing(rows):
         if row["language"] not in NO_SPACES:
             lengths[row["refused"]].append(count)
     assert 0.7 <= median(lengths[True]) / median(lengths[False]) <= 1.4
-    assert 0.4 <= sum(length > 50 for length in lengths[True]) / sum(length > 50 for values in lengths.values() for length in values) <= 0.75
+    assert (
+        0.4
+        <= sum(length > 50 for length in lengths[True])
+        / sum(length > 50 for values in lengths.values() for length in values)
+        <= 0.75
+    )
 
 
 def test_learned_answers_do_not_repeat_each_other(rows):
