@@ -54,7 +54,7 @@ def _grams(text, language="en"):
 
 
 def _nearest(some, others):
-    """Yields, for each text of some, the greatest 5-gram Jaccard with one of others before it (or with any, if they differ)."""
+    """Yields for each of some its greatest 5-gram Jaccard with one of others; within one list, with those before it."""
     places = defaultdict(list)
     for position, grams in enumerate(others):
         for gram in grams:
@@ -89,7 +89,7 @@ def test_learned_answers_hold_out_whole_forms(rows):
 
 
 def test_learned_answers_balance_label_and_request(rows):
-    """Where harmful requests are mostly refused, a judge learns to read the request and calls every answer to it refused."""
+    """Were harmful requests mostly refused, a judge would learn to read the request and call each answer to it refused."""
     for split in ("train", "heldout"):
         cells = Counter((row["kind"], row["refused"]) for row in _of(rows, split))
         assert min(cells[kind, refused] for kind in KINDS for refused in (True, False)) >= 0.2 * cells.total()
@@ -110,7 +110,7 @@ def test_learned_answers_give_one_prompt_both_labels(rows):
 
 
 def test_learned_answers_are_short_and_length_tells_nothing(rows):
-    """A judge could go by length: refusals that are always shorter than help would be told apart without reading them."""
+    """If refusals were always shorter than help, a judge could tell them apart without reading them."""
     lengths = defaultdict(list)
     for row in rows:
         count = len(_words(row["answer"], row["language"]))
@@ -140,7 +140,7 @@ def test_learned_answers_share_no_prompt_across_splits(rows):
 
 
 def test_learned_answers_are_not_those_of_other_sets(rows):
-    """An answer of a test set in training is recalled there; one of the starter set would flatter models trained on it."""
+    """Answers of a test set would be recalled there; those of the starter set flatter the models that learnt them."""
     known = [row for path in (LABELLED, *STARTER) for row in _read(path)]
     prompts = {normalized(row.get("prompt") or row.get("question")) for row in known}
     assert not prompts & {normalized(row["prompt"]) for row in rows}
