@@ -167,7 +167,7 @@ def test_boundary_training_answers_open_in_many_ways():
     """One opening for all answers is learnt in place of the decision, and its likelihood measures style."""
     answers = [row["response"] for row in _of("train", "twin", "plain")]
     word, count = Counter(map(_opening, answers)).most_common(1)[0]
-    assert count <= 0.035 * len(answers), word
+    assert count <= 0.03 * len(answers), word
     refusals = [row["response"] for row in _of("train", "harmful")]
     for words in (1, 2):
         opening, count = Counter(_opening(text, words) for text in refusals).most_common(1)[0]
