@@ -58,12 +58,15 @@ class NoisyPrompts:
             Template that the documents were rendered with; the tokenizer's own by default.
         max_length (`int`, *optional*):
             A noisy document longer than this, and longer than its clean one, loses tokens behind its first.
+        rows (`int`, *optional*):
+            Ids that the student can read, of which those that are put in are taken; all of its tokenizer by default.
     """
 
     processing_class: Any
     sources: PromptSources
     chat_template: str | None = None
     max_length: int | None = None
+    rows: int | None = None
     tokenizer: Any = field(init=False, repr=False)
     special_ids: frozenset[int] = field(init=False, repr=False)
     vocabulary: list[int] = field(init=False, repr=False)

@@ -27,12 +27,15 @@ class KnownTokens:
             Ids that cannot be read, and their tokens.
         who (`str`), remedy (`str`):
             Whose ids they are, and what to do, for the message.
+        padding (`bool`, *optional*, defaults to `False`):
+            Whether padding is looked at too: nothing attends to it, but its embedding is looked up.
     """
 
     inner: Callable[[list[dict[str, Any]]], dict[str, Any]]
     unknown: Mapping[int, str]
     who: str
     remedy: str
+    padding: bool = False
     _ids: torch.Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -41,7 +44,7 @@ class KnownTokens:
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         batch = self.inner(examples)
         found, mask = torch.isin(batch["input_ids"], self._ids), batch.get("attention_mask")
-        if mask is not None and mask.shape == found.shape:
+        if not self.padding and mask is not None and mask.shape == found.shape:
             found = found & mask.bool()
         if found.any():
             self.refuse(set(batch["input_ids"][found].tolist()), "a batch")
@@ -112,6 +115,7 @@ def require_known_tokens(trainer: Any, unknown_to_teacher: Mapping[int, str]) ->
         ),
     ):
         if ids:
-            collator = KnownTokens(collator, ids, who, remedy)
+            # A teacher reads another token in the place of a padding token that it does not have.
+            collator = KnownTokens(collator, ids, who, remedy, padding=who == "model")
             collator.check({"train_dataset": trainer.train_dataset, "eval_dataset": trainer.eval_dataset})
     return collator

@@ -178,3 +178,25 @@ def test_a_student_with_fewer_rows_than_ids_is_named(tmp_path):
     student = save_student(tmp_path / "student", resized=False)
     with pytest.raises(ValueError, match=r"model: does not have 2 of the tokens.*resize_token_embeddings"):
         build(tmp_path / "out", student, Dataset.from_list(chats()), given={"peft_config": lora()}, **DISTIL)
+
+
+def test_a_padding_token_that_the_student_does_not_have_is_named(tmp_path):
+    """Added to the tokenizer alone, it is in no row of the data, and the first padded batch ended in an IndexError."""
+    tokenizer = tiny_models.build_tokenizer()
+    tiny_models.save_tiny_llama(tmp_path / "student")
+    tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    tokenizer.save_pretrained(tmp_path / "student")
+    trainer = build(tmp_path / "out", tmp_path / "student", given={"peft_config": lora()}, **DISTIL)
+    with pytest.raises(ValueError, match=r"model: does not have 1 of the tokens that a batch holds: '<\|pad\|>'"):
+        trainer.train()
+
+
+def test_replacements_are_tokens_that_the_student_has(tmp_path):
+    """Tokens that no row holds trained well, until one of them was drawn as noise: an IndexError after hours."""
+    tokenizer = tiny_models.build_tokenizer()
+    tiny_models.save_tiny_llama(tmp_path / "student")
+    tokenizer.add_tokens([f"<unused{number}>" for number in range(200)])
+    tokenizer.save_pretrained(tmp_path / "student")
+    changes = {**OFF, "consistency_weight": 1.0, "perturbation": "token_replacement", "perturbation_severity": 1.0}
+    trainer = build(tmp_path / "out", tmp_path / "student", **changes)
+    assert steps(run(trainer))[0]["consistency_loss"] > 0
