@@ -129,6 +129,8 @@ class NoisyView:
                 From the noisy states and the clean ones `(N, D)` to what a search ascends, a scalar. Needed by
                 perturbations that search.
         """
+        if self.prompts is not None:
+            self.prompts.stayed_clean.forget()
         rows = self._choose(batch, seed) if training or self._knows_texts(batch) else batch.kept[:0]
         run = partial(run_backbone, model)
         if rows is not None and len(rows) == 0 and not self.never_empty:

@@ -106,6 +106,10 @@ class StayedClean:
                 name,
             )
 
+    def forget(self) -> None:
+        """Leaves out of the next [`take`] what was noted since the last: of a batch that was broken off."""
+        self._taken = {key: (self._clean[key].total(), tried) for key, tried in self._tried.items()}
+
     # Kept out of torch_compile, which would trace a step anew for every count.
     @torch.compiler.disable
     def take(self, like: Tensor) -> dict[str, Tensor]:
