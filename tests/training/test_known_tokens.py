@@ -152,7 +152,23 @@ def test_a_padding_token_of_the_students_own_needs_no_map(tiny_model_dir, tmp_pa
     trainer = build(tmp_path / "out", student, given=given(tiny_model_dir), **DISTIL)
     inputs = dict(next(iter(trainer.get_train_dataloader())))
     assert (inputs["input_ids"] >= len(tiny_models.build_tokenizer())).any()  # rows of unequal length are padded
-    assert steps(run(trainer))[0]["distillation_loss"] > 0
+    expected = steps(run(trainer))[0]["distillation_loss"]
+    # All in one row, filled up at its end, has no mask that hides the padding.
+    changes = {"padding_free": True, "max_length": None, "pad_to_multiple_of": 64}
+    one_row = build(tmp_path / "out", student, given=given(tiny_model_dir), **DISTIL, **changes)
+    assert "attention_mask" not in next(iter(one_row.get_train_dataloader()))
+    assert steps(run(one_row))[0]["distillation_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_padding_token_that_is_read_is_named(tiny_model_dir, tmp_path):
+    """A token may end turns and fill up rows: only in the second place the teacher can go without."""
+    student = save_student(tmp_path / "student", padding=True)
+    data = IterableDataset.from_generator(
+        lambda: iter([{**row, "prompt": row["prompt"] + "<|pad|>"} for row in rows()])
+    )
+    trainer = build(tmp_path / "out", student, data, given=given(tiny_model_dir), max_steps=2, **DISTIL)
+    with pytest.raises(ValueError, match=r"teacher_model: does not have 1 of .* a batch holds: '<\|pad\|>'"):
+        trainer.train()
 
 
 def test_rejected_answers_are_looked_through_too(student, tiny_model_dir, tmp_path):
