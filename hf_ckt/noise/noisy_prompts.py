@@ -58,12 +58,15 @@ class NoisyPrompts:
             Template that the documents were rendered with; the tokenizer's own by default.
         max_length (`int`, *optional*):
             A noisy document longer than this, and longer than its clean one, loses tokens behind its first.
+        rows (`int`, *optional*):
+            Ids that the student can read, of which those that are put in are taken; all of its tokenizer by default.
     """
 
     processing_class: Any
     sources: PromptSources
     chat_template: str | None = None
     max_length: int | None = None
+    rows: int | None = None
     tokenizer: Any = field(init=False, repr=False)
     special_ids: frozenset[int] = field(init=False, repr=False)
     vocabulary: list[int] = field(init=False, repr=False)
@@ -72,10 +75,11 @@ class NoisyPrompts:
         self.tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
         added = {index for index, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         self.special_ids = frozenset(added | set(self.tokenizer.all_special_ids))
-        self.vocabulary = [index for index in range(len(self.tokenizer)) if index not in self.special_ids]
+        known = len(self.tokenizer) if self.rows is None else min(self.rows, len(self.tokenizer))
+        self.vocabulary = [index for index in range(known) if index not in self.special_ids]
         self.stayed_clean = StayedClean()
 
-    def perturb(self, document: Document, part: Any, seed: int) -> Document:
+    def perturb(self, document: Document, part: Any, seed: int, *, training: bool = True) -> Document:
         """
         Returns the noisy document; the clean one where nothing of its prompt can change or its answers would.
 
@@ -86,10 +90,12 @@ class NoisyPrompts:
                 What is done to it.
             seed (`int`):
                 Seed of the step; with the document's ids it is all that chance depends on.
+            training (`bool`, *optional*, defaults to `True`):
+                Whether the document is trained on.
 
         Raises:
-            ValueError: If a text perturbation meets a document whose text is unknown, or none of the first documents
-                can be perturbed.
+            ValueError: If a text perturbation meets a document whose text is unknown, or none of the first documents of
+                the training can be perturbed.
         """
         if part.severity == 0 or not document.kept:
             return document
@@ -112,7 +118,8 @@ class NoisyPrompts:
             made = CleanReason.NOT_ALIGNED
         elif isinstance(made, Document) and made.ids == document.ids:
             made = CleanReason.UNDONE
-        self.stayed_clean.note(part_name(part), made if isinstance(made, CleanReason) else None)
+        reason = made if isinstance(made, CleanReason) else None
+        self.stayed_clean.note(part_name(part), reason, training=training)
         return made if isinstance(made, Document) else document
 
     def _find_row(self, document: Document) -> _Row | None:

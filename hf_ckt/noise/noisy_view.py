@@ -129,6 +129,8 @@ class NoisyView:
                 From the noisy states and the clean ones `(N, D)` to what a search ascends, a scalar. Needed by
                 perturbations that search.
         """
+        if self.prompts is not None:
+            self.prompts.stayed_clean.forget()
         rows = self._choose(batch, seed) if training or self._knows_texts(batch) else batch.kept[:0]
         run = partial(run_backbone, model)
         if rows is not None and len(rows) == 0 and not self.never_empty:
@@ -139,7 +141,7 @@ class NoisyView:
         positions = _positions(batch, passed)
         passed_batch = batch if passed is None else _rows_of(batch, passed)
         counts = rows is None or len(rows) > 0
-        noisy_batch, choice = self._rewrite(passed_batch, seed, progress) if counts else (passed_batch, None)
+        noisy_batch, choice = self._rewrite(passed_batch, seed, progress, training) if counts else (passed_batch, None)
         draw = partial(self._noise, model, noisy_batch, choice, seed, progress, training)
         read = partial(_last_hidden_state, run, noisy_batch.inputs)
         if self._searches:
@@ -199,7 +201,7 @@ class NoisyView:
 
     # Kept out of torch_compile: text is no tensor.
     @torch.compiler.disable
-    def _rewrite(self, batch: Batch, seed: int, progress: float) -> tuple[Batch, Tensor | None]:
+    def _rewrite(self, batch: Batch, seed: int, progress: float, training: bool = True) -> tuple[Batch, Tensor | None]:
         """The batch with its prompts perturbed as text or tokens, and each document's part."""
         choice = self.mixture.choose(batch.inputs["input_ids"], batch.documents, seed)
         if not self._rewrites:
@@ -211,7 +213,7 @@ class NoisyView:
         noisy = [
             document
             if parts[chosen[number]].stage == "embeddings"
-            else self.prompts.perturb(document, parts[chosen[number]], seed)
+            else self.prompts.perturb(document, parts[chosen[number]], seed, training=training)
             for number, document in documents.items()
         ]
         made = collate_documents(noisy, self.collate, batch)

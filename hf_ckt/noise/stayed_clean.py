@@ -56,16 +56,18 @@ class StayedClean:
     """
     Counts the documents that a perturbation of text or tokens left as they were, by the perturbation's name.
 
-    Two equal views have no divergence, which a mean over all documents does not show.
+    Two equal views have no divergence, which a mean over all documents does not show. Those of an evaluation are counted
+    apart: they neither stop a training nor hide that all of its own stay clean.
     """
 
     def __init__(self) -> None:
-        self._tried: Counter[str] = Counter()
-        self._clean: dict[str, Counter[CleanReason]] = {}
-        self._taken: dict[str, tuple[int, int]] = {}
-        self._warned: set[str] = set()
+        # Each by name, and whether it is of the training.
+        self._tried: Counter[tuple[str, bool]] = Counter()
+        self._clean: dict[tuple[str, bool], Counter[CleanReason]] = {}
+        self._taken: dict[tuple[str, bool], tuple[int, int]] = {}
+        self._warned: set[tuple[str, bool]] = set()
 
-    def note(self, name: str, reason: CleanReason | None) -> None:
+    def note(self, name: str, reason: CleanReason | None, *, training: bool = True) -> None:
         """
         Notes a document that was to be perturbed.
 
@@ -74,43 +76,52 @@ class StayedClean:
                 The perturbation.
             reason ([`CleanReason`], *optional*):
                 Why the document stayed clean; None where it did not.
+            training (`bool`, *optional*, defaults to `True`):
+                Whether it is trained on.
 
         Raises:
-            ValueError: If none of the first documents could be perturbed, and not by chance.
+            ValueError: If none of the first documents of the training could be perturbed, and not by chance.
         """
-        clean = self._clean.setdefault(name, Counter())
-        self._tried[name] += 1
+        key = name, training
+        clean = self._clean.setdefault(key, Counter())
+        self._tried[key] += 1
         if reason is None:
             return
         clean[reason] += 1
-        tried, count = self._tried[name], clean.total()
-        if tried >= _PATIENCE and count - clean[CleanReason.CHANCE] == tried:
+        tried, count = self._tried[key], clean.total()
+        if training and tried >= _PATIENCE and count - clean[CleanReason.CHANCE] == tried:
             raise ValueError(_as_error(name, clean))
-        if name not in self._warned and count > max(1, _TOLERATED * tried):
-            self._warned.add(name)
+        if key not in self._warned and count > max(1, _TOLERATED * tried):
+            self._warned.add(key)
             logger.warning(
-                "perturbation: %d of the first %d documents stayed clean under %s (%s), so that their two views are the "
-                "same and teach nothing. %s It is said once; the log has the share under stayed_clean_%s.",
+                "perturbation: %d of the first %d documents%s stayed clean under %s (%s), so that their two views are the "
+                "same and %s. %s It is said once; the log has the share under stayed_clean_%s.",
                 count,
                 tried,
+                "" if training else " of an evaluation",
                 name,
                 _listed(clean),
+                "teach nothing" if training else "their divergence is 0",
                 clean.most_common(1)[0][0].remedy,
                 name,
             )
+
+    def forget(self) -> None:
+        """Leaves out of the next [`take`] what was noted since the last: of a batch that was broken off."""
+        self._taken = {key: (self._clean[key].total(), tried) for key, tried in self._tried.items()}
 
     # Kept out of torch_compile, which would trace a step anew for every count.
     @torch.compiler.disable
     def take(self, like: Tensor) -> dict[str, Tensor]:
         """Returns, by logged name, documents that stayed clean and documents tried since the last call, `(2,)`."""
         sums = {}
-        for name, tried in self._tried.items():
-            now = (self._clean[name].total(), tried)
-            since = [new - old for new, old in zip(now, self._taken.get(name, (0, 0)), strict=True)]
-            self._taken[name] = now
+        for key, tried in self._tried.items():
+            now = (self._clean[key].total(), tried)
+            since = [new - old for new, old in zip(now, self._taken.get(key, (0, 0)), strict=True)]
+            self._taken[key] = now
             if since[1]:
                 # Filled, not copied from the host, which would wait for the device.
-                sums[log_name(name)] = torch.stack([like.detach().new_full((), count) for count in since])
+                sums[log_name(key[0])] = torch.stack([like.detach().new_full((), count) for count in since])
         return sums
 
 

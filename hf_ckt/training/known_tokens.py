@@ -27,12 +27,16 @@ class KnownTokens:
             Ids that cannot be read, and their tokens.
         who (`str`), remedy (`str`):
             Whose ids they are, and what to do, for the message.
+        padding (`int`, *optional*):
+            Id of the padding token, where the model is given another in its place: it is let through where no token that
+            counts reads it. None: the model looks up its embedding.
     """
 
     inner: Callable[[list[dict[str, Any]]], dict[str, Any]]
     unknown: Mapping[int, str]
     who: str
     remedy: str
+    padding: int | None = None
     _ids: torch.Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -40,11 +44,12 @@ class KnownTokens:
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         batch = self.inner(examples)
-        found, mask = torch.isin(batch["input_ids"], self._ids), batch.get("attention_mask")
-        if mask is not None and mask.shape == found.shape:
-            found = found & mask.bool()
+        ids = batch["input_ids"]
+        found = torch.isin(ids, self._ids)
+        if self.padding is not None:
+            found = found & ~((ids == self.padding) & _unread(batch))
         if found.any():
-            self.refuse(set(batch["input_ids"][found].tolist()), "a batch")
+            self.refuse(set(ids[found].tolist()), "a batch")
         return batch
 
     def check(self, datasets: Mapping[str, Any]) -> None:
@@ -67,6 +72,14 @@ class KnownTokens:
             f"{self.who}: does not have {len(found)} of the tokens that {where} holds: {shown}{others}. It has no trained "
             f"embedding for them, so neither they nor what follows them could be read. {self.remedy}"
         )
+
+
+def _unread(batch: dict[str, Any]) -> torch.Tensor:
+    """Where a mask `(B, T)` hides a token or, without one, none that counts comes behind it."""
+    mask, labels = batch.get("attention_mask"), batch["labels"]
+    if isinstance(mask, torch.Tensor) and mask.shape == labels.shape:
+        return ~mask.bool()
+    return (labels != -100).flip(1).cumsum(1).flip(1) == 0
 
 
 def _ids_of(dataset: Dataset, prefix: str) -> set[int]:
@@ -112,6 +125,8 @@ def require_known_tokens(trainer: Any, unknown_to_teacher: Mapping[int, str]) ->
         ),
     ):
         if ids:
-            collator = KnownTokens(collator, ids, who, remedy)
+            # A teacher reads another token in the place of a padding token that it does not have.
+            padding = None if who == "model" else trainer._tokenizer.pad_token_id
+            collator = KnownTokens(collator, ids, who, remedy, padding)
             collator.check({"train_dataset": trainer.train_dataset, "eval_dataset": trainer.eval_dataset})
     return collator

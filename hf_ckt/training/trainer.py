@@ -18,6 +18,7 @@ from ..hub.run_card import run_card
 from ..models._upstream import checkpoints_reentrantly, get_config_model_id, uncompiled
 from ..models.batch import Batch
 from ..models.fingerprint import fingerprint
+from ..models.token_map import embedding_rows
 from ..noise.noisy_prompts import NoisyPrompts
 from ..noise.noisy_view import NoisyView
 from ..noise.sources import PromptSources
@@ -193,11 +194,13 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         }
         require_safe_noisy_view(args, **self._noisy_view_facts)
         rewrites = args.perturbs("text", "ids")
+        prompts = None
+        if rewrites:
+            rows = embedding_rows(self._causal_lm)
+            prompts = NoisyPrompts(self.processing_class, self._sources, self.chat_template, args.max_length, rows)
         return NoisyView(
             args.build_mixture(),
-            NoisyPrompts(self.processing_class, self._sources, self.chat_template, args.max_length)
-            if rewrites
-            else None,
+            prompts,
             self.data_collator if rewrites else None,
             fraction=args.consistency_fraction,
             every=args.consistency_every,

@@ -234,6 +234,22 @@ def test_the_share_of_documents_that_stayed_clean_is_logged_and_warned_about(tin
     assert not [record for record in caplog.records if "stayed clean" in record.getMessage()]
 
 
+def test_a_batch_that_was_broken_off_is_in_no_share(tiny_model_dir, tmp_path):
+    """Memory ran out behind its noisy prompts, and the smaller batches that came next counted them once more."""
+    fields = {**OFF, "consistency_weight": 1.0, "perturbation_severity": 0.5, "perturbation": "token_dropout"}
+    given = {"eval_dataset": Dataset.from_list(plain_rows(1, 3))}
+    trainer = build(tmp_path, tiny_model_dir, Dataset.from_list(plain_rows(3, 5)), given=given, **fields)
+
+    def break_off(*_):
+        raise KeyboardInterrupt
+
+    handle = trainer._causal_lm.model.layers[0].register_forward_hook(break_off)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.evaluate(trainer.train_dataset)
+    handle.remove()
+    assert trainer.evaluate()["eval_stayed_clean_token_dropout"] == 1 / 4
+
+
 def test_each_perturbation_of_a_mixture_has_its_own_share(tiny_model_dir, tmp_path):
     """One that does nothing would hide behind one that does."""
     fields = {**OFF, "consistency_weight": 1.0, "perturbation_severity": 1.0, "max_steps": 8, "logging_steps": 8}

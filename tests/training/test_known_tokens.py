@@ -152,7 +152,23 @@ def test_a_padding_token_of_the_students_own_needs_no_map(tiny_model_dir, tmp_pa
     trainer = build(tmp_path / "out", student, given=given(tiny_model_dir), **DISTIL)
     inputs = dict(next(iter(trainer.get_train_dataloader())))
     assert (inputs["input_ids"] >= len(tiny_models.build_tokenizer())).any()  # rows of unequal length are padded
-    assert steps(run(trainer))[0]["distillation_loss"] > 0
+    expected = steps(run(trainer))[0]["distillation_loss"]
+    # All in one row, filled up at its end, has no mask that hides the padding.
+    changes = {"padding_free": True, "max_length": None, "pad_to_multiple_of": 64}
+    one_row = build(tmp_path / "out", student, given=given(tiny_model_dir), **DISTIL, **changes)
+    assert "attention_mask" not in next(iter(one_row.get_train_dataloader()))
+    assert steps(run(one_row))[0]["distillation_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_padding_token_that_is_read_is_named(tiny_model_dir, tmp_path):
+    """A token may end turns and fill up rows: only in the second place the teacher can go without."""
+    student = save_student(tmp_path / "student", padding=True)
+    data = IterableDataset.from_generator(
+        lambda: iter([{**row, "prompt": row["prompt"] + "<|pad|>"} for row in rows()])
+    )
+    trainer = build(tmp_path / "out", student, data, given=given(tiny_model_dir), max_steps=2, **DISTIL)
+    with pytest.raises(ValueError, match=r"teacher_model: does not have 1 of .* a batch holds: '<\|pad\|>'"):
+        trainer.train()
 
 
 def test_rejected_answers_are_looked_through_too(student, tiny_model_dir, tmp_path):
@@ -178,3 +194,25 @@ def test_a_student_with_fewer_rows_than_ids_is_named(tmp_path):
     student = save_student(tmp_path / "student", resized=False)
     with pytest.raises(ValueError, match=r"model: does not have 2 of the tokens.*resize_token_embeddings"):
         build(tmp_path / "out", student, Dataset.from_list(chats()), given={"peft_config": lora()}, **DISTIL)
+
+
+def test_a_padding_token_that_the_student_does_not_have_is_named(tmp_path):
+    """Added to the tokenizer alone, it is in no row of the data, and the first padded batch ended in an IndexError."""
+    tokenizer = tiny_models.build_tokenizer()
+    tiny_models.save_tiny_llama(tmp_path / "student")
+    tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    tokenizer.save_pretrained(tmp_path / "student")
+    trainer = build(tmp_path / "out", tmp_path / "student", given={"peft_config": lora()}, **DISTIL)
+    with pytest.raises(ValueError, match=r"model: does not have 1 of the tokens that a batch holds: '<\|pad\|>'"):
+        trainer.train()
+
+
+def test_replacements_are_tokens_that_the_student_has(tmp_path):
+    """Tokens that no row holds trained well, until one of them was drawn as noise: an IndexError after hours."""
+    tokenizer = tiny_models.build_tokenizer()
+    tiny_models.save_tiny_llama(tmp_path / "student")
+    tokenizer.add_tokens([f"<unused{number}>" for number in range(200)])
+    tokenizer.save_pretrained(tmp_path / "student")
+    changes = {**OFF, "consistency_weight": 1.0, "perturbation": "token_replacement", "perturbation_severity": 1.0}
+    trainer = build(tmp_path / "out", tmp_path / "student", **changes)
+    assert steps(run(trainer))[0]["consistency_loss"] > 0

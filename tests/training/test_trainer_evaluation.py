@@ -184,3 +184,37 @@ def test_the_loss_of_an_evaluation_stays_while_the_model_does(name, tiny_model_d
         assert steps(trainer)[0][term] != pytest.approx(steps(trainer)[-1][term], rel=1e-3)
     if name == "warm start":
         assert isinstance(trainer._extra_passes.noisy.previous, torch.Tensor)
+
+
+@pytest.mark.parametrize("perturbation", ["typos", "token_replacement"])
+def test_an_evaluation_of_prompts_that_cannot_be_perturbed_ends_with_a_divergence_of_0(
+    perturbation, tiny_model_dir, tmp_path, caplog
+):
+    """It stopped the run, in its first evaluation or hours later, for data that are not trained on."""
+    prompt = "1 2" if perturbation == "typos" else "<|im_start|>"  # no letter to mistype, no token that may change
+    data = Dataset.from_list([{"prompt": prompt, "completion": row["completion"]} for row in rows(12)])
+    changes = {**OFF, "consistency_weight": 1.0, "perturbation": perturbation, "perturbation_severity": 1.0}
+    trainer = build(tmp_path, tiny_model_dir, given={"eval_dataset": data}, **changes)
+    with caplog.at_level(logging.WARNING):
+        metrics = trainer.evaluate()
+    assert metrics["eval_consistency_loss"] == pytest.approx(0, abs=1e-6)
+    assert metrics[f"eval_stayed_clean_{perturbation}"] == 1
+    assert "documents of an evaluation stayed clean" in caplog.text
+
+
+def test_a_prediction_of_tokens_without_prompts_needs_no_token_to_change(tiny_model_dir, tmp_path):
+    """All of its tokens are trained on, and SFTTrainer predicts it."""
+    changes = {**OFF, "consistency_weight": 1.0, "perturbation": "token_dropout", "perturbation_severity": 1.0}
+    trainer = build(tmp_path, tiny_model_dir, **changes)
+    data = [{**row, "labels": row["input_ids"]} for row in tokenized(trainer, 12)]
+    assert trainer.predict(Dataset.from_list(data)).metrics["test_loss"] > 0
+
+
+def test_an_evaluation_that_is_perturbed_does_not_hide_a_training_that_is_not(tiny_model_dir, tmp_path):
+    """With documents of both counted together, none of the training's could stay clean too often."""
+    data = Dataset.from_list([{"prompt": "1 2", "completion": row["completion"]} for row in rows(8)])
+    changes = {**OFF, "consistency_weight": 1.0, "perturbation": "typos", "perturbation_severity": 1.0}
+    given = {"eval_dataset": Dataset.from_list(rows(8))}
+    trainer = build(tmp_path, tiny_model_dir, data, given=given, eval_on_start=True, eval_strategy="steps", **changes)
+    with pytest.raises(ValueError, match="first 8 prompts all hold nothing"):
+        trainer.train()
