@@ -251,7 +251,8 @@ def _entry(entry: Any, streaming: bool) -> Any:
             f"datasets: {path.name} is separated by tabs, which a mixture cannot be told, so its columns would be one. Write "
             "it as JSON lines or CSV, or give it alone as dataset_name."
         )
-    return replace(entry, path=options["path"], data_files={entry.split: str(path)})
+    # Of `train[:10%]` the name alone: the slice is taken of it.
+    return replace(entry, path=options["path"], data_files={re.split(r"[\[+]", entry.split)[0]: str(path)})
 
 
 def _checked(

@@ -293,6 +293,8 @@ def test_train_mixtures_read_files_as_alone(tmp_path):
     entries = [{"path": one}, {"path": str(two), "split": "train"}]
     loaded = train.load_splits(ScriptArguments(), DatasetMixtureConfig(datasets=entries))
     assert loaded["train"].to_list() == ROWS
+    half = train.load_splits(ScriptArguments(), DatasetMixtureConfig(datasets=[{"path": one, "split": "train[:50%]"}]))
+    assert half["train"].to_list() == ROWS[:2]
     (tmp_path / "three.jsonl").write_text('{"prompt": "a"},\n')
     for entry in (
         {"path": str(tmp_path / "three.jsonl")},
