@@ -13,7 +13,7 @@ from ..checkpoints import last_complete_checkpoint
 from ..data import files
 from ..data.files import pick_split
 from ..data.numbered_rows import BUILDERS, ending_of
-from .arguments.models import require_model
+from .arguments.models import require_model, require_there
 
 if TYPE_CHECKING:
     from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
@@ -101,7 +101,7 @@ def _train(
         raise ValueError("model_name_or_path: is missing, and there is nothing to train without it.")
     require_model("model_name_or_path", model.model_name_or_path)
     require_model("teacher_model_name_or_path", teacher.teacher_model_name_or_path)
-    require_model("chat_template_path", args.chat_template_path)
+    require_there("chat_template_path", args.chat_template_path)
     args.resume_from_checkpoint = resolve_checkpoint(args.resume_from_checkpoint, args.output_dir)
     dataset = load_splits(script, mixture)
     train_dataset = _checked(dataset, script.dataset_train_split, "dataset_train_split", script, args)
