@@ -285,10 +285,15 @@ def _require_rendered(rows: Any, source: str, model: "ModelConfig", args: "Contr
 
 
 def _require_fitting(trainer: Any) -> None:
-    """Raises ValueError where truncation left no row, or a row is longer than the positions that a model has learned."""
+    """
+    Raises ValueError where truncation left no row, a row is longer than the positions that a model has learned, or holds an
+    id that it has no embedding for.
+    """
+    import pyarrow.compute as pc
     from datasets import Dataset
 
     from ..models.positions import learned_positions
+    from ..models.token_map import embedding_rows
 
     rows = trainer.train_dataset
     if not isinstance(rows, Dataset) or "input_ids" not in rows.column_names:
@@ -297,6 +302,13 @@ def _require_fitting(trainer: Any) -> None:
         raise ValueError(
             f"max_length={trainer.args.max_length}: of no row is an answer left within it, so there is nothing to train on. "
             "Raise it, or set truncation_mode='keep_end'."
+        )
+    batches = rows.select_columns("input_ids").with_format("arrow").iter(10_000)
+    largest = max(pc.max(pc.list_flatten(batch["input_ids"])).as_py() or 0 for batch in batches)
+    if largest >= embedding_rows(trainer.model):
+        raise ValueError(
+            f"dataset_name: a row holds the token id {largest}, and the model has embeddings for {embedding_rows(trainer.model)} "
+            "tokens. Tokenize the texts with the model's own tokenizer, or drop the column input_ids."
         )
     positions = learned_positions(trainer.model)
     if positions is None or trainer.padding_free:  # positions there begin anew with each document
