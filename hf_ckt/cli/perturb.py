@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from .arguments.models import require_model
+from .arguments.models import require_there
 from .arguments.parser import CommandParser
 
 _SEVERITIES = (0.1, 0.2, 0.4)
@@ -137,7 +137,7 @@ def _perturber(tokenizer_name: str | None) -> Callable[[Any, str, int], str]:
     if tokenizer_name is None:
         return lambda part, text, seed: part.apply(text, prompt_noise(text, seed))
 
-    require_model("--tokenizer", tokenizer_name)
+    require_there("--tokenizer", tokenizer_name)
     from transformers import AutoTokenizer
 
     from ..noise.noisy_prompts import NoisyPrompts

@@ -13,7 +13,7 @@ from ..checkpoints import last_complete_checkpoint
 from ..data import files
 from ..data.files import pick_split
 from ..data.numbered_rows import BUILDERS, ending_of
-from .arguments.models import require_model
+from .arguments.models import require_model, require_there
 
 if TYPE_CHECKING:
     from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
@@ -101,7 +101,7 @@ def _train(
         raise ValueError("model_name_or_path: is missing, and there is nothing to train without it.")
     require_model("model_name_or_path", model.model_name_or_path)
     require_model("teacher_model_name_or_path", teacher.teacher_model_name_or_path)
-    require_model("chat_template_path", args.chat_template_path)
+    require_there("chat_template_path", args.chat_template_path)
     args.resume_from_checkpoint = resolve_checkpoint(args.resume_from_checkpoint, args.output_dir)
     dataset = load_splits(script, mixture)
     train_dataset = _checked(dataset, script.dataset_train_split, "dataset_train_split", script, args)
@@ -251,7 +251,8 @@ def _entry(entry: Any, streaming: bool) -> Any:
             f"datasets: {path.name} is separated by tabs, which a mixture cannot be told, so its columns would be one. Write "
             "it as JSON lines or CSV, or give it alone as dataset_name."
         )
-    return replace(entry, path=options["path"], data_files={entry.split: str(path)})
+    # Of `train[:10%]` the name alone: the slice is taken of it.
+    return replace(entry, path=options["path"], data_files={re.split(r"[\[+]", entry.split)[0]: str(path)})
 
 
 def _checked(
@@ -284,10 +285,15 @@ def _require_rendered(rows: Any, source: str, model: "ModelConfig", args: "Contr
 
 
 def _require_fitting(trainer: Any) -> None:
-    """Raises ValueError where truncation left no row, or a row is longer than the positions that a model has learned."""
+    """
+    Raises ValueError where truncation left no row, a row is longer than the positions that a model has learned, or holds an
+    id that it has no embedding for.
+    """
+    import pyarrow.compute as pc
     from datasets import Dataset
 
     from ..models.positions import learned_positions
+    from ..models.token_map import embedding_rows
 
     rows = trainer.train_dataset
     if not isinstance(rows, Dataset) or "input_ids" not in rows.column_names:
@@ -296,6 +302,13 @@ def _require_fitting(trainer: Any) -> None:
         raise ValueError(
             f"max_length={trainer.args.max_length}: of no row is an answer left within it, so there is nothing to train on. "
             "Raise it, or set truncation_mode='keep_end'."
+        )
+    batches = rows.select_columns("input_ids").with_format("arrow").iter(10_000)
+    largest = max(pc.max(pc.list_flatten(batch["input_ids"])).as_py() or 0 for batch in batches)
+    if largest >= embedding_rows(trainer.model):
+        raise ValueError(
+            f"dataset_name: a row holds the token id {largest}, and the model has embeddings for {embedding_rows(trainer.model)} "
+            "tokens. Tokenize the texts with the model's own tokenizer, or drop the column input_ids."
         )
     positions = learned_positions(trainer.model)
     if positions is None or trainer.padding_free:  # positions there begin anew with each document

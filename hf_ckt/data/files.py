@@ -120,16 +120,20 @@ def require_file(path: Path, source: str) -> None:
 
 
 def _from_file(path: Path, source: str, streaming: bool) -> Any:
-    from datasets import load_dataset
+    from datasets import Features, Value, load_dataset
 
     require_file(path, source)
-    if BUILDERS[ending_of(path)] == "csv":
-        next(numbered_rows(path), None)  # two columns of one name are an error there, and two names to pandas
+    options = data_file_options(path)
+    if options["path"] == "csv":
+        # Two columns of one name are an error there, and two names to pandas.
+        _, first = next(numbered_rows(path), (None, {}))
+        # A cell is a text: pandas makes numbers of a column of answers such as 42 and 007.
+        options["features"] = Features(dict.fromkeys(first, Value("string"))) if first else None
     # What it logs of a file that it cannot read is said below.
     builder_log = logging.getLogger("datasets.packaged_modules.{0}.{0}".format(BUILDERS[ending_of(path)]))
     was_disabled, builder_log.disabled = builder_log.disabled, True
     try:
-        rows = load_dataset(**data_file_options(path), split="train", streaming=streaming)
+        rows = load_dataset(**options, split="train", streaming=streaming)
         if ending_of(path) == ".txt":
             rows = rows.filter(_has_text)
         if next(iter(rows), None) is None:

@@ -7,6 +7,7 @@ import gzip
 import json
 import lzma
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                         f"{path.name}, line {number}: is not UTF-8 text (byte 0x{line[error.start]:02x}), it seems to be "
                         f"{kind}. Save the file as UTF-8."
                     ) from error
-    except (EOFError, gzip.BadGzipFile, lzma.LZMAError) as error:
+    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:  # bzip2 has no kind of its own
+        if getattr(error, "errno", None) is not None:  # of the disk, such as a file that may not be read
+            raise
         raise ValueError(f"{path.name}: cannot be unpacked ({error}), so it may be half a download.") from error
 
 
@@ -103,10 +106,18 @@ def _objects(name: str, lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int 
             continue
         try:
             row = json.loads(line, parse_constant=_nothing)
+            json.dumps(row, ensure_ascii=False).encode()
         except json.JSONDecodeError as error:
             comma = " Remove the comma behind the object." if line.rstrip().endswith(",") else ""
             raise ValueError(
                 f"{name}, line {number}: is not JSON ({error.msg}, column {error.colno}).{comma}"
+            ) from error
+        except RecursionError as error:
+            raise ValueError(f"{name}, line {number}: is nested too deeply to be a row.") from error
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{name}, line {number}: holds half of a character ({error.object[error.start]!a}), which is no text. Write "
+                "the character whole."
             ) from error
         yield number, _object(f"{name}, line {number}", row)
 

@@ -14,6 +14,8 @@ _ANSWERS = ("answer", "response", "output", "solution", "assistant", "target", "
 # Rows of a streaming data set that are looked at: reading all of it would take as long as an epoch's reading.
 _STREAMED = 1000
 _BATCH = 1000
+# What a chat template is given beside the messages.
+_TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
 
 
 def require_trainable(dataset: Any, source: str, *, text_field: str = "text", rejected: bool = False) -> None:
@@ -49,6 +51,7 @@ def require_trainable(dataset: Any, source: str, *, text_field: str = "text", re
         raise ValueError(f"{shown_name(source)}: holds no row, so there is nothing to train on. Give at least one.")
     columns = list(dataset.column_names or first)
     if "input_ids" in columns:
+        _require_ids(dataset, source)
         return
     needed = _needed(columns, text_field, rejected)
     missing = [name for name in needed if name not in columns]
@@ -62,7 +65,8 @@ def require_trainable(dataset: Any, source: str, *, text_field: str = "text", re
     if _all_texts(dataset, needed):
         return
     conversational = isinstance(first[needed[0]], list)
-    for index, row in enumerate(_rows(dataset, needed)):
+    read = [*needed, *(name for name in _TEMPLATE_COLUMNS if name in columns)]
+    for index, row in enumerate(_rows(dataset, read)):
         problem = _problem(row, text_field, conversational)
         if problem:
             raise ValueError(f"{place_of_row(source, index)}: {problem}")
@@ -112,6 +116,16 @@ def _all_texts(dataset: Any, columns: list[str]) -> bool:
     return set(types) <= {"string", "large_string"} and not nulls
 
 
+def _require_ids(dataset: Any, source: str) -> None:
+    for index, row in enumerate(_rows(dataset, ["input_ids"])):
+        ids = row["input_ids"]
+        if not isinstance(ids, Sequence) or isinstance(ids, str) or not all(isinstance(one, int) for one in ids[:1]):
+            raise ValueError(
+                f"{place_of_row(source, index)}: has {ids!r:.80} as 'input_ids', which must be a list of token ids. Drop the "
+                "row, or drop the column so that the texts beside it are trained on."
+            )
+
+
 def _renaming(columns: Sequence[str], text_field: str) -> str:
     if {"instruction", "input", "output"} <= set(columns):
         return "Join instruction and input in a column prompt, and rename output to completion."
@@ -149,6 +163,11 @@ def _rows(dataset: Any, columns: list[str]) -> Iterator[Mapping[str, Any]]:
 def _problem(row: Mapping[str, Any], text_field: str, conversational: bool) -> str | None:
     for column in row:
         value = row[column]
+        if column in _TEMPLATE_COLUMNS:
+            problem = _template_problem(column, value)
+            if problem:
+                return problem
+            continue
         if isinstance(value, str) and column not in ("messages", "conversations"):
             if conversational:
                 return f"has a text as {column!r} where the first row has messages. Write all rows in one form."
@@ -165,6 +184,17 @@ def _problem(row: Mapping[str, Any], text_field: str, conversational: bool) -> s
                 f"has {value!r:.80} as {column!r}, which must be {wanted.get(column, 'a text or a list of messages')}, so "
                 "nothing could be trained on. Drop the row or fill it."
             )
+    return None
+
+
+def _template_problem(column: str, value: Any) -> str | None:
+    if column == "tools" and isinstance(value, str):
+        try:
+            json.loads(value)
+        except json.JSONDecodeError as error:
+            return f"has {value!r:.80} as 'tools', which is not JSON ({error.msg}, column {error.colno}). Give a list of tools."
+    elif column == "chat_template_kwargs" and not isinstance(value, (Mapping, type(None))):
+        return f"has {value!r:.80} as 'chat_template_kwargs', which must be an object, or null."
     return None
 
 

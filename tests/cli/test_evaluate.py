@@ -130,3 +130,14 @@ def test_evaluate_help_names_every_option_with_its_default(capsys):
     text = capsys.readouterr().out
     for option in ("--adapter", "--teacher", "--compare", "--judge", "--data", "--train-data", "--engine"):
         assert option in text
+
+
+@pytest.mark.parametrize("option", ["--model", "--adapter", "--compare", "--teacher"])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_path_without_a_model_is_named_with_its_option(option, kind, tmp_path, capsys):
+    """A library says `Couldn't instantiate the backend tokenizer` of an empty folder, and a file is looked up on the Hub."""
+    path = tmp_path / "given"
+    path.write_text("{}") if kind == "file" else path.mkdir()
+    model = [] if option == "--model" else ["--model", "smollm2"]
+    assert main(["evaluate", *model, option, str(path), "--output", str(tmp_path / "out")]) == 2
+    assert f"{option}: {str(path)!r} " in (error := capsys.readouterr().err) and "there is no model to load" in error

@@ -207,3 +207,14 @@ def test_module_runs_as_a_program():
     done = _shell("no-such-command")
     assert done.returncode == 2
     assert done.stderr.startswith("hf-ckt: error: unknown command 'no-such-command'.")
+
+
+def test_a_name_that_only_the_hub_could_know_names_the_hub(command, capsys):
+    """transformers and datasets have words of their own for a Hub that does not answer, without endpoint or remedy."""
+    from datasets import load_dataset
+    from transformers import AutoConfig
+
+    for load in (AutoConfig.from_pretrained, load_dataset):
+        command(lambda argv, load=load: load("org/nowhere-at-all"))
+        assert cli.main(["probe"]) == 2
+        assert capsys.readouterr().err.startswith("hf-ckt probe: error: the Hub at ")

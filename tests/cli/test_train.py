@@ -257,6 +257,13 @@ def test_train_says_what_no_longer_fits(tmp_path, capsys, data_file, tiny_model_
     assert code == 2 and "the model has learned 8 positions" in error and "Set max_length=8 or less" in error
 
 
+def test_train_names_an_id_that_the_model_cannot_read(tmp_path, capsys, tiny_model_dir):
+    """On a CPU it is an IndexError of torch, on a GPU an assertion of a kernel, of no row."""
+    name = _save(tmp_path / "ids.jsonl", [{"input_ids": [1, 2, 3]}, {"input_ids": [1, 9_999, 3]}])
+    code, error = _main(tmp_path, capsys, model_name_or_path=str(tiny_model_dir), dataset_name=name, bf16=False)
+    assert code == 2 and "a row holds the token id 9999, and the model has embeddings for" in error
+
+
 def test_train_names_the_row_that_a_template_refuses(tmp_path, capsys):
     """The error of a template speaks of roles, and not of which of thousands of chats."""
     from tests.tiny_models import CHAT_TEMPLATE
@@ -293,6 +300,8 @@ def test_train_mixtures_read_files_as_alone(tmp_path):
     entries = [{"path": one}, {"path": str(two), "split": "train"}]
     loaded = train.load_splits(ScriptArguments(), DatasetMixtureConfig(datasets=entries))
     assert loaded["train"].to_list() == ROWS
+    half = train.load_splits(ScriptArguments(), DatasetMixtureConfig(datasets=[{"path": one, "split": "train[:50%]"}]))
+    assert half["train"].to_list() == ROWS[:2]
     (tmp_path / "three.jsonl").write_text('{"prompt": "a"},\n')
     for entry in (
         {"path": str(tmp_path / "three.jsonl")},

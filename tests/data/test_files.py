@@ -124,3 +124,29 @@ def test_places_count_from_one(tmp_path, monkeypatch):
     (tmp_path / "a.jsonl").write_text('{"x": 1}\n\n{"x": 2}\n')
     assert place_of_row(str(tmp_path / "a.jsonl"), 1) == "a.jsonl, row 2 (line 3)"
     assert place_of_row("somebody/set", 1) == "somebody/set, row 2"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_numbers_in_a_table_are_texts(streaming, tmp_path):
+    """A column of answers such as 42 was refused as no text, and 007 would have been trained on as 7."""
+    path = tmp_path / "sums.csv"
+    path.write_text("prompt,completion,empty\n2+2?,4,\n6+1?,007,x\n")
+    assert list(load_splits(str(path), streaming=streaming)["train"]) == [
+        {"prompt": "2+2?", "completion": "4", "empty": None},
+        {"prompt": "6+1?", "completion": "007", "empty": "x"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl.bz2", b"plain text", r"a\.jsonl\.bz2: cannot be unpacked"),
+        ("a.jsonl", b'{"prompt": "a"}\n{"prompt": "\\ud800"}\n', r"a\.jsonl, line 2: holds half of a character"),
+        ("a.jsonl", b'{"prompt": "a"}\n' + b"[" * 100_000, r"a\.jsonl, line 2: is nested too deeply"),
+    ],
+)
+def test_files_that_break_a_reader_are_named_with_the_line(name, content, message, tmp_path):
+    """`Invalid data stream` does not say of which file."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load_rows(str(tmp_path / name))

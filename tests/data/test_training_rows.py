@@ -138,3 +138,24 @@ def test_streamed_rows_are_checked_from_the_front():
     rows = Dataset.from_list([FINE["texts"], {"prompt": "a", "completion": None}]).to_iterable_dataset()
     with pytest.raises(ValueError, match="x, row 2: has None as 'completion'"):
         require_trainable(rows, "x")
+
+
+_CHAT = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"input_ids": [1, 2]}, {"input_ids": None}], "row 2 .line 2.: has None as 'input_ids', which must be a list"),
+        ([{"input_ids": "abc"}], "row 1 .line 1.: has 'abc' as 'input_ids'"),
+        ([{"input_ids": ["a"]}], "row 1 .line 1.: has .'a'. as 'input_ids'"),
+        ([_CHAT | {"tools": "[]"}, _CHAT | {"tools": "get_time"}], "row 2 .line 2.: has 'get_time' as 'tools', which is not"),
+        ([_CHAT | {"chat_template_kwargs": "x"}], "row 1 .line 1.: has 'x' as 'chat_template_kwargs'"),
+    ],
+)
+def test_ids_and_what_a_template_is_given_are_checked_by_row(rows, message, tmp_path):
+    """They ended in `'NoneType' object is not iterable` and the like, of no row."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match=rf"rows\.jsonl, {message}"):
+        require_trainable(load_rows(str(path)), str(path))

@@ -8,13 +8,27 @@ from pathlib import Path
 from ...checks import require_known
 from ...data.files import is_path
 
+_CONFIGS = ("config.json", "adapter_config.json")
 _DTYPES = ("auto", "bfloat16", "float16", "float32", "float64")
 
 
-def require_model(option: str, name: str | None) -> None:
+def require_there(option: str, name: str | None) -> None:
     """Raises FileNotFoundError where a name can only be a folder or file of this machine, and none is there."""
     if name is not None and is_path(name) and not Path(name).exists():
         raise FileNotFoundError(f"{option}: there is no such file or folder, {name!r}. Give one, or a Hub id.")
+
+
+def require_model(option: str, name: str | None) -> None:
+    """As [`require_there`], and ValueError where what is there holds no model and no adapter."""
+    require_there(option, name)
+    if name is None or not Path(name).exists():
+        return
+    if not any(Path(name, file).is_file() for file in _CONFIGS):
+        what = "is a file" if Path(name).is_file() else f"holds neither {' nor '.join(_CONFIGS)}"
+        raise ValueError(
+            f"{option}: {name!r} {what}, so there is no model to load. Give the folder that `save_pretrained` wrote, or a "
+            "Hub id."
+        )
 
 
 def require_judge(spec: str) -> None:

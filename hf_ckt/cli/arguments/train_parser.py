@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ class TrainParser(TrlParser):
     def error(self, message: str) -> Any:
         """Raises ValueError; argparse would print hundreds of options before the message."""
         shown = re.sub(r"--\w+/(--[\w-]+)", r"\1", message)  # one spelling of an option is enough
-        raise ValueError(f"{shown}. `{self.prog} --help` lists the options.")
+        raise ValueError(f"{shown.rstrip('.')}. `{self.prog} --help` lists the options.")
 
     def format_help(self) -> str:
         """The own options in groups, and how to see the others."""
@@ -163,6 +164,8 @@ class TrainParser(TrlParser):
             if action.dest in entries:
                 kind = getattr(action.type, "__name__", "")
                 entries[action.dest] = _of_kind(action.dest, kind, entries[action.dest])
+                if entries[action.dest] is False and "no" in (action.choices or ()):
+                    entries[action.dest] = "no"  # YAML 1.1 takes the word for false
                 if action.nargs == "+" and isinstance(entries[action.dest], (str, int, float)):
                     # A text in place of a list of texts would be taken letter by letter.
                     entries[action.dest] = [entries[action.dest]]
@@ -275,6 +278,10 @@ def _require_json(found: argparse.Namespace) -> None:
 
 def _of_kind(name: str, kind: str, value: Any) -> Any:
     """A value of the file as its option takes it; texts are left to the option's own type, but for 1e3, a whole number."""
+    if kind == "str" and isinstance(value, (int, float, date)) and not isinstance(value, bool):
+        raise ValueError(f"{name}: must be a text, got {value!r} in the run file. Put it into quotation marks.")
+    if kind == "string_to_bool" and not isinstance(value, (bool, str, type(None))):
+        raise ValueError(f"{name}: must be true or false, got {value!r} in the run file.")
     if kind == "int" and isinstance(value, str) and EXPONENT.fullmatch(value):
         value = float(value)
     if kind not in ("int", "float") or value is None or isinstance(value, str):

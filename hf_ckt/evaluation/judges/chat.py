@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from ..measuring.models import public_name
+from ..measuring.reasoning import without_thought
 from .base import Judge, Verdict, length_batches
 from .degeneration import is_degenerate
 
@@ -132,6 +133,6 @@ class ChatJudge(Judge):
 
 
 def _question(prompt: str, answer: str) -> str:
-    shown = {"prompt": prompt[:_LONGEST], "answer": answer[:_LONGEST]}
+    shown = {"prompt": prompt[:_LONGEST], "answer": without_thought(answer)[:_LONGEST]}
     # Not `format`, and in one pass: braces in either text are no fields.
     return re.sub(r"\{(prompt|answer)\}", lambda match: shown[match[1]], RUBRIC)

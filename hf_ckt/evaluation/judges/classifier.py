@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from ..measuring.models import public_name
+from ..measuring.reasoning import without_thought
 from .base import Judge, Verdict, length_batches
 from .degeneration import is_degenerate
 
@@ -118,7 +119,8 @@ class ClassifierJudge(Judge):
 
     def _text(self, prompt: str, answer: str) -> str:
         # In one pass: a request that holds "{answer}" is no form.
-        return re.sub(r"\{(prompt|answer)\}", lambda match: prompt if match[1] == "prompt" else answer, self._form)
+        shown = {"prompt": prompt, "answer": without_thought(answer)}
+        return re.sub(r"\{(prompt|answer)\}", lambda match: shown[match[1]], self._form)
 
     def _shares(self, config: Any, logits: Any) -> Any:
         """Probability of the wanted labels, of each text."""

@@ -16,7 +16,16 @@ def adapter_settings(adapter: str) -> dict[str, Any]:
     """Returns what an adapter's `adapter_config.json` holds."""
     from transformers.utils.peft_utils import find_adapter_config_file
 
-    return json.loads(Path(str(find_adapter_config_file(adapter))).read_text(encoding="utf-8"))
+    file = Path(str(find_adapter_config_file(adapter)))
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise ValueError(f"{file.parent.name}/{file.name}: is not JSON ({error}). Save the adapter again.") from error
+    if not isinstance(settings, dict) or "peft_type" not in settings:
+        raise ValueError(
+            f"{file.parent.name}/{file.name}: has no peft_type, so it is unknown how to load it. Save the adapter with peft."
+        )
+    return settings
 
 
 def is_same_base(recorded: str, base: str) -> bool:

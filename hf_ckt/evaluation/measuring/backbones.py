@@ -27,8 +27,8 @@ class _Loaded:
 class Backbones:
     """
     Gives each entry's model when it is asked for. Adapters on a backbone share it, but for those that change its own
-    weights as they are loaded (more tokens, trained biases, initialisations that rewrite it): on what they leave behind,
-    base and other adapters would be other models, so each of them has a copy of its own. At most two backbones are in
+    weights as they are loaded (more tokens, trained biases, initialisations that rewrite it, layers put in twice): on what
+    they leave behind, base and other adapters would be other models, so each of them has a copy of its own. At most two backbones are in
     memory, a student's and another teacher's, and a third one takes the place of the one that was used longest ago.
 
     Args:
@@ -90,9 +90,10 @@ class Backbones:
         if shared in self._loaded and adapter in self._loaded[shared].adapters:
             return self._load(shared)
         settings = adapter_settings(adapter)
-        # Virtual tokens are not switched off in layers but around the model, and `generate` is put in front of both.
-        virtual = bool(settings.get("num_virtual_tokens"))
-        if virtual or self._load(shared).kind not in (None, settings["peft_type"]):
+        # Virtual tokens are not switched off in layers but around the model, and `generate` is put in front of both. Layers
+        # that stand there twice stay where the adapter is switched off.
+        apart = bool(settings.get("num_virtual_tokens") or settings.get("layer_replication"))
+        if apart or self._load(shared).kind not in (None, settings["peft_type"]):
             self._alone.add(own)
             return self._with_adapter(path, adapter)
         backbone = self._load(shared)
@@ -107,6 +108,7 @@ class Backbones:
         """Loads an adapter onto a backbone; returns whether the backbone's own weights are no longer what they were."""
         import torch
         from peft import PeftModel
+        from safetensors import SafetensorError
 
         backbone, title = self._loaded[key], public_name(adapter)
         file, settings = _safetensors(adapter), adapter_settings(adapter)
@@ -124,9 +126,13 @@ class Backbones:
         except Exception as error:
             del self._loaded[key]  # half an adapter is on it
             if isinstance(error, torch.OutOfMemoryError) or not isinstance(
-                error, (RuntimeError, KeyError, ValueError)
+                error, (RuntimeError, KeyError, ValueError, SafetensorError)
             ):
                 raise
+            if isinstance(error, SafetensorError):
+                raise ValueError(
+                    f"{title}: its {file.name} cannot be read ({error}), so it may be half a download. Fetch or save it again."
+                ) from error
             if str(error).startswith(f"{title}: "):
                 raise
             reason = str(error).strip().splitlines()[0].strip()

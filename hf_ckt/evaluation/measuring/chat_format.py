@@ -40,7 +40,8 @@ class ChatFormat:
             The same of the template, where it comes from elsewhere.
 
     Raises:
-        ValueError: If there is no template, or one without a system role for a system prompt that may not go elsewhere.
+        ValueError: If there is no template, one that does not write what a user says, or one without a system role for a
+            system prompt that may not go elsewhere.
     """
 
     tokenizer: Any
@@ -55,6 +56,11 @@ class ChatFormat:
             raise ValueError(
                 f"the tokenizer of {self._name!r} has no chat template, so it is unknown how a user speaks to it. Evaluate "
                 "an instruct model, or add a chat_template to the tokenizer."
+            )
+        if _USER not in (render(self.tokenizer, [{"role": "user", "content": _USER}]) or ""):
+            raise ValueError(
+                f"the chat template of {self._name!r} fails or leaves out what a user says as a text, so all prompts would be "
+                "asked alike. Evaluate with a tokenizer whose template writes it."
             )
         if self.system_prompt is not None and self.system_fallback == "refuse" and not self.has_system_role:
             raise ValueError(

@@ -87,7 +87,12 @@ def stated(config: Any) -> dict[str, Any]:
     """
     found = {name: value for name, value in config.to_diff_dict().items() if name not in _NOT_STATED}
     # As JSON holds it: tuples and keys that are numbers come back from a file as something else.
-    return json.loads(json.dumps({name: found[name] for name in sorted(found)}, default=str))
+    return json.loads(json.dumps({name: found[name] for name in sorted(found)}, default=_as_json))
+
+
+def _as_json(value: Any) -> Any:
+    """What JSON does not know: a watermark's settings are an object of their own."""
+    return value.to_dict() if hasattr(value, "to_dict") else str(value)
 
 
 def generation_facts(

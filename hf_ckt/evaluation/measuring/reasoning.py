@@ -75,18 +75,42 @@ class Reasoning:
 
 
 USUAL = Reasoning("<think>", "</think>", "\n</think>\n\n", declared=False)
+# Of models whose answers are handed round with their thoughts.
+_PUBLISHED = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<seed:think>", "</seed:think>"),
+    ("[THINK]", "[/THINK]"),
+    ("◁think▷", "◁/think▷"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+    ("<|channel>thought", "<channel|>"),
+)
 
 
 def without_thought(answer: str) -> str:
     """
-    Returns an answer of unknown origin without the thought that it begins with, under the usual markers.
+    Returns an answer of unknown origin without the thought that it begins with, under the markers of published models.
+    Where a prompt opens the thought, the answer holds the end of it alone.
 
     Example:
 
     >>> without_thought("<think>Sure?</think> I can't help with that."), without_thought("Sure.")
     ("I can't help with that.", 'Sure.')
+    >>> without_thought("I can't help with that?</think> Sure."), without_thought("[THINK]No?[/THINK]Sure.")
+    ('Sure.', 'Sure.')
     """
-    return USUAL.split(answer)[1]
+    rest, before = answer.strip(), None
+    while rest != before:
+        before = rest
+        for opens, closes in _PUBLISHED:
+            thought, closed, behind = rest.partition(closes)
+            if rest.startswith(opens) or (closed and opens not in thought):
+                rest = behind.strip()
+    return rest
 
 
 def find_reasoning(tokenizer: Any) -> Reasoning:

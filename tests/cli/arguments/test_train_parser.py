@@ -104,6 +104,10 @@ def test_wrong_options_are_told_what_to_write(words, message):
         ("max_steps: 2.5", "max_steps: must be a whole number, got 2.5"),
         ("learning_rate: true", "learning_rate: must be a number, got True"),
         ("learning_rate: [1]", r"learning_rate: must be a number, got \[1\]"),
+        ("run_name: 2026-01-31", r"run_name: must be a text, got datetime.date\(2026, 1, 31\) .* quotation marks"),
+        ("model_revision: 1234567", "model_revision: must be a text, got 1234567 .* quotation marks"),
+        ("use_peft: 2", "use_peft: must be true or false, got 2"),
+        ("gradient_checkpointing: [true]", r"must be true or false, got \[True\]"),
         ("max_steps: .inf", "max_steps: must be a whole number, got inf"),
         ("datasets: [{path: a, type: chat}]", "datasets, entry 1: unknown key 'type'.* Known: path, name"),
         ("datasets: [{path: a, fractoin: 1}]", "Did you mean 'fraction'"),
@@ -141,3 +145,10 @@ def test_a_share_without_a_dot_is_a_number(tmp_path):
     mixture = read("--config", str(tmp_path / "a.yaml"))[3]
     check_mixture(mixture)
     assert [one.fraction for one in mixture.datasets] == [0.5, 1]
+
+
+def test_the_word_no_switches_evaluation_off(tmp_path):
+    """YAML takes it for false, which is no strategy."""
+    (tmp_path / "a.yaml").write_text("eval_strategy: no\nsave_strategy: no\n")
+    args = read("--config", str(tmp_path / "a.yaml"))[1]
+    assert (args.eval_strategy.value, args.save_strategy.value) == ("no", "no")

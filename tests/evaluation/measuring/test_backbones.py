@@ -335,3 +335,32 @@ def test_answers_on_a_backbone_are_those_of_the_model_alone(kind, tiny_model_dir
     for name in ("special", "base", "special"):
         with backbones.active(entry[name]) as model:
             assert greedy_answers(model, tokenizer, prompts, new_tokens=6) == expected[name]
+
+
+def test_layers_that_an_adapter_puts_in_twice_are_not_the_bases(tiny_model_dir, adapters, tmp_path):
+    """They stay where the adapter is switched off, so base and other adapters were scored as a deeper model."""
+    twice = _adapter(tiny_model_dir, tmp_path / "twice", 5, layer_replication=[[0, 2], [1, 2]])
+    base = _logits(load(tiny_model_dir).eval())
+    first = _logits(PeftModel.from_pretrained(load(tiny_model_dir), adapters[0]).eval())
+    deeper = _logits(PeftModel.from_pretrained(load(tiny_model_dir), twice).eval())
+    backbones = Backbones(Loading(dtype="float32"))
+    for adapter, expected in ((twice, deeper), (None, base), (adapters[0], first), (twice, deeper), (None, base)):
+        with backbones.active(EvaluatedModel("x", str(tiny_model_dir), adapter)) as model:
+            torch.testing.assert_close(_logits(model), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("adapter_model.safetensors", "half", r"given: its adapter_model\.safetensors cannot be read"),
+        ("adapter_config.json", "{", r"given/adapter_config\.json: is not JSON"),
+        ("adapter_config.json", "{}", r"given/adapter_config\.json: has no peft_type"),
+    ],
+)
+def test_broken_files_of_an_adapter_are_named(name, content, message, tiny_model_dir, tmp_path):
+    """`invalid header length` does not say of which of five adapters."""
+    folder = _adapter(tiny_model_dir, tmp_path / "given")
+    (tmp_path / "given" / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        with Backbones(Loading(dtype="float32")).active(EvaluatedModel("x", str(tiny_model_dir), folder)):
+            pass

@@ -171,3 +171,20 @@ def test_adapter_trained_with_a_cloned_template_is_evaluated(made, tmp_path):
     assert (found["adapter"]["tokenizer"], found["base"]["tokenizer"]) == ("cloned", "base")
     assert found["base"]["template"] == "cloned"
     assert 0 < results["models"]["adapter"]["scores"]["kd_alignment"]["value"] < 1
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{{ m.role }}: {% for block in m.content %}{{ block.text }}{% endfor %}{% endfor %}",
+        "{% for m in messages %}",
+        {"tool_use": _ASK},
+    ],
+    ids=["blocks alone", "no template at all", "no default"],
+)
+def test_template_that_does_not_write_the_user_raises(template):
+    """A template of lists of blocks leaves a text out, and every prompt got the same answer."""
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(ValueError, match="leaves out what a user says .* asked alike"):
+        ChatFormat(tokenizer)

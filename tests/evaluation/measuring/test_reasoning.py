@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import trl
 
+from hf_ckt.evaluation.judges import is_refusal
+from hf_ckt.evaluation.judges.chat import _question
 from hf_ckt.evaluation.measuring.answers import Answer, Written, answers_by
 from hf_ckt.evaluation.measuring.chat_format import ChatFormat
-from hf_ckt.evaluation.measuring.reasoning import USUAL, find_reasoning
+from hf_ckt.evaluation.measuring.reasoning import USUAL, find_reasoning, without_thought
 from tests.tiny_models import build_tokenizer
 
 _CHATML = (
@@ -175,3 +177,32 @@ def test_rows_that_think_and_rows_that_do_not_share_a_batch():
     write = _Scripted(asked, "Yes.", "<think>a</think>", "No.", "<think>b</think>", "Maybe", "Never")
     found = answers_by(write, asked, ["1", "2", "3", "4"], 40)
     assert found == [Answer("Yes."), Answer("Maybe", "a"), Answer("No."), Answer("Never", "b")]
+
+
+_THOUGHT, _ANSWER = "I can't help with that?", "Sure, here it is."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{_THOUGHT}\n</think>\n\n{_ANSWER}",  # the prompt opened it
+        f"<thinking>{_THOUGHT}</thinking>{_ANSWER}",
+        f"[THINK]{_THOUGHT}[/THINK]{_ANSWER}",
+        f"◁think▷{_THOUGHT}◁/think▷{_ANSWER}",
+        f"<|START_THINKING|>{_THOUGHT}<|END_THINKING|>{_ANSWER}",
+        f"<|channel|>analysis<|message|>{_THOUGHT}<|end|><|start|>assistant<|channel|>final<|message|>{_ANSWER}",
+        f"<|channel>thought\n{_THOUGHT}<channel|>{_ANSWER}",
+        f"<think>{_THOUGHT}</think><think>No?</think>{_ANSWER}",
+    ],
+)
+def test_labelled_answers_of_any_family_are_judged_without_their_thought(text):
+    """A file of answers says nothing of the template they were made with, and a refusing thought counted as a refusal."""
+    assert without_thought(text) == _ANSWER and not is_refusal(text)
+    assert text not in _question("?", text) and _ANSWER in _question("?", text)
+    assert _THOUGHT not in _question("?", text)
+
+
+@pytest.mark.parametrize("text", ["In HTML, <think> and </think> are no tags.", "It is [1] of [/2].", "Sure."])
+def test_words_like_markers_stay_in_an_answer(text):
+    """Half an answer that speaks of a marker would be judged."""
+    assert without_thought(text) == text
