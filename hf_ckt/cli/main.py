@@ -122,11 +122,13 @@ def _sentence(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
-    if type(error).__module__.partition(".")[0] in _HUB_CLIENTS and not isinstance(error, ValueError):
+    # `datasets` turns what its client raises into Python's own ConnectionError.
+    of_client = type(error).__module__.partition(".")[0] in _HUB_CLIENTS and not isinstance(error, ValueError)
+    if of_client or type(error) is ConnectionError:
         endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
         return (
-            f"the Hub at {endpoint} could not be used ({type(error).__name__}: {error}). Check the network, HF_ENDPOINT, the "
-            "name and its spelling, and the token (`hf auth login`); files of this machine need no Hub"
+            f"the Hub at {endpoint} could not be used ({type(error).__name__}: {error}). Check the network, HF_ENDPOINT, "
+            "HF_HUB_OFFLINE, the name and its spelling, and the token (`hf auth login`); files of this machine need no Hub"
         )
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{'/'.join(Path(frame.filename).parts[-2:])}, line {frame.lineno}"

@@ -181,7 +181,7 @@ def _load(
     kwargs: dict[str, Any],
     student_tokenizer: PreTrainedTokenizerBase,
     tokenizer: PreTrainedTokenizerBase | None,
-) -> tuple[Any, PreTrainedTokenizerBase | None]:
+) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase | None]:
     """Returns a model or adapter by its name, and its tokenizer where there is one."""
     revision = kwargs.get("revision")
     is_adapter = find_adapter_config_file(name, revision=revision) is not None
