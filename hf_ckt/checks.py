@@ -72,8 +72,14 @@ def require_count(field: str, value: Any, low: int, consequence: str) -> None:
         raise ValueError(f"{field}: must be {low} or more, got {value}. {consequence}")
 
 
-def require_columns(dataset_name: str, columns: Iterable[str], needed: Iterable[str], option: str) -> None:
-    """Raises ValueError naming the columns that `option` needs and the dataset lacks."""
+def require_columns(
+    dataset_name: str,
+    columns: Iterable[str],
+    needed: Iterable[str],
+    option: str,
+    otherwise: str = "switch the option off",
+) -> None:
+    """Raises ValueError naming the columns that `option` needs and the dataset lacks, and what to do `otherwise`."""
     columns = list(columns)
     missing = [name for name in needed if name not in columns]
     if missing:
@@ -81,7 +87,7 @@ def require_columns(dataset_name: str, columns: Iterable[str], needed: Iterable[
         raise ValueError(
             f"{option}: the {dataset_name} dataset has no column {', '.join(map(repr, missing))} (it has "
             f"{', '.join(map(repr, columns))}), so there is nothing to read for it.{hints} Add or rename the column, "
-            f"or switch the option off."
+            f"or {otherwise}."
         )
 
 

@@ -125,8 +125,8 @@ def _sentence(error: Exception) -> str:
     if _is_of_the_hub(error):
         endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
         return (
-            f"the Hub at {endpoint} could not be used ({type(error).__name__}: {error}). Check the network, HF_ENDPOINT, the "
-            "name and its spelling, and the token (`hf auth login`); files of this machine need no Hub"
+            f"the Hub at {endpoint} could not be used ({type(error).__name__}: {error}). Check the network, HF_ENDPOINT, "
+            "HF_HUB_OFFLINE, the name and its spelling, and the token (`hf auth login`); files of this machine need no Hub"
         )
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{'/'.join(Path(frame.filename).parts[-2:])}, line {frame.lineno}"

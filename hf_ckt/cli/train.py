@@ -28,6 +28,7 @@ _IN_A_SHELL = {
     "quantization_config": "--load-in-4bit or --load-in-8bit",
     "teacher_quantization_config": "--teacher-load-in-4bit or --teacher-load-in-8bit",
     "train_dataset": "--dataset-name",
+    "use_cpu": "--use-cpu true",
 }
 
 
@@ -73,9 +74,8 @@ def run(argv: list[str]) -> int:
     from .arguments.train_parser import TrainParser, own_fields
 
     kinds: Any = (ScriptArguments, ContrastiveRobustConfig, ModelConfig, DatasetMixtureConfig, TeacherArguments)
-    parsed = TrainParser(kinds, own_fields(ContrastiveRobustConfig, TeacherArguments)).read(argv)
     try:
-        _train(*parsed)
+        _train(*TrainParser(kinds, own_fields(ContrastiveRobustConfig, TeacherArguments)).read(argv))
     except Exception as error:
         text = str(error)
         said = [
@@ -146,6 +146,11 @@ def _train(
         # Which row it was, the preparation does not say.
         _require_rendered(train_dataset, _source(script, dataset, script.dataset_train_split), model, args)
         _require_rendered(eval_dataset, _source(script, dataset, script.dataset_test_split), model, args)
+        raise
+    except OSError as error:
+        # Without network the libraries' words name no model.
+        if model.model_name_or_path not in str(error) and "teacher_model" not in str(error):
+            error.add_note(f"What was to be loaded is model_name_or_path, {model.model_name_or_path!r}.")
         raise
     _require_fitting(trainer)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)

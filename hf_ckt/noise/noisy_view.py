@@ -59,7 +59,7 @@ class NoisyView:
         fraction (`float`, *optional*, defaults to `1.0`):
             Probability that a row is perturbed, drawn from its first document's tokens and the step's seed.
         every (`int`, *optional*, defaults to `1`):
-            The view is computed in every so manieth training step only.
+            The view is computed in one of this many training steps.
         batched (`bool`, *optional*, defaults to `False`):
             Whether both views go through the backbone as one batch; otherwise as two.
         recompute (`bool`, *optional*, defaults to `False`):

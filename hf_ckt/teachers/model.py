@@ -83,8 +83,9 @@ class ModelTeacher(Teacher):
                 From tokens that the teacher does not have to those that it reads in their place; text or id.
 
         Raises:
-            ValueError: If an id means different tokens to the two tokenizers, a token is mapped to none, or the teacher uses prompt learning or an
-                adapter that is bound to a call of the whole model (X-LoRA, Poly).
+            ValueError: If an id means different tokens to the two tokenizers, a token is mapped to none, or the teacher uses
+                prompt learning or an adapter that is bound to a call of the whole model (X-LoRA, Poly).
+            OSError: If the teacher's files cannot be had; the option is named beside the library's own words.
         """
         if isinstance(model, str):
             kwargs = {"dtype": "auto", **(init_kwargs or {})}
@@ -93,20 +94,11 @@ class ModelTeacher(Teacher):
             if PartialState().num_processes > 1:
                 # Left to its default, trl 1.16 spreads the model over all GPUs, in every process.
                 kwargs.setdefault("device_map", None)
-            revision = kwargs.get("revision")
-            is_adapter = find_adapter_config_file(model, revision=revision) is not None
-            tokenizer = tokenizer or _find_tokenizer(model, kwargs)
-            if tokenizer is None and is_adapter:
-                tokenizer = _find_tokenizer(
-                    PeftConfig.from_pretrained(model, revision=revision).base_model_name_or_path, {}
-                )
-            # Checked before the weights are loaded: they may take minutes.
-            _check_tokenizer(student_tokenizer, tokenizer, model)
-            model = (
-                AutoPeftModelForCausalLM.from_pretrained(model, **kwargs)
-                if is_adapter
-                else create_model_from_path(model, **kwargs)
-            )
+            try:
+                model, tokenizer = _load(model, kwargs, student_tokenizer, tokenizer)
+            except OSError as error:
+                # The libraries' messages leave out which of a run's models it was, some of them its name too.
+                raise OSError(f"teacher_model: {model!r} cannot be loaded ({error})") from error
         else:
             for name, value in (
                 ("teacher_model_init_kwargs", init_kwargs),
@@ -182,6 +174,26 @@ def require_separate_models(student: Any, teacher: Any) -> None:
 
 def _is_quantized(model: Any) -> bool:
     return getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False)
+
+
+def _load(
+    name: str,
+    kwargs: dict[str, Any],
+    student_tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase | None]:
+    """Returns a model or adapter by its name, and its tokenizer where there is one."""
+    revision = kwargs.get("revision")
+    is_adapter = find_adapter_config_file(name, revision=revision) is not None
+    tokenizer = tokenizer or _find_tokenizer(name, kwargs)
+    if tokenizer is None and is_adapter:
+        base = PeftConfig.from_pretrained(name, revision=revision).base_model_name_or_path
+        tokenizer = _find_tokenizer(base, {})
+    # Checked before the weights are loaded: they may take minutes.
+    _check_tokenizer(student_tokenizer, tokenizer, name)
+    if is_adapter:
+        return AutoPeftModelForCausalLM.from_pretrained(name, **kwargs), tokenizer
+    return create_model_from_path(name, **kwargs), tokenizer
 
 
 def _find_tokenizer(name: str | None, kwargs: dict[str, Any]) -> PreTrainedTokenizerBase | None:

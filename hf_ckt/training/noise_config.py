@@ -73,7 +73,7 @@ class PerturbationConfig:
         1.0,
     )
     consistency_every: int = setting(
-        "The noisy view is computed in every so manieth optimizer step, 1 or more, and the term multiplied by it there, "
+        "The noisy view is computed in one of this many optimizer steps, 1 or more, and the term multiplied by it there, "
         "so that consistency_weight keeps its meaning.",
         1,
     )

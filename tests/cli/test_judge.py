@@ -72,7 +72,7 @@ def test_a_model_is_measured_like_a_rule(labelled, tmp_path, capsys):
         (["--judge", "hf:./none#REJECTION"], "--judge: there is no such file or folder, './none'"),
         (["--refusal_label", "x"], "Did you mean '--refusal_labels'"),
         (["--split", "tset"], "Did you mean 'test'"),
-        (["--label-column", "refuse"], "no column 'refuse'"),
+        (["--label-column", "refuse"], "--label-column: the answers.jsonl dataset has no column 'refuse'"),
     ],
 )
 def test_wrong_input_is_one_line(labelled, capsys, options, message):
@@ -101,7 +101,7 @@ def test_wrong_input_is_one_line(labelled, capsys, options, message):
         ("a.jsonl", '{"answer": "No.", "refused": true},\n', "a.jsonl, line 1: is not JSON"),
         ("a.csv", "answer,refused\nNo.\n", "a.csv, line 2: has 1 cells"),
         ("a.csv", 'answer,refused\n"No.,true\nYes.,false\n', "a.csv, line 2: is not CSV"),
-        ("a.jsonl", "", "holds no row"),
+        ("a.jsonl", "", "a.jsonl holds no row"),
         ("a", "", "neither .jsonl nor .csv"),
     ],
 )

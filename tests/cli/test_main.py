@@ -150,6 +150,21 @@ def test_refused_connections_name_the_hub(command, capsys, monkeypatch):
     assert error.startswith("hf-ckt probe: error: the Hub at http://127.0.0.1:9 could not be used (ConnectError")
 
 
+def test_a_hub_out_of_reach_is_told_the_same_by_datasets(command, capsys, monkeypatch):
+    """`datasets` raises Python's own ConnectionError, which told a place in its code and nothing to do."""
+
+    def ask(argv):
+        from datasets import load_dataset
+
+        load_dataset("org/nowhere")
+
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    command(ask)
+    assert cli.main(["probe"]) != 0
+    error = capsys.readouterr().err
+    assert "the Hub at" in error and "org/nowhere" in error and "HF_HUB_OFFLINE" in error
+
+
 @pytest.mark.parametrize("slip", [lambda: None + 1, lambda: int("x"), lambda: {}.nothing])
 def test_slips_are_not_told_as_if_they_were_sentences(slip, command, capsys):
     """`unsupported operand` alone looks like an answer to what the user typed."""

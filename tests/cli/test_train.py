@@ -132,6 +132,8 @@ def _main(tmp_path, capsys, *extra, **config):
         ),
         ({"model_name_or_path": "x"}, ["--model-init-kwargs", "{a: 1}"], "--model-init-kwargs: is not JSON"),
         ({"distillation_weight": -1.0}, [], "distillation_weight"),
+        # What a command without options meets on a machine without GPU: transformers names its Python argument.
+        ({"use_cpu": False, "bf16": True}, [], "In a shell, use_cpu is --use-cpu true."),
         ({"distillation_loss": "forward_lk"}, [], "forward_kl"),
     ],
 )
@@ -291,6 +293,12 @@ def test_train_tells_a_shells_options_for_the_trainers_arguments(tmp_path, capsy
     (other / "tokenizer.json").write_text(json.dumps(file))
     code, error = _main(tmp_path, capsys, **config, teacher_model_name_or_path=str(other))
     assert code == 2 and error.endswith(" In a shell, teacher_model is --teacher-model-name-or-path.\n")
+
+
+def test_train_names_the_model_that_is_not_there(tmp_path, capsys, data_file):
+    """Without network the library's words name no model."""
+    code, error = _main(tmp_path, capsys, model_name_or_path="org/nowhere", dataset_name=str(data_file), bf16=False)
+    assert code == 2 and error.endswith("What was to be loaded is model_name_or_path, 'org/nowhere'.\n")
 
 
 def test_train_mixtures_read_files_as_alone(tmp_path):

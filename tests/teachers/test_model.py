@@ -96,3 +96,10 @@ def test_a_head_that_is_whole_only_while_it_is_gathered_is_read_whole(tiny_model
     signal = teacher.signal(batch, load(tiny_model_dir))
     assert module.weight.numel() == 0
     torch.testing.assert_close(signal.head.logits(signal.hidden), logits(batch))
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "org/nowhere"])
+def test_missing_teacher_is_named(name, tiny_model_dir, tmp_path):
+    """The library's words name no option and, without network, no model: the student would be looked at for it."""
+    with pytest.raises(OSError, match=f"teacher_model: '{name}' cannot be loaded"):
+        build(tmp_path / "out", tiny_model_dir, given={"teacher_model": name, "peft_config": lora()})

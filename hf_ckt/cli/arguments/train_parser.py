@@ -30,6 +30,7 @@ _GROUPS = {
     "regularization": "regularization: the pull towards the frozen base",
 }
 _OTHER = "all terms"
+_FIRST = ("_weight", "_loss", "_model_name_or_path")
 _INHERITED = "inherited from TRL and transformers"
 # Of those that start several processes; they stand before the program.
 _LAUNCHERS = {
@@ -137,6 +138,8 @@ class TrainParser(TrlParser):
                 sections[_GROUPS.get(action.dest.split("_")[0], _OTHER)].append(action)
             elif action.dest not in ("help", "help_all", "config"):
                 inherited.append(action)
+        for actions in sections.values():  # first what a group needs, then what refines it
+            actions.sort(key=lambda action: not action.dest.endswith(_FIRST))
         formatter = self._get_formatter()
         formatter.add_text(f"usage: {self.prog} [--config FILE] [--option VALUE] ...")
         formatter.add_text(
@@ -179,8 +182,8 @@ class TrainParser(TrlParser):
             if name in _LAUNCHERS:
                 raise ValueError(
                     f"unknown option {option!r}: it is one of the launcher that starts several processes, and stands before "
-                    "the program: accelerate launch --num_processes 2 -m hf_ckt.cli.main train ..., or torchrun "
-                    "--nproc_per_node 2 -m hf_ckt.cli.main train ...."
+                    "the program, as in `accelerate launch --num_processes 2 -m hf_ckt.cli.main train --config FILE` or "
+                    "`torchrun --nproc_per_node 2 -m hf_ckt.cli.main train --config FILE`."
                 )
             if name in _OTHER_NAMES:
                 raise ValueError(f"unknown option {option!r}. Here it is called --{_OTHER_NAMES[name]}.")

@@ -106,7 +106,8 @@ def read_labelled(
     for path in paths:
         for number, (where, row) in enumerate(_rows(path)):
             if number == 0:
-                require_columns(path.name, row, (columns.text, columns.label), "--labelled")
+                for option, column in (("--text-column", columns.text), ("--label-column", columns.label)):
+                    require_columns(path.name, row, (column,), option, "name the one that is meant")
             if split is not None:
                 require_columns(path.name, row, (columns.split,), "--split")
                 splits.add(str(row[columns.split]))
@@ -127,7 +128,10 @@ def read_labelled(
     if split is not None and not rows:
         require_known("--split", split, splits)
     if not rows:
-        raise ValueError("--labelled: holds no row, and an error of nothing is no number.")
+        names = ", ".join(path.name for path in paths)
+        raise ValueError(
+            f"--labelled: {names} holds no row, and an error of nothing is no number. Give labelled answers."
+        )
     for label in columns.refusal_labels or ():
         # A misspelt label would make every refusal an answer.
         require_known("--refusal-labels", label, labels)

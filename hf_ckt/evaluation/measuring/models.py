@@ -139,9 +139,12 @@ def entries(
     listed = [EvaluatedModel("base", backbone)]
     if adapter is not None:
         if not is_adapter(adapter):
+            missing = (
+                "" if Path(adapter).exists() else "is no folder of this machine, and under that name the Hub's copy "
+            )
             raise ValueError(
-                f"--adapter: {public_name(adapter)!r} holds no adapter_config.json. Give a PEFT adapter; a whole model "
-                "goes to --compare."
+                f"--adapter: {public_name(adapter)!r} {missing}holds no adapter_config.json. Give a PEFT adapter; a whole "
+                "model goes to --compare."
             )
         listed.append(EvaluatedModel("adapter", backbone, adapter))
         _require_base("--adapter", adapter, backbone, allow_other_base)
@@ -266,12 +269,16 @@ def is_adapter(model: str) -> bool:
 
 
 def identity_of(model: str) -> str:
-    """Returns a digest of a folder's files, or a Hub id with its commit."""
+    """Returns a digest of a folder's files, or a Hub id with its commit; OSError names what cannot be had."""
     if Path(model).is_dir():
         return fingerprint(Path(model))
     from transformers.utils import cached_file
     from transformers.utils.peft_utils import find_adapter_config_file
 
     # The file lies in a folder named by the commit.
-    file = find_adapter_config_file(model) or cached_file(model, "config.json")
+    try:
+        file = find_adapter_config_file(model) or cached_file(model, "config.json")
+    except OSError as error:
+        # Without network its words name no model.
+        raise OSError(f"{model!r} is no folder of this machine, and cannot be had from the Hub ({error})") from error
     return f"{model}@{Path(str(file)).parent.name}"

@@ -41,6 +41,9 @@ def test_help_shows_the_own_options_in_groups_and_no_others(capsys):
     extra = {option for option in options_of(text) if option not in wanted}
     assert wanted <= set(options_of(text)) and extra <= {"--config", "--help-all"}
     titles = [line.split(":")[0] for line in text.splitlines() if line.endswith(":") and line[0].isalpha()]
+    # The weight of a term before what refines it, the teacher's name before how it is loaded.
+    assert text.index("--consistency-weight ") < text.index("--consistency-fraction ")
+    assert text.index("--teacher-model-name-or-path ") < text.index("--teacher-model-init-kwargs ")
     assert titles[:3] == ["general", "task", "teacher"] and len(titles) >= 8
 
 

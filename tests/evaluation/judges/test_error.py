@@ -185,7 +185,7 @@ def test_split_leaves_the_other_rows_out(tmp_path):
         ("a.jsonl", "", {}, "holds no row"),
         ("a.jsonl", "{", {}, "line 1: is not JSON"),
         ("a.jsonl", "[1]", {}, "must be an object"),
-        ("a.jsonl", '{"text": "x", "refused": true}', {}, "no column 'answer'"),
+        ("a.jsonl", '{"text": "x", "refused": true}', {}, "^--text-column: .* no column 'answer'.* or name the one"),
         ("a.jsonl", '{"answer": "x", "refused": "partly"}', {}, "line 1: refused must be true or false.*--refusal-labels"),
         ("a.jsonl", '{"answer": "x", "refused": "refsal"}', {"refusal_labels": ["refusal"]}, "Did you mean 'refsal'"),
         ("a.jsonl", '{"answer": "x", "refused": true, "kind": "safe"}', {}, "kind must be harmful or benign.*--harmful-kinds"),

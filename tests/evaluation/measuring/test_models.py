@@ -47,6 +47,14 @@ def test_swapped_base_and_adapter_raise(tiny_model_dir, adapters):
         entries(str(tiny_model_dir), str(tiny_model_dir))
 
 
+def test_what_is_not_there_is_named(tiny_model_dir):
+    """Without network the library's words name no model, and an id with a slip is taken for an adapter without a file."""
+    with pytest.raises(OSError, match="'org/nowhere' is no folder of this machine"):
+        EvaluatedModel("base", "org/nowhere").identity()
+    with pytest.raises(ValueError, match="--adapter: 'org/nowhere' is no folder of this machine"):
+        entries(str(tiny_model_dir), "org/nowhere")
+
+
 def test_identity_changes_with_the_weights(tiny_model_dir, adapters):
     """Answers kept for one adapter must not be read for another."""
     one, two = (EvaluatedModel("adapter", str(tiny_model_dir), adapter).identity() for adapter in adapters)
