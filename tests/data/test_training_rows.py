@@ -146,10 +146,16 @@ _CHAT = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "c
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"input_ids": [1, 2]}, {"input_ids": None}], "row 2 .line 2.: has None as 'input_ids', which must be a list"),
+        (
+            [{"input_ids": [1, 2]}, {"input_ids": None}],
+            "row 2 .line 2.: has None as 'input_ids', which must be a list",
+        ),
         ([{"input_ids": "abc"}], "row 1 .line 1.: has 'abc' as 'input_ids'"),
         ([{"input_ids": ["a"]}], "row 1 .line 1.: has .'a'. as 'input_ids'"),
-        ([_CHAT | {"tools": "[]"}, _CHAT | {"tools": "get_time"}], "row 2 .line 2.: has 'get_time' as 'tools', which is not"),
+        (
+            [_CHAT | {"tools": "[]"}, _CHAT | {"tools": "get_time"}],
+            "row 2 .line 2.: has 'get_time' as 'tools', which is not",
+        ),
         ([_CHAT | {"chat_template_kwargs": "x"}], "row 1 .line 1.: has 'x' as 'chat_template_kwargs'"),
     ],
 )

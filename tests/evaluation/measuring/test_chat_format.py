@@ -186,5 +186,5 @@ def test_template_that_does_not_write_the_user_raises(template):
     """A template of lists of blocks leaves a text out, and every prompt got the same answer."""
     tokenizer = build_tokenizer()
     tokenizer.chat_template = template
-    with pytest.raises(ValueError, match="leaves out what a user says .* asked alike"):
+    with pytest.raises(ValueError, match=r"leaves out what a user says .* asked alike"):
         ChatFormat(tokenizer)

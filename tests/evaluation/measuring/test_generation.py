@@ -150,6 +150,7 @@ def test_what_is_stated_is_what_is_used(tiny_model_dir, tokenizer, tmp_path):
 def test_settings_that_are_objects_are_stated_with_what_they_hold():
     """Two watermarks would be one in the results and in the names of kept answers."""
     weak, strong = (
-        stated(GenerationConfig(watermarking_config={"bias": bias, "seeding_scheme": "lefthash"})) for bias in (1.0, 9.0)
+        stated(GenerationConfig(watermarking_config={"bias": bias, "seeding_scheme": "lefthash"}))
+        for bias in (1.0, 9.0)
     )
     assert (weak["watermarking_config"]["bias"], strong["watermarking_config"]["bias"]) == (1.0, 9.0)
