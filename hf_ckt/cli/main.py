@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"hf-ckt {__version__}")
         return 0
 
-    name, rest = arguments[0], arguments[1:]
+    name, rest = arguments[0].replace("_", "-"), arguments[1:]
     commands = command_files()
     if name not in commands:
         return _fail("hf-ckt", f"unknown command {name!r}.{nearest(name, commands)} Known: {', '.join(commands)}.")

@@ -225,7 +225,9 @@ def load_splits(script: "ScriptArguments", mixture: "DatasetMixtureConfig") -> M
             "dataset_name is a Hub id or a local file, datasets a list in the YAML file."
         )
     if name is not None:
-        return files.load_splits(name, config=script.dataset_config, streaming=script.dataset_streaming)
+        return files.load_splits(
+            name, config=script.dataset_config, streaming=script.dataset_streaming, text_cells=True
+        )
 
     from trl import get_dataset
 

@@ -53,7 +53,9 @@ def pick_split(found: Mapping[str, Any], split: str, option: str) -> Any:
     return found[split]
 
 
-def load_splits(source: str, *, config: str | None = None, streaming: bool = False) -> Mapping[str, Any]:
+def load_splits(
+    source: str, *, config: str | None = None, streaming: bool = False, text_cells: bool = False
+) -> Mapping[str, Any]:
     """
     Loads data sets as a mapping from a split's name.
 
@@ -66,6 +68,8 @@ def load_splits(source: str, *, config: str | None = None, streaming: bool = Fal
             Of a Hub data set.
         streaming (`bool`, *optional*, defaults to `False`):
             Read rows when they are asked for.
+        text_cells (`bool`, *optional*, defaults to `False`):
+            Read each cell of a CSV file as a text: else a column of answers such as 42 and 007 is one of numbers.
 
     Raises:
         FileNotFoundError: If the file is missing.
@@ -77,7 +81,7 @@ def load_splits(source: str, *, config: str | None = None, streaming: bool = Fal
     path = Path(source).expanduser()
     try:
         if path.is_file() or (not path.is_dir() and ending_of(path) in BUILDERS):
-            return {"train": _from_file(path, source, streaming)}
+            return {"train": _from_file(path, source, streaming, text_cells)}
         if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
             saved = load_from_disk(str(path))
             splits: Any = {"train": saved} if isinstance(saved, Dataset) else saved
@@ -119,7 +123,7 @@ def require_file(path: Path, source: str) -> None:
         raise _unreadable(path, "it is empty")
 
 
-def _from_file(path: Path, source: str, streaming: bool) -> Any:
+def _from_file(path: Path, source: str, streaming: bool, text_cells: bool) -> Any:
     from datasets import Features, Value, load_dataset
 
     require_file(path, source)
@@ -127,8 +131,8 @@ def _from_file(path: Path, source: str, streaming: bool) -> Any:
     if options["path"] == "csv":
         # Two columns of one name are an error there, and two names to pandas.
         _, first = next(numbered_rows(path), (None, {}))
-        # A cell is a text: pandas makes numbers of a column of answers such as 42 and 007.
-        options["features"] = Features(dict.fromkeys(first, Value("string"))) if first else None
+        if text_cells and first:
+            options["features"] = Features(dict.fromkeys(first, Value("string")))
     # What it logs of a file that it cannot read is said below.
     builder_log = logging.getLogger("datasets.packaged_modules.{0}.{0}".format(BUILDERS[ending_of(path)]))
     was_disabled, builder_log.disabled = builder_log.disabled, True

@@ -141,3 +141,17 @@ def test_a_path_without_a_model_is_named_with_its_option(option, kind, tmp_path,
     model = [] if option == "--model" else ["--model", "smollm2"]
     assert main(["evaluate", *model, option, str(path), "--output", str(tmp_path / "out")]) == 2
     assert f"{option}: {str(path)!r} " in (error := capsys.readouterr().err) and "there is no model to load" in error
+
+
+def test_a_misspelt_option_that_is_needed_is_named(capsys):
+    """`the following arguments are required: --model` sends the reader to look for what he has written."""
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--modle", "a", "--out_put=b"])
+    assert "unknown option '--modle'. Did you mean '--model'?" in capsys.readouterr().err
+
+
+def test_a_command_may_be_written_with_underscores(capsys):
+    """The Python package and the harness are called lm_eval."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["lm_eval", "--help"])
+    assert stopped.value.code == 0 and "hf-ckt lm-eval" in capsys.readouterr().out

@@ -99,6 +99,7 @@ def test_command_names_no_folder_of_the_machine(wanted, tmp_path):
     """The command is printed in reports; where somebody keeps models is nobody's business."""
     folder = tmp_path / "secret" / "my-model"
     folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
     assert main(["lm-eval", "--model", str(folder), "--tasks", "mmlu", f"--output={tmp_path}"]) == 0
     assert wanted["command"] == "hf-ckt lm-eval --model my-model --tasks mmlu"
 

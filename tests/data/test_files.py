@@ -131,7 +131,7 @@ def test_numbers_in_a_table_are_texts(streaming, tmp_path):
     """A column of answers such as 42 was refused as no text, and 007 would have been trained on as 7."""
     path = tmp_path / "sums.csv"
     path.write_text("prompt,completion,empty\n2+2?,4,\n6+1?,007,x\n")
-    assert list(load_splits(str(path), streaming=streaming)["train"]) == [
+    assert list(load_splits(str(path), streaming=streaming, text_cells=True)["train"]) == [
         {"prompt": "2+2?", "completion": "4", "empty": None},
         {"prompt": "6+1?", "completion": "007", "empty": "x"},
     ]

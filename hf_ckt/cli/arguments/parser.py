@@ -28,8 +28,10 @@ class CommandParser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Parses all words."""
-        _, unknown = self.parse_known_args(args)
         try:
+            # Before the parsing: of a misspelt option that is needed, argparse says that it is missing.
+            require_no_unknown(_strange(sys.argv[1:] if args is None else args, self._options()), self._options())
+            _, unknown = self.parse_known_args(args)
             require_no_unknown(unknown, self._options())
         except ValueError as error:
             self.error(str(error).rstrip("."))
@@ -66,6 +68,17 @@ def spelled(words: Sequence[str], known: Iterable[str]) -> list[str]:
             name = as_known.get(name.replace("_", "-"), name)
         found.append(f"{name}{equals}{value}" if word.startswith("--") else word)
     return found
+
+
+def _strange(words: Sequence[str], known: Iterable[str]) -> list[str]:
+    """The words that argparse takes for options, and that no option is called."""
+    names = {option.replace("_", "-") for option in known}
+    before = words[: words.index("--")] if "--" in words else words
+    return [
+        word
+        for word in before
+        if word.startswith("--") and " " not in word and word.partition("=")[0].replace("_", "-") not in names
+    ]
 
 
 def require_no_unknown(unknown: Sequence[str], known: Iterable[str], consequence: str = "") -> None:
