@@ -138,7 +138,7 @@ class PerturbationConfig:
         if abs(sum(shares.values()) - 1) > 1e-6:
             raise ValueError(
                 f"perturbation: the probabilities add up to {sum(shares.values()):g}, not to 1, so it is unclear what the "
-                "rest of the texts should get."
+                "rest of the texts should get. Divide each by their sum."
             )
         own = self.perturbation_settings if isinstance(self.perturbation_settings, dict) else {}
         for name in own:

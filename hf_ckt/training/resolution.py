@@ -94,14 +94,14 @@ def resolve_schedules(args: ContrastiveRobustConfig, facts: RunFacts) -> dict[st
     missing = facts.obstacle or facts.no_teacher
     if args.label_trust and missing:
         raise ValueError(f"label_trust=True: {missing}. Remedy that, or set label_trust=False.")
-    chosen = []
+    chosen: dict[str | None, list[str]] = {}  # by the reason against them
     for role in EXTRA_ROLES:
         weight = getattr(args, f"{role}_weight")
         missing = facts.obstacle or _missing(role, args, facts)
         if weight is None:
             against = missing or (_FLOAT16 if facts.float16 else None)
             weight = 0.0 if against else RECOMMENDED_WEIGHTS[role]
-            chosen.append(f"{role}_weight={weight:g}" + (f" ({against})" if against else ""))
+            chosen.setdefault(against, []).append(f"{role}_weight={weight:g}")
             if against:
                 continue
         schedules[role] = args.build_schedule(role, weight)
@@ -114,7 +114,8 @@ def resolve_schedules(args: ContrastiveRobustConfig, facts: RunFacts) -> dict[st
             "task at weight 1, constant."
         )
     if chosen:
-        logger.warning("Weights that were left at None: %s.", ", ".join(chosen))
+        said = [" and ".join(names) + (f" ({against})" if against else "") for against, names in chosen.items()]
+        logger.warning("Weights that were left at None: %s.", "; ".join(said))
     active = {role: schedule for role, schedule in schedules.items() if schedule.ever_on}
     if not active:
         raise ValueError("task_weight=0: every weight of the objective is 0, so nothing would train. Raise one.")

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which roles are on, by what a run has."""
 
+import logging
+
 import pytest
 
 from hf_ckt.training import facts
@@ -19,3 +21,18 @@ def test_a_penalty_on_weights_is_off_or_refused_where_zero3_takes_them_apart(tin
     with pytest.raises(ValueError, match=r"regularization_weight=0.1: adapter_l2 reads whole weights.*reference_kl"):
         terms(regularization_weight=0.1)
     assert "regularization" in terms(regularization_weight=0.1, regularization_loss="reference_kl")
+
+
+@pytest.mark.filterwarnings("ignore:`compute_loss_func` is deprecated:FutureWarning")
+def test_a_reason_for_several_weights_is_said_once(tiny_model_dir, tmp_path, caplog):
+    """Four times the same sentence in one line is read by nobody."""
+    weights = dict.fromkeys(
+        ("distillation_weight", "contrastive_weight", "consistency_weight", "regularization_weight")
+    )
+    with caplog.at_level(logging.WARNING, logger="hf_ckt"):
+        build(tmp_path, tiny_model_dir, given={"compute_loss_func": lambda *_, **__: 0}, **weights)
+    (message,) = [record.getMessage() for record in caplog.records if "left at None" in record.getMessage()]
+    assert message == (
+        "Weights that were left at None: distillation_weight=0 and contrastive_weight=0 and consistency_weight=0 and "
+        "regularization_weight=0 (compute_loss_func replaces the loss that the extra terms are added to)."
+    )

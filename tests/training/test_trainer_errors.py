@@ -129,8 +129,8 @@ def test_weights_left_at_none_are_said_once(tiny_model_dir, tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="hf_ckt"):
         trainer = build(tmp_path, tiny_model_dir)
     (message,) = [record.getMessage() for record in caplog.records if "left at None" in record.getMessage()]
-    assert "distillation_weight=0 (there is no teacher" in message
-    assert "consistency_weight=0.5," in message
+    assert "distillation_weight=0 and contrastive_weight=0 (there is no teacher" in message
+    assert "consistency_weight=0.5;" in message
     assert set(trainer.objective.terms) == {"task", "consistency"}
 
 

@@ -40,7 +40,10 @@ def test_default_weights_do_not_distil_from_a_base_that_is_none(name, biased_mod
         trainer = build(tmp_path / "out", biased_model, given={"peft_config": lora(**BASELESS[name])})
     assert set(trainer.objective.terms) == {"task", "consistency", "regularization"}
     (message,) = [record.getMessage() for record in caplog.records if "left at None" in record.getMessage()]
-    assert "distillation_weight=0 (there is no teacher" in message and WORDS.get(name, name) in message
+    assert (
+        "distillation_weight=0 and contrastive_weight=0 (there is no teacher" in message
+        and WORDS.get(name, name) in message
+    )
 
 
 WEIGHTS = {

@@ -101,7 +101,10 @@ def test_label_trust_weighs_the_task_by_the_teacher(tiny_model_dir, tmp_path):
     ("changes", "message"),
     [
         ({"perturbation": "typo"}, r"perturbation: unknown name 'typo'.*typos"),
-        ({"perturbation": {"typos": 0.5, "gaussian": 0.4}}, r"perturbation: the probabilities add up to 0.9"),
+        (
+            {"perturbation": {"typos": 0.5, "gaussian": 0.4}},
+            r"perturbation: the probabilities add up to 0.9.*Divide each",
+        ),
         ({"perturbation": {"typos": 1.5, "gaussian": -0.5}}, r"perturbation\['gaussian'\]: must be greater than 0"),
         ({"perturbation": "typos", "perturbation_alpha": 3.0}, r"perturbation_alpha: typos has no setting 'alpha'"),
         ({"perturbation_settings": {"typos": {}}}, r"perturbation_settings: unknown name 'typos'"),
