@@ -2,6 +2,7 @@
 """[`ContrastiveRobustTrainer`]: TRL's SFTTrainer with a teacher and four further terms in the loss."""
 
 import inspect
+import logging
 import os
 from functools import partial
 from typing import Any
@@ -37,6 +38,8 @@ from .preferences import REJECTED_COLUMNS, chosen_as_completion, with_rejected
 from .resolution import require_safe_noisy_view, resolve_schedules
 from .resuming import ResumableTrainer
 from .state import TeacherMark, TrainingState
+
+logger = logging.getLogger(__name__)
 
 
 class ContrastiveRobustTrainer(ResumableTrainer):
@@ -112,9 +115,13 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         self._causal_lm = self.model.get_base_model() if is_peft_model(self.model) else self.model
         schedules = resolve_schedules(args, find_facts(self, teacher_given=teacher_model is not None))
         task_alone = set(schedules) == {"task"} and args.task_weight == 1 and args.task_schedule == "constant"
-        if task_alone and not args.label_trust:
-            return  # SFTTrainer, to the last bit
-        self._set_objective(schedules, teacher_model, teacher_quantization_config, teacher_processing_class)
+        if not task_alone or args.label_trust:  # else it is SFTTrainer, to the last bit
+            self._set_objective(schedules, teacher_model, teacher_quantization_config, teacher_processing_class)
+        if teacher_model is not None and self.teacher_name is None:
+            logger.warning(
+                "teacher_model: no term of this run reads a teacher, so it is not loaded and teaches nothing. Give "
+                "distillation_weight or contrastive_weight a value above 0, or leave teacher_model out."
+            )
 
     def _set_objective(
         self, schedules: dict[str, Any], teacher_model: Any, quantization_config: Any, processing_class: Any

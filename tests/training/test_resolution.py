@@ -6,6 +6,7 @@ import logging
 import pytest
 
 from hf_ckt.training import facts
+from tests.runs import OFF
 from tests.trainers import build, lora
 
 
@@ -36,3 +37,16 @@ def test_a_reason_for_several_weights_is_said_once(tiny_model_dir, tmp_path, cap
         "Weights that were left at None: distillation_weight=0 and contrastive_weight=0 and consistency_weight=0 and "
         "regularization_weight=0 (compute_loss_func replaces the loss that the extra terms are added to)."
     )
+
+
+def test_a_teacher_that_no_term_reads_is_said(tiny_model_dir, tmp_path, caplog):
+    """The run would be SFT, and its user would report what the teacher had taught."""
+    given = {"teacher_model": str(tiny_model_dir)}
+    with caplog.at_level(logging.WARNING):
+        for weights in (OFF, {**OFF, "regularization_weight": 0.1}):
+            caplog.clear()
+            build(tmp_path, tiny_model_dir, given={**given, "peft_config": lora()}, **weights)
+            assert "teacher_model: no term of this run reads a teacher" in caplog.text
+        caplog.clear()
+        build(tmp_path, tiny_model_dir, given=given, **{**OFF, "distillation_weight": 1.0})
+        assert "no term of this run" not in caplog.text
