@@ -19,6 +19,7 @@ import argparse
 import json
 from pathlib import Path
 
+from hf_ckt.checkpoints import replace_file
 from hf_ckt.data import load_choices, load_own_prompts, load_prompts, load_word_problems
 from hf_ckt.data.prompt_set_table import PUBLIC_SETS
 from hf_ckt.data.public_hashes import prompt_hashes
@@ -62,7 +63,8 @@ def main() -> None:
         hashes = sorted({value for prompt in prompts for value in prompt_hashes(prompt) if value is not None})
         lines.append(json.dumps({"set": name, "prompts": len(prompts), "hashes": hashes}))
         print(f"{name}: {len(prompts)} prompts, {len(hashes)} hashes")
-    options.out.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    text = "".join(line + "\n" for line in lines)
+    replace_file(options.out, lambda aside: Path(aside).write_text(text, encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -310,8 +310,11 @@ def _require_fitting(trainer: Any) -> None:
             f"max_length={trainer.args.max_length}: of no row is an answer left within it, so there is nothing to train on. "
             "Raise it, or set truncation_mode='keep_end'."
         )
-    batches = rows.select_columns("input_ids").with_format("arrow").iter(10_000)
-    largest = max(pc.max(pc.list_flatten(batch["input_ids"])).as_py() or 0 for batch in batches)
+    largest = longest = 0
+    for batch in rows.select_columns("input_ids").with_format("arrow").iter(10_000):
+        ids = batch["input_ids"]
+        largest = max(largest, pc.max(pc.list_flatten(ids)).as_py() or 0)
+        longest = max(longest, pc.max(pc.list_value_length(ids)).as_py())
     if largest >= embedding_rows(trainer.model):
         raise ValueError(
             f"dataset_name: a row holds the token id {largest}, and the model has embeddings for {embedding_rows(trainer.model)} "
@@ -320,7 +323,6 @@ def _require_fitting(trainer: Any) -> None:
     positions = learned_positions(trainer.model)
     if positions is None or trainer.padding_free:  # positions there begin anew with each document
         return
-    longest = max(len(ids) for batch in rows.select_columns("input_ids").iter(1000) for ids in batch["input_ids"])
     if longest > positions:
         raise ValueError(
             f"max_length={trainer.args.max_length}: a row has {longest} tokens, and the model has learned {positions} "

@@ -17,8 +17,8 @@ from .numbered_rows import BUILDERS, ending_of, numbered_rows
 _UNNAMED = "__index_level_0__"
 # Builders of what `numbered_rows` reads too.
 _BY_LINE = ("json", "csv", "text")
-# Leading slash, dot or tilde, a drive or backslashes, or more than one slash: no Hub id looks like this.
 _FORMS = "Give one JSON object a line, or CSV whose first line names the columns, or Parquet,"
+# Leading slash, dot or tilde, a drive or backslashes, or more than one slash: no Hub id looks like this.
 _PATH = re.compile(r"(?!.*://)([/.~]|[A-Za-z]:|.*\\|[^/]*/[^/]*/)")
 
 

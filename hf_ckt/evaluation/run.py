@@ -222,11 +222,10 @@ def _models(
     for entry in listed:
         relative_to = rows[baseline] if baseline is not None else None
         results = model_results(entry, rows[entry.name], base, measured[entry.name], relative_to)
-        asked = measurement.formats[entry]
         results |= {
             **model_facts(entry),
             "generation": measurement.generation(entry),
-            "chat": {**asked.facts(), "sent": asked.example()},
+            "chat": measurement.formats[entry].described(),
         }
         if measurement.teacher is not None and not measurement.comparable(entry):
             results["left_out"] = {"kd": "its tokenizer is not the teacher's, so their predictions cannot be compared"}

@@ -5,7 +5,6 @@ version it was read from and the reason. When a release moves a seam, this is th
 """
 
 import functools
-import itertools
 import types
 from collections.abc import Callable, Container, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -71,8 +70,8 @@ def install_objective_forward(model: PreTrainedModel) -> None:
     model._hf_ckt_objective_forward = True  # type: ignore[assignment]
 
 
-def _switchable(model: torch.nn.Module) -> list[Any]:
-    return [module for module in model.modules() if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))]
+def _switchable(model: torch.nn.Module) -> Iterator[Any]:
+    return (module for module in model.modules() if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)))
 
 
 def has_switchable_adapters(model: torch.nn.Module) -> bool:
@@ -144,8 +143,8 @@ def adapters_disabled(model: torch.nn.Module) -> Iterator[None]:
 
 def adapters_are_off(model: torch.nn.Module) -> bool:
     """Whether a pass over the model would go without its adapters: inside [`adapters_disabled`]."""
-    layers = (module for module in model.modules() if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)))
-    return any(module._disable_adapters for module in itertools.islice(layers, 1))
+    first = next(_switchable(model), None)
+    return first is not None and first._disable_adapters
 
 
 def keep_4bit_differentiable(model: torch.nn.Module) -> None:

@@ -60,9 +60,9 @@ def find_documents(inputs: dict[str, Any]) -> Documents:
     if isinstance(mask, Tensor) and mask.ndim == 2:
         return _documents_of_rows(mask.bool())
     if isinstance(mask, Tensor) and mask.ndim in (3, 4):
-        sees = _sees(mask if mask.ndim == 3 else mask[:, 0], 0).expand(ids.shape)
-        goes_on = _sees(mask if mask.ndim == 3 else mask[:, 0], -1).expand(len(ids), -1)
-        return _documents_from(F.pad(~goes_on, (1, 0), value=True), sees)
+        pairs = mask if mask.ndim == 3 else mask[:, 0]
+        goes_on = _sees(pairs, -1).expand(len(ids), -1)
+        return _documents_from(F.pad(~goes_on, (1, 0), value=True), _sees(pairs, 0).expand(ids.shape))
     everywhere = torch.ones_like(ids, dtype=torch.bool)
     ends = next((inputs[name] for name in BOUNDARIES if isinstance(inputs.get(name), Tensor)), None)
     if ends is not None:

@@ -29,6 +29,11 @@ class Document(NamedTuple):
         """Ids of the tokens that count, in order; a first token never does."""
         return [label for label in self.labels[1:] if label != -100]
 
+    @property
+    def start(self) -> int:
+        """Where the first token that counts stands; behind the last one where none does."""
+        return next((index for index, label in enumerate(self.labels) if label != -100), len(self.labels))
+
 
 def split_documents(batch: Batch) -> dict[int, Document]:
     """Returns a batch's documents by their numbers, row by row. Waits for the device."""

@@ -127,18 +127,16 @@ class NoisyPrompts:
         if found is None:
             return None
         text, whole = found
-        ids, labels = whole or document
-        start = next((index for index, label in enumerate(labels) if label != -100), len(ids))
-        cut = 0 if ids[: len(document.ids)] == document.ids else len(ids) - len(document.ids)
-        return _Row(text, ids, start, cut)
+        whole = whole or document
+        cut = 0 if whole.ids[: len(document.ids)] == document.ids else len(whole.ids) - len(document.ids)
+        return _Row(text, whole.ids, whole.start, cut)
 
     def _shortened(self, noisy: Document, clean: Document) -> Document | CleanReason:
         """The noisy document without as many tokens, behind its first, as it is too long."""
         excess = 0 if self.max_length is None else len(noisy.ids) - max(self.max_length, len(clean.ids))
         if excess <= 0:
             return noisy
-        first = next((index for index, label in enumerate(noisy.labels) if label != -100), 0)
-        if first - 1 <= excess:
+        if noisy.start - 1 <= excess:
             return CleanReason.CUT_OFF  # nothing of the prompt would be left
         ids, labels = noisy
         return Document(ids[:1] + ids[1 + excess :], labels[:1] + labels[1 + excess :])
@@ -212,12 +210,11 @@ class NoisyPrompts:
         rendered = tokenize_example(self.processing_class, noisy, return_assistant_tokens_mask=True, **options)
         ids, places = rendered["input_ids"], [i for i, bit in enumerate(rendered["assistant_masks"]) if bit]
         kept = document.kept
-        first = next(index for index, label in enumerate(document.labels) if index and label != -100)
         if [ids[place] for place in places[: len(kept)]] == kept:
             places, begin = places[: len(kept)], 0
         elif [ids[place] for place in places[-len(kept) :]] == kept:
             places = places[-len(kept) :]
-            begin = max(0, places[0] - first)
+            begin = max(0, places[0] - document.start)
         else:
             return CleanReason.NOT_ALIGNED
         counts = set(places)
@@ -242,8 +239,7 @@ class NoisyPrompts:
         if not edits:
             possible = part.severity < 1 and replace(part, severity=1.0).edits(positions, self.vocabulary, rng)
             return CleanReason.CHANCE if possible else CleanReason.NOTHING_TO_CHANGE
-        first = next(index for index, label in enumerate(document.labels) if label != -100)
-        if all(edits.get(index, token) is None for index, token in enumerate(document.ids[:first])):
+        if all(edits.get(index, token) is None for index, token in enumerate(document.ids[: document.start])):
             del edits[0]  # the first token that counts needs one before it
         ids, labels = [], []
         for index, (token, label) in enumerate(zip(*document, strict=True)):

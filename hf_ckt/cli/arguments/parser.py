@@ -28,14 +28,15 @@ class CommandParser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Parses all words."""
+        words, options = sys.argv[1:] if args is None else args, self._options()
         try:
             # Before the parsing: of a misspelt option that is needed, argparse says that it is missing.
-            require_no_unknown(_strange(sys.argv[1:] if args is None else args, self._options()), self._options())
-            _, unknown = self.parse_known_args(args)
-            require_no_unknown(unknown, self._options())
+            require_no_unknown(_strange(words, options), options)
+            found, unknown = self.parse_known_args(words, namespace)
+            require_no_unknown(unknown, options)
         except ValueError as error:
             self.error(str(error).rstrip("."))
-        return super().parse_args(args, namespace)
+        return found
 
     def _options(self) -> set[str]:
         """Its options and those of its subcommands."""

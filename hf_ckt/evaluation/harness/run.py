@@ -144,7 +144,7 @@ def _score(options: HarnessRun, folder: Path, command: str) -> dict[str, Any]:
     for entry in listed:
         if entry.adapter is not None and not all(store.has(keys[entry.name, name]) for name in names):
             with backbones.active(entry) as model:
-                tokenizer = formats[entry].tokenizer if formats else _tokenizer(options, entry)
+                tokenizer = _tokenizer(options, entry, formats.get(entry))
                 require_tokens(model, entry, tokenizer, options.loading.trust_remote_code)
     found = {
         (entry.name, name): store.piece(
@@ -162,7 +162,7 @@ def _score(options: HarnessRun, folder: Path, command: str) -> dict[str, Any]:
             entry.name: {
                 **model_facts(entry),
                 "generation": _generation(options, entry, formats.get(entry)),
-                "chat": _sent(formats.get(entry)),
+                "chat": formats[entry].described() if formats else None,
             }
             for entry in listed
         },
@@ -185,7 +185,7 @@ def _run(
     """One model's result on one task, as JSON holds it."""
     from lm_eval.models.huggingface import HFLM
 
-    tokenizer = asked.tokenizer if asked is not None else _tokenizer(options, entry)
+    tokenizer = _tokenizer(options, entry, asked)
     with backbones.active(entry) as model:
         config = decoding(model.generation_config, tokenizer, keep_own=options.keep_generation_config)
         config.stop_strings = None  # the harness stops at the task's own, and gives `generate` no tokenizer for others
@@ -292,7 +292,7 @@ def _generation(options: HarnessRun, entry: EvaluatedModel, asked: ChatFormat | 
     """What holds where a task does not say itself how its answers are generated."""
     return generation_facts(
         entry.model,
-        asked.tokenizer if asked is not None else _tokenizer(options, entry),
+        _tokenizer(options, entry, asked),
         keep_own=options.keep_generation_config,
         trust_remote_code=options.loading.trust_remote_code,
     )
@@ -311,12 +311,8 @@ def _formats(options: HarnessRun, entries: Sequence[EvaluatedModel]) -> dict[Eva
     )
 
 
-def _tokenizer(options: HarnessRun, entry: EvaluatedModel) -> Any:
-    return entry_tokenizer(entry, options.loading.trust_remote_code)[0]
-
-
-def _sent(asked: ChatFormat | None) -> dict[str, Any] | None:
-    return None if asked is None else {**asked.facts(), "sent": asked.example()}
+def _tokenizer(options: HarnessRun, entry: EvaluatedModel, asked: ChatFormat | None) -> Any:
+    return asked.tokenizer if asked is not None else entry_tokenizer(entry, options.loading.trust_remote_code)[0]
 
 
 def _settings(options: HarnessRun) -> dict[str, Any]:

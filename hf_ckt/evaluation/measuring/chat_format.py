@@ -141,7 +141,7 @@ class ChatFormat:
         thinks = self.reasoning.declared
         return {
             "tokenizer": self.source or public_name(str(self.tokenizer.name_or_path)),
-            "template": self.template_source or self.source or public_name(str(self.tokenizer.name_or_path)),
+            "template": self._name,
             "template_digest": digest,
             "system_prompt": self.system_prompt,
             "system_prompt_sent_as": sent_as if self.system_prompt is not None else None,
@@ -150,9 +150,9 @@ class ChatFormat:
             "reasoning_switch": self.switch or None,
         }
 
-    def example(self) -> str:
-        """Returns what is really sent for a prompt, with `{prompt}` in its place."""
-        return self.text(self.messages("{prompt}"))
+    def described(self) -> dict[str, Any]:
+        """Returns its [`facts`], and under `sent` what is really sent for a prompt, with `{prompt}` in its place."""
+        return {**self.facts(), "sent": self.text(self.messages("{prompt}"))}
 
 
 def add_chat_options(parser: ArgumentParser, *, thinking: bool = True) -> None:

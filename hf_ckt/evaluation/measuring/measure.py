@@ -165,10 +165,11 @@ class Measurement:
         self, entry: EvaluatedModel, what: str, prompts: Iterable[str], new_tokens: int, into: dict[str, Answer]
     ) -> Iterator[_Piece]:
         asked = self.formats[entry]
+        write = None if self.engine is None else self.engine(entry, asked)
 
         def make(batch: list[str]) -> list[Answer]:
-            if self.engine is not None:
-                return answers_by(self.engine(entry, asked), asked, batch, new_tokens)
+            if write is not None:
+                return answers_by(write, asked, batch, new_tokens)
             with self.backbones.active(entry) as model:
                 keep = self.keep_generation_config
                 return answer_batch(model, asked, batch, new_tokens=new_tokens, keep_generation_config=keep)
@@ -176,7 +177,7 @@ class Measurement:
         def keep(batch: list[str], answers: list[Any]) -> None:
             into.update(zip(batch, (Answer(*answer) for answer in answers), strict=True))
 
-        engine = "transformers" if self.engine is None else "vllm"
+        engine = "transformers" if write is None else "vllm"
         settings = {"new_tokens": new_tokens, "engine": engine, "generation": self.generation(entry)}
         for batch, size in plan_batches(asked, prompts, new_tokens=new_tokens):
             key = self._key(entry, what, prompts=batch, **settings)

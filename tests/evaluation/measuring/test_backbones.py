@@ -19,31 +19,11 @@ from transformers import AutoModelForCausalLM
 
 from hf_ckt.evaluation.measuring.backbones import Backbones
 from hf_ckt.evaluation.measuring.models import EvaluatedModel, Loading, entries
+from tests.evaluation.measuring.saved_adapters import save_adapter, save_model
 from tests.tiny_models import save_tiny_llama
 from tests.trainers import load
 
 IDS = torch.tensor([[1, 5, 9, 30, 31]])
-
-
-def _adapter(model_dir, folder, seed=0, change=None, **settings):
-    """Saves an adapter that already does something; `change` is done to the model before it is saved."""
-    torch.manual_seed(seed)
-    config = {"r": 4, "init_lora_weights": False, "target_modules": ["q_proj", "up_proj"], **settings}
-    model = get_peft_model(load(model_dir), LoraConfig(**config))
-    return _saved(model, folder, change)
-
-
-def _saved(model, folder, change=None):
-    if change is not None:
-        change(model)
-    model.save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def adapters(tiny_model_dir, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("adapters")
-    return [_adapter(tiny_model_dir, folder / name, seed) for seed, name in enumerate(("first", "second"))]
 
 
 def _logits(model):
@@ -68,7 +48,7 @@ def test_each_entry_is_itself_on_a_shared_backbone(tiny_model_dir, adapters):
 def test_adapter_of_another_base_raises(tiny_model_dir, tmp_path_factory):
     """A traceback of shapes from the depths of torch does not say what to do."""
     wide = save_tiny_llama(tmp_path_factory.mktemp("wide"), hidden_size=64)
-    other = _adapter(wide, tmp_path_factory.mktemp("other"), 0)
+    other = save_adapter(wide, tmp_path_factory.mktemp("other"), 0)
     with pytest.raises(ValueError, match="was trained on another base"):
         with Backbones(Loading(dtype="float32")).active(EvaluatedModel("adapter", str(tiny_model_dir), other)):
             pass
@@ -132,7 +112,7 @@ def _rename(folder, before, after):
 @pytest.mark.parametrize("place", ["first", "second"])
 def test_adapter_of_which_a_key_does_not_load_raises(place, spoil, tiny_model_dir, adapters, tmp_path):
     """peft only warns: the base would be scored under the adapter's name, and be found as safe as the base is."""
-    broken = _adapter(tiny_model_dir, tmp_path / "broken", 4)
+    broken = save_adapter(tiny_model_dir, tmp_path / "broken", 4)
     spoil(broken)
     backbones = Backbones(Loading(dtype="float32"))
     if place == "second":
@@ -149,7 +129,7 @@ def test_adapter_of_which_a_key_does_not_load_raises(place, spoil, tiny_model_di
 def test_adapter_of_a_deeper_base_raises(tiny_model_dir, tmp_path):
     """Its upper half has no layer to go to, and the lower half alone is no adapter that anybody trained."""
     deep = save_tiny_llama(tmp_path / "deep", num_hidden_layers=3)
-    adapter = _adapter(deep, tmp_path / "adapter")
+    adapter = save_adapter(deep, tmp_path / "adapter")
     with pytest.raises(ValueError, match=r"[24] of its weights have no place"):
         with Backbones(Loading(dtype="float32")).active(EvaluatedModel("adapter", str(tiny_model_dir), adapter)):
             pass
@@ -171,37 +151,37 @@ def _with_biases(model):
 def _changing(kind, model_dir, folder):
     """An adapter that leaves the base's own weights other than they were."""
     if kind == "more tokens":
-        return _saved(get_peft_model(_grown(model_dir, 210), LoraConfig(r=4, init_lora_weights=False)), folder)
+        return save_model(get_peft_model(_grown(model_dir, 210), LoraConfig(r=4, init_lora_weights=False)), folder)
     if kind == "more tokens, embeddings trained":
         config = LoraConfig(
             r=4, init_lora_weights=False, target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"]
         )
-        return _saved(get_peft_model(_grown(model_dir, 210), config), folder)
+        return save_model(get_peft_model(_grown(model_dir, 210), config), folder)
     if kind == "more tokens, some trained":
         config = LoraConfig(r=4, target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [200, 201]})
-        return _saved(get_peft_model(_grown(model_dir, 256), config), folder)
+        return save_model(get_peft_model(_grown(model_dir, 256), config), folder)
     if kind == "more tokens, LoRA on embeddings":
         config = LoraConfig(
             r=4, init_lora_weights=False, target_modules=["q_proj", "embed_tokens"], modules_to_save=["lm_head"]
         )
-        return _saved(get_peft_model(_grown(model_dir, 202), config), folder)
+        return save_model(get_peft_model(_grown(model_dir, 202), config), folder)
     if kind == "biases":
-        return _adapter(model_dir, folder, bias="all", change=_with_biases, target_modules=["q_proj", "o_proj"])
+        return save_adapter(model_dir, folder, bias="all", change=_with_biases, target_modules=["q_proj", "o_proj"])
     if kind == "rewritten base":
-        return _adapter(model_dir, folder, init_lora_weights="pissa", target_modules=["q_proj"])
+        return save_adapter(model_dir, folder, init_lora_weights="pissa", target_modules=["q_proj"])
     if kind == "IA3":
         config = IA3Config(
             target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"], init_ia3_weights=False
         )
-        return _saved(get_peft_model(load(model_dir), config), folder)
+        return save_model(get_peft_model(load(model_dir), config), folder)
     if kind == "tokens alone":
         model = get_peft_model(load(model_dir), TrainableTokensConfig(token_indices=[5, 9], init_weights=False))
-        return _saved(model, folder)
+        return save_model(model, folder)
     if kind == "prompt tuning":
         model = get_peft_model(load(model_dir), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
-        return _saved(model, folder)
+        return save_model(model, folder)
     assert kind == "prefix tuning"
-    return _saved(
+    return save_model(
         get_peft_model(load(model_dir), PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)), folder
     )
 
@@ -229,7 +209,7 @@ def biased_dir(tmp_path_factory):
 @pytest.mark.parametrize("kind", KINDS)
 def test_adapters_that_change_the_base_leave_the_others_alone(kind, biased_dir, tmp_path):
     """On what one adapter wrote into the shared base, the base itself and every other adapter are other models."""
-    plain, special = _adapter(biased_dir, tmp_path / "plain", 3), _changing(kind, biased_dir, tmp_path / "special")
+    plain, special = save_adapter(biased_dir, tmp_path / "plain", 3), _changing(kind, biased_dir, tmp_path / "special")
     alone = {"base": _logits(load(biased_dir).eval())}
     alone["plain"] = _logits(PeftModel.from_pretrained(load(biased_dir), plain).eval())
     rows = {"more tokens, some trained": 256, "more tokens, LoRA on embeddings": 202}.get(kind, 210)
@@ -253,7 +233,7 @@ def test_grown_adapter_without_its_embeddings_raises(tiny_model_dir, tmp_path):
     """Random rows for the tokens that a chat template is made of."""
     # Of embeddings under LoRA, peft 0.21 saves the grown base and not the head.
     config = LoraConfig(r=4, init_lora_weights=False, target_modules=["q_proj", "embed_tokens"])
-    adapter = _saved(get_peft_model(_grown(tiny_model_dir, 202), config), tmp_path / "adapter")
+    adapter = save_model(get_peft_model(_grown(tiny_model_dir, 202), config), tmp_path / "adapter")
     with pytest.raises(ValueError, match=r"^adapter: was trained with 202 tokens .* lacks the output embeddings"):
         with Backbones(Loading(dtype="float32")).active(EvaluatedModel("adapter", str(tiny_model_dir), adapter)):
             pass
@@ -271,7 +251,7 @@ def test_base_is_told_by_weights_and_else_by_name(tiny_model_dir, tmp_path, adap
     save_tiny_llama(same, seed=3)
     save_tiny_llama(copied, seed=3)
     other = save_tiny_llama(tmp_path / "elsewhere" / "base", seed=4)
-    adapter = _adapter(same, tmp_path / "adapter")
+    adapter = save_adapter(same, tmp_path / "adapter")
     entries(str(copied), adapter)
     for option, arguments in {
         "--adapter": {"adapter": adapter},
@@ -307,7 +287,7 @@ def test_bases_that_are_not_here_are_told_by_name(recorded, base, same):
 
 def test_adapter_that_records_no_base_is_taken(tiny_model_dir, tmp_path):
     """There is nothing to compare; its weights still must all load."""
-    adapter = _adapter(tiny_model_dir, tmp_path / "adapter")
+    adapter = save_adapter(tiny_model_dir, tmp_path / "adapter")
     file = tmp_path / "adapter" / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": None}))
     listed, _ = entries(str(tiny_model_dir), adapter)
@@ -339,7 +319,7 @@ def test_answers_on_a_backbone_are_those_of_the_model_alone(kind, tiny_model_dir
 
 def test_layers_that_an_adapter_puts_in_twice_are_not_the_bases(tiny_model_dir, adapters, tmp_path):
     """They stay where the adapter is switched off, so base and other adapters were scored as a deeper model."""
-    twice = _adapter(tiny_model_dir, tmp_path / "twice", 5, layer_replication=[[0, 2], [1, 2]])
+    twice = save_adapter(tiny_model_dir, tmp_path / "twice", 5, layer_replication=[[0, 2], [1, 2]])
     base = _logits(load(tiny_model_dir).eval())
     first = _logits(PeftModel.from_pretrained(load(tiny_model_dir), adapters[0]).eval())
     deeper = _logits(PeftModel.from_pretrained(load(tiny_model_dir), twice).eval())
@@ -359,7 +339,7 @@ def test_layers_that_an_adapter_puts_in_twice_are_not_the_bases(tiny_model_dir, 
 )
 def test_broken_files_of_an_adapter_are_named(name, content, message, tiny_model_dir, tmp_path):
     """`invalid header length` does not say of which of five adapters."""
-    folder = _adapter(tiny_model_dir, tmp_path / "given")
+    folder = save_adapter(tiny_model_dir, tmp_path / "given")
     (tmp_path / "given" / name).write_text(content)
     with pytest.raises(ValueError, match=message):
         with Backbones(Loading(dtype="float32")).active(EvaluatedModel("x", str(tiny_model_dir), folder)):

@@ -44,7 +44,7 @@ def test_template_without_a_system_role_is_known_at_once(name):
         ChatFormat(tokenizer, "Be kind.")
     asked = ChatFormat(tokenizer, "Be kind.", "user")
     assert "Be kind.\n\nWhy?" in asked.text(asked.messages("Why?"))
-    assert asked.facts()["system_prompt_sent_as"] == "user" and "Be kind.\n\n{prompt}" in asked.example()
+    assert asked.facts()["system_prompt_sent_as"] == "user" and "Be kind.\n\n{prompt}" in asked.described()["sent"]
     assert ChatFormat(tokenizer).facts()["system_prompt_sent_as"] is None
 
 

@@ -2,30 +2,15 @@
 """The models of a comparison: which they are, what they are called, and how they are loaded."""
 
 import pytest
-import torch
-from peft import LoraConfig, get_peft_model
 
 from hf_ckt.evaluation.measuring.models import EvaluatedModel, Loading, entries, public_name
 from hf_ckt.models.embedded import HUB_ID
-from tests.trainers import load
-
-
-def _adapter(model_dir, folder, seed):
-    torch.manual_seed(seed)
-    model = get_peft_model(load(model_dir), LoraConfig(r=4, init_lora_weights=False, target_modules="all-linear"))
-    model.save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def adapters(tiny_model_dir, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("adapters")
-    return [_adapter(tiny_model_dir, folder / name, seed) for seed, name in enumerate(("first", "second"))]
+from tests.evaluation.measuring.saved_adapters import save_adapter
 
 
 def test_entries_are_named_apart(tiny_model_dir, adapters, tmp_path):
     """Two adapters under one name would overwrite each other's results."""
-    other = _adapter(tiny_model_dir, tmp_path / "first", 3)
+    other = save_adapter(tiny_model_dir, tmp_path / "first", 3)
     listed, teacher = entries(str(tiny_model_dir), None, [adapters[0], other, str(tiny_model_dir)])
     assert [entry.name for entry in listed] == ["base", "first", "first-2", tiny_model_dir.name]
     assert listed[-1].adapter is None and teacher == EvaluatedModel("base", str(tiny_model_dir))
