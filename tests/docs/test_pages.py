@@ -111,18 +111,24 @@ def parse_only(monkeypatch):
     """Lets the real parsers read a command line and ends the program there."""
     from trl import TrlParser
 
-    parse_args, parse_config = argparse.ArgumentParser.parse_args, TrlParser.parse_args_and_config
+    from hf_ckt.cli.arguments.parser import CommandParser
 
-    def plain(parser, args=None, namespace=None):
-        parse_args(parser, args, namespace)
-        raise ParsedError
+    parse_config = TrlParser.parse_args_and_config
+
+    def read_and_leave(parse_args):
+        def plain(parser, args=None, namespace=None):
+            parse_args(parser, args, namespace)
+            raise ParsedError
+
+        return plain
 
     def with_config(parser, *args, **kwargs):
         *_, unknown = parse_config(parser, *args, **kwargs)
         assert not unknown, f"not understood: {unknown}"
         raise ParsedError
 
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", plain)
+    for kind in (CommandParser, argparse.ArgumentParser):
+        monkeypatch.setattr(kind, "parse_args", read_and_leave(kind.parse_args))
     monkeypatch.setattr(TrlParser, "parse_args_and_config", with_config)
 
 
