@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Packaged prompts with good answers, noise put into a training set on purpose, and the prompts of an evaluation.
+Packaged prompts with good answers, passages of plain text, noise put into a training set on purpose, and the prompts of an
+evaluation.
 
 May enter: what reads or makes rows of text; rows of public evaluation sets are fetched, never packaged.
 """
 
 from .contamination import require_unseen, training_texts
 from .corrupt import corrupt
+from .plain_text import load_plain_text
 from .prompt_sets import (
     PROMPT_SETS,
     ChoiceQuestion,
@@ -31,6 +33,7 @@ __all__ = [
     "corrupt",
     "load_choices",
     "load_own_prompts",
+    "load_plain_text",
     "load_prompts",
     "load_starter_set",
     "load_templates",
