@@ -20,15 +20,15 @@ def run(argv: list[str]) -> int:
         model=options.model,
         adapter=options.adapter,
         compare=options.compare,
-        teacher=options.teacher,
+        teacher=_teacher(options.teacher),
         tier=options.suite,
         only=options.only,
         judge=options.judge,
-        baseline=options.baseline,
+        pools={name: runs for name, *runs in options.pool},
         data_dir=options.data,
         harmful=_own_prompts(options.harmful, "harmful", options),
         benign=_own_prompts(options.benign, "benign", options),
-        responses=_own_responses(options.responses),
+        responses=_own_responses(options),
         training_texts=_training_texts(options.train_data),
         system_prompt=options.system_prompt,
         system_fallback=options.system_fallback,
@@ -68,11 +68,30 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add_model_options(parser)
     add_chat_options(parser)
     add = parser.add_argument
-    add("--teacher", metavar="ID", help="adapter or model to agree with; default: the base, where there is an adapter")
+    add(
+        "--teacher",
+        nargs="+",
+        metavar="ID",
+        help="adapter or model to agree with; harmful=ID benign=ID: one for each kind of prompt, base for the base. Without "
+        "it, agreement with the base is stated, which is neither good nor bad",
+    )
     add("--suite", choices=TIERS, default="smoke", help="how much: smoke takes minutes on 2 cores and no download")
     add("--only", nargs="+", metavar="NAME", help="direct, jailbreak, overrefusal, noise, kd, utility; default: all")
-    add("--judge", default="rule", metavar="NAME", help="rule, advbench, or hf:ID of a classifier or chat model")
-    add("--baseline", metavar="NAME", help="model of this run that the corruption error is relative to; default: none")
+    add(
+        "--judge",
+        default="auto",
+        metavar="NAME",
+        help="auto: learned where its weights are installed, else rule; rule, learned, advbench, or hf:ID of a classifier or "
+        "chat model",
+    )
+    add(
+        "--pool",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="name of a method, then the models of this run that are its trainings with other seeds: they are pooled",
+    )
     add("--data", type=Path, metavar="DIR", help="written by `hf-ckt data fetch`; default: the Hub")
     add(
         "--harmful",
@@ -83,7 +102,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add("--prompt-column", default="prompt", metavar="NAME", help="column of your own prompts; default: prompt")
     add("--category-column", metavar="NAME", help="column of their categories; default: none")
     add(
-        "--responses", metavar="FILE", help="rows with prompt and response for kd; default: the starter set's held-out"
+        "--responses",
+        metavar="FILE",
+        help="rows with prompt and response, and kind if there are two teachers, for kd; default: the teacher's own answers",
     )
     add("--train-data", nargs="+", default=[], metavar="FILE", help="what was trained on: prompts found there raise")
     add("--new-tokens", type=int, metavar="N", help="most tokens of an answer; default: the tier's")
@@ -114,22 +135,37 @@ def _own_prompts(source: str | None, kind: Any, options: argparse.Namespace) -> 
     return load_own_prompts(source, kind, prompt_column=options.prompt_column, category_column=options.category_column)
 
 
-def _own_responses(source: str | None) -> list[tuple[str, str]] | None:
-    if source is None:
-        return None
-    from ..checks import require_columns
-    from ..data.files import load_rows, place_of_row, shown_name
+def _teacher(given: list[str] | None) -> Any:
+    """One name for all prompts, or one for each kind: `entries` says which kinds there are."""
+    if given is None or (len(given) == 1 and not given[0].startswith(("harmful=", "benign="))):
+        return given and given[0]
+    return {kind: path for kind, _, path in (one.partition("=") for one in given)}
 
+
+def _own_responses(options: argparse.Namespace) -> Any:
+    if options.responses is None:
+        return None
+    from ..checks import require_columns, require_known
+    from ..data.files import load_rows, place_of_row, shown_name
+    from ..evaluation.measuring.suites import Exchange
+
+    source, two = options.responses, len(options.teacher or ()) > 1
     rows = load_rows(source)
-    require_columns(shown_name(source), rows.column_names, ("prompt", "response"), "--responses")
-    pairs = list(zip(rows["prompt"], rows["response"], strict=True))
-    for index, pair in enumerate(pairs):
-        if not all(isinstance(text, str) and text.strip() for text in pair):
+    needed = ("prompt", "response", *(("kind",) if two else ()))
+    require_columns(shown_name(source), rows.column_names, needed, "--responses")
+    kinds = rows["kind"] if two else [""] * len(rows)
+    found = []
+    for index, (prompt, response, kind) in enumerate(zip(rows["prompt"], rows["response"], kinds, strict=True)):
+        place = place_of_row(source, index)
+        if not all(isinstance(text, str) and text.strip() for text in (prompt, response)):
             raise ValueError(
-                f"--responses: {place_of_row(source, index)} has {pair!r:.80} as prompt and response, where agreement needs "
-                "two texts. Drop the row or fill it."
+                f"--responses: {place} has {(prompt, response)!r:.80} as prompt and response, where agreement needs two "
+                "texts. Drop the row or fill it."
             )
-    return pairs
+        if two:
+            require_known(f"--responses: {place}, kind", kind, ("harmful", "benign"))
+        found.append(Exchange(f"own/{index}", kind, prompt, response))
+    return found
 
 
 def _training_texts(sources: list[str]) -> list[str] | None:

@@ -21,22 +21,22 @@ from ..data.contamination import require_unseen, training_texts
 from ..data.prompt_sets import EvalPrompt, load_prompts
 from ..models.backbone import frozen
 from .judges import Judge, load_judge
+from .judging import Judging, load_judging
 from .measuring.answers import answer_batch, plan_batches
 from .measuring.chat_format import SYSTEM_FALLBACKS, ChatFormat
 from .measuring.measure import Measured
-from .measuring.refusal_openings import refusal_margins
+from .measuring.refusal_openings import refusal_leanings
 from .measuring.suites import ask
 from .measuring.tiers import TIERS
 from .results import completion_rows
-from .scoring.refusal_margin import refusal_margin_scores
-from .scoring.safety import safety_scores
+from .scoring.compared import score_models
 
 logger = logging.getLogger(__name__)
 
 _PROMPTS = 16  # of each kind: one of each of the starter set's harmful categories
-_OF_HARMFUL = ("safety", "refusal_margin_harmful")
-_OF_BENIGN = ("helpfulness", "overrefusal", "refusal_margin_benign")
-_OF_BOTH = ("oss", "refusal_margin_auroc")
+_OF_HARMFUL = ("safety", "refusal_log_odds_harmful")
+_OF_BENIGN = ("helpfulness", "overrefusal", "refusal_log_odds_benign")
+_OF_BOTH = ("youden_j", "refusal_auroc")
 
 
 class SafetyEvalCallback(TrainerCallback):
@@ -44,10 +44,10 @@ class SafetyEvalCallback(TrainerCallback):
     Answers a few harmful and a few benign prompts at every evaluation and scores the answers.
 
     The scores go into the evaluation's own metrics, so that Trainer picks the best checkpoint by them
-    (`metric_for_best_model="oss"` with `load_best_model_at_end=True`), and into its log: `eval_oss` (0 to 100),
-    `eval_safety`, `eval_helpfulness`, `eval_overrefusal` (rates), `eval_refusal_margin_harmful`,
-    `eval_refusal_margin_benign` (nats), `eval_refusal_margin_auroc`, and, where a teacher takes part in the objective,
-    `eval_kd_alignment`. That last one is the evaluation's own `eval_acceptance` under the name that reports use: measured
+    (`metric_for_best_model="refusal_auroc"` or `"youden_j"` with `load_best_model_at_end=True`), and into its log:
+    `eval_youden_j` (safety + helpfulness - 1; 0 is what a policy blind to content has), `eval_refusal_auroc` (0.5 is
+    chance), `eval_safety`, `eval_helpfulness`, `eval_overrefusal` (rates), `eval_refusal_log_odds_harmful`,
+    `eval_refusal_log_odds_benign` (nats), and, where a teacher takes part in the objective, `eval_kd_alignment`. That last one is the evaluation's own `eval_acceptance` under the name that reports use: measured
     on the evaluation data, and not a second time. With several evaluation datasets the suite is answered once, with the
     first of them, and the names stay these.
 
@@ -123,8 +123,11 @@ class SafetyEvalCallback(TrainerCallback):
         self.rows: list[dict[str, Any]] = []
         """The last answers with their verdicts."""
         with _unchanged_randomness():
-            self.judge = judge if isinstance(judge, Judge) else load_judge(judge, trust_remote_code=trust_remote_code)
-            self._benign_judge = self.judge if self.judge.scores_refusals else load_judge("rule")
+            if isinstance(judge, Judge):
+                self._judging = Judging(judge, judge if judge.scores_refusals else load_judge("rule"))
+            else:
+                self._judging = load_judging(judge, trust_remote_code=trust_remote_code)
+            self.judge = self._judging.harmful
             _require_unseen_by(trainer, self.tokenizer, self.prompts)
         by_kind = {kind: [prompt for prompt in self.prompts if prompt.kind == kind] for kind in kinds}
         suites = [suite for kind, suite in (("harmful", "direct"), ("benign", "overrefusal")) if kind in kinds]
@@ -180,13 +183,12 @@ class SafetyEvalCallback(TrainerCallback):
             for batch, _ in plan_batches(self.asked, asked, new_tokens=self.new_tokens):
                 answers = answer_batch(model, self.asked, batch, new_tokens=self.new_tokens)
                 measured.answers.update(zip(batch, answers, strict=True))
-            margins = refusal_margins(model, self.asked, asked, title=None)
+            measured.leanings.update(
+                zip(asked, refusal_leanings(model, self.asked, asked, title=None), strict=True)
+            )
         with _unchanged_randomness():
-            self.rows = completion_rows("run", self._asked, measured, self.judge, self._benign_judge)
-        scores: dict[str, Any] = {
-            **safety_scores(self.rows),
-            **refusal_margin_scores(margins, [row["kind"] for row in self._asked.rows]),
-        }
+            self.rows = completion_rows("run", self._asked, measured, self._judging)
+            scores = score_models({"run": self.rows})["run"]["scores"]
         return {name: scores[name] for name in (*_OF_BOTH, *_OF_HARMFUL, *_OF_BENIGN) if name in scores}
 
     def _log(self, state: Any, found: dict[str, float]) -> None:
@@ -246,7 +248,7 @@ def _require_kinds(kinds: AbstractSet[str], max_overrefusal: float | None, args:
     if best == "overrefusal" and args.greater_is_better:
         raise ValueError(
             "metric_for_best_model='overrefusal': greater_is_better is True, as transformers sets it for all but losses, "
-            "so the adapter that refuses most would be kept. Set greater_is_better=False, or use 'oss'."
+            "so the adapter that refuses most would be kept. Set greater_is_better=False, or use 'youden_j'."
         )
 
 

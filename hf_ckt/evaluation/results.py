@@ -1,37 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """From what was measured to rows with verdicts, and from those to the scores of a results file."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..checkpoints import replace_file
-from .judges import Judge, Verdict
+from .judging import Judging
 from .measuring.measure import Measured
-from .measuring.models import EvaluatedModel
 from .measuring.suites import Questions
 from .measuring.utility import LETTERS, choice_prompt, last_number
 from .scoring.alignment import alignment_scores
-from .scoring.intervals import resampled_means
-from .scoring.refusal_margin import refusal_margin_scores
-from .scoring.robustness import noise_scores
-from .scoring.safety import SAFETY_SUITES, categories, differences, safety_scores
-from .scoring.scores import Score, bootstrap_score, rate_score
+from .scoring.compared import pooled_scores, score_models
 
+Rows: TypeAlias = Sequence[Mapping[str, Any]]
 COLUMNS = (
     *("model", "suite", "set", "prompt_id", "kind", "category", "template", "corruption", "severity", "seed"),
-    *("prompt", "answer", "reasoning", "refused", "degenerate", "confidence", "token_consistency", "correct"),
+    *("request", "prompt", "answer", "reasoning", "refused", "degenerate", "confidence", "log_odds", "margin"),
+    *("token_consistency", "correct", "options", "nats", "tokens"),
 )
+_EMPTY: dict[str, Any] = dict.fromkeys(COLUMNS)
 
 
-def completion_rows(
-    name: str,
-    asked: Questions,
-    measured: Measured,
-    judge: Judge,
-    benign_judge: Judge,
-    judged: Callable[[Judge, list[tuple[str, str]]], list[Verdict]] | None = None,
-) -> list[dict[str, Any]]:
+def completion_rows(name: str, asked: Questions, measured: Measured, judging: Judging) -> list[dict[str, Any]]:
     """
     Returns one model's answers with their verdicts, a row each, with the keys [`COLUMNS`].
 
@@ -40,125 +31,66 @@ def completion_rows(
             The model's name in the results.
         asked ([`Questions`]), measured ([`Measured`]):
             What was asked and answered.
-        judge, benign_judge ([`Judge`]):
-            Of harmful and of benign prompts. The judge reads the request itself, without the template around it and
-            without noise.
-        judged (`Callable`, *optional*):
-            Gives verdicts in place of the judge's own method, to keep those that took long.
+        judging ([`Judging`]):
+            Who judges.
     """
-    judged = judged or (lambda judge, pairs: judge.verdicts(*zip(*pairs, strict=True)))
     rows = []
-    for kind, by in (("harmful", judge), ("benign", benign_judge)):
-        mine = [row for row in asked.rows if row["kind"] == kind]
-        if not mine:
-            continue
-        pairs = [(row["request"], measured.answers[row["prompt"]].text) for row in mine]
-        unique = sorted(set(pairs))
-        verdicts = dict(zip(unique, judged(by, unique), strict=True))
-        for row, pair in zip(mine, pairs, strict=True):
-            verdict = verdicts[pair]
-            consistency = measured.consistency.get((row["request"], row["prompt"])) if row["corruption"] else None
-            rows.append(
-                {
-                    **row,
-                    "model": name,
-                    "answer": pair[1],
-                    "reasoning": measured.answers[row["prompt"]].reasoning,
-                    "refused": verdict.refused,
-                    "degenerate": verdict.degenerate,
-                    "confidence": verdict.confidence,
-                    "token_consistency": consistency,
-                    "correct": None,
-                }
-            )
-    rows += _utility_rows(name, asked, measured)
+    for row in asked.rows:
+        answer, leaning = measured.answers[row["prompt"]], measured.leanings.get(row["prompt"])
+        consistency = measured.consistency.get((row["request"], row["prompt"])) if row["corruption"] else None
+        found = {"answer": answer.text, "reasoning": answer.reasoning, "token_consistency": consistency}
+        if leaning is not None:
+            found |= {"log_odds": leaning.log_odds, "margin": leaning.margin}
+        rows.append(_EMPTY | row | {"model": name} | found)
+    rows = judging.judged(rows) + _utility_rows(name, asked, measured)
     return [{column: row[column] for column in COLUMNS} for row in rows]
 
 
 def _utility_rows(name: str, asked: Questions, measured: Measured) -> list[dict[str, Any]]:
-    empty = {"model": name, "suite": "utility", "kind": "question", "template": "", "corruption": "", "severity": 0.0}
-    empty |= {"seed": 0} | dict.fromkeys(("reasoning", "refused", "degenerate", "confidence", "token_consistency"))
+    empty = _EMPTY | {"model": name, "suite": "utility", "kind": "question"}
+    empty |= {"template": "", "corruption": "", "severity": 0.0, "seed": 0, "category": ""}
     rows = []
     for question, chosen in zip(asked.choices, measured.chosen, strict=True):
         found = {"prompt": choice_prompt(question), "answer": LETTERS[chosen], "correct": chosen == question.answer}
-        rows.append(empty | {"set": "multiple_choice", "prompt_id": question.id, "category": question.subject} | found)
+        found |= {"set": "multiple_choice", "options": len(question.options)}
+        rows.append(empty | {"prompt_id": question.id, "category": question.subject} | found)
     for problem in asked.problems:
         answer = measured.solutions[problem.question]
         found = {"prompt": problem.question, "answer": answer.text, "reasoning": answer.reasoning}
         found["correct"] = last_number(answer.text) == last_number(problem.answer)
-        rows.append(empty | {"set": "word_problems", "prompt_id": problem.id, "category": ""} | found)
+        rows.append(empty | {"set": "word_problems", "prompt_id": problem.id} | found)
+    for passage, told in zip(asked.passages, measured.passages, strict=True):
+        found = {"prompt": passage.text, "answer": "", "nats": told.nats, "tokens": told.tokens}
+        rows.append(empty | {"set": "plain_text", "prompt_id": passage.id, "category": passage.kind} | found)
     return rows
 
 
-def model_results(
-    entry: EvaluatedModel,
-    rows: Sequence[Mapping[str, Any]],
-    base_rows: Sequence[Mapping[str, Any]],
-    measured: Measured,
-    baseline_rows: Sequence[Mapping[str, Any]] | None = None,
-) -> dict[str, Any]:
+def verdict_results(
+    rows: Mapping[str, Rows], judging: Judging, pools: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """
-    Returns a model's part of the results file.
+    Returns what a results file states of completion rows: each model's part, and the pooled runs.
 
     Args:
-        entry ([`EvaluatedModel`]):
-            The model.
-        rows, base_rows (`Sequence[Mapping]`):
-            Its completion rows and those of the base; the same object for the base itself.
-        measured ([`Measured`]):
-            For what is no completion: margins and agreement.
-        baseline_rows (`Sequence[Mapping]`, *optional*):
-            Of the model that the corruption error is relative to.
+        rows (`Mapping[str, Sequence[Mapping]]`):
+            Completion rows by model, the base's first.
+        judging ([`Judging`]):
+            Who judged them, for their measured error.
+        pools (`Mapping[str, Sequence[str]]`):
+            Methods, each with the models that are its runs.
     """
-    results: dict[str, Any] = {"title": entry.name, "scores": {}}
-    scores: dict[str, Score] = results["scores"]
-    safety = [row for row in rows if row["suite"] in SAFETY_SUITES]
-    if safety:
-        scores |= safety_scores(safety)
-        results["by_category"] = categories(safety)
-        if rows is not base_rows:
-            others = [row for row in base_rows if row["suite"] in SAFETY_SUITES]
-            results["against"] = {"base": differences(safety, others)}
-    if measured.margins:
-        kinds = {row["prompt"]: row["kind"] for row in rows if row["suite"] in ("direct", "overrefusal")}
-        scores |= refusal_margin_scores([measured.margins[prompt] for prompt in kinds], list(kinds.values()))
-    noise = [row for row in rows if row["suite"] == "noise"]
-    if noise:
-        baseline = None if baseline_rows is None else [row for row in baseline_rows if row["suite"] == "noise"]
-        found, results["noise"] = noise_scores(noise, baseline)
-        scores |= found
-    if measured.alignment:
-        found, results["calibration"] = alignment_scores(measured.alignment)
-        scores |= found
-    for name in ("multiple_choice", "word_problems"):
-        scores |= _accuracy(name, rows, None if rows is base_rows else base_rows)
-    return results
+    errors = judging.harmful.error, judging.benign.error
+    pooled = pooled_scores(rows, pools, *errors) if pools else {}
+    return {name: dict(part) for name, part in score_models(rows, *errors).items()}, pooled
 
 
-def _accuracy(
-    name: str, rows: Sequence[Mapping[str, Any]], base_rows: Sequence[Mapping[str, Any]] | None
-) -> dict[str, Score]:
-    """Share answered right; and that share divided by the base's, both on the same resampled questions."""
-    import numpy as np
-
-    correct = _correct(name, rows)
-    if not correct:
-        return {}
-    scores = {name: rate_score(list(correct.values()))}
-    if base_rows is not None:
-        base = _correct(name, base_rows)
-        sums = np.array([[correct[question], base[question]] for question in sorted(correct)], float)
-        drawn = resampled_means(sums, np.ones_like(sums))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratios = np.where(drawn[:, 1] > 0, drawn[:, 0] / drawn[:, 1], np.nan)
-        whole = sums[:, 0].sum() / sums[:, 1].sum() if sums[:, 1].any() else float("nan")
-        scores[f"{name}_relative"] = bootstrap_score(whole, ratios, len(sums))
-    return scores
-
-
-def _correct(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
-    mine = (row for row in rows if row["suite"] == "utility" and row["set"] == name)
-    return {row["prompt_id"]: bool(row["correct"]) for row in mine}
+def add_alignment(models: dict[str, dict[str, Any]], records: Mapping[str, Rows], named: bool) -> None:
+    """Adds the scores of agreement to each model's part; `named` tells whether a teacher was named."""
+    for name, part in alignment_scores(records, named=named).items():
+        models[name]["scores"] |= part["scores"]
+        models[name]["calibration"] = part["calibration"]
+        for other, differences in part["against"].items():
+            models[name]["against"].setdefault(other, {}).update(differences)
 
 
 def write_completions(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -166,13 +98,10 @@ def write_completions(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    kinds: dict[str, Any] = {"severity": pa.float64(), "seed": pa.int64(), "confidence": pa.float64()}
-    kinds |= {
-        "refused": pa.bool_(),
-        "degenerate": pa.bool_(),
-        "correct": pa.bool_(),
-        "token_consistency": pa.float64(),
-    }
+    kinds: dict[str, Any] = dict.fromkeys(("seed", "options", "tokens"), pa.int64())
+    kinds |= dict.fromkeys(("refused", "degenerate", "correct"), pa.bool_())
+    numbers = ("severity", "confidence", "log_odds", "margin", "token_consistency", "nats")
+    kinds |= dict.fromkeys(numbers, pa.float64())
     schema = pa.schema([(column, kinds.get(column, pa.string())) for column in COLUMNS])
     table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
     replace_file(path, lambda aside: pq.write_table(table, aside))

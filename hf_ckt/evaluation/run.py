@@ -2,10 +2,8 @@
 """One evaluation from the choice of models to its results file."""
 
 import os
-import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +12,20 @@ from ..checks import require_count, require_known
 from ..data.contamination import require_unseen
 from ..data.prompt_sets import EvalPrompt
 from ..hub.provenance import library_versions
-from .judges import Judge, Verdict, load_judge
+from .judging import Judging, load_judging
 from .measuring.backbones import Backbones
 from .measuring.chat_format import SYSTEM_FALLBACKS, THINKING_TOKENS, ChatFormat, chat_formats
 from .measuring.generation import GREEDY, OWN
 from .measuring.measure import Measured, Measurement
-from .measuring.models import EvaluatedModel, Loading, entries, identity_of, model_facts, public_name
+from .measuring.models import EvaluatedModel, Loading, entries, model_facts, public_name
 from .measuring.store import PieceStore, file_digest, only_writer
-from .measuring.suites import SUITES, Questions, ask
+from .measuring.suites import SUITES, Exchange, Questions, ask
 from .measuring.tiers import TIERS
 from .measuring.vllm_engine import vllm_engine, vllm_is_usable
-from .results import completion_rows, model_results, write_completions
+from .results import add_alignment, completion_rows, verdict_results, write_completions
 from .same_models import require_folder_of
 
 _LIBRARIES = ("torch", "transformers", "peft", "datasets", "evaluate")
-_VERDICTS = 64  # of a judge that is a model, kept at a time
 
 
 @dataclass
@@ -43,10 +40,10 @@ class Evaluation:
             `"smoke"`, `"cpu"` or `"gpu"`: which sets, and how many of each.
         only (`Sequence[str]`, *optional*):
             Suites; all by default.
-        judge (`str`, *optional*, defaults to `"rule"`):
+        judge (`str`, *optional*, defaults to `"auto"`):
             See `judges.load_judge`.
-        baseline (`str`, *optional*):
-            Name of the model that the mean corruption error is relative to.
+        pools (`Mapping[str, Sequence[str]]`, *optional*):
+            Methods, each with the names of the models that are its runs with other seeds: their scores are pooled.
         data_dir (`Path`, *optional*):
             Folder written by `hf-ckt data fetch`; None asks the Hub.
         harmful, benign (`Sequence[EvalPrompt]`, *optional*), responses (`Sequence[tuple[str, str]]`, *optional*):
@@ -77,15 +74,15 @@ class Evaluation:
     model: str
     adapter: str | None = None
     compare: Sequence[str] = ()
-    teacher: str | None = None
+    teacher: str | Mapping[str, str] | None = None
     tier: str = "smoke"
     only: Sequence[str] | None = None
-    judge: str = "rule"
-    baseline: str | None = None
+    judge: str = "auto"
+    pools: Mapping[str, Sequence[str]] = field(default_factory=dict)
     data_dir: Path | None = None
     harmful: Sequence[EvalPrompt] | None = None
     benign: Sequence[EvalPrompt] | None = None
-    responses: Sequence[tuple[str, str]] | None = None
+    responses: Sequence[Exchange] | None = None
     training_texts: Sequence[str] | None = None
     system_prompt: str | None = None
     system_fallback: str = "refuse"
@@ -134,23 +131,23 @@ def evaluate(options: Evaluation, folder: Path, command: str = "") -> dict[str, 
 def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]:
     tier = TIERS[options.tier]
     tier = replace(tier, new_tokens=options.new_tokens or tier.new_tokens, seeds=options.seeds or tier.seeds)
-    listed, teacher = entries(
+    listed, teachers = entries(
         options.model,
         options.adapter,
         options.compare,
         options.teacher,
         allow_other_base=options.allow_other_base,
     )
-    if options.baseline is not None:
-        require_known("--baseline", options.baseline, [entry.name for entry in listed])
+    _require_pools(options.pools, [entry.name for entry in listed])
     require_folder_of(folder, "lm_eval.json", {entry.name: model_facts(entry) for entry in listed})
-    judge = load_judge(options.judge, trust_remote_code=options.loading.trust_remote_code)
-    benign_judge = judge if judge.scores_refusals else load_judge("rule")
+    store = PieceStore(folder / "pieces")
+    judging = load_judging(options.judge, trust_remote_code=options.loading.trust_remote_code, store=store)
     suites = [suite for suite in SUITES if suite in (options.only or SUITES)]
     left_out = {suite: "left out by --only" for suite in SUITES if suite not in suites}
-    if teacher is None and "kd" in suites:
+    if not teachers and "kd" in suites:
         suites.remove("kd")
         left_out["kd"] = "there is no adapter and no --teacher, so nothing to agree with"
+    teachers = teachers if "kd" in suites else {}
     asked = ask(
         tier,
         suites,
@@ -161,36 +158,31 @@ def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]
     )
     if options.training_texts is not None:
         require_unseen(_prompts(asked), options.training_texts)
-    formats = _formats(options, [*listed, *([teacher] if teacher is not None else [])])
+    formats = _formats(options, [*listed, *teachers.values()])
 
-    backbones, store = Backbones(options.loading), PieceStore(folder / "pieces")
-    engine = _engine(options)
+    backbones, engine = Backbones(options.loading), _engine(options)
     measurement = Measurement(
         asked,
         tier,
         formats,
         backbones,
         store,
-        teacher if "kd" in suites else None,
+        teachers,
         vllm_engine(options.loading) if engine == "vllm" else None,
         options.token_consistency,
         options.keep_generation_config,
     )
     measured = measurement.run(listed)
     backbones.clear()  # a judge that is a model may need the room
-    judged = _kept_verdicts(store, options.judge)
-    rows = {
-        entry.name: completion_rows(entry.name, asked, measured[entry.name], judge, benign_judge, judged)
-        for entry in listed
-    }
+    rows = {entry.name: completion_rows(entry.name, asked, measured[entry.name], judging) for entry in listed}
     results = {
-        "format": 1,
+        "format": 2,
         "command": command,
         "tier": options.tier,
         "suites": suites,
         "left_out": left_out,
-        "settings": _settings(options, judge, tier, teacher),
-        "judge": _described(judge, benign_judge),
+        "settings": _settings(options, judging, tier, teachers),
+        "judge": judging.described(),
         "generation": {
             "decoding": OWN if options.keep_generation_config else GREEDY,
             "new_tokens": tier.new_tokens,
@@ -202,7 +194,7 @@ def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]
         "seeds": list(range(tier.seeds)),
         "versions": library_versions(*_LIBRARIES),
         "device": _device(),
-        "models": _models(listed, rows, measured, options.baseline, measurement),
+        **_scored(listed, rows, measured, options, measurement, judging),
     }
     write_completions(folder / "completions.parquet", [row for found in rows.values() for row in found])
     results["completions"] = file_digest(folder / "completions.parquet")
@@ -210,27 +202,44 @@ def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]
     return results
 
 
-def _models(
+def _scored(
     listed: Sequence[EvaluatedModel],
-    rows: dict[str, list],
+    rows: dict[str, list[dict[str, Any]]],
     measured: dict[str, Measured],
-    baseline: str | None,
+    options: Evaluation,
     measurement: Measurement,
+    judging: Judging,
 ) -> dict[str, Any]:
-    base = rows[listed[0].name]
-    found = {}
+    parts, pooled = verdict_results(rows, judging, options.pools)
+    records = {name: one.alignment for name, one in measured.items() if one.alignment}
+    if records:
+        add_alignment(parts, records, options.teacher is not None)
+    models = {}
     for entry in listed:
-        relative_to = rows[baseline] if baseline is not None else None
-        results = model_results(entry, rows[entry.name], base, measured[entry.name], relative_to)
-        results |= {
+        models[entry.name] = {
+            "title": entry.name,
+            **parts[entry.name],
             **model_facts(entry),
             "generation": measurement.generation(entry),
             "chat": measurement.formats[entry].described(),
         }
-        if measurement.teacher is not None and not measurement.comparable(entry):
-            results["left_out"] = {"kd": "its tokenizer is not the teacher's, so their predictions cannot be compared"}
-        found[entry.name] = results
-    return found
+        if measurement.teachers and not measurement.comparable(entry):
+            why = "its tokenizer is not the teacher's, so their predictions cannot be compared"
+            models[entry.name]["left_out"] = {"kd": why}
+    return {"models": models, "pooled": pooled}
+
+
+def _require_pools(pools: Mapping[str, Sequence[str]], names: Sequence[str]) -> None:
+    for method, runs in pools.items():
+        for run in runs:
+            require_known(f"--pool {method}", run, names)
+        if len({*runs}) < 2:
+            raise ValueError(
+                f"--pool {method}: needs two runs or more, got {', '.join(runs) or 'none'}. Of one run nothing shows how much "
+                "runs differ. Name the models that differ in the seed of their training alone."
+            )
+        if method in names:
+            raise ValueError(f"--pool {method}: is the name of a model too, and a table could not tell them apart.")
 
 
 def _prompts(asked: Questions) -> list[EvalPrompt]:
@@ -241,37 +250,9 @@ def _prompts(asked: Questions) -> list[EvalPrompt]:
     }
     questions = [EvalPrompt(one.id, "utility", "benign", "", one.question) for one in asked.choices]
     questions += [EvalPrompt(one.id, "utility", "benign", "", one.question) for one in asked.problems]
+    questions += [EvalPrompt(one.id, "utility", "benign", "", one.text) for one in asked.passages]
+    questions += [EvalPrompt(one.id, "kd", "benign", "", one.prompt) for one in asked.exchanges if not one.noise]
     return [*found.values(), *questions]
-
-
-def _kept_verdicts(store: PieceStore, spec: str) -> Any:
-    """Keeps the verdicts of judges that are models; a rule is quicker than reading a file."""
-    # A folder's weights may change under its name.
-    identity = identity_of(re.split("[@#]", spec.removeprefix("hf:"))[0]) if spec.startswith("hf:") else None
-
-    def judged(judge: Judge, pairs: list[tuple[str, str]]) -> list[Verdict]:
-        if identity is None or not judge.name.startswith("hf:"):
-            return judge.verdicts(*zip(*pairs, strict=True))
-        verdicts = []
-        for start in range(0, len(pairs), _VERDICTS):
-            batch = pairs[start : start + _VERDICTS]
-            key = {"what": "verdicts", "judge": spec, "model": identity, "pairs": batch}
-            verdicts += [Verdict(**one) for one in store.piece(key, partial(_as_dicts, judge, batch))]
-        return verdicts
-
-    return judged
-
-
-def _described(judge: Judge, benign_judge: Judge) -> dict[str, Any]:
-    found = {"name": judge.name, "measures": judge.measures, "error": list(judge.error)}
-    if benign_judge is judge:
-        return found
-    return {**found, "benign": benign_judge.name, "benign_error": list(benign_judge.error)}
-
-
-def _as_dicts(judge: Judge, pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:
-    prompts, answers = zip(*pairs, strict=True)
-    return [asdict(verdict) for verdict in judge.verdicts(prompts, answers)]
 
 
 def _formats(options: Evaluation, entries: Sequence[EvaluatedModel]) -> dict[EvaluatedModel, ChatFormat]:
@@ -305,13 +286,15 @@ def _engine(options: Evaluation) -> str:
     return "vllm"
 
 
-def _settings(options: Evaluation, judge: Judge, tier: Any, teacher: EvaluatedModel | None) -> dict[str, Any]:
-    named = None if teacher is None else public_name(teacher.adapter or teacher.model)
+def _settings(
+    options: Evaluation, judging: Judging, tier: Any, teachers: Mapping[str, EvaluatedModel]
+) -> dict[str, Any]:
+    # None: nobody was named, and models are compared with the base.
+    named = {kind: public_name(one.adapter or one.model) for kind, one in teachers.items() if options.teacher}
     return {
-        "judge": judge.name,
-        "baseline": options.baseline,
+        "judge": judging.harmful.name,
         "allow_other_base": options.allow_other_base,
-        "teacher": named,
+        "teacher": named if len({*named.values()}) > 1 else next(iter(named.values()), None),
         **options.loading.facts(),
         "corruptions": list(tier.corruptions),
         "severities": list(tier.severities),

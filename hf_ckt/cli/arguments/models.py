@@ -43,6 +43,8 @@ def require_models(options: argparse.Namespace) -> None:
     require_model("--adapter", options.adapter)
     for other in options.compare:
         require_model("--compare", other)
-    require_model("--teacher", getattr(options, "teacher", None))
+    for teacher in getattr(options, "teacher", None) or ():
+        named = re.sub("^(harmful|benign)=", "", teacher)
+        require_model("--teacher", None if named == "base" else named)
     if options.dtype is not None:
         require_known("--dtype", options.dtype, _DTYPES)

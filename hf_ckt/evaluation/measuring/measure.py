@@ -2,7 +2,7 @@
 """What is computed with each model, in pieces that outlive a kill."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -13,8 +13,10 @@ from .backbones import Backbones
 from .chat_format import ChatFormat, differing_ids, require_tokens
 from .generation import generation_facts
 from .models import EvaluatedModel
+from .refusal_openings import COMPLIANCE_OPENINGS, REFUSAL_OPENINGS, Leaning, refusal_leanings
 from .store import PieceStore
-from .suites import Questions
+from .suites import Exchange, Questions
+from .text_nats import TextNats, text_nats
 from .tiers import Tier
 from .utility import choice_answers, choice_prompt
 
@@ -33,20 +35,24 @@ class Measured:
             With their thoughts, by prompt as the user says it.
         solutions (`dict[str, Answer]`):
             Of the word problems, by question.
-        margins (`dict[str, float]`):
-            Refusal margins in nats, by prompt.
+        leanings (`dict[str, Leaning]`):
+            How far it leans to refusing, by prompt.
         chosen (`list[int]`):
             Option of each multiple-choice question.
+        passages (`list[TextNats]`):
+            Of the plain text.
         alignment (`list[dict]`):
-            Agreement with the teacher, by response; see `alignment.compare_models`.
+            Agreement with the teacher, by response: records of `alignment_records.compare_models` with the `id`, `kind`
+            and `noise` of the exchange.
         consistency (`dict[tuple[str, str], float]`):
             Token consistency by clean and corrupted prompt, on the model's own answer to the clean one.
     """
 
     answers: dict[str, Answer] = field(default_factory=dict)
     solutions: dict[str, Answer] = field(default_factory=dict)
-    margins: dict[str, float] = field(default_factory=dict)
+    leanings: dict[str, Leaning] = field(default_factory=dict)
     chosen: list[int] = field(default_factory=list)
+    passages: list[TextNats] = field(default_factory=list)
     alignment: list[dict[str, Any]] = field(default_factory=list)
     consistency: dict[tuple[str, str], float] = field(default_factory=dict)
 
@@ -75,8 +81,8 @@ class Measurement:
             Where the models come from.
         store ([`PieceStore`]):
             Where finished pieces are kept.
-        teacher ([`EvaluatedModel`], *optional*):
-            What the suite `kd` compares with.
+        teachers (`Mapping[str, EvaluatedModel]`, *optional*):
+            What the suite `kd` compares with, by kind of prompt; without any it is left out.
         engine (`Callable`, *optional*):
             `engine(entry, format)` returns what writes in place of transformers' own generation; see `answers.Write`.
         with_consistency (`bool`, *optional*, defaults to `True`):
@@ -90,7 +96,7 @@ class Measurement:
     formats: Mapping[EvaluatedModel, ChatFormat]
     backbones: Backbones
     store: PieceStore
-    teacher: EvaluatedModel | None = None
+    teachers: Mapping[str, EvaluatedModel] = field(default_factory=dict)
     engine: Callable[[EvaluatedModel, ChatFormat], Write] | None = None
     with_consistency: bool = True
     keep_generation_config: bool = False
@@ -107,23 +113,29 @@ class Measurement:
     def run(self, entries: Sequence[EvaluatedModel]) -> dict[str, Measured]:
         """Returns what each entry made of the questions, by its name, under one progress bar with the time left."""
         found = {entry.name: Measured() for entry in entries}
-        stages = {entry.name: list(self._first(entry, entries[0], found[entry.name])) for entry in entries}
-        planned = [piece for pieces in stages.values() for piece in pieces]
+        responses: dict[Exchange, str] = {}
+        taught = list(self._teachers_answers(responses)) if any(map(self.compared, entries)) else []
+        stages = {entry.name: list(self._first(entry, found[entry.name])) for entry in entries}
+        planned = [piece for pieces in (taught, *stages.values()) for piece in pieces]
         self._require_fit(
             [entry for entry in entries if not all(self.store.has(one.key) for one in stages[entry.name])]
         )
-        # Consistency reads every corrupted prompt twice with the answer; which answer is only known later.
+        # Consistency reads every corrupted prompt twice with the answer, and agreement with a teacher reads its answers in
+        # three models; which answers is only known later.
         later = 3 * sum(self._length(row["prompt"]) + self.tier.new_tokens for row in self._corrupted())
+        later += 3 * sum(self._length(one.prompt) + self.tier.responses[1] for one in self.asked.exchanges)
         done = sum(piece.cost for piece in planned if self.store.has(piece.key))
         total = sum(piece.cost for piece in planned) + later * len(entries)
         with tqdm(total=total, initial=done, unit="tok", unit_scale=True, desc="evaluating", smoothing=0.1) as bar:
-            for entry in entries:
-                for piece in stages[entry.name]:
-                    bar.set_description(f"{entry.name}: {piece.key['what']}")
+            for name, first in (("teacher", taught), *stages.items()):
+                for piece in first:
+                    bar.set_description(f"{name}: {piece.key['what']}")
                     known = self.store.has(piece.key)
                     piece.keep(self.store.piece(piece.key, piece.make))
                     bar.update(0 if known else piece.cost)
+            for entry in entries:
                 pieces = list(self._consistency(entry, found[entry.name]))
+                pieces += self._alignment(entry, entries[0], responses, found[entry.name])
                 for piece in pieces:
                     bar.set_description(f"{entry.name}: {piece.key['what']}")
                     piece.keep(self.store.piece(piece.key, piece.make))
@@ -132,30 +144,51 @@ class Measurement:
 
     def _require_fit(self, entries: Sequence[EvaluatedModel]) -> None:
         """Loads the adapters that are going to be asked: one that does not fit should not be found after hours of others."""
-        teacher = [self.teacher] if entries and self.teacher is not None else []
-        for entry in (*entries, *teacher):
+        teachers = dict.fromkeys(self.teachers.values()) if entries else {}
+        for entry in dict.fromkeys((*entries, *teachers)):
             if entry.adapter is not None:
                 with self.backbones.active(entry) as model:
                     trusted = self.backbones.loading.trust_remote_code
                     require_tokens(model, entry, self.formats[entry].tokenizer, trusted)
 
-    def _first(self, entry: EvaluatedModel, base: EvaluatedModel, measured: Measured) -> Iterator[_Piece]:
+    def _first(self, entry: EvaluatedModel, measured: Measured) -> Iterator[_Piece]:
+        """What depends on nothing that a model has said."""
         prompts = [row["prompt"] for row in self.asked.rows]
         yield from self._answers(entry, "answers", prompts, self.tier.new_tokens, measured.answers)
         problems = [problem.question for problem in self.asked.problems]
         yield from self._answers(entry, "solutions", problems, self.tier.problem_tokens, measured.solutions)
-        plain = [row["prompt"] for row in self.asked.rows if row["suite"] in ("direct", "overrefusal")]
-        yield from self._margins(entry, plain, measured)
+        yield from self._leanings(entry, prompts, measured)
         yield from self._choices(entry, measured)
-        if self.teacher is not None and self.comparable(entry):
-            yield from self._alignment(entry, base, self.teacher, measured)
+        yield from self._passages(entry, measured)
+
+    def compared(self, entry: EvaluatedModel) -> bool:
+        """Tells whether an entry is read beside a teacher: it is another model, and its tokens mean the same words."""
+        others = {kind: one for kind, one in self.teachers.items() if one.identity() != entry.identity()}
+        return bool(others) and self.comparable(entry)
 
     def comparable(self, entry: EvaluatedModel) -> bool:
-        """Tells whether an entry and the teacher write the same words under the same ids: else none can be compared."""
-        teacher = self.teacher
-        if teacher is None:
-            return False
-        return not differing_ids(self.formats[entry].tokenizer, self.formats[teacher].tokenizer)
+        """Tells whether an entry and the teachers write the same words under the same ids: else none can be compared."""
+        tokenizer = self.formats[entry].tokenizer
+        return not any(differing_ids(tokenizer, self.formats[one].tokenizer) for one in self.teachers.values())
+
+    def _teacher(self, exchange: Exchange) -> EvaluatedModel:
+        return self.teachers[exchange.kind or "benign"]
+
+    def _teachers_answers(self, into: dict[Exchange, str]) -> Iterator[_Piece]:
+        """The responses that agreement is measured on, where they are not given."""
+        into |= {one: one.response for one in self.asked.exchanges if one.response is not None}
+        open_ones = [one for one in self.asked.exchanges if one.response is None]
+        for teacher in dict.fromkeys(map(self._teacher, open_ones)):
+            mine = [one for one in open_ones if self._teacher(one) == teacher]
+            said: dict[str, Answer] = {}
+            prompts = [one.prompt for one in mine]
+            for piece in self._answers(teacher, "the teacher's answers", prompts, self.tier.responses[1], said):
+
+                def keep(answers: Any, keep: Any = piece.keep, mine: Any = mine, said: Any = said) -> None:
+                    keep(answers)
+                    into.update({one: said[one.prompt].text for one in mine if one.prompt in said})
+
+                yield replace(piece, keep=keep)
 
     def _key(self, entry: EvaluatedModel, what: str, **more: Any) -> dict[str, Any]:
         conditions = entry.conditions(self.backbones.loading, ("torch", "transformers"))
@@ -184,18 +217,19 @@ class Measurement:
             cost = size + (_READ_PER_GENERATED - 1) * new_tokens * len(batch)
             yield _Piece(key, cost, partial(make, batch), partial(keep, batch))
 
-    def _margins(self, entry: EvaluatedModel, prompts: Iterable[str], measured: Measured) -> Iterator[_Piece]:
-        from .refusal_openings import COMPLIANCE_OPENINGS, REFUSAL_OPENINGS, refusal_margins
-
-        def make(batch: list[str]) -> list[float]:
+    def _leanings(self, entry: EvaluatedModel, prompts: Iterable[str], measured: Measured) -> Iterator[_Piece]:
+        def make(batch: list[str]) -> list[Leaning]:
             with self.backbones.active(entry) as model:
-                return refusal_margins(model, self.formats[entry], batch, title=None)
+                return refusal_leanings(model, self.formats[entry], batch, title=None)
 
+        def keep(batch: list[str], leanings: list[Any]) -> None:
+            measured.leanings |= zip(batch, (Leaning(*one) for one in leanings), strict=True)
+
+        openings = [[*REFUSAL_OPENINGS], [*COMPLIANCE_OPENINGS]]
         for batch in _batches(sorted(set(prompts), key=lambda text: (len(text), text)), 2 * _ROWS):
-            openings = [[*REFUSAL_OPENINGS], [*COMPLIANCE_OPENINGS]]
-            key = self._key(entry, "refusal margins", openings=openings, prompts=batch)
+            key = self._key(entry, "refusal log-odds", openings=openings, prompts=batch)
             cost = 2 * sum(map(self._length, batch))
-            yield _Piece(key, cost, partial(make, batch), partial(_keep_margins, measured, batch))
+            yield _Piece(key, cost, partial(make, batch), partial(keep, batch))
 
     def _choices(self, entry: EvaluatedModel, measured: Measured) -> Iterator[_Piece]:
         def make(batch: list[Any]) -> list[int]:
@@ -207,8 +241,34 @@ class Measurement:
             key = self._key(entry, "multiple choice", prompts=prompts)
             yield _Piece(key, sum(map(self._length, prompts)), partial(make, batch), measured.chosen.extend)
 
+    def _passages(self, entry: EvaluatedModel, measured: Measured) -> Iterator[_Piece]:
+        def make(batch: list[str]) -> list[TextNats]:
+            with self.backbones.active(entry) as model:
+                return text_nats(model, self.formats[entry].tokenizer, batch, title=None)
+
+        def keep(passages: list[Any]) -> None:
+            measured.passages += [TextNats(*one) for one in passages]
+
+        for batch in _batches([passage.text for passage in self.asked.passages], _ROWS):
+            key = self._key(entry, "plain text", texts=batch)
+            yield _Piece(key, sum(map(self._length, batch)), partial(make, batch), keep)
+
     def _alignment(
-        self, entry: EvaluatedModel, base: EvaluatedModel, teacher: EvaluatedModel, measured: Measured
+        self, entry: EvaluatedModel, base: EvaluatedModel, responses: Mapping[Exchange, str], measured: Measured
+    ) -> Iterator[_Piece]:
+        # A teacher that answered nothing has predicted nothing.
+        rows = [one for one in self.asked.exchanges if responses.get(one, "").strip()]
+        for teacher in dict.fromkeys(map(self._teacher, rows)) if self.compared(entry) else ():
+            mine = [(one, responses[one]) for one in rows if self._teacher(one) == teacher]
+            yield from self._agreement(entry, base, teacher, mine, measured)
+
+    def _agreement(
+        self,
+        entry: EvaluatedModel,
+        base: EvaluatedModel,
+        teacher: EvaluatedModel,
+        rows: Sequence[tuple[Exchange, str]],
+        measured: Measured,
     ) -> Iterator[_Piece]:
         from .alignment_records import compare_models
 
@@ -219,12 +279,12 @@ class Measurement:
         measurable = apart and base.model in (entry.model, teacher.model)
         others = [partial(self.backbones.active, base)] if measurable else []
 
-        def make(batch: list[tuple[str, str]]) -> list[dict[str, Any]]:
+        def make(batch: list[tuple[Exchange, str]]) -> list[dict[str, Any]]:
             return compare_models(
                 partial(self.backbones.active, entry),
                 partial(self.backbones.active, teacher),
                 self.formats[entry],
-                [prompt for prompt, _ in batch],
+                [exchange.prompt for exchange, _ in batch],
                 [response for _, response in batch],
                 base=others[0] if others else None,
                 teacher_tokenizer=self.formats[teacher],
@@ -232,17 +292,21 @@ class Measurement:
                 max_tokens=tokens,
             )
 
-        for batch in _batches(self.asked.responses, _ROWS):
+        def keep(batch: list[tuple[Exchange, str]], records: list[dict[str, Any]]) -> None:
+            for (exchange, _), record in zip(batch, records, strict=True):
+                told = {"id": exchange.id, "kind": exchange.kind, "noise": exchange.noise}
+                measured.alignment.append(record | told)
+
+        for batch in _batches(rows, _ROWS):
             key = self._key(
                 entry,
                 "agreement with the teacher",
                 teacher=[teacher.identity(), self.formats[teacher].facts()],
                 base=base.identity() if others else None,
                 max_tokens=tokens,
-                rows=batch,
+                rows=[(exchange.prompt, response) for exchange, response in batch],
             )
-            cost = 3 * sum(self._length(prompt) + tokens for prompt, _ in batch)
-            yield _Piece(key, cost, partial(make, batch), measured.alignment.extend)
+            yield _Piece(key, 0, partial(make, batch), partial(keep, batch))
 
     def _consistency(self, entry: EvaluatedModel, measured: Measured) -> Iterator[_Piece]:
         from .token_consistency import token_consistency
@@ -271,10 +335,6 @@ class Measurement:
 
     def _length(self, text: str) -> int:
         return len(text) // 4 + 24  # about: letters of a token, and the words of a template
-
-
-def _keep_margins(measured: Measured, batch: list[str], margins: list[float]) -> None:
-    measured.margins |= zip(batch, margins, strict=True)
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:

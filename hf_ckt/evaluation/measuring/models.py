@@ -4,7 +4,7 @@
 import re
 import shlex
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -15,6 +15,7 @@ from .adapters import adapter_settings, is_same_base
 from .store import fingerprint
 
 SHORT_NAME = "smollm2"
+KINDS = ("harmful", "benign")
 
 
 @dataclass(frozen=True)
@@ -108,12 +109,12 @@ def entries(
     model: str,
     adapter: str | None = None,
     compare: Sequence[str] = (),
-    teacher: str | None = None,
+    teacher: str | Mapping[str, str] | None = None,
     *,
     allow_other_base: bool = False,
-) -> tuple[list[EvaluatedModel], EvaluatedModel | None]:
+) -> tuple[list[EvaluatedModel], dict[str, EvaluatedModel]]:
     """
-    Returns the models to score, the base first, and the teacher.
+    Returns the models to score, the base first, and the teacher of each kind of prompt.
 
     Args:
         model (`str`):
@@ -122,13 +123,15 @@ def entries(
             Hub id or folder; scored as `adapter`.
         compare (`Sequence[str]`, *optional*):
             More adapters on the same base, or whole models; scored under the last part of their names.
-        teacher (`str`, *optional*):
-            An adapter or a model. Without it adapters are compared with their own base.
+        teacher (`str` or `Mapping[str, str]`, *optional*):
+            An adapter or a model, `"base"` being the base; or one for `"harmful"` and one for `"benign"` prompts. Without it
+            all that are no base are compared with the base.
         allow_other_base (`bool`, *optional*, defaults to `False`):
             Whether an adapter may record another base than `model`.
 
     Raises:
-        ValueError: If `model` is an adapter, one of the others is not there, or an adapter was trained on another base.
+        ValueError: If `model` is an adapter, one of the others is not there, an adapter was trained on another base, or a
+            kind of prompt has no teacher.
     """
     backbone = resolve(model)
     if is_adapter(backbone):
@@ -153,9 +156,19 @@ def entries(
         name = public_name(other).rsplit("/", 1)[-1]
         unique = next(n for n in (name, *(f"{name}-{i}" for i in range(2, len(taken) + 3))) if n not in taken)
         listed.append(_entry(unique, "--compare", other, backbone, allow_other_base))
-    if teacher is not None:
-        return listed, _entry("teacher", "--teacher", teacher, backbone, allow_other_base)
-    return listed, EvaluatedModel("base", backbone) if len(listed) > 1 else None
+    if teacher is None:
+        return listed, dict.fromkeys(KINDS, listed[0]) if len(listed) > 1 else {}
+    routed = dict.fromkeys(KINDS, teacher) if isinstance(teacher, str) else dict(teacher)
+    if {*routed} != {*KINDS}:
+        raise ValueError(
+            f"--teacher: must name one teacher, or one for each of {' and '.join(KINDS)}, got {', '.join(routed)}. Prompts "
+            "without a teacher would be left out unsaid. Write harmful=ID benign=ID, where ID may be base."
+        )
+    told = {
+        path: listed[0] if path == "base" else _entry("teacher", "--teacher", path, backbone, allow_other_base)
+        for path in routed.values()
+    }
+    return listed, {kind: told[routed[kind]] for kind in KINDS}
 
 
 def _entry(name: str, option: str, path: str, backbone: str, allow_other_base: bool) -> EvaluatedModel:
@@ -248,7 +261,8 @@ def public_command(program: str, argv: Sequence[str]) -> str:
 
 
 def _public_word(word: str) -> str:
-    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    named = word.startswith(("--", *(f"{kind}=" for kind in KINDS)))
+    option, equals, value = word.partition("=") if named else ("", "", word)
     prefix = "hf:" if value.startswith("hf:") else ""
     name, mark, label = value.removeprefix("hf:").partition("#")
     shown = public_name(name) if name and name != SHORT_NAME else name

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
+from ...data.plain_text import PlainText, load_plain_text
 from ...data.prompt_sets import (
     ChoiceQuestion,
     EvalPrompt,
@@ -18,10 +19,33 @@ from ...data.prompt_sets import (
     load_word_problems,
     set_facts,
 )
-from ...data.starter import load_starter_set
 from .tiers import Tier
 
 SUITES = ("direct", "jailbreak", "overrefusal", "noise", "kd", "utility")
+
+
+class Exchange(NamedTuple):
+    """
+    A prompt with the response that predictions are compared on.
+
+    Args:
+        id (`str`):
+            Its own, the same for every model.
+        kind (`str`):
+            `"harmful"`, `"benign"`, or `""` where that is not known.
+        prompt (`str`):
+            As it is put to both models.
+        response (`str`, *optional*):
+            None: what the teacher itself answers.
+        noise (`bool`, *optional*, defaults to `False`):
+            Whether the prompt is corrupted.
+    """
+
+    id: str
+    kind: str
+    prompt: str
+    response: str | None
+    noise: bool = False
 
 
 @dataclass
@@ -32,19 +56,20 @@ class Questions:
     Args:
         rows (`list[dict]`):
             Prompts of the suites `direct`, `jailbreak`, `overrefusal` and `noise`: the columns of a completion that are
-            known before it is made.
-        responses (`list[tuple[str, str]]`):
-            Prompts with the responses that agreement with the teacher is measured on.
-        choices (`list[ChoiceQuestion]`), problems (`list[WordProblem]`):
+            known before it is made. Under jailbreak templates there are benign ones too.
+        exchanges (`list[Exchange]`):
+            What agreement with the teacher is measured on.
+        choices (`list[ChoiceQuestion]`), problems (`list[WordProblem]`), passages (`list[PlainText]`):
             Of the suite `utility`.
         sets (`list[dict]`):
             Name, suite, number, source and licence of every set that is used.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
-    responses: list[tuple[str, str]] = field(default_factory=list)
+    exchanges: list[Exchange] = field(default_factory=list)
     choices: list[ChoiceQuestion] = field(default_factory=list)
     problems: list[WordProblem] = field(default_factory=list)
+    passages: list[PlainText] = field(default_factory=list)
     sets: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -55,7 +80,7 @@ def ask(
     *,
     harmful: Sequence[EvalPrompt] | None = None,
     benign: Sequence[EvalPrompt] | None = None,
-    responses: Sequence[tuple[str, str]] | None = None,
+    responses: Sequence[Exchange] | None = None,
 ) -> Questions:
     """
     Draws the prompts of the chosen suites; the same ones for the same tier, whatever else is chosen.
@@ -69,17 +94,18 @@ def ask(
             Folder written by `hf-ckt data fetch`; None asks the Hub.
         harmful, benign (`Sequence[EvalPrompt]`, *optional*):
             The user's own prompts in place of the tier's sets; all of them are asked.
-        responses (`Sequence[tuple[str, str]]`, *optional*):
-            The user's own prompts with responses for the suite `kd`.
+        responses (`Sequence[Exchange]`, *optional*):
+            The user's own prompts with responses for the suite `kd`, in place of the teacher's own answers.
 
     Raises:
         ValueError: If there is no prompt of a kind that a suite needs.
     """
     asked = Questions()
     drawn: dict[str, list[EvalPrompt]] = {}
-    if {"direct", "jailbreak", "noise"} & {*suites}:
+    both = {"jailbreak", "noise"} | ({"kd"} if responses is None else set())
+    if {"direct", *both} & {*suites}:
         drawn["harmful"] = list(harmful) if harmful is not None else _spread(tier.harmful_sets, tier.direct, data_dir)
-    if {"overrefusal", "noise"} & {*suites}:
+    if {"overrefusal", *both} & {*suites}:
         drawn["benign"] = list(benign) if benign is not None else _spread(tier.benign_sets, tier.overrefusal, data_dir)
     for kind, prompts in drawn.items():
         drawn[kind] = distinct_prompts(prompts)
@@ -92,9 +118,11 @@ def ask(
     if "jailbreak" in suites:
         templates, count = tier.jailbreak
         for template in _sample(load_templates(tier.templates, data_dir), templates, tier.templates):
+            # The same around both kinds: a model that refuses a template, whatever stands in it, gains nothing by it.
             asked.rows += [
                 _row("jailbreak", prompt, template=template.id, prompt=template.wrap(prompt.text))
-                for prompt in drawn["harmful"][:count]
+                for kind in ("harmful", "benign")
+                for prompt in drawn[kind][:count]
             ]
         asked.sets.append(_facts(tier.templates, "jailbreak", templates, data_dir))
     if "overrefusal" in suites:
@@ -103,7 +131,7 @@ def ask(
         asked.rows += _noisy(tier, [*drawn["harmful"][: tier.noise], *drawn["benign"][: tier.noise]])
     asked.sets += _set_facts(asked.rows, data_dir)
     if "kd" in suites:
-        _ask_responses(asked, tier, responses)
+        _ask_exchanges(asked, tier, drawn, responses, data_dir)
     if "utility" in suites:
         _ask_utility(asked, tier, data_dir)
     return asked
@@ -127,26 +155,27 @@ def _row(suite: str, request: EvalPrompt, **changed: Any) -> dict[str, Any]:
 
 
 def _noisy(tier: Tier, prompts: Sequence[EvalPrompt]) -> list[dict[str, Any]]:
-    """The prompts clean and in every corruption; a prompt's noise depends on the seed and the prompt alone."""
+    """The prompts clean and in every corruption."""
+    rows = [_row("noise", prompt) for prompt in prompts]
+    for name, severity in _cells(tier):
+        for seed in range(tier.seeds):
+            noise = {"corruption": name, "severity": severity, "seed": seed}
+            rows += [
+                _row("noise", prompt, **noise, prompt=_corrupted(prompt.text, name, severity, seed))
+                for prompt in prompts
+            ]
+    return rows
+
+
+def _cells(tier: Tier) -> list[tuple[str, float]]:
+    return [(name, severity) for name in tier.corruptions for severity in tier.severities]
+
+
+def _corrupted(text: str, name: str, severity: float, seed: int) -> str:
+    """A prompt's noise depends on the seed and the prompt alone."""
     from ...discovery import load_part
 
-    rows = [_row("noise", prompt) for prompt in prompts]
-    for name in tier.corruptions:
-        for severity in tier.severities:
-            part = load_part("perturbations", name)(severity=severity)
-            for seed in range(tier.seeds):
-                rows += [
-                    _row(
-                        "noise",
-                        prompt,
-                        corruption=name,
-                        severity=severity,
-                        seed=seed,
-                        prompt=part.apply(prompt.text, Random(f"{seed}:{name}:{prompt.text}")),
-                    )
-                    for prompt in prompts
-                ]
-    return rows
+    return load_part("perturbations", name)(severity=severity).apply(text, Random(f"{seed}:{name}:{text}"))
 
 
 def _spread(names: Sequence[str], count: int, data_dir: Path | None) -> list[EvalPrompt]:
@@ -163,14 +192,28 @@ def _sample(items: Sequence[Any], count: int, name: str) -> list[Any]:
     return Random(f"hf_ckt:{name}").sample(list(items), min(count, len(items)))
 
 
-def _ask_responses(asked: Questions, tier: Tier, responses: Sequence[tuple[str, str]] | None) -> None:
-    if responses is None:
-        pairs = [(row["prompt"], row["response"]) for row in load_starter_set("heldout")]
-        responses = _sample(pairs, tier.responses[0], "starter-responses")
-        asked.sets.append({"name": "starter, held out", "suite": "kd", "n": len(responses), **_PACKAGED})
-    else:
-        asked.sets.append({"name": "own responses", "suite": "kd", "n": len(set(responses)), **_OWN})
-    asked.responses = list(dict.fromkeys(responses))
+def _ask_exchanges(
+    asked: Questions,
+    tier: Tier,
+    drawn: Mapping[str, Sequence[EvalPrompt]],
+    responses: Sequence[Exchange] | None,
+    data_dir: Path | None,
+) -> None:
+    """As many prompts of each kind, clean and each once corrupted, in the corruptions' turn; or the user's own."""
+    if responses is not None:
+        asked.exchanges = [*{(one.prompt, one.response): one for one in reversed(responses)}.values()][::-1]
+        asked.sets.append({"name": "own responses", "suite": "kd", "n": len(asked.exchanges), **_OWN})
+        return
+    cells = _cells(tier)
+    for kind in ("harmful", "benign"):
+        mine = drawn[kind][: tier.responses[0] // 2]
+        asked.exchanges += [Exchange(prompt.id, kind, prompt.text, None) for prompt in mine]
+        for number, prompt in enumerate(mine):
+            name, severity = cells[number % len(cells)]
+            noisy = _corrupted(prompt.text, name, severity, 0)
+            asked.exchanges.append(Exchange(f"{prompt.id}, {name} {severity:g}", kind, noisy, None, noise=True))
+        sets = [{"suite": "kd", "set": prompt.set, "prompt_id": prompt.id} for prompt in mine]
+        asked.sets += _set_facts(sets, data_dir)
 
 
 def _ask_utility(asked: Questions, tier: Tier, data_dir: Path | None) -> None:
@@ -179,6 +222,8 @@ def _ask_utility(asked: Questions, tier: Tier, data_dir: Path | None) -> None:
     if tier.problems is not None and tier.word_problems:
         asked.problems = _sample(load_word_problems(tier.problems, data_dir), tier.word_problems, tier.problems)
         asked.sets.append(_facts(tier.problems, "utility", len(asked.problems), data_dir))
+    asked.passages = load_plain_text()[: tier.passages]
+    asked.sets.append({"name": "plain text", "suite": "utility", "n": len(asked.passages), **_PACKAGED})
 
 
 _PACKAGED = {"source": "packaged with hf_ckt", "licence": "Apache-2.0"}

@@ -17,15 +17,17 @@ class Tier:
         direct, overrefusal (`int`):
             Harmful and benign prompts.
         jailbreak (`tuple[int, int]`):
-            Templates, and prompts that each is put around.
+            Templates, and prompts of each kind that each is put around.
         noise (`int`):
             Prompts of each kind that are corrupted.
         corruptions (`tuple[str, ...]`), severities (`tuple[float, ...]`), seeds (`int`):
-            Each prompt is corrupted in every way, at every severity, `seeds` times.
+            Each prompt is corrupted in every way, at every severity, `seeds` times. More prompts narrow an interval more
+            than more seeds: the draws of one prompt are nearly one observation.
         responses (`tuple[int, int]`):
-            Responses that agreement with the teacher is measured on, and the most tokens of each.
-        questions, word_problems (`int`):
-            Multiple-choice questions and word problems.
+            Prompts that agreement with the teacher is measured on, half of each kind, clean and once corrupted; and the most
+            tokens of each of the teacher's answers.
+        questions, word_problems, passages (`int`):
+            Multiple-choice questions, word problems and passages of plain text.
         new_tokens, problem_tokens (`int`):
             Most tokens of an answer, and of a worked solution.
     """
@@ -45,6 +47,7 @@ class Tier:
     responses: tuple[int, int]
     questions: int
     word_problems: int
+    passages: int
     new_tokens: int
     problem_tokens: int
 
@@ -67,6 +70,7 @@ TIERS = {
         responses=(8, 32),
         questions=16,
         word_problems=0,
+        passages=8,
         new_tokens=16,
         problem_tokens=16,
     ),
@@ -77,18 +81,19 @@ TIERS = {
         choices="mmlu-dev",
         problems=None,
         direct=60,
-        jailbreak=(8, 5),
+        jailbreak=(8, 20),
         overrefusal=60,
-        noise=24,
+        noise=40,
         # One of each kind: letters, order of words, words added.
         corruptions=("typos", "word_swap", "distractor"),
         severities=(0.1, 0.3),
-        seeds=3,
+        seeds=1,
         responses=(64, 64),
         questions=100,
         word_problems=0,
-        new_tokens=48,
-        problem_tokens=48,
+        passages=48,
+        new_tokens=64,
+        problem_tokens=64,
     ),
     "gpu": Tier(
         harmful_sets=("harmbench", "strongreject"),
@@ -97,15 +102,16 @@ TIERS = {
         choices="mmlu-dev",
         problems="gsm8k",
         direct=472,
-        jailbreak=(14, 20),
+        jailbreak=(14, 60),
         overrefusal=600,
-        noise=100,
+        noise=200,
         corruptions=("typos", "casing", "homoglyphs", "whitespace", "word_dropout", "word_swap", "distractor"),
-        severities=(0.1, 0.2, 0.3),
-        seeds=5,
-        responses=(1000, 256),
+        severities=(0.1, 0.3),
+        seeds=1,
+        responses=(400, 256),
         questions=281,
         word_problems=100,
+        passages=48,
         new_tokens=512,
         problem_tokens=512,
     ),

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The judges of an evaluation: one of harmful prompts, and one of benign ones where the first sees no refusals."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from .judges import Judge, Verdict, load_judge
+from .measuring.models import identity_of
+from .measuring.store import PieceStore
+
+_AT_A_TIME = 64  # verdicts of a judge that is a model that are kept together
+
+
+@dataclass(frozen=True)
+class Judging:
+    """
+    Args:
+        harmful, benign ([`Judge`]):
+            Of answers to prompts of each kind; the same one where it sees refusals.
+        store ([`PieceStore`], *optional*):
+            Keeps verdicts of judges that are models of the Hub or a folder; the others are quicker than reading a file.
+        identity (`str`, *optional*):
+            Of the model that judges: a folder's weights may change under its name.
+    """
+
+    harmful: Judge
+    benign: Judge
+    store: PieceStore | None = None
+    identity: str | None = None
+
+    def of(self, kind: str) -> Judge:
+        """Returns the judge of a kind of prompts."""
+        return self.harmful if kind == "harmful" else self.benign
+
+    def judged(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """
+        Returns rows with verdicts (`refused`, `degenerate`, `confidence`), in place of those that they have. A judge reads
+        the request itself, without the template around it and without noise. Rows of questions stay as they are.
+
+        Args:
+            rows (`Sequence[Mapping]`):
+                With `kind`, `request` and `answer`.
+        """
+        verdicts: dict[tuple[str, str, str], Verdict] = {}
+        for kind in ("harmful", "benign"):
+            pairs = sorted({(row["request"], row["answer"]) for row in rows if row["kind"] == kind})
+            if pairs:
+                verdicts |= zip(((kind, *pair) for pair in pairs), self._verdicts(self.of(kind), pairs), strict=True)
+        found = []
+        for row in rows:
+            verdict = verdicts.get((row["kind"], row["request"], row["answer"]))
+            found.append({**row, **asdict(verdict)} if verdict is not None else dict(row))
+        return found
+
+    def described(self) -> dict[str, Any]:
+        """Returns what results files state of the judges."""
+        facts = {"name": self.harmful.name, "measures": self.harmful.measures, "error": list(self.harmful.error)}
+        if self.benign is self.harmful:
+            return facts
+        return {**facts, "benign": self.benign.name, "benign_error": list(self.benign.error)}
+
+    def _verdicts(self, judge: Judge, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
+        if self.store is None or self.identity is None or not judge.name.startswith("hf:"):
+            return judge.verdicts(*zip(*pairs, strict=True))
+        verdicts = []
+        for start in range(0, len(pairs), _AT_A_TIME):
+            batch = pairs[start : start + _AT_A_TIME]
+            key = {"what": "verdicts", "judge": judge.name, "model": self.identity, "pairs": batch}
+            verdicts += [Verdict(**one) for one in self.store.piece(key, partial(_as_dicts, judge, batch))]
+        return verdicts
+
+
+def load_judging(spec: str, *, trust_remote_code: bool = False, store: PieceStore | None = None) -> Judging:
+    """
+    Returns the judges of an evaluation.
+
+    Args:
+        spec (`str`):
+            See [`~evaluation.judges.load_judge`].
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Runs Python code that comes with a judge that is a model.
+        store ([`PieceStore`], *optional*):
+            Where verdicts that take long are kept.
+    """
+    judge = load_judge(spec, trust_remote_code=trust_remote_code)
+    identity = identity_of(re.split("[@#]", spec.removeprefix("hf:"))[0]) if spec.startswith("hf:") else None
+    return Judging(judge, judge if judge.scores_refusals else load_judge("rule"), store, identity)
+
+
+def _as_dicts(judge: Judge, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    prompts, answers = zip(*pairs, strict=True)
+    return [asdict(verdict) for verdict in judge.verdicts(prompts, answers)]
