@@ -8,7 +8,7 @@ May enter: what reads or makes rows of text; rows of public evaluation sets are 
 
 from .contamination import require_unseen, training_texts
 from .corrupt import corrupt
-from .plain_text import load_plain_text
+from .plain_text import PlainText, load_plain_text
 from .prompt_sets import (
     PROMPT_SETS,
     ChoiceQuestion,
@@ -29,6 +29,7 @@ __all__ = [
     "ChoiceQuestion",
     "EvalPrompt",
     "JailbreakTemplate",
+    "PlainText",
     "WordProblem",
     "corrupt",
     "load_choices",

@@ -13,7 +13,7 @@ from hf_ckt.data.files import packaged_rows
 
 @pytest.fixture(scope="module")
 def passages():
-    return load_plain_text().to_list()
+    return load_plain_text()
 
 
 def _words(text):
@@ -27,26 +27,26 @@ def _runs(text, length):
 
 def test_plain_text_ids_are_unique_and_in_order(passages):
     """Two passages of one id are one in a table that is keyed by it, and its mean is of fewer texts than it says."""
-    assert [row["id"] for row in passages] == [f"plain-text-{number:03d}" for number in range(1, 49)]
+    assert [row.id for row in passages] == [f"plain-text-{number:03d}" for number in range(1, 49)]
 
 
 def test_plain_text_passages_have_one_length(passages):
     """A passage of a thousand words would outweigh all others in a mean over tokens."""
     for row in passages:
-        assert 80 <= len(row["text"].split()) <= 120, row["id"]
-        assert row["text"] == row["text"].strip()
+        assert 80 <= len(row.text.split()) <= 120, row.id
+        assert row.text == row.text.strip()
 
 
 def test_plain_text_has_many_kinds(passages):
     """Forty-eight recipes say how well a model reads recipes."""
-    kinds = Counter(row["kind"] for row in passages)
+    kinds = Counter(row.kind for row in passages)
     assert len(kinds) >= 30
     assert max(kinds.values()) <= 3
 
 
 def test_plain_text_passages_are_no_copies_of_each_other(passages):
     """A reworded passage counts twice, so that the interval is too narrow."""
-    runs = {row["id"]: _runs(row["text"], 5) for row in passages}
+    runs = {row.id: _runs(row.text, 5) for row in passages}
     for (first, some), (second, others) in itertools.combinations(runs.items(), 2):
         assert len(some & others) <= 1, (first, second, some & others)
 
@@ -58,7 +58,7 @@ def test_plain_text_is_in_no_packaged_training_set(passages):
     for row in [*load_starter_set("train"), *boundary]:
         trained |= _runs(row["prompt"], 6) | _runs(row["response"], 6)
     for row in passages:
-        assert not _runs(row["text"], 6) & trained, row["id"]
+        assert not _runs(row.text, 6) & trained, row.id
 
 
 @pytest.mark.parametrize(
