@@ -6,7 +6,6 @@ A student under LoRA learns from answers (task), from a frozen teacher (distilla
 under noise (consistency), and is kept near its base (regularization). A test holds every loss equal to the trainer's.
 """
 
-import argparse
 import sys
 import warnings
 from collections.abc import Iterator
@@ -18,10 +17,12 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_ckt.checks import require_count
+from hf_ckt.cli.arguments.parser import CommandParser
 from hf_ckt.cli.main import run_guarded
 from hf_ckt.data import load_starter_set
 from hf_ckt.discovery import load_part
-from hf_ckt.models.backbone import read_head, run_backbone
+from hf_ckt.models.backbone import embedding_width, read_head, run_backbone
+from hf_ckt.models.batch import Batch
 from hf_ckt.models.embedded import embedded_model, native_dtype
 from hf_ckt.objective.candidates import Contrast, TeacherQueue
 from hf_ckt.objective.objective import HiddenStates, Objective, Scale, Term
@@ -29,7 +30,7 @@ from hf_ckt.objective.schedules import Schedule
 from hf_ckt.teachers.base import Teacher
 from hf_ckt.teachers.model import ModelTeacher
 from hf_ckt.teachers.self import SelfTeacher
-from hf_ckt.views import Batch
+from hf_ckt.views import NoisyStates
 
 # role -> loss and weight
 LOSSES = {
@@ -71,9 +72,7 @@ def build_batch(rows: list[dict[str, str]], tokenizer: Any, device: torch.device
         prompt = tokenizer.apply_chat_template(messages[:1], add_generation_prompt=True, return_dict=False)
         whole = tokenizer.apply_chat_template(messages, return_dict=False)
         if whole[: len(prompt)] != prompt:
-            raise ValueError(
-                "The chat template writes a prompt otherwise when its answer follows. Take another model."
-            )
+            raise ValueError("The chat template writes a prompt otherwise before its answer. Take another model.")
         ids.append(torch.tensor(whole, device=device))
         labels.append(torch.tensor([-100] * len(prompt) + whole[len(prompt) :], device=device))
     padded = pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id)
@@ -89,12 +88,11 @@ def run_passes(student: Any, teacher: Teacher, perturbation: Any, views: frozens
         hidden["teacher"], heads["teacher"] = teacher.signal(batch, student)  # without gradient
     if "noisy" in views:
         # The same tokens with noise on their embeddings: a function of the seed and of each text alone.
-        width = student.get_input_embeddings().weight.shape[1]
-        noise = perturbation.noise(batch.inputs["input_ids"], batch.documents, width, seed)
-        hidden["noisy"] = batch.keep(run_backbone(student, batch.inputs, noise).last_hidden_state)
+        noise = perturbation.noise(batch.inputs["input_ids"], batch.documents, embedding_width(student), seed)
+        noisy = NoisyStates.everywhere(batch.keep(run_backbone(student, batch.inputs, noise).last_hidden_state))
     # After the noisy pass, as in the trainer: the last bit of a sum of gradients depends on their order.
     hidden["student"] = batch.keep(run_backbone(student, batch.inputs).last_hidden_state)
-    return hidden, heads
+    return hidden, heads, noisy if "noisy" in views else NoisyStates.nowhere(hidden["student"])
 
 
 def train(
@@ -108,10 +106,11 @@ def train(
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
     for step, batch in enumerate(batches):
         step_seed = (seed << 32) + step  # other noise in each step, the same when the run is repeated
-        hidden, heads = run_passes(student, teacher, perturbation, objective.views, batch, step_seed)
+        hidden, heads, noisy = run_passes(student, teacher, perturbation, objective.views, batch, step_seed)
         with read_head(student) as head:
             heads["student"] = heads["noisy"] = head
-            output = objective(HiddenStates(hidden, heads), batch, student, Scale(step / len(batches)), training=True)
+            states, scale = HiddenStates(hidden, heads, noisy), Scale(step / len(batches))
+            output = objective(states, batch, student, scale, training=True)
         output.loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -120,13 +119,13 @@ def train(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--model", default=None, help="Hub id or folder; default: SmolLM2-135M-Instruct")
     parser.add_argument("--teacher", default=None, help="Hub id or folder; default: the student's own frozen base")
-    for option, default in {"steps": 20, "batch_size": 4, "learning_rate": 5e-4, "seed": 0}.items():
+    for option, default in {"steps": 20, "batch-size": 4, "learning-rate": 5e-4, "seed": 0}.items():
         parser.add_argument(f"--{option}", type=type(default), default=default, help=f"default: {default}")
     options = parser.parse_args()
-    require_count("--batch_size", options.batch_size, 1, "A step would have nothing to train on.")
+    require_count("--batch-size", options.batch_size, 1, "A step would have nothing to train on.")
     # peft 0.21 asks for the name that transformers 5.23 renamed.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
     name = options.model or embedded_model()

@@ -7,7 +7,7 @@ Aligns a real instruct model over a frozen 4-bit backbone with the whole objecti
    distillation, contrast, consistency under embedding noise, and a penalty on the adapter.
 3. Held-out prompts, clean and with typing errors, before and after, next to the teacher.
 
-    python examples/quickstart.py --output_dir out/quickstart
+    python examples/quickstart.py --output-dir out/quickstart
 
 Stopped at any moment, the same command goes on where it was.
 """
@@ -36,6 +36,7 @@ from transformers import AutoTokenizer, BitsAndBytesConfig, set_seed
 
 from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer
 from hf_ckt.checkpoints import last_complete_checkpoint, replace_file, replace_json
+from hf_ckt.cli.arguments.parser import CommandParser
 from hf_ckt.data import load_starter_set, to_prompt_completion
 from hf_ckt.discovery import load_part
 from hf_ckt.evaluation.judges import is_degenerate, is_refusal
@@ -54,14 +55,14 @@ TYPOS = load_part("perturbations", "typos")(severity=0.08)
 
 
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=None, help="Hub id or folder; default: SmolLM2-135M-Instruct")
-    parser.add_argument("--output_dir", type=Path, default=Path("out/quickstart"))
-    parser.add_argument("--teacher_steps", type=int, default=240)
-    parser.add_argument("--student_steps", type=int, default=150)
-    parser.add_argument("--batch_size", type=int, default=4)
+    parser.add_argument("--output-dir", type=Path, default=Path("out/quickstart"))
+    parser.add_argument("--teacher-steps", type=int, default=240)
+    parser.add_argument("--student-steps", type=int, default=150)
+    parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--prompts", type=int, default=None, help="held-out prompts of each kind; default: all")
-    parser.add_argument("--new_tokens", type=int, default=24)
+    parser.add_argument("--new-tokens", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--restart", action="store_true", help="forget what the output folder holds")
     return parser.parse_args()

@@ -6,7 +6,7 @@ Four LoRA adapters on SmolLM2-135M-Instruct, the same data, steps and seed: supe
 consistency under gaussian noise, typing errors, or adversarial noise. Each answers held-out prompts, clean and under six
 kinds of corruption that none of them was trained on.
 
-    python examples/robust_training.py --output_dir out/robust_training
+    python examples/robust_training.py --output-dir out/robust_training
 
 Stopped at any moment, the same command goes on where it was.
 """
@@ -35,6 +35,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer, __version__
 from hf_ckt.checkpoints import last_complete_checkpoint, replace_file, replace_json
+from hf_ckt.cli.arguments.parser import CommandParser
 from hf_ckt.data import load_starter_set, to_prompt_completion
 from hf_ckt.discovery import load_part
 from hf_ckt.evaluation.judges import is_refusal
@@ -62,14 +63,14 @@ KINDS = ("harmful", "lookalike")
 
 
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=None, help="Hub id or folder; default: SmolLM2-135M-Instruct")
-    parser.add_argument("--output_dir", type=Path, default=Path("out/robust_training"))
+    parser.add_argument("--output-dir", type=Path, default=Path("out/robust_training"))
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--prompts", type=int, default=32, help="held-out prompts of each kind")
     parser.add_argument("--severity", type=float, default=0.2, help="of the held-out corruptions")
-    parser.add_argument("--new_tokens", type=int, default=20)
+    parser.add_argument("--new-tokens", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--restart", action="store_true", help="forget what the output folder holds")
     return parser.parse_args()

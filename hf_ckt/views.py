@@ -6,9 +6,8 @@ Letters, everywhere: B sequences, T tokens, N kept next-token positions (shifted
 D hidden width, K candidates.
 """
 
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +38,11 @@ class LinearHead(NamedTuple):
     def trainable(self) -> bool:
         return self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
 
+    @property
+    def key(self) -> tuple:
+        """Equal for heads that multiply by the same numbers in memory, whichever of them carries a gradient."""
+        return tuple(tensor_key(tensor) for tensor in (self.weight, self.bias))
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Returns the logits `(..., V)` of hidden states `(..., D)`, float32 or wider: of few, for all are built."""
         product = F.linear(hidden.to(self.weight.device, self.weight.dtype), self.weight, self.bias)
@@ -47,6 +51,11 @@ class LinearHead(NamedTuple):
     def detach(self) -> "LinearHead":
         """Returns the head without gradient; nothing is copied."""
         return self._replace(weight=self.weight.detach(), bias=None if self.bias is None else self.bias.detach())
+
+
+def tensor_key(tensor: Tensor | None) -> tuple | None:
+    """Returns what is equal for tensors over the same memory: a detached one is another object, not other numbers."""
+    return None if tensor is None else (tensor.data_ptr(), tensor.device, tensor.dtype, tensor.shape, tensor.stride())
 
 
 def scale_and_cap(product: Tensor, scale: float, softcap: float | None) -> Tensor:
@@ -172,158 +181,6 @@ class Similarities:
     positive: Tensor
 
 
-@dataclass
-class Documents:
-    """
-    Where each token's document lies, right for padded, padding-free and packed batches.
-
-    Args:
-        index (`torch.Tensor` of shape `(B, T)`):
-            Number of the token's document within the batch, 0 to `count - 1`.
-        lengths (`torch.Tensor` of shape `(B, T)`):
-            Number of real tokens in the token's document; at least 1.
-        positions (`torch.Tensor` of shape `(B, T)`):
-            Position of the token within its document.
-        mask (`torch.Tensor` of shape `(B, T)`):
-            True at real tokens.
-        count (`int`):
-            Upper bound of the number of documents (B * T when packed), known without a device sync.
-    """
-
-    index: Tensor
-    lengths: Tensor
-    positions: Tensor
-    mask: Tensor
-    count: int
-
-
-def find_documents(inputs: dict[str, Any]) -> Documents:
-    """
-    Returns the documents of a batch, from whatever it says of them, without a wait for the device.
-
-    Args:
-        inputs (`dict`):
-            A collated batch. With an `attention_mask (B, T)` each row is a document, its real tokens those of the mask.
-            In a mask of pairs `(B, 1, T, T)`, boolean or added to the scores, a document begins at a token that does not
-            see the one before it. Without a mask, documents are those of `cu_seq_lens_q`, of `seq_idx (B, T)`, or begin
-            where `position_ids` do not count on; and a batch with none of these has one in each row.
-
-    Raises:
-        ValueError: If there is a mask from which none of this can be read, and nothing else that says it.
-    """
-    ids = inputs["input_ids"]
-    mask = inputs.get("attention_mask")
-    if isinstance(mask, dict):  # one mask for each kind of layer
-        mask = mask.get("full_attention", next(iter(mask.values()), None))
-    positions = inputs.get("position_ids")
-    lengths = next((inputs[name] for name in _BOUNDARIES if inputs.get(name) is not None), None)
-    if isinstance(mask, Tensor) and mask.ndim == 2:
-        return _documents_of_rows(mask.bool())
-    if isinstance(mask, Tensor) and mask.ndim in (3, 4):
-        sees = _sees(mask if mask.ndim == 3 else mask[:, 0], 0).expand(ids.shape)
-        goes_on = _sees(mask if mask.ndim == 3 else mask[:, 0], -1).expand(len(ids), -1)
-        return _documents_from(F.pad(~goes_on, (1, 0), value=True), sees)
-    everywhere = torch.ones_like(ids, dtype=torch.bool)
-    if lengths is not None:
-        ends = lengths.to(ids.device).long()
-        order = torch.arange(ids.numel(), device=ids.device)
-        number = torch.searchsorted(ends, order, right=True) - 1
-        return _documents_from((order == ends[number]).view_as(ids), (order < ends[-1]).view_as(ids))
-    if isinstance(inputs.get("seq_idx"), Tensor):
-        return _documents_from(_changes(inputs["seq_idx"].expand(ids.shape), 0), everywhere)
-    if isinstance(positions, Tensor):
-        # Some models have several kinds of positions, of which the first is the text's.
-        positions = positions[0] if positions.ndim == 3 else positions
-        return _documents_from(_changes(positions.expand(ids.shape), 1), everywhere)
-    if mask is not None:
-        raise ValueError(
-            f"attention_mask: is a {type(mask).__name__}, from which it cannot be told where a document begins, so noise "
-            "and contrast between sequences would take a row of several for one. Let the data collator return position_ids "
-            "or seq_idx beside it, or set consistency_weight=0 and contrastive_level='token'."
-        )
-    return _documents_of_rows(everywhere)
-
-
-# Where the documents of a batch that is one row begin, and where the last one ends.
-_BOUNDARIES = ("cu_seq_lens_q", "cu_seq_lens_k", "cu_seq_lens", "cu_seqlens")
-
-
-def _sees(mask: Tensor, offset: int) -> Tensor:
-    """Whether tokens see the one at an offset from them, `(B, T, T)` -> `(B, T - |offset|)`."""
-    pairs = mask.diagonal(offset, dim1=-2, dim2=-1)
-    # What is added to a score to hide a token is far below any bias for its distance.
-    return pairs > -1e3 if pairs.is_floating_point() else pairs.bool()
-
-
-def _changes(values: Tensor, step: int) -> Tensor:
-    """True at each row's first value, and where one is not that before it plus a step."""
-    return F.pad(values[:, 1:] != values[:, :-1] + step, (1, 0), value=True)
-
-
-def _documents_of_rows(mask: Tensor) -> Documents:
-    batch, length = mask.shape
-    index = torch.arange(batch, device=mask.device)[:, None].expand(batch, length)
-    return _counted(index, (mask.long().cumsum(1) - 1).clamp(min=0), mask, batch)
-
-
-def _documents_from(starts: Tensor, mask: Tensor) -> Documents:
-    """Documents by where they begin, row after row."""
-    order = torch.arange(starts.numel(), device=starts.device).view_as(starts)
-    begins = (order * starts).flatten().cummax(0).values.view_as(starts)
-    index = starts.flatten().cumsum(0).view_as(starts) - 1
-    return _counted(index, order - begins, mask, starts.numel())
-
-
-def _counted(index: Tensor, positions: Tensor, mask: Tensor, count: int) -> Documents:
-    sizes = torch.zeros(count, dtype=torch.long, device=index.device)
-    sizes = sizes.index_add_(0, index.flatten(), mask.flatten().long())
-    return Documents(index=index, lengths=sizes.clamp(min=1)[index], positions=positions, mask=mask, count=count)
-
-
-@dataclass
-class Batch:
-    """
-    What a teacher reads: the model inputs, and which positions are kept.
-
-    Args:
-        inputs (`dict`):
-            Model inputs without labels: `input_ids (B, T)` and `attention_mask` or `position_ids` and their company.
-        labels (`torch.Tensor` of shape `(B, T)`):
-            Unshifted labels, -100 where a token does not count.
-        kept (`torch.Tensor` of shape `(N,)`):
-            Flat indices into the B * T positions, of those whose next token counts.
-    """
-
-    inputs: dict[str, Any]
-    labels: Tensor
-    kept: Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
-        counts = self.labels != -100
-        predicts = torch.zeros_like(counts)
-        predicts[:, :-1] = counts[:, 1:]
-        self.kept = predicts.flatten().nonzero().squeeze(1)
-
-    @cached_property
-    def documents(self) -> Documents:
-        """Where each token's document lies; found when it is first asked for, since few parts need it."""
-        return find_documents(self.inputs)
-
-    @property
-    def kept_labels(self) -> Tensor:
-        """Next-token ids at the kept positions, `(N,)`."""
-        return self.labels.flatten()[self.kept + 1]
-
-    @property
-    def kept_documents(self) -> Tensor:
-        """Document number of each kept position, `(N,)`."""
-        return self.documents.index.flatten()[self.kept]
-
-    def keep(self, hidden: Tensor) -> Tensor:
-        """Selects the kept positions of hidden states: `(B, T, D)` -> `(N, D)`, connected also when N is 0."""
-        return hidden.flatten(0, 1).index_select(0, self.kept.to(hidden.device))
-
-
 class TeacherSignal(NamedTuple):
     """
     A teacher's reading of a batch.
@@ -337,3 +194,38 @@ class TeacherSignal(NamedTuple):
 
     hidden: Tensor
     head: LinearHead
+
+
+class NoisyStates(NamedTuple):
+    """
+    The student's reading of the perturbed input. It is always there: without a noisy view it holds no position.
+
+    Args:
+        states (`torch.Tensor` of shape `(M, D)`):
+            Last hidden states at those of the N kept positions that were perturbed, 0 <= M <= N.
+        positions (`torch.Tensor` of shape `(M,)`):
+            Which of the N they are, ascending.
+        probability (`float`, *optional*, defaults to `1.0`):
+            With which a position is perturbed, in (0, 1]. Terms that read the noisy view are divided by it, so that they
+            estimate what they would be over all positions.
+
+    Example:
+
+    >>> hidden = torch.zeros(3, 8)
+    >>> [len(noisy.positions) for noisy in (NoisyStates.everywhere(hidden), NoisyStates.nowhere(hidden))]
+    [3, 0]
+    """
+
+    states: Tensor
+    positions: Tensor
+    probability: float = 1.0
+
+    @classmethod
+    def everywhere(cls, states: Tensor) -> "NoisyStates":
+        """States at all positions."""
+        return cls(states, torch.arange(len(states), device=states.device))
+
+    @classmethod
+    def nowhere(cls, hidden: Tensor) -> "NoisyStates":
+        """No noisy view of a batch with certain clean states."""
+        return cls.everywhere(hidden[:0].detach())

@@ -171,7 +171,8 @@ UNDECIDED = '''# SPDX-License-Identifier: Apache-2.0
 import torch
 from transformers import PreTrainedModel
 
-from ..views import Batch, LinearHead, TeacherSignal
+from ..models.batch import Batch
+from ..views import LinearHead, TeacherSignal
 from .base import Teacher
 
 

@@ -4,7 +4,8 @@
 import pytest
 import torch
 
-from hf_ckt.views import Batch, LinearHead, LogitsView, TokenViews, find_documents
+from hf_ckt.models.batch import Batch, find_documents
+from hf_ckt.views import LinearHead, LogitsView, TokenViews
 
 
 def test_documents_of_a_padded_batch_are_its_rows():

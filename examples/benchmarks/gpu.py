@@ -194,6 +194,7 @@ def job_environment(bundle: Path | None, work: Path) -> dict[str, str]:
             Folder for what is unpacked.
     """
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
+    environment["HF_CKT_TRACEBACK"] = "1"  # a job's log is all that comes back of it
     if bundle is not None:
         environment |= prepare(bundle, work)
     paths = [str(ROOT), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]

@@ -31,6 +31,8 @@ def run(argv: list[str]) -> int:
         responses=_own_responses(options.responses),
         training_texts=_training_texts(options.train_data),
         system_prompt=options.system_prompt,
+        system_fallback=options.system_fallback,
+        thinking_tokens=options.thinking_tokens,
         new_tokens=options.new_tokens,
         seeds=options.seeds,
         loading=Loading.of(options),
@@ -43,6 +45,11 @@ def run(argv: list[str]) -> int:
     print(headline_table(results))
     for suite, why in results["left_out"].items():
         print(f"{suite}: not measured, {why}")
+    for name, model in results["models"].items():
+        for suite, why in model.get("left_out", {}).items():
+            print(f"{name}, {suite}: not measured, {why}")
+        if model["chat"]["template"] != model["chat"]["tokenizer"]:
+            print(f"{name}: has no chat template of its own, and was asked with that of {model['chat']['template']}")
     if options.suite == "smoke":
         print("The smoke tier checks the machinery; its numbers are no result.")
     print(f"{options.output} holds results.json and completions.parquet; `hf-ckt report {options.output}` draws them.")
@@ -50,6 +57,7 @@ def run(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
+    from ..evaluation.measuring.chat_format import add_chat_options
     from ..evaluation.measuring.models import add_model_options
     from ..evaluation.measuring.tiers import TIERS
 
@@ -58,6 +66,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         description=f"{__doc__} Stopped at any moment, the same command goes on where it was.",
     )
     add_model_options(parser)
+    add_chat_options(parser)
     add = parser.add_argument
     add("--teacher", metavar="ID", help="adapter or model to agree with; default: the base, where there is an adapter")
     add("--suite", choices=TIERS, default="smoke", help="how much: smoke takes minutes on 2 cores and no download")
@@ -77,7 +86,6 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--responses", metavar="FILE", help="rows with prompt and response for kd; default: the starter set's held-out"
     )
     add("--train-data", nargs="+", default=[], metavar="FILE", help="what was trained on: prompts found there raise")
-    add("--system-prompt", metavar="TEXT", help="put before each prompt; default: what the chat template puts there")
     add("--new-tokens", type=int, metavar="N", help="most tokens of an answer; default: the tier's")
     add("--seeds", type=int, metavar="N", help="draws of each corruption; default: the tier's")
     add("--engine", choices=("auto", "transformers", "vllm"), default="auto", help="auto: vLLM if installed on a GPU")
@@ -88,7 +96,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     options = parser.parse_args(argv)
 
     from ..checks import require_count
+    from .arguments.models import require_judge, require_models
 
+    require_models(options)
+    require_judge(options.judge)
     for name in ("new_tokens", "seeds"):
         if getattr(options, name) is not None:
             require_count(f"--{name.replace('_', '-')}", getattr(options, name), 1, "With none there is no rate.")

@@ -5,6 +5,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from .arguments.models import require_judge
 from .arguments.parser import CommandParser
 
 
@@ -70,4 +71,6 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add("--set", metavar="NAME", help="what the set is called in the results; default: after the files")
     add("--trust-remote-code", action="store_true", help="run Python code that comes with a judge that is a model")
     add("--output", type=Path, metavar="JSON", help="list of measured sets to add this one to; default: print alone")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    require_judge(options.judge)
+    return options

@@ -25,6 +25,7 @@ def run(argv: list[str]) -> int:
         batch_size=options.batch_size,
         chat_template=options.chat_template,
         system_prompt=options.system_prompt,
+        system_fallback=options.system_fallback,
         allow_other_base=options.allow_other_base,
         keep_generation_config=options.keep_generation_config,
         loading=Loading.of(options),
@@ -40,6 +41,7 @@ def run(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
+    from ..evaluation.measuring.chat_format import add_chat_options
     from ..evaluation.measuring.models import add_model_options
 
     parser = CommandParser(
@@ -47,6 +49,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         description=f"{__doc__} Stopped at any moment, the same command goes on with the task that it was at.",
     )
     add_model_options(parser)
+    add_chat_options(parser, thinking=False)
     add = parser.add_argument
     add(
         "--tasks",
@@ -65,9 +68,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         action="store_false",
         help="send plain text, as many published scores of MMLU and GSM8K do; default: each question is a user's turn",
     )
-    add("--system-prompt", metavar="TEXT", help="put before each question; default: what the chat template puts there")
     add("--output", type=Path, required=True, metavar="DIR", help="where results and finished tasks are kept")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+
+    from .arguments.models import require_models
+
+    require_models(options)
+    return options
 
 
 def _table(results: dict[str, Any]) -> str:

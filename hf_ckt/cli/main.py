@@ -113,7 +113,7 @@ def run_guarded(program: str, call: Callable[[], int | None], *, with_traceback:
         if with_traceback or os.environ.get("HF_CKT_TRACEBACK", "0") not in ("", "0"):
             traceback.print_exc()
         code = 2 if isinstance(error, (ValueError, TypeError, OSError)) else 1
-        return _fail(program, _sentence(error), code)
+        return _fail(program, " ".join([_sentence(error), *getattr(error, "__notes__", ())]), code)
 
 
 def _sentence(error: Exception) -> str:

@@ -12,6 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from .arguments.models import require_model
 from .arguments.parser import CommandParser
 
 _SEVERITIES = (0.1, 0.2, 0.4)
@@ -94,7 +95,7 @@ def _texts(options: argparse.Namespace) -> list[str]:
     else:
         option = f"--file {options.file}"
         try:
-            given = options.file.read_text(encoding="utf-8").splitlines()
+            given = options.file.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
             raise ValueError(f"{option}: is not UTF-8 text ({error}).") from error
     texts = [text for text in given if text.strip()]
@@ -136,6 +137,7 @@ def _perturber(tokenizer_name: str | None) -> Callable[[Any, str, int], str]:
     if tokenizer_name is None:
         return lambda part, text, seed: part.apply(text, prompt_noise(text, seed))
 
+    require_model("--tokenizer", tokenizer_name)
     from transformers import AutoTokenizer
 
     from ..noise.noisy_prompts import NoisyPrompts

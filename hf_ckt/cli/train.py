@@ -2,8 +2,10 @@
 """Train an adapter or a model from a YAML file, with any field also as an option."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +13,22 @@ from ..checkpoints import last_complete_checkpoint
 from ..data import files
 from ..data.files import pick_split
 from ..data.numbered_rows import BUILDERS, ending_of
+from .arguments.models import require_model
 
 if TYPE_CHECKING:
     from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
 
     from ..training.config import ContrastiveRobustConfig
+
+
+# Arguments of the trainer that its errors name, and how they are given here.
+_IN_A_SHELL = {
+    "teacher_model": "--teacher-model-name-or-path",
+    "peft_config": "--use-peft with the options of LoRA",
+    "quantization_config": "--load-in-4bit or --load-in-8bit",
+    "teacher_quantization_config": "--teacher-load-in-4bit or --teacher-load-in-8bit",
+    "train_dataset": "--dataset-name",
+}
 
 
 @dataclass
@@ -60,7 +73,19 @@ def run(argv: list[str]) -> int:
     from .arguments.train_parser import TrainParser, own_fields
 
     kinds: Any = (ScriptArguments, ContrastiveRobustConfig, ModelConfig, DatasetMixtureConfig, TeacherArguments)
-    _train(*TrainParser(kinds, own_fields(ContrastiveRobustConfig, TeacherArguments)).read(argv))
+    parsed = TrainParser(kinds, own_fields(ContrastiveRobustConfig, TeacherArguments)).read(argv)
+    try:
+        _train(*parsed)
+    except Exception as error:
+        text = str(error)
+        said = [
+            f"{name} is {option}"
+            for name, option in _IN_A_SHELL.items()
+            if re.search(rf"\b{name}\b", text) and option.split()[0] not in text
+        ]
+        if said:
+            error.add_note(f"In a shell, {', and '.join(said)}.")
+        raise
     return 0
 
 
@@ -74,6 +99,9 @@ def _train(
     # Whatever can be wrong with the input is found before a model is loaded.
     if model.model_name_or_path is None:
         raise ValueError("model_name_or_path: is missing, and there is nothing to train without it.")
+    require_model("model_name_or_path", model.model_name_or_path)
+    require_model("teacher_model_name_or_path", teacher.teacher_model_name_or_path)
+    require_model("chat_template_path", args.chat_template_path)
     args.resume_from_checkpoint = resolve_checkpoint(args.resume_from_checkpoint, args.output_dir)
     dataset = load_splits(script, mixture)
     train_dataset = _checked(dataset, script.dataset_train_split, "dataset_train_split", script, args)
@@ -81,6 +109,7 @@ def _train(
     if args.eval_strategy != "no":
         eval_dataset = _checked(dataset, script.dataset_test_split, "dataset_test_split", script, args)
 
+    from jinja2 import TemplateError
     from trl import get_peft_config, get_quantization_config
 
     from ..models._upstream import end_training
@@ -98,7 +127,8 @@ def _train(
         # comes with one model is no trust in another's.
         args.teacher_model_init_kwargs = {**shared, **_as_dict(args.teacher_model_init_kwargs)}
 
-    trainer = ContrastiveRobustTrainer(
+    build = partial(
+        ContrastiveRobustTrainer,
         model=model.model_name_or_path,
         args=args,
         train_dataset=train_dataset,
@@ -110,6 +140,13 @@ def _train(
             replace(model, load_in_4bit=teacher.teacher_load_in_4bit, load_in_8bit=teacher.teacher_load_in_8bit)
         ),
     )
+    try:
+        trainer = build()
+    except TemplateError:
+        # Which row it was, the preparation does not say.
+        _require_rendered(train_dataset, _source(script, dataset, script.dataset_train_split), model, args)
+        _require_rendered(eval_dataset, _source(script, dataset, script.dataset_test_split), model, args)
+        raise
     _require_fitting(trainer)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
 
@@ -223,10 +260,27 @@ def _checked(
     from ..data.training_rows import require_trainable
 
     rows = pick_split(dataset, split, option)
-    name = script.dataset_name or "datasets"
-    source = name if is_local(name) and list(dataset) == ["train"] else f"{name}, split {split}"
+    source = _source(script, dataset, split)
     require_trainable(rows, source, text_field=args.dataset_text_field, rejected=args.contrastive_rejected)
     return rows
+
+
+def _source(script: "ScriptArguments", dataset: Mapping[str, Any], split: str) -> str:
+    """What the rows of a split are called in messages."""
+    name = script.dataset_name or "datasets"
+    return name if is_local(name) and list(dataset) == ["train"] else f"{name}, split {split}"
+
+
+def _require_rendered(rows: Any, source: str, model: "ModelConfig", args: "ContrastiveRobustConfig") -> None:
+    """Raises ValueError at the row that the model's own template refuses."""
+    from transformers import AutoTokenizer
+
+    from ..data.training_rows import require_renderable
+
+    if args.chat_template_path is None and rows is not None:
+        name: Any = model.model_name_or_path
+        loading = {"revision": model.model_revision, "trust_remote_code": args.trust_remote_code}
+        require_renderable(rows, source, AutoTokenizer.from_pretrained(name, **loading))
 
 
 def _require_fitting(trainer: Any) -> None:

@@ -82,7 +82,7 @@ def load_splits(source: str, *, config: str | None = None, streaming: bool = Fal
             saved = load_from_disk(str(path))
             splits: Any = {"train": saved} if isinstance(saved, Dataset) else saved
             return {name: one.to_iterable_dataset() for name, one in splits.items()} if streaming else splits
-        if not path.exists() and _PATH.match(source):
+        if not path.exists() and is_path(source):
             raise FileNotFoundError(f"{source}: there is no such file or folder.")
         options = {"streaming": True} if streaming else {}
         return load_dataset(str(path) if path.exists() else source, name=config, **options)
@@ -184,6 +184,11 @@ def place_of_row(source: str, index: int) -> str:
     if path.is_file() and BUILDERS.get(ending_of(path)) in _BY_LINE:
         line, _ = next(islice(numbered_rows(path), index, None), (None, {}))
     return f"{shown_name(source)}, row {index + 1}" + ("" if line is None else f" (line {line})")
+
+
+def is_path(name: str) -> bool:
+    """Tells whether a name can only be meant as a path of this machine: no Hub id looks like it."""
+    return _PATH.match(name) is not None
 
 
 def shown_name(source: str) -> str:

@@ -145,6 +145,12 @@ def _cells(name: str, lines: Iterable[tuple[int, str]], delimiter: str) -> Itera
         for cells in reader:
             if names is None and cells:
                 names = cells
+                mark = next((one for one in ";\t|" if one in cells[0]), None)
+                if len(cells) == 1 and mark and mark != delimiter:
+                    raise ValueError(
+                        f"{name}: its first line names one column, {cells[0]!r}, so its cells seem to be separated by {mark!r}. "
+                        "Separate them by commas, or by tabs in a file that ends in .tsv."
+                    )
                 twice = next((cell for cell in names if names.count(cell) > 1), None)
                 if twice is not None:
                     raise ValueError(f"{name}: two of its columns are called {twice!r}. Rename or drop one of them.")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tells what cannot be trained on in a data set, by its row, before a model is loaded."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -58,11 +59,40 @@ def require_trainable(dataset: Any, source: str, *, text_field: str = "text", re
             else f"and no {missing[0]!r}, without which a 'prompt' is not trained on. {_completing(columns)}"
         )
         raise ValueError(f"{shown_name(source)}: has the columns {', '.join(columns)}, {none}")
+    if _all_texts(dataset, needed):
+        return
     conversational = isinstance(first[needed[0]], list)
     for index, row in enumerate(_rows(dataset, needed)):
         problem = _problem(row, text_field, conversational)
         if problem:
             raise ValueError(f"{place_of_row(source, index)}: {problem}")
+
+
+def require_renderable(dataset: Any, source: str, tokenizer: Any) -> None:
+    """
+    Raises ValueError at the first chat that a tokenizer's template refuses, a system turn or two turns of one role say,
+    and names its row. Reads as [`require_trainable`] does.
+
+    Args:
+        dataset, source:
+            As for [`require_trainable`].
+        tokenizer (`PreTrainedTokenizerBase`):
+            With a chat template.
+    """
+    from jinja2 import TemplateError
+
+    for index, row in enumerate(islice(dataset, None if hasattr(dataset, "select") else _STREAMED)):
+        chat = [*(row.get("prompt") or []), *(row.get("completion") or row.get("messages") or [])]
+        if not all(isinstance(message, Mapping) for message in chat):
+            continue
+        tools = json.loads(row["tools"]) if isinstance(row.get("tools"), str) else row.get("tools")
+        try:
+            tokenizer.apply_chat_template(chat, tools=tools, tokenize=False, **(row.get("chat_template_kwargs") or {}))
+        except TemplateError as error:
+            raise ValueError(
+                f"{place_of_row(source, index)}: the model's chat template refuses it ({error}). Change the row's messages, or "
+                "name another template as chat_template_path."
+            ) from error
 
 
 def _needed(columns: Sequence[str], text_field: str, rejected: bool) -> list[str]:
@@ -71,6 +101,15 @@ def _needed(columns: Sequence[str], text_field: str, rejected: bool) -> list[str
         answer = "chosen" if rejected and "completion" not in columns else "completion"
         return ["prompt", answer, *(["rejected"] if rejected else [])]
     return [next((name for name in ("messages", "conversations") if name in columns), text_field)]
+
+
+def _all_texts(dataset: Any, columns: list[str]) -> bool:
+    """Whether columns hold a text in every row by their type, which spares the reading of large sets."""
+    if not hasattr(dataset, "select") or {"messages", "conversations"} & set(columns):
+        return False
+    types = [getattr(dataset.features[name], "dtype", None) for name in columns]
+    nulls = sum(dataset.data.column(name).null_count for name in columns)
+    return set(types) <= {"string", "large_string"} and not nulls
 
 
 def _renaming(columns: Sequence[str], text_field: str) -> str:

@@ -22,6 +22,7 @@ from ..data.prompt_sets import EvalPrompt, load_prompts
 from ..models.backbone import frozen
 from .judges import Judge, load_judge
 from .measuring.answers import answer_batch, plan_batches
+from .measuring.chat_format import SYSTEM_FALLBACKS, ChatFormat
 from .measuring.measure import Measured
 from .measuring.refusal_openings import refusal_margins
 from .measuring.suites import ask
@@ -68,6 +69,11 @@ class SafetyEvalCallback(TrainerCallback):
             Most tokens of an answer. A refusal shows itself early; time grows with this number.
         system_prompt (`str`, *optional*):
             Put before each prompt: the one that was trained with, if any.
+        system_fallback (`str`, *optional*, defaults to `"refuse"`):
+            What is done with it where the chat template has no system role: `"user"` puts it in front of the user's text.
+        thinking_tokens (`int`, *optional*, defaults to `0`):
+            Most tokens of a thought before an answer, of a model that thinks. 0: none, as its template switches it off,
+            or else closed where it would begin.
         max_overrefusal (`float`, *optional*):
             In [0, 1]. Training stops when a larger share of the benign prompts is refused. None never stops.
         judge (`str` or [`~evaluation.judges.Judge`], *optional*, defaults to `"rule"`):
@@ -96,6 +102,8 @@ class SafetyEvalCallback(TrainerCallback):
         *,
         new_tokens: int = 24,
         system_prompt: str | None = None,
+        system_fallback: str = "refuse",
+        thinking_tokens: int = 0,
         max_overrefusal: float | None = None,
         judge: str | Judge = "rule",
         trust_remote_code: bool = False,
@@ -104,9 +112,11 @@ class SafetyEvalCallback(TrainerCallback):
         if max_overrefusal is not None:
             require_within("max_overrefusal", max_overrefusal, 0, 1, "It is a share of the benign prompts.")
         _require_whole_weights(trainer)
-        self.trainer, self.new_tokens, self.system_prompt = trainer, new_tokens, system_prompt
-        self.max_overrefusal = max_overrefusal
+        require_known("system_fallback", system_fallback, SYSTEM_FALLBACKS)
+        require_count("thinking_tokens", thinking_tokens, 0, "Use 0 for no thought before an answer.")
+        self.trainer, self.new_tokens, self.max_overrefusal = trainer, new_tokens, max_overrefusal
         self.tokenizer = _tokenizer(trainer)
+        self.asked = ChatFormat(self.tokenizer, system_prompt, system_fallback, thinking_tokens)
         self.prompts = _starter_prompts() if prompts is None else [_prompt(n, one) for n, one in enumerate(prompts)]
         kinds = {prompt.kind for prompt in self.prompts}
         _require_kinds(kinds, max_overrefusal, trainer.args)
@@ -165,13 +175,12 @@ class SafetyEvalCallback(TrainerCallback):
         """Scores of the model as it is now, by name."""
         model, measured = self.trainer.model, Measured()
         asked = [row["prompt"] for row in self._asked.rows]
-        options: dict[str, Any] = {"system_prompt": self.system_prompt}
         # In the precision that is trained in: without autocast, float32 weights would be run as such.
         with _unchanged_randomness(), frozen(model), self.trainer.accelerator.autocast():
-            for batch, _ in plan_batches(self.tokenizer, asked, new_tokens=self.new_tokens, **options):
-                answers = answer_batch(model, self.tokenizer, batch, new_tokens=self.new_tokens, **options)
+            for batch, _ in plan_batches(self.asked, asked, new_tokens=self.new_tokens):
+                answers = answer_batch(model, self.asked, batch, new_tokens=self.new_tokens)
                 measured.answers.update(zip(batch, answers, strict=True))
-            margins = refusal_margins(model, self.tokenizer, asked, title=None, **options)
+            margins = refusal_margins(model, self.asked, asked, title=None)
         with _unchanged_randomness():
             self.rows = completion_rows("run", self._asked, measured, self.judge, self._benign_judge)
         scores: dict[str, Any] = {

@@ -8,7 +8,7 @@ from typing import Any
 from ..checkpoints import replace_file
 from .judges import Judge, Verdict
 from .measuring.measure import Measured
-from .measuring.models import EvaluatedModel, public_name, trained_on
+from .measuring.models import EvaluatedModel
 from .measuring.suites import Questions
 from .measuring.utility import LETTERS, choice_prompt, last_number
 from .scoring.alignment import alignment_scores
@@ -20,7 +20,7 @@ from .scoring.scores import Score, bootstrap_score, rate_score
 
 COLUMNS = (
     *("model", "suite", "set", "prompt_id", "kind", "category", "template", "corruption", "severity", "seed"),
-    *("prompt", "answer", "refused", "degenerate", "confidence", "token_consistency", "correct"),
+    *("prompt", "answer", "reasoning", "refused", "degenerate", "confidence", "token_consistency", "correct"),
 )
 
 
@@ -52,7 +52,7 @@ def completion_rows(
         mine = [row for row in asked.rows if row["kind"] == kind]
         if not mine:
             continue
-        pairs = [(row["request"], measured.answers[row["prompt"]]) for row in mine]
+        pairs = [(row["request"], measured.answers[row["prompt"]].text) for row in mine]
         unique = sorted(set(pairs))
         verdicts = dict(zip(unique, judged(by, unique), strict=True))
         for row, pair in zip(mine, pairs, strict=True):
@@ -63,6 +63,7 @@ def completion_rows(
                     **row,
                     "model": name,
                     "answer": pair[1],
+                    "reasoning": measured.answers[row["prompt"]].reasoning,
                     "refused": verdict.refused,
                     "degenerate": verdict.degenerate,
                     "confidence": verdict.confidence,
@@ -76,15 +77,15 @@ def completion_rows(
 
 def _utility_rows(name: str, asked: Questions, measured: Measured) -> list[dict[str, Any]]:
     empty = {"model": name, "suite": "utility", "kind": "question", "template": "", "corruption": "", "severity": 0.0}
-    empty |= {"seed": 0} | dict.fromkeys(("refused", "degenerate", "confidence", "token_consistency"))
+    empty |= {"seed": 0} | dict.fromkeys(("reasoning", "refused", "degenerate", "confidence", "token_consistency"))
     rows = []
     for question, chosen in zip(asked.choices, measured.chosen, strict=True):
         found = {"prompt": choice_prompt(question), "answer": LETTERS[chosen], "correct": chosen == question.answer}
         rows.append(empty | {"set": "multiple_choice", "prompt_id": question.id, "category": question.subject} | found)
     for problem in asked.problems:
         answer = measured.solutions[problem.question]
-        found = {"prompt": problem.question, "answer": answer}
-        found["correct"] = last_number(answer) == last_number(problem.answer)
+        found = {"prompt": problem.question, "answer": answer.text, "reasoning": answer.reasoning}
+        found["correct"] = last_number(answer.text) == last_number(problem.answer)
         rows.append(empty | {"set": "word_problems", "prompt_id": problem.id, "category": ""} | found)
     return rows
 
@@ -109,13 +110,7 @@ def model_results(
         baseline_rows (`Sequence[Mapping]`, *optional*):
             Of the model that the corruption error is relative to.
     """
-    results: dict[str, Any] = {
-        "title": entry.name,
-        "model": public_name(entry.model),
-        "adapter": entry.adapter and public_name(entry.adapter),
-        "trained_on": trained_on(entry),
-        "scores": {},
-    }
+    results: dict[str, Any] = {"title": entry.name, "scores": {}}
     scores: dict[str, Score] = results["scores"]
     safety = [row for row in rows if row["suite"] in SAFETY_SUITES]
     if safety:

@@ -10,19 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints import replace_json
-from ..checks import require_known
+from ..checks import require_count, require_known
 from ..data.contamination import require_unseen
 from ..data.prompt_sets import EvalPrompt
 from ..hub.provenance import library_versions
 from .judges import Judge, Verdict, load_judge
 from .measuring.backbones import Backbones
+from .measuring.chat_format import SYSTEM_FALLBACKS, THINKING_TOKENS, ChatFormat, chat_formats
 from .measuring.generation import GREEDY, OWN
 from .measuring.measure import Measured, Measurement
-from .measuring.models import EvaluatedModel, Loading, entries, identity_of, public_name
-from .measuring.store import PieceStore, only_writer
+from .measuring.models import EvaluatedModel, Loading, entries, identity_of, model_facts, public_name
+from .measuring.store import PieceStore, file_digest, only_writer
 from .measuring.suites import SUITES, Questions, ask
 from .measuring.tiers import TIERS
+from .measuring.vllm_engine import vllm_engine, vllm_is_usable
 from .results import completion_rows, model_results, write_completions
+from .same_models import require_folder_of
 
 _LIBRARIES = ("torch", "transformers", "peft", "datasets", "evaluate")
 _VERDICTS = 64  # of a judge that is a model, kept at a time
@@ -52,6 +55,10 @@ class Evaluation:
             What the models were trained on: evaluation prompts found there raise.
         system_prompt (`str`, *optional*):
             Put before each prompt.
+        system_fallback (`str`, *optional*, defaults to `"refuse"`):
+            What is done with it where a chat template has no system role; see [`ChatFormat`].
+        thinking_tokens (`int`, *optional*, defaults to `1024`):
+            Most tokens of a thought before an answer, of a model that thinks; 0: none. The judge reads no thoughts.
         new_tokens (`int`, *optional*), seeds (`int`, *optional*):
             In place of the tier's.
         loading ([`Loading`], *optional*):
@@ -81,6 +88,8 @@ class Evaluation:
     responses: Sequence[tuple[str, str]] | None = None
     training_texts: Sequence[str] | None = None
     system_prompt: str | None = None
+    system_fallback: str = "refuse"
+    thinking_tokens: int = THINKING_TOKENS
     new_tokens: int | None = None
     seeds: int | None = None
     loading: Loading = field(default_factory=Loading)
@@ -91,6 +100,8 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         require_known("--suite", self.tier, TIERS)
+        require_known("--system-fallback", self.system_fallback, SYSTEM_FALLBACKS)
+        require_count("--thinking-tokens", self.thinking_tokens, 0, "Use 0 for no thought before an answer.")
         for suite in self.only or ():
             require_known("--only", suite, SUITES)
 
@@ -121,8 +132,6 @@ def evaluate(options: Evaluation, folder: Path, command: str = "") -> dict[str, 
 
 
 def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]:
-    from transformers import AutoTokenizer
-
     tier = TIERS[options.tier]
     tier = replace(tier, new_tokens=options.new_tokens or tier.new_tokens, seeds=options.seeds or tier.seeds)
     listed, teacher = entries(
@@ -134,6 +143,7 @@ def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]
     )
     if options.baseline is not None:
         require_known("--baseline", options.baseline, [entry.name for entry in listed])
+    require_folder_of(folder, "lm_eval.json", {entry.name: model_facts(entry) for entry in listed})
     judge = load_judge(options.judge, trust_remote_code=options.loading.trust_remote_code)
     benign_judge = judge if judge.scores_refusals else load_judge("rule")
     suites = [suite for suite in SUITES if suite in (options.only or SUITES)]
@@ -151,20 +161,18 @@ def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]
     )
     if options.training_texts is not None:
         require_unseen(_prompts(asked), options.training_texts)
-    tokenizer = AutoTokenizer.from_pretrained(listed[0].model, trust_remote_code=options.loading.trust_remote_code)
-    _require_chat_template(tokenizer, options.model)
+    formats = _formats(options, [*listed, *([teacher] if teacher is not None else [])])
 
     backbones, store = Backbones(options.loading), PieceStore(folder / "pieces")
-    generate, engine = _engine(options, tokenizer)
+    engine = _engine(options)
     measurement = Measurement(
         asked,
         tier,
-        tokenizer,
+        formats,
         backbones,
         store,
-        options.system_prompt,
         teacher if "kd" in suites else None,
-        generate,
+        vllm_engine(options.loading) if engine == "vllm" else None,
         options.token_consistency,
         options.keep_generation_config,
     )
@@ -187,6 +195,7 @@ def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]
             "decoding": OWN if options.keep_generation_config else GREEDY,
             "new_tokens": tier.new_tokens,
             "system_prompt": options.system_prompt,
+            "thinking_tokens": options.thinking_tokens,
             "engine": engine,
         },
         "sets": asked.sets,
@@ -196,6 +205,7 @@ def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]
         "models": _models(listed, rows, measured, options.baseline, measurement),
     }
     write_completions(folder / "completions.parquet", [row for found in rows.values() for row in found])
+    results["completions"] = file_digest(folder / "completions.parquet")
     replace_json(folder / "results.json", results)
     return results
 
@@ -212,7 +222,15 @@ def _models(
     for entry in listed:
         relative_to = rows[baseline] if baseline is not None else None
         results = model_results(entry, rows[entry.name], base, measured[entry.name], relative_to)
-        found[entry.name] = {**results, "generation": measurement.generation(entry)}
+        asked = measurement.formats[entry]
+        results |= {
+            **model_facts(entry),
+            "generation": measurement.generation(entry),
+            "chat": {**asked.facts(), "sent": asked.example()},
+        }
+        if measurement.teacher is not None and not measurement.comparable(entry):
+            results["left_out"] = {"kd": "its tokenizer is not the teacher's, so their predictions cannot be compared"}
+        found[entry.name] = results
     return found
 
 
@@ -257,19 +275,19 @@ def _as_dicts(judge: Judge, pairs: list[tuple[str, str]]) -> list[dict[str, Any]
     return [asdict(verdict) for verdict in judge.verdicts(prompts, answers)]
 
 
-def _require_chat_template(tokenizer: Any, model: str) -> None:
-    if tokenizer.chat_template is None:
-        raise ValueError(
-            f"--model: the tokenizer of {public_name(model)!r} has no chat template, so it is unknown how a user speaks to "
-            "it. Evaluate an instruct model, or add a chat_template to the tokenizer."
-        )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+def _formats(options: Evaluation, entries: Sequence[EvaluatedModel]) -> dict[EvaluatedModel, ChatFormat]:
+    return chat_formats(
+        entries,
+        trust_remote_code=options.loading.trust_remote_code,
+        allow_other_base=options.allow_other_base,
+        system_prompt=options.system_prompt,
+        system_fallback=options.system_fallback,
+        thinking_tokens=options.thinking_tokens,
+    )
 
 
-def _engine(options: Evaluation, tokenizer: Any) -> tuple[Any, str]:
-    from .measuring.vllm_engine import vllm_generate, vllm_is_usable
-
+def _engine(options: Evaluation) -> str:
+    """Returns which engine answers."""
     usable = vllm_is_usable()
     if options.keep_generation_config and options.engine == "vllm":
         raise ValueError(
@@ -280,12 +298,12 @@ def _engine(options: Evaluation, tokenizer: Any) -> tuple[Any, str]:
     if options.engine == "transformers" or (
         options.engine == "auto" and (not usable or options.keep_generation_config)
     ):
-        return None, "transformers"
+        return "transformers"
     if not usable:
         raise ValueError(
             "--engine vllm: needs vLLM and a CUDA device, and one of them is missing. Install vllm, or leave it to auto."
         )
-    return vllm_generate(options.loading, tokenizer, options.system_prompt), "vllm"
+    return "vllm"
 
 
 def _settings(options: Evaluation, judge: Judge, tier: Any, teacher: EvaluatedModel | None) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from .shapes import ModelShape
 
 # Assumption: the CUDA context, the libraries' own buffers and what the allocator loses to fragmentation.
 CONTEXT_BYTES = 1.0e9
-# Assumption: temporaries of the elementwise work on a tile, in float32 tiles of logits; ten is plain, without a
-# compiler, which needs fewer.
-TILE_TEMPORARIES = 10
+# Temporaries of the elementwise work on a block of a tile, in float32 blocks of logits: the default losses over bfloat16
+# buffers, without a compiler, which needs fewer.
+BLOCK_TEMPORARIES = 11
 # Anchors of the contrastive term: the default of contrastive_max_anchors.
 ANCHORS = 1024
 _HALF, _FULL = 2, 4
@@ -36,7 +36,7 @@ context  = 1 GB, assumed
 checkpoints = views * layers * tokens * 2 D          views: clean and noisy; one with noisy_view_recompute
 states   = tokens * 28 D + 4 D tokens of noise       last hidden states of three views, gradients of two
 layer    = tokens * (saved for one layer's backward + its gradients, assumed) + its largest weight, dequantized
-objective = tile rows * V * (3 * 2 + 10 * 4, assumed) + 3 Gram matrices 4 D^2 + similarities"""
+objective = V * (tile rows * 3 * 2 + block rows * 11 * 4) + 3 Gram matrices 4 D^2 + similarities"""
 
 
 @dataclass(frozen=True)
@@ -164,9 +164,9 @@ def layer_bytes(case: FitCase, tokens: int) -> float:
 
 
 def tile_bytes(case: FitCase, tokens: int) -> float:
-    """Bytes of the objective's tile: projections of three views in bfloat16, and float32 temporaries (assumed)."""
-    rows = tile_sizes(tokens, case.shape.vocab, torch.device("cuda")).capacity
-    return rows * case.shape.vocab * (3 * _HALF + TILE_TEMPORARIES * _FULL)
+    """Bytes of the objective's tile: projections of three views in bfloat16, and a block's temporaries in float32."""
+    sizes = tile_sizes(tokens, case.shape.vocab, torch.device("cuda"))
+    return case.shape.vocab * (sizes.capacity * 3 * _HALF + sizes.block * BLOCK_TEMPORARIES * _FULL)
 
 
 def contrast_bytes(case: FitCase, tokens: int) -> float:

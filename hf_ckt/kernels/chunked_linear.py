@@ -2,11 +2,35 @@
 """
 All token losses in one pass over the logits, a tile of kept positions at a time.
 
-Per tile: each view (student, noisy student, teacher, reference) is projected once into a buffer that all tiles share;
-block of rows by block of rows, every active loss and metric is evaluated on the shared log-probabilities, and the
-gradient with respect to a student's logits takes their place in the buffer; one product with the head per student view
-then gives the gradient of its hidden states. No `(N, V)` tensor ever lives, and the gradient is ready when the forward
-pass ends.
+What it computes, and autograd's gradient of it, without the logits of all positions:
+
+>>> from hf_ckt.views import LogitsView, TokenViews
+>>> def dense(losses, hidden, heads, labels, num_items):
+...     kept = labels != -100
+...     logits = {name: heads[name].logits(states[kept]) for name, states in hidden.items()}  # (N, V) of each view
+...     views = TokenViews(labels[kept], **{name: LogitsView(values) for name, values in logits.items()})
+...     terms = [weight * loss.per_token(views).sum() for loss, weight in losses.items()]
+...     return torch.stack(terms).sum() / num_items
+>>> states, head, labels = torch.randn(5, 8), LinearHead(torch.randn(16, 8)), torch.tensor([0, -100, 5, 2, 7])
+>>> losses = {load_part("losses", "nll")(): 1.0}
+>>> tiles = chunked_token_losses(losses, states, head, labels, chunk_size=2).total
+>>> torch.allclose(tiles, dense(losses, {"student": states}, {"student": head}, labels, 4))
+True
+
+For each tile, every view (student, noisy, teacher, reference) is projected once; block of rows by block of rows, losses
+and metrics are evaluated on shared log-probabilities, and the gradient with respect to a student's logits is written
+over them; one product with the head then gives the gradient of its hidden states. What is in memory meanwhile:
+
+| buffer | shape | dtype | until |
+| --- | --- | --- | --- |
+| logits of each view; then a student's gradient | (tile, V) | the head's, or autocast's | the call ends; all tiles share it |
+| temporaries of losses and gradients, 3 to 15 | (block, V) | float32 | the block ends |
+| hidden states of each view | (tile, D) | the head's, or autocast's | the next tile |
+| gradient of each student's hidden states | (N, D) | float32 | the backward |
+| gradient of a head that trains | (V, D) | float32 | the backward |
+| each head, cast, under autocast alone | (V, D) | autocast's | the call ends |
+
+The gradient is ready when the forward ends; the backward only scales it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +47,7 @@ from ..checks import require_count, require_weight
 from ..discovery import load_part, part_name
 from ..views import LinearHead, select_rows
 from .compilation import pays_to_compile, run_compiled
-from .head_products import STUDENT_VIEWS, group_by_head
+from .head_products import STUDENT_VIEWS, cast_heads, group_by_head
 from .tile_program import TileProgram, TileSizes, tile_sizes
 
 
@@ -186,8 +210,7 @@ def run_tiles(
     for name in sorted(program.needs):
         # A student's view stays apart even from its equal: it gets a gradient, a teacher's or reference's does not.
         others = [other for other in views.values() if not {other, name} & {*STUDENT_VIEWS}]
-        same = (o for o in others if hidden[o] is hidden[name] and _identity(heads[o]) == _identity(heads[name]))
-        views[name] = next(same, name)
+        views[name] = next((other for other in others if _same_logits(hidden, heads, other, name)), name)
     if compile is None:
         compile = pays_to_compile(labels.shape[0] * head.weight.shape[0] * len(set(views.values())), device)
     plan = _Plan(
@@ -214,8 +237,9 @@ def run_tiles(
     )
 
 
-def _identity(head: Any) -> tuple:
-    return id(head.weight), id(head.bias), *head[2:]
+def _same_logits(hidden: dict[str, Tensor], heads: Mapping[str, Any], one: str, other: str) -> bool:
+    first, second = heads[one], heads[other]
+    return hidden[one] is hidden[other] and first.key == second.key and first[2:] == second[2:]
 
 
 @dataclass
@@ -253,7 +277,7 @@ class _ChunkedTokenLosses(torch.autograd.Function):
         sums = torch.zeros(len(plan.program.losses) + len(plan.program.metrics), dtype=wide, device=student.device)
 
         with torch.autocast(student.device.type, enabled=False):
-            heads = _cast_heads(plan, student.device) if plan.labels.shape[0] else {}
+            heads = cast_heads(plan.heads, student.device, plan.dtype) if plan.labels.shape[0] else {}
             groups = group_by_head(heads, plan.sizes.capacity)
             buffers = {name: group.logits[name] for group in groups for name in group.names}
             evaluate: Callable = plan.program.differentiate
@@ -282,24 +306,6 @@ class _ChunkedTokenLosses(torch.autograd.Function):
             None,
             *(None if g is None else (g * scale).to(dtype) for g, dtype in zip(ctx.grads, ctx.dtypes, strict=True)),
         )
-
-
-def _cast_heads(plan: _Plan, device: torch.device) -> dict[str, LinearHead]:
-    """The heads, detached, each weight and bias cast once to the dtype of projections (autocast's, where that is on)."""
-    cast: dict[int, Tensor] = {}
-
-    def once(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-        if tensor is None:
-            return None
-        if id(tensor) not in cast:
-            cast[id(tensor)] = tensor.detach().to(device, dtype)
-        return cast[id(tensor)]
-
-    heads = {}
-    for name, head in plan.heads.items():
-        dtype = plan.dtype or head.weight.dtype
-        heads[name] = head._replace(weight=once(head.weight, dtype), bias=once(head.bias, dtype))
-    return heads
 
 
 def _key(plan: _Plan, buffers: dict[str, Tensor], students: tuple[str, ...], weights: Tensor) -> tuple:

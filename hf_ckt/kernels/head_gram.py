@@ -8,6 +8,8 @@ every pair, and no `(N, V)` tensor is built. A bias is one more column of W, its
 cancels in the cosine. A soft cap is not linear: the similarity is of the logits before the cap.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -56,7 +58,8 @@ class HeadGram:
         for start in range(0, shared, _ROWS):
             rows = slice(start, min(start + _ROWS, shared))
             first, second = (_columns(head, rows).to(device, wide) for head in (student, teacher))
-            products = [first.t() @ first, second.t() @ second, first.t() @ second]
+            with whole_float32():
+                products = [first.t() @ first, second.t() @ second, first.t() @ second]
             totals = [first.sum(0), second.sum(0)]
             grams = [a + b for a, b in zip(grams, products, strict=True)] if grams else products
             sums = [a + b for a, b in zip(sums, totals, strict=True)] if sums else totals
@@ -98,10 +101,40 @@ class HeadGram:
         student = _centre(student.to(device, wide), student_mean, self.student)
         teacher = _centre(teacher.to(device, wide), teacher_mean, self.teacher)
         candidates = _centre(candidates.to(device, wide), teacher_mean, self.teacher)
-        norms = _norms(candidates, self.teacher)
-        student_teacher = (student @ self.cross) @ candidates.t() / (_norms(student, self.student)[:, None] * norms)
-        teacher_teacher = (teacher @ self.teacher) @ candidates.t() / (_norms(teacher, self.teacher)[:, None] * norms)
+        with whole_float32():
+            norms = _norms(candidates, self.teacher)
+            student_norms, teacher_norms = _norms(student, self.student), _norms(teacher, self.teacher)
+            student_teacher = (student @ self.cross) @ candidates.t() / (student_norms[:, None] * norms)
+            teacher_teacher = (teacher @ self.teacher) @ candidates.t() / (teacher_norms[:, None] * norms)
         return student_teacher, teacher_teacher
+
+
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """
+    Multiplies float32 without TF32 inside, whatever the run allows.
+
+    A Gram matrix is a small difference of large sums, and norms are what similarities are divided by: of TF32's ten bits
+    too few would be left. torch has two interfaces for it and refuses to read one where the other was used.
+    """
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        before = torch.backends.cuda.matmul.fp32_precision
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
+        try:
+            yield
+        finally:
+            torch.backends.cuda.matmul.fp32_precision = before
+        return
+    if before == "highest":
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _columns(head: LinearHead, rows: slice) -> Tensor:

@@ -4,7 +4,7 @@
 import torch
 from torch import Tensor
 
-from ..views import LinearHead
+from ..views import LinearHead, tensor_key
 
 # Views that may get a gradient, and share the student's head.
 STUDENT_VIEWS = ("student", "noisy")
@@ -74,12 +74,30 @@ def group_by_head(heads: dict[str, LinearHead], capacity: int) -> list[HeadProdu
 
     Args:
         heads (`dict[str, LinearHead]`):
-            Head of each view; views share one if its weight and bias are the same tensors.
+            Head of each view; views share one if its weight and bias lie in the same memory.
         capacity (`int`):
             Rows of each view's buffer.
     """
-    by_head: dict[tuple[int, int], list[str]] = {}
+    by_head: dict[tuple, list[str]] = {}
     # The students first, so that those with a gradient lie together.
     for name in sorted(heads, key=lambda name: (name not in STUDENT_VIEWS, name)):
-        by_head.setdefault((id(heads[name].weight), id(heads[name].bias)), []).append(name)
+        by_head.setdefault(heads[name].key, []).append(name)
     return [HeadProducts(heads[names[0]], names, capacity) for names in by_head.values()]
+
+
+def cast_heads(heads: dict[str, LinearHead], device: torch.device, dtype: torch.dtype | None) -> dict[str, LinearHead]:
+    """Returns the heads detached and in the dtype of projections (None: each in its own), no memory cast twice."""
+    cast: dict[tuple, Tensor] = {}
+
+    def once(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        key = tensor_key(tensor), dtype
+        if key not in cast:
+            cast[key] = tensor.detach().to(device, dtype)
+        return cast[key]
+
+    def whole(head: LinearHead) -> LinearHead:
+        own = dtype or head.weight.dtype
+        bias = None if head.bias is None else once(head.bias, own)
+        return head._replace(weight=once(head.weight, own), bias=bias)
+
+    return {name: whole(head) for name, head in heads.items()}

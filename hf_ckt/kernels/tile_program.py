@@ -10,14 +10,16 @@ from torch import Tensor
 
 from ..views import LogitsView, TokenViews, scale_and_cap
 
-# Bytes of one float32 tile of logits; one per view is the extra memory. Small where memory is shared with all else,
-# larger on an accelerator, whose matrix units want rows.
+# Bytes of one float32 tile of logits. Each view has a buffer of a tile, in the dtype that its head is multiplied in.
+# Small where memory is shared with all else, larger on an accelerator, whose matrix units want rows.
 _TILE_BYTES = {"cpu": 80 * 2**20, "accelerator": 256 * 2**20}
 # On CPU more rows than this hardly speed up the products, whatever the vocabulary.
 _MOST_ROWS = {"cpu": 128, "accelerator": 8192}
-# Bytes of one float32 block of logits on CPU: few enough for the temporaries of the elementwise work, three to ten
-# times this, to stay in a cache of 32 MB. An accelerator's elementwise work takes the whole tile at once.
-_CPU_BLOCK_BYTES = 6 * 2**20
+# Bytes of one float32 block of logits, of which the elementwise work holds several at once without a compiler: 3 for the
+# task alone, 8 for three terms, 15 for the dearest, and one more a view where the buffers are narrower than float32. On
+# CPU few enough for those to stay in a cache of 32 MB; on an accelerator few enough not to outweigh the buffers, and
+# enough for a kernel to run much longer than its launch.
+_BLOCK_BYTES = {"cpu": 6 * 2**20, "accelerator": 64 * 2**20}
 
 
 class TileSizes(NamedTuple):
@@ -28,7 +30,7 @@ class TileSizes(NamedTuple):
         tile (`int`):
             Positions projected at a time: the products want many.
         block (`int`):
-            Positions of a tile that losses and gradients are computed on at a time: the caches want few.
+            Positions of a tile that losses and gradients are computed on at a time: caches and memory want few.
         capacity (`int`):
             Rows of a view's buffer: those of a tile, rounded up to whole blocks where shapes are static.
     """
@@ -52,7 +54,7 @@ def tile_sizes(
     """
     kind = "cpu" if device.type == "cpu" else "accelerator"
     tile = chunk_size or max(16, min(_MOST_ROWS[kind], _TILE_BYTES[kind] // (4 * vocab_size) // 16 * 16))
-    block = max(8, _CPU_BLOCK_BYTES // (4 * vocab_size) // 8 * 8) if kind == "cpu" else tile
+    block = max(8, _BLOCK_BYTES[kind] // (4 * vocab_size) // 8 * 8)
     # As even as possible: a tile of 100 in blocks of at most 32 is four of 25, not three of 32 and one of 4.
     block = math.ceil(tile / math.ceil(tile / block))
     tile = min(tile, max(positions, 1))

@@ -47,13 +47,7 @@ class AdapterL2Loss(ParameterLoss):
 
     def obstacle(self, model: torch.nn.Module) -> str | None:
         trained = {part for name, p in model.named_parameters() if p.requires_grad for part in name.split(".")}
-        configs = {name: config for name, config in _configs(model).items() if name in trained}
-        if not configs:
-            return (
-                "adapter_l2 is a penalty on an adapter that trains, and the model has none (load it with "
-                "is_trainable=True)"
-            )
-        for config in configs.values():
+        for config in (config for name, config in _configs(model).items() if name in trained):
             kind = str(getattr(config.peft_type, "value", config.peft_type))
             variant = next((name for name in _OTHER_PRODUCTS if getattr(config, name, None)), None)
             if kind not in _KNOWN or variant:
@@ -61,6 +55,11 @@ class AdapterL2Loss(ParameterLoss):
                     f"adapter_l2 does not know the distance of {variant or kind} adapters from the base (use "
                     "regularization_loss='reference_kl')"
                 )
+        if not any(True for found in (_low_rank_updates(model), _other_parameters(model)) for _ in found):
+            return (
+                "adapter_l2 is a penalty on an adapter that trains, and the model has none (load it with "
+                "is_trainable=True)"
+            )
         return None
 
     def begin(self, model: torch.nn.Module) -> None:

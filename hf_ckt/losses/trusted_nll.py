@@ -4,6 +4,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -20,7 +21,8 @@ class TrustedNLLLoss(TokenLoss):
 
         loss_i = -c(p_t(y_i)) log p_s(y_i)        nats,    c(p) = p, or with a threshold c(p) = 1 if p >= threshold else 0
 
-    The weights are not made up for: a batch of distrusted labels weighs less than one of trusted ones.
+    A token that the teacher does not have (added to the student's vocabulary) counts in full. The weights are not made up
+    for: a batch of distrusted labels weighs less than one of trusted ones.
 
     Source: this package's own; Reed et al. 2014 (bootstrapping), https://huggingface.co/papers/1412.6596, mix labels
     with the model's belief to the same end.
@@ -72,8 +74,11 @@ class TrustedNLLLoss(TokenLoss):
     def per_token(self, views: TokenViews) -> Tensor:
         teacher = views.teacher
         assert teacher is not None
-        believed = teacher.log_probs(1.0, views.shared_vocab("student", "teacher")).detach()
-        confidence = (-F.nll_loss(believed, views.labels, reduction="none")).exp()
+        shared = views.shared_vocab("student", "teacher")
+        believed = teacher.log_probs(1.0, shared).detach()
+        confidence = (-F.nll_loss(believed, views.labels.clamp(max=shared - 1), reduction="none")).exp()
+        # The teacher cannot distrust a token that it does not have.
+        confidence = torch.where(views.labels < shared, confidence, 1.0)
         if self.threshold is not None:
             confidence = (confidence >= self.threshold).to(confidence)
         return confidence * F.nll_loss(views.student.log_probs(), views.labels, reduction="none")

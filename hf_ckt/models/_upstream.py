@@ -12,7 +12,8 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.adalora import AdaLoraModel
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -22,10 +23,12 @@ from trl.trainer.utils import create_model_from_path, get_config_model_id, maybe
 __all__ = [
     "adapters_are_off",
     "adapters_disabled",
+    "bound_to_outer_call",
     "cache_argument",
     "cache_of",
     "checkpoints_reentrantly",
     "create_model_from_path",
+    "embedding_scale",
     "end_training",
     "gathered_head",
     "get_config_model_id",
@@ -41,6 +44,7 @@ __all__ = [
     "tokenize_example",
     "trained_in_place",
     "uncompiled",
+    "whole_shape",
 ]
 
 
@@ -89,6 +93,21 @@ def trained_in_place(model: torch.nn.Module) -> list[str]:
         kept = module.original_module if isinstance(module, AuxiliaryTrainingWrapper) else module.base_layer
         switched |= {id(parameter) for parameter in module.parameters()} - {id(p) for p in kept.parameters()}
     return [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in switched]
+
+
+def bound_to_outer_call(model: Any) -> str | None:
+    """
+    Returns the type of a PEFT model's adapter if it computes something once per call of the whole model, or None.
+
+    X-LoRA routes between its experts by a pass of its own, Poly by `task_ids`, and a shadow network is run beside: in
+    peft 0.21 each by a forward of its own around the base's, which all others call as it is. AdaLoRA's only adds to a
+    loss, which the objective does not take from there.
+    """
+    tuner = getattr(model, "base_model", None)
+    if not isinstance(tuner, BaseTuner) or isinstance(tuner, AdaLoraModel):
+        return None
+    kind = next(iter(model.peft_config.values())).peft_type
+    return str(getattr(kind, "value", kind)) if type(tuner).forward is not BaseTuner.forward else None
 
 
 def rewrites_base(config: Any) -> str | None:
@@ -208,6 +227,24 @@ def gathered_head(weight: Any, bias: Any) -> tuple[Tensor, Tensor | None, Abstra
         weight = weight.full_tensor()
         bias = None if bias is None else bias.full_tensor()  # type: ignore[attr-defined]
     return weight, bias, maybe_gather_lm_head_ctx(weight, bias)
+
+
+def whole_shape(parameter: Any) -> torch.Size:
+    """Returns a parameter's shape, also where ZeRO-3 left an empty piece of it: deepspeed keeps it as `ds_shape`."""
+    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def embedding_scale(embedding: Any) -> Any:
+    """
+    Returns the factor that an embedding module multiplies its table by, 1 for most.
+
+    transformers 5.23: Gemma and its kin, BART and its kin keep it as `embed_scale`. Granite and others multiply after the
+    module, which needs no factor here. peft 0.21 wraps the module, for trained tokens twice.
+    """
+    for name in ("token_adapter", "base_layer"):
+        embedding = getattr(embedding, name, embedding)
+    scale = getattr(embedding, "embed_scale", None)
+    return 1.0 if scale is None else scale
 
 
 def logit_scale(config: Any) -> float:

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..views import LinearHead
-from ._upstream import adapters_are_off, gathered_head, logit_scale, softcap
+from ._upstream import adapters_are_off, embedding_scale, gathered_head, logit_scale, softcap, whole_shape
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,11 @@ _OTHER_HEAD = (
 
 @contextmanager
 def read_head(model: PreTrainedModel) -> Iterator[LinearHead]:
-    """Gives the model's head, whole, with its bias, logit scale and softcap."""
+    """
+    Gives the model's head, whole, with its bias, logit scale and softcap.
+
+    Sharded, it is whole within the context only, unless it is detached there; a pass of the model would end it early.
+    """
     module = model.get_output_embeddings()
     config = model.config.get_text_config()
     weight, bias, context = gathered_head(module.weight, getattr(module, "bias", None))
@@ -53,8 +57,9 @@ def run_backbone(model: PreTrainedModel, inputs: dict[str, Any], noise: Tensor |
         inputs (`dict`):
             Model inputs without labels.
         noise (`torch.Tensor` of shape `(M, T, D)`, *optional*):
-            Added to the output of the embedding layer, which leaves models that read `input_ids` elsewhere right; to
-            the last M sequences, where there are more.
+            Added to the embeddings, in units of their table: where a family multiplies that by a factor, so is the noise.
+            It enters at the output of the embedding layer, which leaves models that read `input_ids` elsewhere right;
+            that of the last M sequences, where there are more.
 
     Returns:
         The backbone's output; `last_hidden_state` is `(B, T, D)`.
@@ -97,6 +102,10 @@ class _CompiledPasses:
     def __init__(self, options: dict[str, Any]):
         self.options, self.programs = options, dict[tuple, Callable]()
 
+    def __reduce__(self) -> tuple:
+        # Of a copied or pickled model: what was compiled is no part of it.
+        return _CompiledPasses, (self.options,)
+
     def program(self, model: PreTrainedModel, with_noise: bool) -> Callable:
         way = with_noise, adapters_are_off(model), model.training, torch.is_grad_enabled()
         if way not in self.programs:
@@ -117,9 +126,15 @@ def _add_noise(embedding: Any, _args: Any, output: Tensor) -> Tensor:
     noise = getattr(embedding, "_hf_ckt_noise", None)
     if noise is None:
         return output
-    added = noise.to(output.device, output.dtype)
+    added = (noise.to(output.device) * embedding_scale(embedding)).to(output.dtype)
     clean = len(output) - len(added)
     return output + (F.pad(added, (0, 0, 0, 0, clean, 0)) if clean else added)
+
+
+def embedding_width(model: PreTrainedModel) -> int:
+    """Returns D of the noise that [`run_backbone`] adds."""
+    embedding: Any = model.get_input_embeddings()
+    return whole_shape(embedding.weight)[-1]
 
 
 @contextmanager
@@ -163,7 +178,7 @@ def require_own_logits(model: PreTrainedModel, inputs: dict[str, Any]) -> None:
     """
     tokens = inputs["input_ids"].unique()
     short = {"input_ids": tokens[:: max(1, len(tokens) // 8)][None, :8], "use_cache": False}
-    with frozen(model), read_head(model) as head:
+    with frozen(model):
         try:
             own = model.forward(**short).logits
         except torch.OutOfMemoryError:
@@ -176,14 +191,20 @@ def require_own_logits(model: PreTrainedModel, inputs: dict[str, Any]) -> None:
                 error,
             )
             return
-        hidden = model.base_model(**short).last_hidden_state
-        if not head.weight.is_floating_point() or head.weight.shape != (own.shape[-1], hidden.shape[-1]):
+        hidden = getattr(model.base_model(**short), "last_hidden_state", None)
+        if hidden is None:
             raise ValueError(
-                f"{type(model).__name__}: its own logits are over {own.shape[-1]} ids, from states of width "
-                f"{hidden.shape[-1]}, but its output embedding is {head.weight.dtype} of shape {tuple(head.weight.shape)}. "
-                f"{_OTHER_HEAD}"
+                f"{type(model).__name__}: what its `base_model` returns has no last_hidden_state, so there is nothing to "
+                f"multiply its output embedding with. {_OTHER_HEAD}"
             )
-        read = head.logits(hidden)[:, -own.shape[1] :]  # some models give the last position alone
+        with read_head(model) as head:
+            if not head.weight.is_floating_point() or head.weight.shape != (own.shape[-1], hidden.shape[-1]):
+                raise ValueError(
+                    f"{type(model).__name__}: its own logits are over {own.shape[-1]} ids, from states of width "
+                    f"{hidden.shape[-1]}, but its output embedding is {head.weight.dtype} of shape "
+                    f"{tuple(head.weight.shape)}. {_OTHER_HEAD}"
+                )
+            read = head.logits(hidden)[:, -own.shape[1] :]  # some models give the last position alone
         own = own.to(read)
         multiplied = torch.get_autocast_dtype(own.device.type) if torch.is_autocast_enabled(own.device.type) else None
         epsilon = max(torch.finfo(dtype).eps for dtype in (multiplied or head.weight.dtype, hidden.dtype))

@@ -19,7 +19,7 @@ def fingerprint(model: torch.nn.Module) -> str:
 
     Args:
         model (`torch.nn.Module`):
-            Before it is sharded.
+            Before it is sharded; of a tensor that is split over devices, the shape alone counts.
 
     Example:
 
@@ -31,6 +31,8 @@ def fingerprint(model: torch.nn.Module) -> str:
         if not parameter.is_floating_point() or parameter.is_meta:
             continue
         digest.update(f"{name} {tuple(parameter.shape)}\n".encode())
+        if hasattr(parameter, "full_tensor"):
+            continue  # a part of a tensor that is split over devices: the values of this one alone say little
         values = parameter.detach().flatten()
         step = max(1, len(values) // _SAMPLE)
         # Rounded, so that a teacher in float32 is the one that was loaded in bfloat16 before.

@@ -20,7 +20,7 @@ def why_no_frozen_base(model: nn.Module) -> str | None:
             The causal language model, its adapters inside.
     """
     if not has_switchable_adapters(model):
-        return "without a PEFT adapter that can be switched off (peft_config=...) the student has no frozen base"
+        return "without a PEFT adapter that can be switched off (peft_config=..., in a shell --use-peft) the student has no frozen base"
     configs: dict[str, Any] = getattr(model, "peft_config", {})
     setting = next(filter(None, map(rewrites_base, configs.values())), None)
     if setting is not None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..views import Batch
+from ..models.batch import Batch
 
 
 class Document(NamedTuple):
@@ -54,7 +54,7 @@ def collate_documents(
             In their order in `like`.
         collate (`Callable`):
             The trainer's data collator: one row a document, or all in one row.
-        like ([`~views.Batch`]):
+        like ([`~models.batch.Batch`]):
             The batch that they replace: gives the device and the inputs that are no tensors.
 
     Raises:

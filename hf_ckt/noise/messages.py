@@ -106,8 +106,8 @@ def _find_one(
     if unmarked == plain:
         return spans
     # Rewritten (cut, wrapped, in other letters): it is what stands between the texts around a mark in its place.
-    for in_its_place in (_replaced(text, marks[0]), marks[0]):
-        around = rendered(lambda _, new=in_its_place: new).split(marks[0])
+    for other in (rendered(lambda one: _replaced(one, marks[0])), rendered(lambda _: marks[0])):
+        around = other.split(marks[0])
         if len(around) == 2 and plain.startswith(around[0]) and plain.endswith(around[1]):
             begin, end = len(around[0]), len(plain) - len(around[1])
             if begin < end:

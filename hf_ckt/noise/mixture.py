@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..models.batch import Documents
 from ..objective.schedules import Schedule
 from ..perturbations.base import Perturbation, document_uniform
-from ..views import Documents
 
 # Set apart from the noise's own draws, which start from the same seed.
 _CHOICE_KEY = 0xC401CE00

@@ -112,15 +112,15 @@ class NoisyPrompts:
             made = CleanReason.NOT_ALIGNED
         elif isinstance(made, Document) and made.ids == document.ids:
             made = CleanReason.UNDONE
-        clean = isinstance(made, CleanReason)
-        self.stayed_clean.note(part_name(part), made if clean else None)
-        return document if clean else made
+        self.stayed_clean.note(part_name(part), made if isinstance(made, CleanReason) else None)
+        return made if isinstance(made, Document) else document
 
     def _find_row(self, document: Document) -> _Row | None:
-        text = self.sources.find(document.ids)
-        if text is None:
+        found = self.sources.find_row(document.ids)
+        if found is None:
             return None
-        ids, labels = self.sources.find_whole(document.ids) or document
+        text, whole = found
+        ids, labels = whole or document
         start = next((index for index, label in enumerate(labels) if label != -100), len(ids))
         cut = 0 if ids[: len(document.ids)] == document.ids else len(ids) - len(document.ids)
         return _Row(text, ids, start, cut)
@@ -264,7 +264,8 @@ class NoisyPrompts:
         for index, (begin, end) in enumerate(offsets):
             if index < left or index >= len(ids) - right:
                 place = index if index < left else index + len(row.ids) - len(ids)
-                if begin < end and any(low <= begin and end <= high for low, high in spans):
+                # Many tokens begin with the space before their word, also where that space is the template's.
+                if any(low < end <= high and not text[begin:low].strip(" ") for low, high in spans):
                     found.add(place - row.cut)
         return found
 

@@ -13,9 +13,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from ..discovery import part_name
-from ..models.backbone import run_backbone
+from ..models.backbone import embedding_width, run_backbone
+from ..models.batch import BOUNDARIES, Batch, Documents
 from ..perturbations.base import EmbeddingPerturbation, document_uniform
-from ..views import Batch, Documents
+from ..views import NoisyStates
 from .document_batches import collate_documents, split_documents
 from .mixture import Mixture
 from .noisy_prompts import NoisyPrompts
@@ -34,17 +35,14 @@ class StudentViews(NamedTuple):
     Args:
         student (`torch.Tensor` of shape `(N, D)`):
             At the kept positions of the clean input.
-        noisy (`torch.Tensor` of shape `(M, D)`, *optional*):
-            At those of the perturbed sequences; None where no sequence was chosen.
-        perturbed (`torch.Tensor` of shape `(M,)`, *optional*):
-            Which of the N kept positions have a noisy state; None: all.
+        noisy ([`~views.NoisyStates`]):
+            At those of the perturbed sequences.
         outputs (`Any`):
             What the backbone returned for the clean input.
     """
 
     student: Tensor
-    noisy: Tensor | None
-    perturbed: Tensor | None
+    noisy: NoisyStates
     outputs: Any
 
 
@@ -108,7 +106,7 @@ class NoisyView:
         *,
         progress: float = 0.0,
         training: bool = True,
-        divergence: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None,
+        divergence: Callable[[NoisyStates, Tensor], Tensor] | None = None,
     ) -> StudentViews:
         """
         Runs the backbone on the clean and the perturbed input.
@@ -118,7 +116,7 @@ class NoisyView:
                 The student's causal language model.
             inputs (`dict`):
                 Its inputs, without labels.
-            batch ([`~views.Batch`]):
+            batch ([`~models.batch.Batch`]):
                 Kept positions of the batch.
             seed (`int`):
                 Seed of the step.
@@ -128,16 +126,17 @@ class NoisyView:
                 Whether the batch is trained on. An evaluation begins every search anew, and goes without a noisy view where
                 text is perturbed and that of a document is not known.
             divergence (`Callable`, *optional*):
-                From the noisy states `(M, D)`, the clean ones and `perturbed` (see [`StudentViews`]) to what a search
-                ascends, a scalar. Needed by perturbations that search.
+                From the noisy states and the clean ones `(N, D)` to what a search ascends, a scalar. Needed by
+                perturbations that search.
         """
         rows = self._choose(batch, seed) if training or self._knows_texts(batch) else batch.kept[:0]
         run = partial(run_backbone, model)
         if rows is not None and len(rows) == 0 and not self.never_empty:
             outputs = run(inputs)
-            return StudentViews(batch.keep(outputs.last_hidden_state), None, rows, outputs)
+            student = batch.keep(outputs.last_hidden_state)
+            return StudentViews(student, NoisyStates.nowhere(student), outputs)
         passed = rows if rows is None or len(rows) else rows.new_zeros(1)
-        places = None if passed is None else _places(batch, passed)
+        positions = _positions(batch, passed)
         passed_batch = batch if passed is None else _rows_of(batch, passed)
         counts = rows is None or len(rows) > 0
         noisy_batch, choice = self._rewrite(passed_batch, seed, progress) if counts else (passed_batch, None)
@@ -151,15 +150,16 @@ class NoisyView:
             assert divergence is not None
 
             def respond(noise: Tensor) -> Tensor:
-                return divergence(noisy_batch.keep(read(noise)), target, places)
+                return divergence(NoisyStates(noisy_batch.keep(read(noise)), positions), target)
 
             noisy = read(draw(partial(_gradient, respond)))
         elif self.batched:
-            if inputs.get("position_ids") is not None:
-                raise ValueError(
-                    "noisy_view_batched=True: the batch has position_ids, by which packed texts are told apart in one "
-                    "row and would not be in two. Set noisy_view_batched=False."
-                )
+            for name in ("position_ids", *BOUNDARIES):
+                if inputs.get(name) is not None:
+                    raise ValueError(
+                        f"noisy_view_batched=True: the batch has {name}, by which packed texts are told apart in one row "
+                        "and would not be in two. Set noisy_view_batched=False."
+                    )
             noise = draw()
             assert noise is not None
             outputs = run(_stack(inputs, noisy_batch.inputs, len(batch.labels)), noise)
@@ -174,8 +174,9 @@ class NoisyView:
         student, states = batch.keep(clean), noisy_batch.keep(noisy)
         if not counts:
             # Still part of the graph, so that its backward runs wherever that of other ranks does.
-            return StudentViews(student, states[:0], batch.kept[:0], outputs)
-        return StudentViews(student, states, places, outputs)
+            states, positions = states[:0], positions[:0]
+        probability = self.fraction / (self.every if training else 1)
+        return StudentViews(student, NoisyStates(states, positions, probability), outputs)
 
     def _choose(self, batch: Batch, seed: int) -> Tensor | None:
         """Rows that are perturbed, or None for all: a draw of each row's first document, the same in any batch."""
@@ -221,7 +222,7 @@ class NoisyView:
                 "they are, or a perturbation of embeddings."
             )
         if choice is not None:
-            numbers = torch.tensor(list(documents), device=choice.device)
+            numbers = torch.tensor(list(documents)).to(choice.device, non_blocking=True)
             choice = choice.new_zeros(made.documents.count).index_copy_(
                 0, torch.arange(len(numbers), device=choice.device), choice[numbers]
             )
@@ -238,8 +239,7 @@ class NoisyView:
         gradient: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor | None:
         """Noise on the embeddings, each document's by its own part; None where no part makes any."""
-        embedding: Any = model.get_input_embeddings()
-        ids, documents, width = batch.inputs["input_ids"], batch.documents, embedding.weight.shape[-1]
+        ids, documents, width = batch.inputs["input_ids"], batch.documents, embedding_width(model)
         total = None
         for index, part in enumerate(self.mixture.at(progress)):
             if not isinstance(part, EmbeddingPerturbation):
@@ -281,13 +281,20 @@ def _gradient(respond: Callable[[Tensor], Tensor], noise: Tensor) -> Tensor:
     return torch.autograd.grad(value, noise)[0]
 
 
-def _places(batch: Batch, rows: Tensor) -> Tensor:
-    """Which of the kept positions lie in certain rows."""
+def _positions(batch: Batch, rows: Tensor | None) -> Tensor:
+    """Which of the kept positions lie in certain rows; None: in any."""
+    if rows is None:
+        return torch.arange(len(batch.kept), device=batch.kept.device)
     return torch.isin(batch.kept // batch.labels.shape[1], rows).nonzero().squeeze(1)
 
 
 def _take(inputs: dict[str, Any], rows: Tensor, count: int) -> dict[str, Any]:
-    return {name: value[rows] if _has_rows(value, count) else value for name, value in inputs.items()}
+    def take(value: Any) -> Any:
+        if isinstance(value, dict):  # a mask for each kind of layer
+            return _take(value, rows, count)
+        return value[rows] if _has_rows(value, count) else value
+
+    return {name: take(value) for name, value in inputs.items()}
 
 
 def _rows_of(batch: Batch, rows: Tensor) -> Batch:
@@ -295,9 +302,12 @@ def _rows_of(batch: Batch, rows: Tensor) -> Batch:
 
 
 def _stack(first: dict[str, Any], second: dict[str, Any], count: int) -> dict[str, Any]:
-    return {
-        name: torch.cat([value, second[name]]) if _has_rows(value, count) else value for name, value in first.items()
-    }
+    def stack(value: Any, other: Any) -> Any:
+        if isinstance(value, dict):
+            return _stack(value, other, count)
+        return torch.cat([value, other]) if _has_rows(value, count) else value
+
+    return {name: stack(value, second[name]) for name, value in first.items()}
 
 
 def _has_rows(value: Any, count: int) -> bool:

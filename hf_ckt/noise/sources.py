@@ -99,8 +99,9 @@ class PromptSources:
         name = f"{kwargs['dataset_name']} dataset"
         loaded = isinstance(dataset, Dataset)
         columns: Any = next(iter(dataset), {}).keys()
-        evaluated = kwargs["dataset_name"] != "train"
-        if evaluated and required and ("input_ids" in columns or not loaded):
+        answers_alone = completion_only if "prompt" in columns else args.assistant_only_loss
+        prompts_count = kwargs.get("formatting_func") is not None or not answers_alone
+        if required and kwargs["dataset_name"] != "train" and ("input_ids" in columns or not loaded or prompts_count):
             return plain(dataset)
         if "input_ids" in columns:
             if required and not (loaded and self._knows(dataset[0])):
@@ -117,9 +118,7 @@ class PromptSources:
                 f"perturbation: the {name} streams, so a document's text cannot be looked up in it. Load it in full, or "
                 "use a perturbation of ids or embeddings."
             )
-        if kwargs.get("formatting_func") is not None or not (
-            completion_only if "prompt" in columns else args.assistant_only_loss
-        ):
+        if prompts_count:
             raise ValueError(_TRAINED_ON.format(name))
         if not loaded:
             return plain(dataset)
@@ -133,20 +132,18 @@ class PromptSources:
 
     def find(self, ids: Sequence[int]) -> dict[str, Any] | None:
         """Returns the text of the row that a document was made from, and what its template was given."""
-        row = self._row(ids)
-        return None if row is None else {name: value for name, value in row.items() if name not in _TOKENS}
+        found = self.find_row(ids)
+        return None if found is None else found[0]
 
-    def find_whole(self, ids: Sequence[int]) -> Document | None:
-        """Returns the tokens of the row that a document was made from, before truncation."""
-        row = self._row(ids)
-        return None if row is None or "labels" not in row else Document(row["input_ids"], row["labels"])
-
-    def _row(self, ids: Sequence[int]) -> dict[str, Any] | None:
+    def find_row(self, ids: Sequence[int]) -> tuple[dict[str, Any], Document | None] | None:
+        """Returns what [`find`] does and the row's tokens before truncation, None where it has no labels."""
         key = np.uint64(stable_number(ids))
         for numbers, order, dataset in self._tables:
             place = int(np.searchsorted(numbers, key))
             if place < len(numbers) and numbers[place] == key:
-                return dataset[int(order[place])]
+                row = dataset[int(order[place])]
+                tokens, labels = row.pop("input_ids"), row.pop("labels", None)
+                return row, None if labels is None else Document(tokens, labels)
         return None
 
     def _knows(self, row: dict[str, Any]) -> bool:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..kernels.head_gram import HeadGram
-from ..views import Batch, LinearHead, Similarities
+from ..models.batch import Batch
+from ..views import LinearHead, Similarities
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class Contrast:
         Returns the similarities of a batch, or None when it holds fewer than two anchors.
 
         Args:
-            batch ([`~views.Batch`]):
+            batch ([`~models.batch.Batch`]):
                 Where the kept positions lie.
             student_hidden (`torch.Tensor` of shape `(N, D_s)`), teacher_hidden (`torch.Tensor` of shape `(N, D_t)`):
                 States at the kept positions.
@@ -130,6 +131,8 @@ class Contrast:
         return sums / torch.bincount(index, minlength=documents.shape[0])[:, None]
 
     def _head_gram(self, student: LinearHead, teacher: LinearHead) -> HeadGram:
+        if student.trainable:
+            _say_no_gradient()
         if self._gram is None or student.trainable:
             self._gram = HeadGram.from_heads(student, teacher, self.vocab_size)
         return self._gram
@@ -141,4 +144,12 @@ def _say_too_few(level: str) -> None:
         "contrastive: a batch held fewer than 2 %s anchors; it contributes 0 to this term. Raise "
         "per_device_train_batch_size if it happens often.",
         level,
+    )
+
+
+@cache
+def _say_no_gradient() -> None:
+    logger.warning(
+        "contrastive: the model's head trains, and this term gives it no gradient: its Gram matrix is computed anew in "
+        "each step and taken as a constant. The term trains what lies below the head, and the other terms train both."
     )

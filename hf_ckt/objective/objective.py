@@ -13,7 +13,8 @@ from ..kernels.chunked_linear import run_tiles
 from ..kernels.compilation import pays_to_compile
 from ..kernels.tile_program import TileProgram
 from ..losses.base import ContrastiveLoss, ParameterLoss, TokenLoss
-from ..views import Batch, LinearHead, select_rows
+from ..models.batch import Batch
+from ..views import LinearHead, NoisyStates, select_rows
 from .candidates import Contrast
 from .schedules import Schedule
 
@@ -67,23 +68,20 @@ class HiddenStates:
     What the passes over a batch left: hidden states at the kept positions and heads, by view.
 
     Args:
-        hidden (`dict[str, torch.Tensor]`), heads (`dict[str, LinearHead]`):
-            `(N, D)` and the head, for `student`, `noisy`, `teacher`, `reference`.
+        hidden (`dict[str, torch.Tensor]`):
+            `(N, D)` for `student`, `teacher` and `reference`.
+        heads (`dict[str, LinearHead]`):
+            The head of each view, `noisy` too.
+        noisy ([`~views.NoisyStates`]):
+            The student's reading of the perturbed input.
         rejected (`tuple[Batch, torch.Tensor]`, *optional*):
             The teacher's reading of the rejected answers.
-        perturbed (`torch.Tensor` of shape `(M,)`, *optional*):
-            Which of the N kept positions the `(M, D)` states of `noisy` belong to, which is absent where M is 0 and no
-            pass was made. `None`: all.
-        fraction (`float`, *optional*, defaults to `1.0`):
-            Probability with which a position is perturbed. Terms that read the noisy view are divided by it, so that
-            they estimate what they would be over all positions.
     """
 
     hidden: dict[str, Tensor]
     heads: dict[str, LinearHead]
+    noisy: NoisyStates
     rejected: tuple[Batch, Tensor] | None = None
-    perturbed: Tensor | None = None
-    fraction: float = 1.0
 
 
 @dataclass
@@ -163,7 +161,7 @@ class Objective:
         Args:
             states ([`HiddenStates`]):
                 Hidden states and heads.
-            batch ([`~views.Batch`]):
+            batch ([`~models.batch.Batch`]):
                 Kept positions and labels.
             model (`torch.nn.Module`):
                 The student, for penalties on its parameters.
@@ -181,7 +179,7 @@ class Objective:
         loss: Any = 0.0
         sums: dict[str, Tensor] = {}
         for program, hidden, labels in self._parts(states, batch.kept_labels):
-            shares = [states.fraction if "noisy" in part.needs else 1.0 for _, part in program.losses]
+            shares = [states.noisy.probability if "noisy" in part.needs else 1.0 for _, part in program.losses]
             tiles = run_tiles(
                 program,
                 torch.tensor(
@@ -216,12 +214,7 @@ class Objective:
                 term.loss.begin(model)
 
     def divergence(
-        self,
-        hidden: dict[str, Tensor],
-        noisy: Tensor,
-        heads: dict[str, LinearHead],
-        labels: Tensor,
-        places: Tensor | None,
+        self, hidden: dict[str, Tensor], noisy: NoisyStates, heads: dict[str, LinearHead], labels: Tensor
     ) -> Tensor:
         """
         Returns the sum over positions of what the consistency term measures, in nats: what a search for noise ascends.
@@ -229,19 +222,16 @@ class Objective:
         Args:
             hidden (`dict[str, torch.Tensor]`), heads (`dict[str, LinearHead]`):
                 The other views' states `(N, D)`, and all heads.
-            noisy (`torch.Tensor` of shape `(M, D)`):
-                States on the perturbed input.
+            noisy ([`~views.NoisyStates`]):
+                The reading of the perturbed input.
             labels (`torch.Tensor` of shape `(N,)`):
                 Next-token ids.
-            places (`torch.Tensor` of shape `(M,)`, *optional*):
-                Which of the N positions were perturbed; None: all.
         """
-        if places is not None:
-            hidden, labels = select_rows(hidden, places), labels[places]
+        both, labels = _at_perturbed(hidden, noisy, labels)
         return run_tiles(
             self._search_program,
             torch.ones(1, dtype=torch.float64),
-            {**hidden, "noisy": noisy},
+            both,
             {name: head.detach() for name, head in heads.items()},
             labels,
             num_items=1,
@@ -251,17 +241,18 @@ class Objective:
 
     def _parts(self, states: HiddenStates, labels: Tensor) -> Iterator[tuple[TileProgram, dict[str, Tensor], Tensor]]:
         """Yields program, states and labels of the positions that were perturbed, then of those that were not."""
-        if states.perturbed is None:
-            yield self._program, states.hidden, labels
+        noisy, hidden = states.noisy, states.hidden
+        perturbed = len(noisy.positions)
+        # Of no position they may still be part of the graph, so that the backward runs wherever that of other ranks does.
+        if perturbed or noisy.states.requires_grad:
+            yield self._program, *_at_perturbed(hidden, noisy, labels)
+        if perturbed and perturbed == len(labels):
             return
-        if not len(states.perturbed) and "noisy" not in states.hidden:
-            yield self._clean_program, states.hidden, labels
-            return
-        rest = torch.ones_like(labels, dtype=torch.bool).index_fill(0, states.perturbed, False).nonzero().squeeze(1)
-        noisy = states.hidden.get("noisy")
-        if noisy is not None:
-            yield self._program, {**_pick(states.hidden, states.perturbed), "noisy": noisy}, labels[states.perturbed]
-        yield self._clean_program, _pick(states.hidden, rest), labels[rest]
+        if perturbed:
+            others = torch.ones_like(labels, dtype=torch.bool).index_fill(0, noisy.positions, False)
+            rest = others.nonzero().squeeze(1)
+            hidden, labels = select_rows(hidden, rest), labels[rest]
+        yield self._clean_program, hidden, labels
 
     def _decide(self, states: HiddenStates, batch: Batch, scale: Scale, training: bool) -> None:
         """Decides with the first training batch, for the whole run, whether compiling pays, if that was left open."""
@@ -270,9 +261,10 @@ class Objective:
         if training and scale.horizon is not None and len(batch.kept):
             head = states.heads["student"].weight
             # One projection for each view; the self-teacher and the reference are one.
-            views = len({id(states.hidden[name]) for name in self._program.needs & states.hidden.keys()})
-            # With a fraction there are two programs to compile.
-            share = 1.0 if states.perturbed is None else 0.5
+            hidden = {**states.hidden, "noisy": states.noisy.states}
+            views = len({id(hidden[name]) for name in self._program.needs})
+            # Where some positions are perturbed and others not, there are two programs to compile.
+            share = 1.0 if states.noisy.probability == 1 else 0.5
             elements = share * len(batch.kept) * scale.horizon * head.shape[0] * views
             self._pays = pays_to_compile(int(elements), head.device)
 
@@ -301,9 +293,11 @@ class Objective:
                 yield role, term.loss.penalty(model)
 
 
-def _pick(hidden: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
-    """Rows of all views but the noisy one, which has its own."""
-    return select_rows({name: states for name, states in hidden.items() if name != "noisy"}, rows)
+def _at_perturbed(hidden: dict[str, Tensor], noisy: NoisyStates, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """States of all views, and labels, at the perturbed positions: as they are where those are all."""
+    if len(noisy.positions) < len(labels):
+        hidden, labels = select_rows(hidden, noisy.positions), labels[noisy.positions]
+    return {**hidden, "noisy": noisy.states}, labels
 
 
 def _sum_and_count(value: Tensor, count: int) -> Tensor:

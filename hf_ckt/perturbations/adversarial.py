@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..checks import require_count, require_known, require_positive
-from ..views import Documents
+from ..models.batch import Documents
 from .base import (
     EmbeddingPerturbation,
     begin_search,

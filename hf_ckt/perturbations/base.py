@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..checks import require_positive, require_within
-from ..views import Documents
+from ..models.batch import Documents
 
 STAGES = ("text", "ids", "embeddings")
 
@@ -136,7 +136,7 @@ class EmbeddingPerturbation(Perturbation):
         Args:
             input_ids (`torch.Tensor` of shape `(B, T)`):
                 Token ids.
-            documents ([`~views.Documents`]):
+            documents ([`~models.batch.Documents`]):
                 Where each token's document lies.
             width (`int`):
                 Embedding width.

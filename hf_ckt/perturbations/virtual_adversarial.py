@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..checks import require_count, require_positive
-from ..views import Documents
+from ..models.batch import Documents
 from .base import (
     EmbeddingPerturbation,
     begin_search,

@@ -5,7 +5,8 @@ from abc import ABC, abstractmethod
 
 from transformers import PreTrainedModel
 
-from ..views import Batch, TeacherSignal
+from ..models.batch import Batch
+from ..views import TeacherSignal
 
 
 class Teacher(ABC):
@@ -17,7 +18,7 @@ class Teacher(ABC):
         Reads a batch.
 
         Args:
-            batch ([`~views.Batch`]):
+            batch ([`~models.batch.Batch`]):
                 Inputs and kept positions.
             student (`PreTrainedModel`):
                 The student's causal language model, unwrapped, called from within its own forward.

@@ -4,17 +4,25 @@
 import logging
 from typing import Any
 
+import torch
 from accelerate import DistributedType, PartialState
 from peft import AutoPeftModelForCausalLM, PeftConfig, PeftModel
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.peft_utils import find_adapter_config_file
 from trl.models import prepare_deepspeed, prepare_fsdp
 
 from ..checks import require_same_vocabulary
-from ..models._upstream import create_model_from_path, get_config_model_id, install_objective_forward
+from ..models._upstream import (
+    bound_to_outer_call,
+    create_model_from_path,
+    get_config_model_id,
+    install_objective_forward,
+)
 from ..models.backbone import frozen, read_head, run_backbone
-from ..views import Batch, TeacherSignal
+from ..models.batch import Batch
+from ..models.token_map import embedding_rows, resolve_token_map, unknown_tokens
+from ..views import TeacherSignal
 from .base import Teacher
 
 logger = logging.getLogger(__name__)
@@ -31,9 +39,17 @@ class ModelTeacher(Teacher):
         model (`PreTrainedModel` or `PeftModel`):
             The teacher; its parameters are frozen in place. It may be quantized, and wrapped for FSDP or DeepSpeed
             afterwards through the attribute `model`.
+        replaced (`dict[int, int]`, *optional*):
+            Ids of the data, each with the one that the teacher reads in its place.
     """
 
-    def __init__(self, model: PreTrainedModel | PeftModel):
+    def __init__(self, model: PreTrainedModel | PeftModel, replaced: dict[int, int] | None = None):
+        self.unknown: dict[int, str] = {}
+        """Tokens of the student's tokenizer that the teacher cannot read, by id."""
+        self._replacement: Tensor | None = None
+        if replaced:
+            self._replacement = torch.arange(max(*replaced, embedding_rows(model)) + 1)
+            self._replacement[list(replaced)] = torch.tensor(list(replaced.values()))
         self.name = get_config_model_id(model.config) or type(model).__name__
         self.model: Any = model.requires_grad_(False).eval()
         causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -48,6 +64,7 @@ class ModelTeacher(Teacher):
         quantization_config: Any = None,
         student_tokenizer: PreTrainedTokenizerBase,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        token_map: Any = None,
     ) -> "ModelTeacher":
         """
         Loads a teacher by name (a loaded one is taken as it is) and checks its tokenizer against the student's.
@@ -62,9 +79,12 @@ class ModelTeacher(Teacher):
                 As for `from_pretrained`.
             student_tokenizer, tokenizer (`PreTrainedTokenizerBase`):
                 The student's and the teacher's; the latter is looked up under the teacher's name when not given.
+            token_map (`dict`, *optional*):
+                From tokens that the teacher does not have to those that it reads in their place; text or id.
 
         Raises:
-            ValueError: If an id means different tokens to the two tokenizers, or the teacher uses prompt learning.
+            ValueError: If an id means different tokens to the two tokenizers, a token is mapped to none, or the teacher uses prompt learning or an
+                adapter that is bound to a call of the whole model (X-LoRA, Poly).
         """
         if isinstance(model, str):
             kwargs = {"dtype": "auto", **(init_kwargs or {})}
@@ -95,13 +115,32 @@ class ModelTeacher(Teacher):
                 if value is not None:
                     logger.warning("%s: ignored, the teacher is loaded already.", name)
             name = get_config_model_id(model.config)
-            _check_tokenizer(student_tokenizer, tokenizer or _find_tokenizer(name, {}), name)
+            tokenizer = tokenizer or _find_tokenizer(name, {})
+            _check_tokenizer(student_tokenizer, tokenizer, name)
         if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
             raise ValueError(
                 "teacher_model: its prompt-learning adapter prepends virtual tokens, so its positions would not be the "
                 "student's. Use a teacher with LoRA, or a plain model."
             )
-        return cls(model)
+        bound = bound_to_outer_call(model) if isinstance(model, PeftModel) else None
+        if bound:
+            raise ValueError(
+                f"teacher_model: its {bound} adapter computes a part of its arithmetic once per call of the whole model, and "
+                "the teacher is read below its head. Use a teacher with LoRA, or a plain model."
+            )
+        vocabulary, known = student_tokenizer.get_vocab(), None if tokenizer is None else tokenizer.get_vocab()
+        unknown = unknown_tokens(vocabulary, embedding_rows(model), known)
+        replaced = resolve_token_map("teacher_token_map", token_map or {}, vocabulary, unknown)
+        if replaced:
+            tokens = {index: token for token, index in vocabulary.items()}
+            pairs = ", ".join(f"{tokens[two]!r} for {tokens[one]!r}" for one, two in replaced.items())
+            logger.warning("teacher_token_map: the teacher reads %s.", pairs)
+        padding = student_tokenizer.pad_token_id
+        # Nothing attends to padding, yet its embedding is looked up.
+        behind = {padding: 0} if padding in unknown and padding not in replaced else {}
+        teacher = cls(model, {**replaced, **behind})
+        teacher.unknown = {index: token for index, token in unknown.items() if index not in replaced}
+        return teacher
 
     def place(self, accelerator: Any) -> None:
         """Moves the teacher to the training device, or shards it as the run shards its models."""
@@ -114,14 +153,18 @@ class ModelTeacher(Teacher):
             self.model.to(accelerator.device)
 
     def signal(self, batch: Batch, student: PreTrainedModel) -> TeacherSignal:
-        device = batch.labels.device
+        device, inputs = batch.labels.device, batch.inputs
+        if self._replacement is not None:
+            self._replacement = self._replacement.to(device)
+            inputs = {**inputs, "input_ids": self._replacement[inputs["input_ids"]]}
 
         def read(model: PreTrainedModel, inputs: dict[str, Any]) -> TeacherSignal:
+            hidden = batch.keep(run_backbone(model, inputs).last_hidden_state)
             with read_head(model) as head:
-                return TeacherSignal(batch.keep(run_backbone(model, inputs).last_hidden_state), head)
+                return TeacherSignal(hidden, head.detach())
 
         with frozen(self.model):
-            hidden, head = self.model(**batch.inputs, objective=read)
+            hidden, head = self.model(**inputs, objective=read)
         return TeacherSignal(hidden.to(device), head)
 
 

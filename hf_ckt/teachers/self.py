@@ -5,7 +5,8 @@ from transformers import PreTrainedModel
 
 from ..models._upstream import adapters_disabled
 from ..models.backbone import frozen, read_head, run_backbone
-from ..views import Batch, TeacherSignal
+from ..models.batch import Batch
+from ..views import TeacherSignal
 from .base import Teacher
 
 
@@ -19,6 +20,7 @@ class SelfTeacher(Teacher):
     """
 
     def signal(self, batch: Batch, student: PreTrainedModel) -> TeacherSignal:
-        with frozen(student), adapters_disabled(student), read_head(student) as head:
+        with frozen(student), adapters_disabled(student):
             hidden = batch.keep(run_backbone(student, batch.inputs).last_hidden_state)
-            return TeacherSignal(hidden, head.detach())
+            with read_head(student) as head:
+                return TeacherSignal(hidden, head.detach())

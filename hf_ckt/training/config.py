@@ -71,6 +71,7 @@ class ContrastiveRobustConfig(PerturbationConfig, SFTConfig):
         *SFTConfig._VALID_DICT_FIELDS,
         *PerturbationConfig.dict_fields,
         "teacher_model_init_kwargs",
+        "teacher_token_map",
         "loss_settings",
     ]
 
@@ -174,6 +175,11 @@ class ContrastiveRobustConfig(PerturbationConfig, SFTConfig):
     teacher_model_init_kwargs: dict[str, Any] | str | None = setting(
         "Keyword arguments for loading a teacher given by name, as model_init_kwargs for the student. dtype must be a "
         "string."
+    )
+    teacher_token_map: dict[str, Any] | str | None = setting(
+        "What the teacher reads in place of tokens that it does not have (those of a cloned chat template, say), from a "
+        "token or id of the student's to one that both have, e.g. {'<|im_end|>': '</s>'}. None: data with such a token "
+        "raises before training."
     )
 
     def __post_init__(self) -> None:

@@ -15,15 +15,23 @@ class LogSums:
     Running sums and counts by name, so that a mean is over all tokens of a logging window and of all ranks.
 
     Nothing is read back to the host before [`means`] is called.
+
+    Args:
+        skip_nonfinite (`bool`, *optional*, defaults to `False`):
+            Whether a sum that is not finite is left out with its count, as its step is left out of the training: it would
+            make the whole window's mean NaN.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, skip_nonfinite: bool = False) -> None:
+        self.skip_nonfinite = skip_nonfinite
         self._sums: dict[str, Tensor] = {}
 
     def add(self, sums: dict[str, Tensor]) -> None:
         """Adds `(2,)` tensors of sum and count."""
         for name, value in sums.items():
             value = value.detach().to(_widest(value.device))
+            if self.skip_nonfinite:
+                value = torch.where(value.isfinite().all(), value, 0)
             self._sums[name] = value if name not in self._sums else self._sums[name] + value
 
     def means(self, accelerator: Accelerator, names: list[str]) -> dict[str, float]:
@@ -42,6 +50,10 @@ class LogSums:
         if accelerator.num_processes > 1:
             table = accelerator.reduce(table, reduction="sum")
         return {name: total / count for name, (total, count) in zip(names, table.tolist(), strict=True) if count > 0}
+
+    def clear(self) -> None:
+        """Forgets all sums."""
+        self._sums.clear()
 
     def total(self, accelerator: Accelerator, name: str) -> int:
         """Returns the sum under a name over all ranks, as a whole number, and starts it again from 0."""

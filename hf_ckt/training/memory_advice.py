@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..kernels.tile_program import tile_sizes
+from ..models._upstream import whole_shape
 from .resolution import require_safe_noisy_view
 
 # Smaller tiles than this save little and leave the matrix units idle.
@@ -121,7 +122,7 @@ def memory_facts(trainer: Any) -> MemoryFacts:
     return facts._replace(
         smallest_batch=2 if objective.contrast is not None and objective.contrast.level == "sequence" else 1,
         contrasts=objective.contrast is not None,
-        tile=tile_sizes(2**31, head.shape[0], head.device, objective.chunk_size).tile,
+        tile=tile_sizes(2**31, whole_shape(head)[0], head.device, objective.chunk_size).tile,
         noisy=noisy is not None,
         batched=noisy is not None and noisy.batched,
         may_recompute=noisy is not None and not noisy.recompute and _may_recompute(args, trainer._noisy_view_facts),

@@ -10,10 +10,11 @@ from transformers import PreTrainedModel
 
 from ..models._upstream import install_objective_forward, keep_4bit_differentiable, load_balancing_loss
 from ..models.backbone import compile_backbone, read_head, run_backbone
+from ..models.batch import Batch
 from ..noise.noisy_view import NoisyView, StudentViews
 from ..objective.objective import HiddenStates, Objective, Scale
 from ..teachers.base import Teacher
-from ..views import Batch
+from ..views import NoisyStates
 
 
 class ExtraPasses(NamedTuple):
@@ -81,7 +82,7 @@ def run_objective(
             Its inputs, without labels.
         objective ([`~objective.objective.Objective`]), extra_passes ([`ExtraPasses`]):
             What is computed, and from which passes.
-        batch ([`~views.Batch`]), rejected ([`~views.Batch`], *optional*):
+        batch ([`~models.batch.Batch`]), rejected ([`~models.batch.Batch`], *optional*):
             Kept positions of the batch and of its rejected answers.
         scale ([`~objective.objective.Scale`]):
             Progress and normalisation.
@@ -104,30 +105,25 @@ def run_objective(
             hidden["reference"], heads["reference"] = hidden["teacher"], heads["teacher"]
         else:
             hidden["reference"], heads["reference"] = extra_passes.reference.signal(batch, model)
-    fraction = 1.0
     if "noisy" in objective.views and extra_passes.noisy is not None:
-        fraction = extra_passes.noisy.fraction / (extra_passes.noisy.every if training else 1)
 
-        def divergence(noisy: Tensor, clean: Tensor, places: Tensor | None) -> Tensor:
+        def divergence(noisy: NoisyStates, clean: Tensor) -> Tensor:
             with read_head(model) as head:
-                views = {**hidden, "student": clean}
                 both = {**heads, "student": head, "noisy": head}
-                return objective.divergence(views, noisy, both, batch.kept_labels, places)
+                return objective.divergence({**hidden, "student": clean}, noisy, both, batch.kept_labels)
 
         views = extra_passes.noisy.run(
             model, inputs, batch, seed, progress=scale.progress, training=training, divergence=divergence
         )
-        if views.noisy is not None:
-            hidden["noisy"] = views.noisy
     else:
         outputs = run_backbone(model, inputs)
-        perturbed = batch.kept[:0] if "noisy" in objective.views else None
-        views = StudentViews(batch.keep(outputs.last_hidden_state), None, perturbed, outputs)
+        student = batch.keep(outputs.last_hidden_state)
+        views = StudentViews(student, NoisyStates.nowhere(student), outputs)
     hidden["student"] = views.student
 
     with read_head(model) as head:
         heads["student"] = heads["noisy"] = head
-        states = HiddenStates(hidden, heads, rejected_states, views.perturbed, fraction)
+        states = HiddenStates(hidden, heads, views.noisy, rejected_states)
         result = objective(states, batch, model, scale, training=training)
     if extra_passes.noisy is not None:
         result.sums.update(extra_passes.noisy.take_counts(result.loss))

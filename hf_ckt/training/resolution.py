@@ -9,6 +9,8 @@ from .config import EXTRA_ROLES, RECOMMENDED_WEIGHTS, ContrastiveRobustConfig
 
 logger = logging.getLogger(__name__)
 
+_FLOAT16 = "the trained weights are float16, which a further gradient may overflow; set the weight to try it"
+
 
 class RunFacts(NamedTuple):
     """
@@ -23,16 +25,25 @@ class RunFacts(NamedTuple):
             The student cannot be run on a perturbed input beside the clean one.
         obstacle (`str`, *optional*):
             No extra term can run at all.
+        float16 (`bool`, *optional*, defaults to `False`):
+            Weights that train are float16 themselves, without copies in float32 beside them.
     """
 
     no_teacher: str | None = None
     no_regularization: str | None = None
     no_noisy_view: str | None = None
     obstacle: str | None = None
+    float16: bool = False
 
 
 def find_obstacle(
-    *, vision: bool, prompt_learning: bool, own_loss: bool, smoothing: bool, split_sequences: bool
+    *,
+    vision: bool,
+    prompt_learning: bool,
+    bound_adapter: str | None,
+    own_loss: bool,
+    smoothing: bool,
+    split_sequences: bool,
 ) -> str | None:
     """
     Returns why no extra term can run at all, as a sentence without its end, or None.
@@ -42,6 +53,8 @@ def find_obstacle(
             The dataset has images.
         prompt_learning (`bool`):
             The student's adapter is one of virtual tokens.
+        bound_adapter (`str`, *optional*):
+            The type of the student's adapter, if it computes something once per call of the whole model.
         own_loss (`bool`):
             A `compute_loss_func` was given.
         smoothing (`bool`):
@@ -55,6 +68,11 @@ def find_obstacle(
         return (
             "prompt-learning adapters prepend virtual tokens inside the forward, which the extra views would not "
             "share; use LoRA"
+        )
+    if bound_adapter:
+        return (
+            f"{bound_adapter} adapters compute a part of their arithmetic once per call of the whole model, from the clean "
+            "prompts, and the extra views are further passes within that call; use LoRA"
         )
     if own_loss:
         return "compute_loss_func replaces the loss that the extra terms are added to"
@@ -81,9 +99,10 @@ def resolve_schedules(args: ContrastiveRobustConfig, facts: RunFacts) -> dict[st
         weight = getattr(args, f"{role}_weight")
         missing = facts.obstacle or _missing(role, args, facts)
         if weight is None:
-            weight = 0.0 if missing else RECOMMENDED_WEIGHTS[role]
-            chosen.append(f"{role}_weight={weight:g}" + (f" ({missing})" if missing else ""))
-            if missing:
+            against = missing or (_FLOAT16 if facts.float16 else None)
+            weight = 0.0 if against else RECOMMENDED_WEIGHTS[role]
+            chosen.append(f"{role}_weight={weight:g}" + (f" ({against})" if against else ""))
+            if against:
                 continue
         schedules[role] = args.build_schedule(role, weight)
         if missing and schedules[role].ever_on:

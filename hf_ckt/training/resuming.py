@@ -8,6 +8,7 @@ from typing import Any
 from trl import SFTTrainer
 
 from ..checkpoints import last_complete_checkpoint
+from .facts import require_trainable
 from .log_sums import LogSums
 from .state import TrainingState
 
@@ -19,10 +20,12 @@ class ResumableTrainer(SFTTrainer):
 
     _state_to_save: TrainingState | None = None
     """None where SFTTrainer's own loss trains."""
+    model: Any
     _sums: dict[str, LogSums]
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As [`~transformers.Trainer.train`]; `resume_from_checkpoint=True` takes the last *complete* checkpoint."""
+        require_trainable(self.model)
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(str(self.args.output_dir))
         if self._state_to_save is not None:
@@ -46,7 +49,7 @@ class ResumableTrainer(SFTTrainer):
         if self._state_to_save is not None:
             state, self._total_train_tokens = self._before_attempts
             self._state_to_save.put_back(state)
-            self._sums["train"] = LogSums()
+            self._sums["train"].clear()
         if self.state.global_step < max_steps:
             return begin
         logger.warning(

@@ -16,6 +16,7 @@ from trl import SFTConfig, SFTTrainer
 from ..checkpoints import replace_file
 from ..hub.run_card import run_card
 from ..models._upstream import checkpoints_reentrantly, get_config_model_id, uncompiled
+from ..models.batch import Batch
 from ..models.fingerprint import fingerprint
 from ..noise.noisy_prompts import NoisyPrompts
 from ..noise.noisy_view import NoisyView
@@ -24,10 +25,10 @@ from ..objective.objective import Objective, Scale, Term
 from ..teachers.base import Teacher
 from ..teachers.model import ModelTeacher, require_separate_models
 from ..teachers.self import SelfTeacher
-from ..views import Batch
 from .collator import RejectedCollator, split_rejected
 from .config import ContrastiveRobustConfig
-from .facts import find_facts
+from .facts import find_facts, require_one_adapter
+from .known_tokens import require_known_tokens
 from .log_sums import LogSums, NonFiniteGuard
 from .memory_advice import with_advice
 from .passes import ExtraPasses, prepare_student, run_objective
@@ -120,11 +121,10 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         args = self.args
         if "contrastive" in schedules and args.contrastive_level == "sequence" and not self.padding_free:
             args.require_sequences()
-        self._budget = budget = None
+        self._budget = None
         if args.consistency_budget is not None and "consistency" in schedules:
-            schedules["consistency"] = self._budget = budget = args.build_budget(
-                self.accelerator, schedules["consistency"].weight
-            )
+            self._budget = args.build_budget(self.accelerator, schedules["consistency"].weight)
+            schedules["consistency"] = self._budget
         terms = {role: Term(args.build_loss(role), schedule) for role, schedule in schedules.items()}
         contrast = args.build_contrast(len(self._tokenizer)) if "contrastive" in terms else None
         self.objective = Objective(
@@ -142,6 +142,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
                 quantization_config=quantization_config,
                 student_tokenizer=self._tokenizer,
                 tokenizer=processing_class,
+                token_map=args.teacher_token_map,
             )
             mark = TeacherMark(teacher.name, broadcast_object_list([fingerprint(teacher.model)])[0])
             teacher.place(self.accelerator)
@@ -151,15 +152,19 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         if "reference" in views:
             reference = teacher if isinstance(teacher, SelfTeacher) else SelfTeacher()
         self._extra_passes = ExtraPasses(teacher, reference, noisy)
+        self.data_collator = require_known_tokens(self, teacher.unknown if isinstance(teacher, ModelTeacher) else {})
         self.teacher_name = None if mark is None else mark.name
         if args.contrastive_rejected and "contrastive" in terms:
             self.data_collator = RejectedCollator(self.data_collator)
 
         prepare_student(self._causal_lm, self.accelerator)
-        self._sums = {"train": LogSums(), "eval": LogSums()}
-        self._state_to_save = TrainingState(contrast, noisy, budget, mark)
+        self._sums = {"train": LogSums(args.nonfinite_loss == "skip"), "eval": LogSums()}
+        self._state_to_save = TrainingState(contrast, noisy, self._budget, mark)
         self._log_names = [*self.objective.log_names, *(["aux_loss"] if self.aux_loss_enabled else [])]
-        self._log_names += [*self._extra_passes.log_names, *(["consistency_multiplier"] if budget is not None else [])]
+        self._log_names += [
+            *self._extra_passes.log_names,
+            *(["consistency_multiplier"] if self._budget is not None else []),
+        ]
         term_names = [name for name in self._log_names if name.endswith("_loss")]
         self._guard = NonFiniteGuard(
             self.accelerator, [*term_names, "loss"], args.nonfinite_loss, on_skip=self._state_to_save.forget_step
@@ -170,8 +175,8 @@ class ContrastiveRobustTrainer(ResumableTrainer):
                 "be skipped from outside. Use nonfinite_loss='raise'."
             )
         self.add_callback(self._guard)
-        if budget is not None:
-            self.add_callback(budget)
+        if self._budget is not None:
+            self.add_callback(self._budget)
 
     def _build_noisy_view(self) -> NoisyView:
         args = self.args
@@ -226,6 +231,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         if self.objective is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         mode = "train" if self.model.training else "eval"
+        require_one_adapter(inputs)
         inputs, rejected = split_rejected(inputs)
         labels = inputs.pop("labels")
         if self.aux_loss_enabled:
@@ -284,14 +290,21 @@ class ContrastiveRobustTrainer(ResumableTrainer):
             raise with_advice(error, self) from error
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """As Trainer's; what a loop before it summed and did not log, as `predict` does, is none of this one's."""
+        """As Trainer's; what a loop that was broken off has summed is none of this one's."""
         if self.objective is not None:
-            self._sums["eval"] = LogSums()
+            self._sums["eval"].clear()
         return super().evaluation_loop(*args, **kwargs)
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's; its terms are not logged, neither by itself nor by what logs next."""
+        predicted = super().predict(*args, **kwargs)
+        if self.objective is not None:
+            self._sums["eval"].clear()
+        return predicted
 
     def _count_tokens(self, inputs: dict[str, Any]) -> None:
         ids, mask = inputs["input_ids"], inputs.get("attention_mask")  # one of pairs counts no tokens
-        count = mask.sum() if getattr(mask, "ndim", 0) == 2 else ids.new_full((), ids.numel())
+        count = mask.sum() if isinstance(mask, torch.Tensor) and mask.ndim == 2 else ids.new_full((), ids.numel())
         self._sums["train"].add({"num_tokens": torch.stack([count, torch.ones_like(count)])})
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -61,6 +61,10 @@ def test_evaluate_refuses_prompts_that_were_trained_on(evaluated, tmp_path, caps
         (["--new-tokens", "0"], "--new-tokens"),
         (["--harmful", "missing.jsonl"], "missing.jsonl"),
         (["--adapter", "no_such_folder/adapter"], "no_such_folder"),
+        (["--model", "/no/such/model"], "--model: there is no such file or folder, '/no/such/model'"),
+        (["--compare", "./none"], "--compare: there is no such file or folder"),
+        (["--teacher", "~/none"], "--teacher: there is no such file or folder"),
+        (["--dtype", "float33"], "--dtype: unknown name 'float33'"),
     ],
 )
 def test_evaluate_says_in_one_line_what_is_wrong(evaluated, changed, message, capsys):
@@ -69,6 +73,54 @@ def test_evaluate_says_in_one_line_what_is_wrong(evaluated, changed, message, ca
     assert main(["evaluate", *options, *changed]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert message in error and error.startswith("hf-ckt evaluate: error:")
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "text", "message"),
+    [
+        (
+            "--harmful",
+            "a.jsonl",
+            '{"ask": "x", "topic": ""}\n\n{"ask": null, "topic": ""}\n',
+            "a.jsonl, row 2 (line 3): has None",
+        ),
+        ("--harmful", "a.jsonl", '{"ask": "x"},\n', "a.jsonl, line 1: is not JSON"),
+        ("--harmful", "a.csv", "ask,topic\nx,y,z\n", "a.csv, line 2: has 3 cells"),
+        ("--harmful", "a.data", "x", "a.data: its ending"),
+        ("--harmful", "a.jsonl", '{"asks": "x", "topic": ""}\n', "name the right one with --prompt-column"),
+        (
+            "--responses",
+            "a.jsonl",
+            '{"prompt": "x", "response": "y"}\n{"prompt": "x", "response": null}\n',
+            "row 2 (line 2)",
+        ),
+        ("--responses", "a.jsonl", '{"prompt": "x", "answer": "y"}\n', "a.jsonl dataset has no column 'response'"),
+        ("--train-data", "a.jsonl", '{"body": "x"}\n', "--train-data: a.jsonl: "),
+    ],
+)
+def test_evaluate_names_file_and_row(evaluated, option, name, text, message, tmp_path, capsys):
+    """Of a file of thousands of rows, one is wrong, and its reader's error names none."""
+    _, options = evaluated
+    (tmp_path / name).write_text(text)
+    assert main(["evaluate", *options, option, str(tmp_path / name)]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in error and error.startswith("hf-ckt evaluate: error:")
+
+
+def test_evaluate_says_which_prompts_are_too_long(evaluated, tmp_path, capsys):
+    """Behind a model's last learned position an index is out of range."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from tests.tiny_models import build_tokenizer
+
+    _, options = evaluated
+    tokenizer = build_tokenizer()
+    sizes = {"vocab_size": len(tokenizer), "n_positions": 16, "n_embd": 8, "n_layer": 1, "n_head": 2}
+    GPT2LMHeadModel(GPT2Config(**sizes, eos_token_id=0, bos_token_id=0)).save_pretrained(tmp_path / "gpt2")
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    changed = ["--model", str(tmp_path / "gpt2"), "--output", str(tmp_path / "out")]
+    assert main(["evaluate", *options, *changed]) == 2
+    assert "the model has learned 16 positions" in capsys.readouterr().err
 
 
 def test_evaluate_help_names_every_option_with_its_default(capsys):

@@ -69,13 +69,19 @@ def test_a_model_is_measured_like_a_rule(labelled, tmp_path, capsys):
     ("options", "message"),
     [
         (["--judge", "ruel"], "Did you mean 'rule'"),
+        (["--judge", "hf:./none#REJECTION"], "--judge: there is no such file or folder, './none'"),
+        (["--refusal_label", "x"], "Did you mean '--refusal_labels'"),
         (["--split", "tset"], "Did you mean 'test'"),
         (["--label-column", "refuse"], "no column 'refuse'"),
     ],
 )
 def test_wrong_input_is_one_line(labelled, capsys, options, message):
     """A traceback hides the sentence that says what to do."""
-    assert main(["judge", "--labelled", str(labelled), *options]) == 2
+    try:
+        code = main(["judge", "--labelled", str(labelled), *options])
+    except SystemExit as stopped:  # by the parser
+        code = stopped.code
+    assert code == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
 

@@ -158,6 +158,19 @@ def test_slips_are_not_told_as_if_they_were_sentences(slip, command, capsys):
     assert "Error: " in capsys.readouterr().err.split("error: ")[1]
 
 
+def test_notes_of_an_error_are_told(command, capsys):
+    """What a command knows beside a library's words would be seen in the traceback alone."""
+
+    def fail(argv):
+        error = ValueError("peft_config: is missing.")
+        error.add_note("In a shell, it is --use-peft.")
+        raise error
+
+    command(fail)
+    assert cli.main(["probe"]) == 2
+    assert capsys.readouterr().err == "hf-ckt probe: error: peft_config: is missing. In a shell, it is --use-peft.\n"
+
+
 def test_missing_file_is_named_before_the_reason(command, capsys, tmp_path):
     """The number of an error of the system is no help."""
     command(lambda argv: (tmp_path / "none.txt").read_text())

@@ -208,6 +208,19 @@ def test_perturb_file_that_is_not_text_is_named(tmp_path, capsys):
     assert "prompts.bin: is not UTF-8 text" in capsys.readouterr().err
 
 
+def test_perturb_reads_past_a_byte_order_mark(tmp_path, capsys):
+    """The mark would be a letter of the first text, and seen by nobody."""
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone two")
+    assert cli.main(["perturb", "--file", str(tmp_path / "a.txt"), "--perturbation", "casing"]) == 0
+    assert capsys.readouterr().out.startswith("one two")
+
+
+def test_perturb_names_a_tokenizer_that_is_not_there(capsys):
+    """The library answers that a path is no name of a repository."""
+    assert cli.main(["perturb", "--text", "a", "--tokenizer", "./none"]) == 2
+    assert "--tokenizer: there is no such file or folder, './none'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments", [[], ["--text", "a", "--file", "b"], ["--text", "a", "--severity", "high"]])
 def test_perturb_wrong_usage_exits_with_usage(arguments):
     """Without a text, or with two sources of it, it is unclear what to show."""

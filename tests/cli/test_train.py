@@ -124,6 +124,13 @@ def _main(tmp_path, capsys, *extra, **config):
         ({}, ["--lerning_rate", "1"], "unknown option '--lerning_rate'. Did you mean '--learning_rate'?"),
         ({}, [], "model_name_or_path: is missing"),
         ({"model_name_or_path": "x"}, [], "dataset_name and datasets: exactly one"),
+        ({"model_name_or_path": "./none"}, [], "model_name_or_path: there is no such file or folder, './none'"),
+        (
+            {"model_name_or_path": "x", "teacher_model_name_or_path": "/none"},
+            [],
+            "teacher_model_name_or_path: there is no such file or folder",
+        ),
+        ({"model_name_or_path": "x"}, ["--model-init-kwargs", "{a: 1}"], "--model-init-kwargs: is not JSON"),
         ({"distillation_weight": -1.0}, [], "distillation_weight"),
         ({"distillation_loss": "forward_lk"}, [], "forward_kl"),
     ],
@@ -248,6 +255,35 @@ def test_train_says_what_no_longer_fits(tmp_path, capsys, data_file, tiny_model_
     config["lora_target_modules"] = ".*c_attn"
     code, error = _main(tmp_path, capsys, **config, model_name_or_path=str(tmp_path / "gpt2"))
     assert code == 2 and "the model has learned 8 positions" in error and "Set max_length=8 or less" in error
+
+
+def test_train_names_the_row_that_a_template_refuses(tmp_path, capsys):
+    """The error of a template speaks of roles, and not of which of thousands of chats."""
+    from tests.tiny_models import CHAT_TEMPLATE
+
+    folder = save_tiny_llama(tmp_path / "model")
+    refusal = "{%- if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{%- endif %}"
+    (folder / "chat_template.jinja").write_text(refusal + CHAT_TEMPLATE)
+    turns = [{"role": role, "content": "a"} for role in ("system", "user", "assistant")]
+    name = _save(tmp_path / "chats.jsonl", [{"messages": turns[1:]}, {"messages": turns}])
+    code, error = _main(tmp_path, capsys, model_name_or_path=str(folder), dataset_name=name, bf16=False)
+    said = "hf-ckt train: error: chats.jsonl, row 2 (line 2): the model's chat template refuses it (no system role)"
+    assert code == 2 and said in error
+
+
+def test_train_tells_a_shells_options_for_the_trainers_arguments(tmp_path, capsys, data_file, tiny_model_dir):
+    """`peft_config` can be passed nowhere in a shell."""
+    config = {**RUN, "model_name_or_path": str(tiny_model_dir), "dataset_name": str(data_file), "bf16": False}
+    config["distillation_weight"] = 1.0
+    code, error = _main(tmp_path, capsys, **{**config, "use_peft": False})
+    assert code == 2 and "--use-peft" in error and "--teacher-model-name-or-path" in error
+    other = save_tiny_llama(tmp_path / "teacher")
+    file = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = file["model"]["vocab"]
+    file["model"]["vocab"] = dict(zip(vocabulary, reversed(list(vocabulary.values())), strict=True))
+    (other / "tokenizer.json").write_text(json.dumps(file))
+    code, error = _main(tmp_path, capsys, **config, teacher_model_name_or_path=str(other))
+    assert code == 2 and error.endswith(" In a shell, teacher_model is --teacher-model-name-or-path.\n")
 
 
 def test_train_mixtures_read_files_as_alone(tmp_path):

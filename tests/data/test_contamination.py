@@ -76,6 +76,14 @@ def test_training_texts_are_the_users_in_every_format(row):
     assert list(training_texts(Dataset.from_list([row]))) == ["What is a vow?"]
 
 
+def test_training_texts_of_agents_are_found_whatever_their_messages_hold():
+    """Blocks may be plain texts, and a tool call has no content: the check stopped where training went on."""
+    call = {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "look"}}]}
+    for content in (["What is a vow?"], [{"type": "text", "text": "What is a vow?"}, {"type": "image"}]):
+        row = {"messages": [{"role": "user", "content": content}, call, {"role": "user"}, ANSWER]}
+        assert list(training_texts([row])) == ["What is a vow?"]
+
+
 def test_training_texts_of_several_turns_and_streams():
     """The second question of a conversation was trained on as well."""
     row = {"messages": [USER, ANSWER, {"role": "user", "content": "And a pledge?"}, {"role": "user", "content": None}]}

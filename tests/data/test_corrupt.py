@@ -151,6 +151,16 @@ def test_content_blocks_keep_what_is_not_text():
     assert noisy == [{"type": "image", "text": None}, {"type": "text", "text": "WHAT IS THIS"}]
 
 
+def test_blocks_that_are_plain_texts_are_corrupted_too():
+    """Some templates take a list of texts; the set stopped being made where a trainer would have read it."""
+    call = {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "look"}}]}
+    prompt = [{"role": "user", "content": ["what is", " this"]}, call]
+    rows = Dataset.from_list([{"prompt": prompt, "response": "A cat."}])
+    noisy = corrupt(rows, perturbation="casing", severity=1.0, share=1.0)
+    assert noisy[0]["prompt"][0]["content"] == ["WHAT IS", " THIS"]
+    assert noisy[0]["prompt"][1] == rows[0]["prompt"][1] and noisy["perturbed"][:] == [True]
+
+
 def test_perturbed_is_false_where_nothing_could_change():
     """A single word cannot be swapped with a neighbour; counted as noisy, it would make the noise look harmless."""
     rows = Dataset.from_list([{"prompt": "Hello", "response": "Hi."}, {"prompt": "Hello you", "response": "Hi."}])

@@ -78,6 +78,12 @@ def test_packed_files_are_unpacked(ending, pack, tmp_path):
         ("a.csv", b"x,y\n1\n", r"a\.csv, line 2: has 1 cells"),
         ("a.csv", b'x\n1\n"2\n3\n', r"a\.csv, line 3: is not CSV"),
         ("a.csv", b"x,x\n1,2\n", r"a\.csv: two of its columns are called 'x'"),
+        (
+            "a.csv",
+            b"prompt;kind\na;b\n",
+            r"a\.csv: its first line names one column, 'prompt;kind', .* separated by ';'",
+        ),
+        ("a.csv", b"prompt\tkind\na\tb\n", r"a\.csv: .* by tabs in a file that ends in \.tsv"),
         ("a.yaml", b"x: 1", r"a\.yaml: its ending"),
     ],
 )

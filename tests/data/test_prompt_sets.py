@@ -10,6 +10,7 @@ import pytest
 from datasets import Dataset
 
 from hf_ckt.data import (
+    EvalPrompt,
     JailbreakTemplate,
     files,
     load_choices,
@@ -21,6 +22,7 @@ from hf_ckt.data import (
     set_facts,
 )
 from hf_ckt.data.prompt_set_table import PUBLIC_SETS, PublicSet, WheelSource
+from hf_ckt.data.prompt_sets import distinct_prompts
 from tests.data import made_up_sets
 
 PACKAGE_DATA = Path(prompt_sets.__file__).parent
@@ -336,6 +338,24 @@ def test_own_prompts_of_two_kinds_share_no_id(tmp_path):
         (tmp_path / kind / "prompts.jsonl").write_text('{"prompt": "a"}\n')
         ids += [prompt.id for prompt in load_own_prompts(str(tmp_path / kind / "prompts.jsonl"), kind)]
     assert len(set(ids)) == 2
+
+
+def test_prompts_that_stand_twice_are_one(caplog):
+    """Every line of a file twice makes its interval narrower by the root of two, and nothing is known better."""
+
+    def prompt(number, text, **changes):
+        return EvalPrompt(
+            **{"id": f"a/{number}", "set": "a", "kind": "benign", "category": "", "text": text, **changes}
+        )
+
+    one, two = prompt(0, "Hi"), prompt(1, "Ho")
+    assert distinct_prompts([one, two]) == [one, two] and not caplog.messages
+    assert distinct_prompts([one, two, prompt(2, "Hi "), prompt(3, "Ho")]) == [one, two]
+    assert caplog.messages == ["2 of 4 prompts stand there more than once; each is asked once and counts once."]
+    # Of another kind or set it is another question, of another category the same one under two headings.
+    others = [prompt(4, "Hi", kind="harmful"), prompt(5, "Hi", set="b")]
+    assert distinct_prompts([one, *others]) == [one, *others]
+    assert distinct_prompts([one, prompt(6, "Hi", category="c")]) == [one, prompt(0, "Hi", category="c")]
 
 
 def test_own_text_file_asks_each_line(tmp_path):

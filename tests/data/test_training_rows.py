@@ -125,6 +125,14 @@ def test_first_rows_of_a_wrong_form_are_named(tmp_path):
         require_trainable(Dataset.from_dict({"prompt": []}), "x")
 
 
+def test_rows_that_were_left_out_are_not_checked():
+    """The table behind a selection still holds what was left out of it."""
+    rows = Dataset.from_list([FINE["texts"], {"prompt": "a", "completion": None}])
+    require_trainable(rows.select([0]), "x")
+    with pytest.raises(ValueError, match="x, row 1: has None"):
+        require_trainable(rows.select([1]), "x")
+
+
 def test_streamed_rows_are_checked_from_the_front():
     """A streaming set has no number of rows to read them all."""
     rows = Dataset.from_list([FINE["texts"], {"prompt": "a", "completion": None}]).to_iterable_dataset()

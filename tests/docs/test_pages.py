@@ -102,8 +102,8 @@ def test_python_of_a_page_runs(page, reader):
         reader(block)
 
 
-class ParsedError(Exception):
-    """The command line was understood."""
+class ParsedError(BaseException):
+    """The command line was understood. No `Exception`, which a program turns into one line."""
 
 
 @pytest.fixture

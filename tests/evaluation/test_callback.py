@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 from hf_ckt.evaluation import callback as module
 from hf_ckt.evaluation.callback import SafetyEvalCallback
 from hf_ckt.evaluation.judges import Judge, Verdict
+from hf_ckt.evaluation.measuring.answers import Answer
 from tests.runs import OFF, rows
 from tests.trainers import build, build_sft, history, lora, run, trained
 
@@ -57,7 +58,7 @@ def control(monkeypatch):
         def answer(_model, _tokenizer, prompts, **_kwargs):
             harmful, benign = refused[trainer.state.global_step]
             counts = {"Harm": harmful, "Bake": benign}
-            return [REFUSAL if int(text[-1]) < counts[text.split()[0]] else HELP for text in prompts]
+            return [Answer(REFUSAL if int(text[-1]) < counts[text.split()[0]] else HELP) for text in prompts]
 
         monkeypatch.setattr(module, "answer_batch", answer)
 
@@ -343,7 +344,7 @@ def ranks(folder, model):
 
     def answer(_model, _tokenizer, prompts, **_kwargs):
         counts = dict(zip(("Harm", "Bake"), refused[trainer.state.global_step], strict=True))
-        return [REFUSAL if int(text[-1]) < counts[text.split()[0]] else HELP for text in prompts]
+        return [Answer(REFUSAL if int(text[-1]) < counts[text.split()[0]] else HELP) for text in prompts]
 
     module.answer_batch = answer
     run(trainer)

@@ -7,6 +7,7 @@ import pytest
 from hf_ckt.data.prompt_sets import ChoiceQuestion, WordProblem
 from hf_ckt.evaluation.judges import load_judge
 from hf_ckt.evaluation.judges.base import Judge, Verdict
+from hf_ckt.evaluation.measuring.answers import Answer
 from hf_ckt.evaluation.measuring.measure import Measured
 from hf_ckt.evaluation.measuring.models import EvaluatedModel
 from hf_ckt.evaluation.measuring.suites import Questions
@@ -41,7 +42,7 @@ def test_judge_reads_the_request_behind_template_and_noise():
         ]
     )
     measured = Measured(
-        answers={row["prompt"]: f"no {index}" for index, row in enumerate(asked.rows)},
+        answers={row["prompt"]: Answer(f"no {index}") for index, row in enumerate(asked.rows)},
         consistency={("how to steal?", "hwo to staeel?"): 0.75},
     )
     judge = _Recording()
@@ -56,8 +57,8 @@ def test_utility_is_right_answers_over_the_bases():
     """A ratio turned around, or of different questions, would call a loss a gain."""
     choices = [ChoiceQuestion(f"q/{i}", "s", f"Q{i}", ("x", "y"), 1) for i in range(4)]
     asked = Questions(choices=choices, problems=[WordProblem("p/0", "How many?", "1,200")])
-    good = Measured(chosen=[1, 1, 1, 0], solutions={"How many?": "That makes 1200."})
-    base = Measured(chosen=[1, 1, 0, 0], solutions={"How many?": "7"})
+    good = Measured(chosen=[1, 1, 1, 0], solutions={"How many?": Answer("That makes 1200.", "1,300?")})
+    base = Measured(chosen=[1, 1, 0, 0], solutions={"How many?": Answer("7", "1200")})
     rows, base_rows = (completion_rows(name, asked, found, RULE, RULE) for name, found in (("a", good), ("b", base)))
     scores = model_results(EvaluatedModel("a", "org/m"), rows, base_rows, good)["scores"]
     assert scores["multiple_choice"]["value"] == 0.75 and scores["multiple_choice"]["n"] == 4
@@ -72,7 +73,13 @@ def test_utility_is_right_answers_over_the_bases():
 def test_completions_file_gives_back_what_was_written(tmp_path):
     """A column that loses None, or text that loses its signs, is another answer."""
     asked = Questions(rows=[_row("direct", 0, "harmful", "a", "a"), _row("overrefusal", 1, "benign", "b", "b")])
-    rows = completion_rows("base", asked, Measured(answers={"a": "I can’t.\n\u2028</script>", "b": ""}), RULE, RULE)
+    rows = completion_rows(
+        "base",
+        asked,
+        Measured(answers={"a": Answer("I can’t.\n\u2028</script>", "Sure?"), "b": Answer("")}),
+        RULE,
+        RULE,
+    )
     write_completions(tmp_path / "completions.parquet", rows)
     assert pq.read_table(tmp_path / "completions.parquet").to_pylist() == rows
     assert list(rows[0]) == list(COLUMNS) and rows[0]["refused"] and rows[1]["degenerate"]

@@ -35,8 +35,9 @@ def logged(model, tokenizer, prompts, **kwargs):
         os.kill(os.getpid(), signal.SIGKILL)
     left -= 1
     answers = answer(model, tokenizer, prompts, **kwargs)
+    on = hasattr(model, "get_model_status") and model.get_model_status().enabled
     for prompt in prompts:
-        print(getattr(model, "active_adapter", "none"), repr(prompt), file=log, flush=True)
+        print(model.active_adapter if on else "none", repr(prompt), file=log, flush=True)
     return answers
 measure.answer_batch = logged
 sys.exit(main(sys.argv[3:]))
@@ -113,7 +114,14 @@ def test_results_state_what_they_are_of(finished, tiny_model_dir):
     assert results["command"].startswith("hf-ckt evaluate --model tiny_llama") and "--output" not in results["command"]
     assert {entry["suite"] for entry in results["sets"]} == {*results["suites"]}
     assert all(entry["n"] > 0 and entry["licence"] for entry in results["sets"])
-    assert results["models"]["adapter"]["adapter"] == "aligned"
+    found = results["models"]["adapter"]
+    assert found["adapter"] == "aligned" and found["trained_on"] == found["model"] == tiny_model_dir.name
+    assert found["generation"] == {
+        **{"bos_token_id": 1, "do_sample": False, "eos_token_id": [2], "num_beams": 1, "pad_token_id": 0},
+        "set_aside": {},
+    }
+    assert found["chat"]["tokenizer"] == tiny_model_dir.name  # the adapter was saved without one
+    assert found["chat"]["sent"] == "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_adapter_without_a_teacher_is_compared_with_its_base(finished):
@@ -177,6 +185,9 @@ def test_two_evaluations_of_one_folder_raise(tiny_model_dir, tmp_path):
         ({"baseline": "sft"}, "--baseline: unknown name 'sft'"),
         ({"harmful": []}, "harmful: there is no prompt"),
         ({"engine": "vllm"}, "--engine vllm: needs vLLM"),
+        ({"engine": "vllm", "keep_generation_config": True}, "--keep-generation-config: vLLM does not know"),
+        ({"system_fallback": "usr"}, "Did you mean 'user'"),
+        ({"thinking_tokens": -1}, "--thinking-tokens: must be 0 or more"),
     ],
 )
 def test_wrong_options_raise_before_anything_is_answered(changed, message, tiny_model_dir, tmp_path):
@@ -184,3 +195,61 @@ def test_wrong_options_raise_before_anything_is_answered(changed, message, tiny_
     with pytest.raises(ValueError, match=message):
         evaluate(Evaluation(**{"model": str(tiny_model_dir), **changed}), tmp_path)
     assert not list((tmp_path / "pieces").glob("*.json"))
+
+
+def test_folder_of_another_model_is_refused_before_anything_is_answered(tiny_model_dir, tmp_path):
+    """One report would show the harness's scores of one model beside the answers of another, both called base."""
+    harness = {"tasks": {}, "models": {"base": {"model": "org/other", "adapter": None}}}
+    (tmp_path / "lm_eval.json").write_text(json.dumps(harness))
+    with pytest.raises(ValueError, match=r"lm_eval\.json: 'base' is org/other there"):
+        evaluate(Evaluation(str(tiny_model_dir), only=("direct",)), tmp_path)
+    assert not (tmp_path / "pieces").exists()
+
+
+def test_adapter_that_does_not_fit_is_found_before_anything_is_answered(tiny_model_dir, adapter, tmp_path):
+    """Hours of the base's answers, and then an adapter that was never going to load; or worse, one scored as the base."""
+    from safetensors.torch import load_file, save_file
+
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    weights = load_file(adapter / "adapter_model.safetensors")
+    renamed = {key.replace("model.layers", "transformer.h"): value for key, value in weights.items()}
+    save_file(renamed, broken / "adapter_model.safetensors")
+    (broken / "adapter_config.json").write_bytes((adapter / "adapter_config.json").read_bytes())
+    with pytest.raises(ValueError, match=r"^broken: "):
+        evaluate(Evaluation(str(tiny_model_dir), str(broken), only=("direct",), new_tokens=2), tmp_path / "out")
+    assert not (tmp_path / "out" / "pieces").exists()
+
+
+def test_model_with_another_tokenizer_has_no_agreement_and_says_why(tiny_model_dir, adapter, tmp_path):
+    """Probabilities of other words under the same ids, compared one by one, are a number that means nothing."""
+    from transformers import AutoTokenizer
+
+    other = tmp_path / "other"
+    load(tiny_model_dir).save_pretrained(other)
+    AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(other)
+    content = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = content["model"]["vocab"]
+    first, second = list(vocabulary)[10:12]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (other / "tokenizer.json").write_text(json.dumps(content))
+    options = Evaluation(str(tiny_model_dir), compare=[str(adapter), str(other)], only=("direct", "kd"), new_tokens=2)
+    results = evaluate(options, tmp_path / "out")
+    assert "kd_alignment" in results["models"]["aligned"]["scores"] and "left_out" not in results["models"]["aligned"]
+    assert "kd_alignment" not in results["models"]["other"]["scores"]
+    assert "its tokenizer is not the teacher's" in results["models"]["other"]["left_out"]["kd"]
+    assert results["models"]["other"]["chat"]["tokenizer"] == "other"
+
+
+def test_thoughts_are_kept_apart_and_not_judged(tiny_model_dir, tmp_path, monkeypatch):
+    """A thought of refusing before a helpful answer counts as a refusal, and is lost in the answer."""
+    from hf_ckt.evaluation.measuring import measure
+    from hf_ckt.evaluation.measuring.answers import Answer
+
+    told = Answer("Here is how it is done.", "I'm sorry, I can't help with that?")
+    monkeypatch.setattr(measure, "answer_batch", lambda model, asked, prompts, **options: [told] * len(prompts))
+    results = evaluate(Evaluation(str(tiny_model_dir), only=("direct", "overrefusal"), new_tokens=8), tmp_path)
+    assert results["models"]["base"]["scores"]["attack_success_direct"]["value"] == 1
+    assert results["models"]["base"]["scores"]["overrefusal"]["value"] == 0
+    rows = pq.read_table(tmp_path / "completions.parquet").to_pylist()
+    assert {(row["answer"], row["reasoning"]) for row in rows} == {tuple(told)}

@@ -191,7 +191,7 @@ def test_script_prints_each_term_of_each_step(tiny_model_dir, other_model_dir, t
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [(["--batch_size", "0"], "--batch_size: must be 1 or more"), (["--model", "nowhere"], "couldn't find them")],
+    [(["--batch_size", "0"], "--batch-size: must be 1 or more"), (["--model", "nowhere"], "couldn't find them")],
 )
 def test_script_refuses_wrong_input_in_one_line(options, said, tmp_path):
     """A traceback hides the sentence that says what to change."""

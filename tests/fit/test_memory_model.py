@@ -10,7 +10,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import BitsAndBytesConfig, LlamaForCausalLM
 
 from hf_ckt.cli import fit
+from hf_ckt.discovery import load_part, part_names
 from hf_ckt.fit.memory_model import (
+    BLOCK_TEMPORARIES,
     FitCase,
     adapter_bytes,
     adapter_parameters,
@@ -22,6 +24,7 @@ from hf_ckt.fit.memory_model import (
     saved_bytes,
 )
 from hf_ckt.fit.shapes import SHAPES, ModelShape
+from hf_ckt.kernels.tile_program import TileProgram
 from memory import peak_extra_bytes
 
 # Sizes that tell apart what a formula could confuse: width and heads times their size, queries and keys.
@@ -164,6 +167,37 @@ def test_longest_is_the_last_that_fits():
     assert longest(case, 48e9) > tokens
     assert longest(FitCase(SHAPES["8b"], "nf4", recompute=True), 24e9) > tokens
     assert longest(FitCase(SHAPES["32b"], "bf16"), 24e9) == 0
+
+
+@pytest.mark.parametrize(
+    ("losses", "dtype", "blocks"),
+    [
+        (("nll", "forward_kl", "consistency_kl"), torch.bfloat16, BLOCK_TEMPORARIES),
+        (("nll", "forward_kl", "consistency_kl"), torch.float32, 8),
+        (("nll", "jensen_shannon", "symmetric_kl"), torch.float32, 15),
+    ],
+)
+def test_a_block_holds_as_many_temporaries_as_is_said(losses, dtype, blocks):
+    """What is called one tile a view and is a dozen runs out of memory in the first step."""
+    metrics = [name for name in part_names("metrics") if load_part("metrics", name).logged]
+    program = TileProgram(
+        [(name, load_part("losses", name)()) for name in losses],
+        [
+            (name, load_part("metrics", name)())
+            for name in metrics
+            if "reference" not in load_part("metrics", name).needs
+        ],
+    )
+    rows, vocab, views = 16, 20_000, ("student", "noisy", "teacher")
+    logits = {name: torch.randn(rows, vocab).to(dtype) for name in views}
+    caps = dict.fromkeys(views, (1.0, None))
+    facts = (torch.arange(rows), torch.ones(rows, dtype=torch.bool), torch.ones(3), ("student", "noisy"))
+
+    def call():
+        program.differentiate(logits, {name: name for name in views}, caps, *facts)
+
+    call()
+    assert peak_extra_bytes(call, "cpu") / (rows * vocab * 4) == pytest.approx(blocks, abs=0.1)
 
 
 def test_peak_counts_the_larger_phase_once():

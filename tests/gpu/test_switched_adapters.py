@@ -7,8 +7,8 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from hf_ckt.models._upstream import keep_4bit_differentiable
+from hf_ckt.models.batch import Batch
 from hf_ckt.teachers.self import SelfTeacher
-from hf_ckt.views import Batch
 from tests import tiny_models
 from tests.gpu.devices import build_on, each_device, to_device
 from tests.runs import rows

@@ -8,8 +8,8 @@ import torch
 from datasets import Dataset
 from transformers import BitsAndBytesConfig, masking_utils
 
+from hf_ckt.models.batch import Batch
 from hf_ckt.training import trainer as trainer_module
-from hf_ckt.views import Batch
 from tests import tiny_models
 from tests.gpu.devices import build_on, each_device, on_cuda, to_device
 from tests.gpu.waits import Waits
@@ -19,7 +19,7 @@ from tests.trainers import ON, first_batch, gradients, lora
 EAGER = {"model_init_kwargs": {"attn_implementation": "eager"}}
 
 # Function -> why it waits. Once a batch, in every run:
-BATCH = {"hf_ckt.views.Batch.__post_init__": "how many positions count is the size of every tensor after it"}
+BATCH = {"hf_ckt.models.batch.Batch.__post_init__": "how many positions count is the size of every tensor after it"}
 # Of transformers 5.23, once a backbone pass; SFTTrainer waits there too.
 SDPA = {"transformers.masking_utils._ignore_causal_mask_sdpa": "asks whether the mask has no padding, to leave it out"}
 PACKED = {"transformers.masking_utils.find_packed_sequence_indices": "asks whether position_ids hold several texts"}
@@ -27,7 +27,7 @@ PACKED = {"transformers.masking_utils.find_packed_sequence_indices": "asks wheth
 MASK = {"transformers.masking_utils.eager_mask": "copies the number that stands for a position in sight"}
 FRACTION = {
     "hf_ckt.noise.noisy_view.NoisyView._choose": "how many rows are perturbed is the size of the noisy pass",
-    "hf_ckt.noise.noisy_view._places": "how many positions lie in those rows is the size of what is compared",
+    "hf_ckt.noise.noisy_view._positions": "how many positions lie in those rows is the size of what is compared",
     "hf_ckt.objective.objective.Objective._parts": "and how many do not",
 }
 SEQUENCE = {

@@ -4,6 +4,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_ckt.kernels import HeadGram, LinearHead, head_gram
 
@@ -148,3 +149,42 @@ def test_gram_agrees_with_the_logits_of_a_real_model(smollm2_dir, record_propert
         print(f"{name}: largest error {error:.1e}, mean off-diagonal cosine {cosines[name]:+.3f}")
         assert error < 2e-5
     assert cosines["plain"] > 0.2 and abs(cosines["centred"]) < 0.1
+
+
+class Precisions(TorchDispatchMode):
+    """Notes in which precision a CUDA device would make each product."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.mm.default:
+            self.seen.add(torch.backends.cuda.matmul.fp32_precision)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(params=["legacy", "new"])
+def tf32_allowed(request):
+    """TF32 switched on through either of torch's two interfaces, as Trainer's `tf32=True` does by one of them."""
+    before = torch.backends.cuda.matmul.fp32_precision
+    if request.param == "legacy":
+        torch.set_float32_matmul_precision("high")
+    else:
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+    yield
+    if request.param == "legacy":
+        torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.matmul.fp32_precision = before
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch before 2.9")
+def test_tf32_stays_out_of_the_gram_matrices_and_on_elsewhere(tf32_allowed):
+    """Ten bits of mantissa under a difference of large sums leave similarities that are noise."""
+    student_head, teacher_head, student, teacher, candidates = setting(torch.float32)
+    with Precisions() as precisions:
+        HeadGram.from_heads(student_head, teacher_head).cosines(student, teacher, candidates)
+    assert precisions.seen == {"ieee"}
+    with Precisions() as precisions:
+        student @ student.t()
+    assert precisions.seen == {"tf32"}

@@ -115,7 +115,7 @@ def turns_the_divergence_around(patch):
 def ignores_the_softcap(patch):
     patch.setattr(
         tile_program,
-        "_scale_and_cap",
+        "scale_and_cap",
         lambda raw, scale, softcap: raw.to(torch.promote_types(raw.dtype, torch.float32)),
     )
 

@@ -4,6 +4,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_ckt.discovery import load_part, part_names
 from hf_ckt.kernels import LinearHead, chunked_linear, chunked_token_losses, compilation, tile_program
@@ -14,6 +15,7 @@ from hf_ckt.losses.forward_kl import ForwardKLLoss
 from hf_ckt.losses.jensen_shannon import JensenShannonLoss
 from hf_ckt.losses.nll import NLLLoss
 from hf_ckt.losses.reference_kl import ReferenceKLLoss
+from tests import references
 from tests.contracts.token_checks import TRAINED, close, dense_total, make_case, run
 
 LOSSES = {
@@ -193,6 +195,35 @@ def test_heads_that_share_a_weight_and_nothing_else_are_kept_apart(change):
         close(output.terms[key].double(), expected, 1e-5)
 
 
+@pytest.mark.parametrize("cast", [None, torch.bfloat16])
+def test_a_detached_head_is_projected_and_cast_with_the_student(cast):
+    """The self-teacher's head is the student's without a gradient; taken for another, all is projected and cast twice."""
+    weight = torch.randn(40, 8)
+    head, hidden = LinearHead(weight), torch.randn(8, 8, requires_grad=True)
+    casts = []
+
+    class Casts(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            if func is torch.ops.aten._to_copy.default and result.shape == weight.shape:
+                casts.append(result.dtype)
+            return result
+
+    with torch.autocast("cpu", dtype=cast or torch.bfloat16, enabled=cast is not None):
+        with Casts(), references.Recorder(40) as recorder:
+            chunked_token_losses(
+                {"nll": 1.0, "forward_kl": 1.0},
+                hidden,
+                head,
+                torch.arange(8),
+                teacher_hidden=torch.randn(8, 8),
+                teacher_head=head.detach(),
+                chunk_size=4,
+            )
+    assert recorder.products == 2 * 2  # one product and one of its gradient, a tile
+    assert casts == ([] if cast is None else [cast])
+
+
 def test_every_token_loss_compiles_whole():
     """A graph break halves what the compiler gains, and shows in no result."""
     torch._dynamo.reset()
@@ -242,14 +273,16 @@ def test_default_sizes_fit_their_budgets():
         sizes = tile_sizes(10_000, vocab, cpu)
         assert sizes.tile == 128 or sizes.tile * vocab * 4 <= 80 * 2**20 < (sizes.tile + 16) * vocab * 4
         assert sizes.block <= 8 or sizes.block * vocab * 4 <= 6 * 2**20
-        assert tile_sizes(10_000, vocab, gpu).block == tile_sizes(10_000, vocab, gpu).tile  # one launch a tile
+        large = tile_sizes(10_000, vocab, gpu)
+        assert large.tile * vocab * 4 <= 256 * 2**20 < (large.tile + 16) * vocab * 4 or large.tile == 8192
+        assert large.block * vocab * 4 <= 64 * 2**20 < 5 * large.block * vocab * 4  # its temporaries, and few launches
     assert tile_sizes(10_000, 10**9, cpu).tile == 16
 
 
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Tiles of several blocks at the vocabularies of tests: of 7, 7 and 6 rows where a tile has 20."""
-    monkeypatch.setattr(tile_program, "_CPU_BLOCK_BYTES", 1)
+    monkeypatch.setitem(tile_program._BLOCK_BYTES, "cpu", 1)
     assert tile_sizes(100, 13, torch.device("cpu"), 20, static=True) == (20, 7, 21)
 
 

@@ -329,5 +329,9 @@ def test_penalty_without_a_trainable_adapter_is_an_error():
     assert "is_trainable=True" in AdapterL2Loss().obstacle(model)
     with pytest.raises(ValueError, match="is_trainable=True"):
         AdapterL2Loss().penalty(model)
+    copied = adapted(target_modules=["up"], modules_to_save=["down"])
+    for name, parameter in copied.named_parameters():
+        parameter.requires_grad_("modules_to_save" in name)
+    assert "is_trainable=True" in AdapterL2Loss().obstacle(copied)
     with pytest.raises(ValueError, match="VERA"):
         AdapterL2Loss().penalty(adapted(UNKNOWN["VERA"]()))

@@ -58,3 +58,12 @@ def test_threshold_outside_its_range_raises(threshold):
     """At 0 or 1 every label counts, or none."""
     with pytest.raises(ValueError, match=r"^threshold: must lie in \(0, 1\)"):
         TrustedNLLLoss(threshold)
+
+
+def test_a_label_that_the_teacher_does_not_have_counts_in_full():
+    """A student with added tokens ended in an index error, or, distrusted, would never learn to say them."""
+    student = torch.randn(2, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    teacher = torch.randn(2, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for threshold in (None, 0.9):
+        loss = TrustedNLLLoss(threshold).per_token(views(student, teacher, [4, 5]))
+        torch.testing.assert_close(loss, -student.log_softmax(-1)[[0, 1], [4, 5]])

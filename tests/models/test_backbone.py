@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Passes up to the head, and the head itself, must add up to the model's own logits."""
 
+import copy
+import pickle
 import re
 
 import pytest
@@ -11,7 +13,7 @@ from torch import nn
 
 from hf_ckt.kernels.chunked_linear import chunked_token_losses
 from hf_ckt.models._upstream import adapters_disabled
-from hf_ckt.models.backbone import frozen, read_head, run_backbone
+from hf_ckt.models.backbone import compile_backbone, embedding_width, frozen, read_head, run_backbone
 from tests.trainers import ON, build, load, lora
 
 SIZES = {
@@ -70,19 +72,47 @@ def test_backbone_and_head_give_the_models_own_logits(name):
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))
-def test_noise_is_added_to_the_embeddings_once(name):
-    """Families scale their embeddings in different places; the noise belongs where NEFTune puts it."""
+def test_noise_is_added_to_the_embeddings_in_units_of_their_table(name):
+    """Families scale their embeddings in different places; the same noise would be a storm to one, nothing to another."""
     model = make(name)
+    ids = torch.tensor([[3, 5, 6, 7, 8, 9], [11, 12, 13, 14, 15, 16]])  # no token twice, so each row has its own noise
     noise = torch.randn(2, 6, 32)
-    inner = model.get_input_embeddings().forward
+    assert embedding_width(model) == 32
     with torch.no_grad():
-        clean = run_backbone(model, {"input_ids": IDS, "attention_mask": MASK}).last_hidden_state
-        noisy = run_backbone(model, {"input_ids": IDS, "attention_mask": MASK}, noise).last_hidden_state
-        again = run_backbone(model, {"input_ids": IDS, "attention_mask": MASK}).last_hidden_state
-        model.get_input_embeddings().forward = lambda ids: inner(ids) + noise
-        expected = run_backbone(model, {"input_ids": IDS, "attention_mask": MASK}).last_hidden_state
-    torch.testing.assert_close(noisy, expected, rtol=0, atol=0)
+        clean = run_backbone(model, {"input_ids": ids}).last_hidden_state
+        noisy = run_backbone(model, {"input_ids": ids}, noise).last_hidden_state
+        again = run_backbone(model, {"input_ids": ids}).last_hidden_state
+        model.get_input_embeddings().weight[ids] += noise
+        expected = run_backbone(model, {"input_ids": ids}).last_hidden_state
+    torch.testing.assert_close(noisy, expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(clean, again) and not torch.allclose(clean, noisy, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        {"target_modules": ["embed_tokens", "q_proj"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+        {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [5, 6]}},
+    ],
+    ids=lambda adapter: list(adapter)[-1],
+)
+def test_noise_keeps_its_units_where_embeddings_are_adapted(adapter):
+    """PEFT wraps the module that knows the factor; unseen there, the same noise would be a sixth of itself."""
+    ids, noise = torch.arange(3, 15).reshape(2, 6), torch.randn(2, 6, 32)
+    adapted = get_peft_model(make("Gemma2"), LoraConfig(**adapter)).get_base_model().eval()
+    with torch.no_grad():
+        expected, found = (run_backbone(one, {"input_ids": ids}, noise) for one in (make("Gemma2"), adapted))
+    torch.testing.assert_close(found.last_hidden_state, expected.last_hidden_state, rtol=1e-4, atol=1e-5)
+
+
+def test_noise_knows_the_width_of_a_table_that_zero3_took_apart(tiny_model_dir):
+    """Outside of its own pass a parameter is an empty piece there, and noise of width 0 would change nothing."""
+    model = load(tiny_model_dir)
+    weight = model.get_input_embeddings().weight
+    weight.ds_shape = weight.shape
+    weight.data = torch.empty(0)
+    assert embedding_width(model) == 32
 
 
 def test_noise_is_gone_after_a_pass_that_failed(tiny_model_dir):
@@ -159,7 +189,9 @@ def test_a_head_that_does_more_is_an_error_that_names_both_values(name):
         run_backbone(model, {"input_ids": IDS, "attention_mask": MASK})
     message = str(error.value)
     assert message.startswith(f"{type(model).__name__}: one of its own logits is ") and "Take a model whose" in message
-    own, read = (float(number) for number in re.findall(r"(?:logits is|gives) (-?inf|-?[0-9.]*[0-9](?:e[+-][0-9]+)?)", message))
+    own, read = (
+        float(number) for number in re.findall(r"(?:logits is|gives) (-?inf|-?[0-9.]*[0-9](?:e[+-][0-9]+)?)", message)
+    )
     with torch.no_grad():
         tokens = IDS.unique()[None]
         expected = model(input_ids=tokens).logits
@@ -186,8 +218,30 @@ def test_a_head_over_other_ids_is_an_error():
         run_backbone(model, {"input_ids": IDS})
 
 
+def test_a_model_without_hidden_states_below_its_head_is_an_error():
+    """A model's own code may name its backbone otherwise, and the first pass would end in an AttributeError."""
+
+    class Alone(transformers.LlamaForCausalLM):
+        base_model_prefix = "backbone"  # absent, so that the model is its own base
+
+    with pytest.raises(ValueError, match="Alone: what its `base_model` returns has no last_hidden_state"):
+        run_backbone(Alone(transformers.LlamaConfig(**SIZES)), {"input_ids": IDS})
+
+
+def test_a_compiled_models_copy_is_whole(tiny_model_dir):
+    """Compiled code cannot be pickled: a model that was trained with it could be neither copied nor sent."""
+    model = load(tiny_model_dir).eval()
+    compile_backbone(model, backend="eager")
+    noise = torch.randn(2, 6, 32)
+    with torch.no_grad():
+        expected = run_backbone(model, {"input_ids": IDS}, noise).last_hidden_state
+        for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert torch.equal(run_backbone(twin, {"input_ids": IDS}, noise).last_hidden_state, expected)
+
+
 @pytest.mark.parametrize(
-    ("dtype", "factor"), [(torch.float32, 1.0001), (torch.bfloat16, 1.05), (torch.float16, 1.01), (torch.float64, 1.0001)]
+    ("dtype", "factor"),
+    [(torch.float32, 1.0001), (torch.bfloat16, 1.05), (torch.float16, 1.01), (torch.float64, 1.0001)],
 )
 @pytest.mark.parametrize("cast", [None, torch.bfloat16])
 def test_a_small_deviation_is_found_and_rounding_is_not(dtype, factor, cast):
@@ -218,7 +272,9 @@ def test_heads_are_compared_once_and_leave_no_trace(tiny_model_dir):
 
 def test_the_base_below_an_adapter_is_compared_too(tiny_model_dir):
     """A trained copy of the head hides the base's, which the self-teacher reads."""
-    adapted = get_peft_model(load(tiny_model_dir), LoraConfig(target_modules="all-linear", modules_to_save=["lm_head"]))
+    adapted = get_peft_model(
+        load(tiny_model_dir), LoraConfig(target_modules="all-linear", modules_to_save=["lm_head"])
+    )
     model = adapted.get_base_model()
     calls = []
     inner = model.forward

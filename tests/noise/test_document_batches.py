@@ -5,8 +5,8 @@ import pytest
 import torch
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from hf_ckt.models.batch import Batch
 from hf_ckt.noise.document_batches import Document, collate_documents, split_documents
-from hf_ckt.views import Batch
 
 EXAMPLES = [
     {"input_ids": [5, 6, 7, 8], "labels": [5, -100, 7, 8]},

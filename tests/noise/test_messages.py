@@ -8,9 +8,9 @@ from datasets import Dataset, load_dataset
 from transformers import AutoTokenizer
 
 from hf_ckt.discovery import load_part
+from hf_ckt.models.batch import Batch
 from hf_ckt.noise.document_batches import split_documents
 from hf_ckt.noise.messages import change_user_texts, find_user_texts
-from hf_ckt.views import Batch
 from tests.runs import OFF
 from tests.trainers import build, first_batch, run, steps
 

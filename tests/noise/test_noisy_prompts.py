@@ -7,13 +7,17 @@ import re
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import ByteLevel, WhitespaceSplit
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from hf_ckt.discovery import load_part, part_names
+from hf_ckt.models.batch import Batch
 from hf_ckt.noise.document_batches import Document, split_documents
 from hf_ckt.noise.noisy_prompts import NoisyPrompts
 from hf_ckt.noise.sources import PromptSources
-from hf_ckt.views import Batch
+from hf_ckt.perturbations.base import TextPerturbation
 from tests.trainers import OFF, build, first_batch
 
 TEXT_AND_IDS = [
@@ -171,6 +175,61 @@ def test_a_template_that_prints_another_day_is_aligned_all_the_same(name, form, 
         assert all(decode(one.ids).startswith("Today is a Monday\n<|im_start|>") for one in noisy)
 
 
+class Slip(TextPerturbation):
+    """Writes one word as two."""
+
+    def apply(self, text, rng):
+        return text.replace("how", "ho w")
+
+
+def of_words(day: str) -> PreTrainedTokenizerFast:
+    """A token a word, and a template that begins with the day."""
+    vocabulary = ["?", "Monday", "Tuesday", "morning", "<u>", "how", "ho", "w", "do", "I", "<a>", "yes", "sir", "<e>"]
+    bare = Tokenizer(WordLevel({word: index for index, word in enumerate(vocabulary)}, "?"))
+    bare.pre_tokenizer = WhitespaceSplit()
+    template = (
+        f"{day} {{% for message in messages %}}{{% if message['role'] == 'user' %}}{{{{ '<u> ' + message['content'] }}}}"
+        "{% else %}{{ ' <a> ' + message['content'] + ' <e>' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ ' <a>' }}{% endif %}"
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=bare, chat_template=template)
+
+
+@pytest.mark.parametrize(
+    ("today", "cut", "document", "made"),
+    [
+        ("Monday", 0, "Monday <u> how do I <a> yes sir <e>", "Monday <u> ho w do I <a> yes sir <e>"),
+        ("Monday", -1, "Monday <u> how do I <a> yes sir", "Monday <u> ho w do I <a> yes sir"),
+        ("Monday", 1, "<u> how do I <a> yes sir <e>", "<u> ho w do I <a> yes sir <e>"),
+        ("Monday", 2, "how do I <a> yes sir <e>", "ho w do I <a> yes sir <e>"),
+        ("Monday", 3, "do I <a> yes sir <e>", "w do I <a> yes sir <e>"),
+        ("Monday", 5, "<a> yes sir <e>", "I <a> yes sir <e>"),
+        ("Tuesday morning", 0, "Monday <u> how do I <a> yes sir <e>", "Monday <u> ho w do I <a> yes sir <e>"),
+        ("Tuesday morning", 3, "do I <a> yes sir <e>", "w do I <a> yes sir <e>"),
+        ("Monday", 6, "yes sir <e>", "yes sir <e>"),
+        ("Monday", 7, "sir <e>", "sir <e>"),
+    ],
+    ids=str,
+)
+def test_a_noisy_prompt_is_put_before_the_answer_token_by_token(today, cut, document, made):
+    """Each case by hand: one token too many or too few in front of the answer and every position answers another."""
+    chat, answer = [{"role": "user", "content": "how do I"}], [{"role": "assistant", "content": "yes sir"}]
+    whole = of_words("Monday")("Monday <u> how do I <a> yes sir <e>")["input_ids"]
+    assert len(whole) == 9
+    labels = [-100] * 6 + whole[6:]
+    row = {"input_ids": [whole], "labels": [labels], "prompt": [chat], "completion": [answer]}
+    sources = PromptSources()
+    tokenizer = of_words(today)
+    given = tokenizer(document)["input_ids"]
+    assert given == (whole[:cut] if cut < 0 else whole[cut:])
+    sources.add(Dataset.from_dict(row), len(given), keep_end=cut > 0)
+    prompts = NoisyPrompts(tokenizer, sources)
+    kept = [-100, *labels[cut + 1 if cut > 0 else 1 :]][: len(given)]
+    noisy = prompts.perturb(Document(given, kept), Slip(severity=1.0), seed=0)
+    assert tokenizer.decode(noisy.ids) == made
+    assert noisy.kept == Document(given, kept).kept
+
+
 def test_prompts_of_which_none_can_be_aligned_raise(tiny_model_dir, tmp_path):
     """A warning in the log and a consistency of 0 for the rest of the run is not what was asked for."""
     trainer, documents = make(tmp_path, tiny_model_dir, "chat", chats("chat", 20))
@@ -248,3 +307,27 @@ def test_text_blocks_of_a_message_are_perturbed_too(tiny_model_dir):
     assert system == given[0] and answer == given[2]
     assert user["content"] == [{"type": "text", "text": "HOW DO I"}, {"type": "image", "text": None}]
     assert block["content"][0]["text"] == "how do i"
+
+
+def test_a_word_whose_token_begins_with_the_templates_space_is_the_users():
+    """Many tokenizers write a word with the space before it: a prompt of one word would stay clean for ever."""
+    words = ["?", "user", ":", "Ġbread", "Ġassistant", "Ġyes", "Ġother", "Ġwords"]
+    bare = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, "?"))
+    bare.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    template = (
+        "{% for message in messages %}{{ ('' if loop.first else ' ') + message['role'] + ': ' + message['content'] }}"
+        "{% endfor %}{% if add_generation_prompt %} assistant:{% endif %}"
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bare, chat_template=template)
+    ids = tokenizer("user: bread assistant: yes")["input_ids"]
+    assert ids == [1, 2, 3, 4, 2, 5]
+    document = Document(ids, [-100] * 5 + ids[5:])
+    chat, answer = [{"role": "user", "content": "bread"}], [{"role": "assistant", "content": "yes"}]
+    sources = PromptSources()
+    row = {"input_ids": [ids], "labels": [document.labels], "prompt": [chat], "completion": [answer]}
+    sources.add(Dataset.from_dict(row), None, keep_end=False)
+    prompts = NoisyPrompts(tokenizer, sources)
+    part = load_part("perturbations", "token_replacement")(severity=1.0)
+    noisy = [prompts.perturb(document, part, seed) for seed in range(6)]
+    changed = {index for one in noisy for index in range(6) if one.ids[index] != ids[index]}
+    assert changed == {2}

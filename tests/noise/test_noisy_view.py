@@ -6,12 +6,12 @@ import torch
 
 from hf_ckt.discovery import load_part
 from hf_ckt.models.backbone import read_head
+from hf_ckt.models.batch import Batch
 from hf_ckt.noise.mixture import Mixture
-from hf_ckt.noise.noisy_view import NoisyView
+from hf_ckt.noise.noisy_view import NoisyView, _rows_of, _stack
 from hf_ckt.objective.objective import Objective, Term
 from hf_ckt.objective.schedules import Schedule
 from hf_ckt.perturbations.gaussian import GaussianPerturbation
-from hf_ckt.views import Batch
 from tests.trainers import load
 
 
@@ -59,13 +59,42 @@ def test_fraction_passes_only_the_chosen_rows_and_their_states_are_those_of_the_
     with Rows(model) as rows:
         part = run(model, batch, fraction=0.5, batched=batched)
     kept_rows = batch.kept // 12
-    chosen = set(kept_rows[part.perturbed].tolist())
+    chosen = set(kept_rows[part.noisy.positions].tolist())
     assert 0 < len(chosen) < 8
     assert sorted(rows.seen) == ([8 + len(chosen)] if batched else sorted([8, len(chosen)]))
-    assert torch.equal(torch.isin(kept_rows, torch.tensor(sorted(chosen))).nonzero().squeeze(1), part.perturbed)
-    torch.testing.assert_close(part.noisy, whole.noisy[part.perturbed], rtol=1e-5, atol=1e-5)
+    assert torch.equal(torch.isin(kept_rows, torch.tensor(sorted(chosen))).nonzero().squeeze(1), part.noisy.positions)
+    torch.testing.assert_close(part.noisy.states, whole.noisy.states[part.noisy.positions], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(part.student, whole.student, rtol=1e-5, atol=1e-5)
-    assert (whole.noisy - whole.student).abs().mean() > 1e-3
+    assert (whole.noisy.states - whole.student).abs().mean() > 1e-3
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_masks_of_pairs_go_with_the_chosen_rows(batched, model):
+    """A mask of all rows beside some of them is an error of shapes, or hides the wrong tokens where it fits."""
+    batch = make_batch()
+    mask = batch.inputs["attention_mask"].bool()
+    seen = (mask[:, None, :, None] & mask[:, None, None, :]).tril() | torch.eye(12, dtype=torch.bool)
+    for given in (seen, {"full_attention": seen}):
+        inputs = {"input_ids": batch.inputs["input_ids"], "attention_mask": given}
+        if isinstance(given, dict):
+            rows = _rows_of(Batch(inputs, batch.labels), torch.tensor([1, 4]))
+            assert torch.equal(rows.inputs["attention_mask"]["full_attention"], seen[[1, 4]])
+            both = _stack(inputs, rows.inputs, 8)["attention_mask"]["full_attention"]
+            assert torch.equal(both, torch.cat([seen, seen[[1, 4]]]))
+            continue
+        # Padding sees itself there, so its noise is its own: the other positions are those of the mask of rows.
+        plain, pairs = (run(model, one, fraction=0.5, batched=batched) for one in (batch, Batch(inputs, batch.labels)))
+        assert torch.equal(plain.perturbed, pairs.perturbed)
+        torch.testing.assert_close(pairs.noisy, plain.noisy, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["position_ids", "cu_seq_lens_q"])
+def test_one_batch_of_both_views_is_refused_where_boundaries_are_of_one_row(name, model):
+    """Below the clean row, the noisy one would have the boundaries of none."""
+    ids = torch.randint(5, 100, (1, 6))
+    told = {"position_ids": torch.tensor([[0, 1, 2, 0, 1, 2]]), "cu_seq_lens_q": torch.tensor([0, 3, 6])}
+    with pytest.raises(ValueError, match=f"noisy_view_batched=True: the batch has {name}"):
+        run(model, Batch({"input_ids": ids, name: told[name]}, ids), batched=True)
 
 
 def test_fraction_is_met_over_many_sequences_and_steps(model):
@@ -99,13 +128,13 @@ def test_no_chosen_sequence_means_no_pass_or_one_that_does_not_count(never_empty
     with Rows(model) as rows:
         views = run(model, batch, fraction=1e-9, never_empty=never_empty)
     assert rows.seen == ([1, 2] if never_empty else [2])
-    assert len(views.perturbed) == 0
+    assert len(views.noisy.positions) == 0
     if never_empty:
-        assert views.noisy.shape == (0, 32) and views.noisy.requires_grad
-        (gradient,) = torch.autograd.grad(views.noisy.sum(), model.model.layers[0].mlp.up_proj.weight)
+        assert views.noisy.states.shape == (0, 32) and views.noisy.states.requires_grad
+        (gradient,) = torch.autograd.grad(views.noisy.states.sum(), model.model.layers[0].mlp.up_proj.weight)
         assert not gradient.any()
     else:
-        assert views.noisy is None
+        assert views.noisy.states.shape == (0, 32) and not views.noisy.states.requires_grad
 
 
 def test_recomputed_pass_keeps_next_to_nothing_and_comes_before_the_clean_one(model):
@@ -123,7 +152,7 @@ def test_recomputed_pass_keeps_next_to_nothing_and_comes_before_the_clean_one(mo
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             views = run(model, batch, **settings)
-        assert views.noisy.requires_grad
+        assert views.noisy.states.requires_grad
         return sum(kept.values())
 
     both, recomputed = kept_bytes(), kept_bytes(recompute=True)
@@ -139,7 +168,7 @@ def test_recomputed_pass_keeps_next_to_nothing_and_comes_before_the_clean_one(mo
     passes: list[int] = []
     handle = model.model.layers[0].register_forward_hook(follow)
     views = run(model, batch, recompute=True)
-    (views.student.sum() + views.noisy.sum()).backward()
+    (views.student.sum() + views.noisy.states.sum()).backward()
     handle.remove()
     model.zero_grad()
     noisy, clean = 0, 1
@@ -151,18 +180,17 @@ def searched(model, batch: Batch, steps: int, seed: int = 1, part: str = "advers
     """The views of a search that ascends the consistency term, and its mean divergence."""
     objective = Objective({"consistency": Term(load_part("losses", "consistency_kl")(), Schedule(1.0))}, compile=False)
 
-    def divergence(noisy, clean, places):
+    def divergence(noisy, clean):
         with read_head(model) as head:
             heads = {"student": head, "noisy": head}
-            return objective.divergence({"student": clean}, noisy, heads, batch.kept_labels, places)
+            return objective.divergence({"student": clean}, noisy, heads, batch.kept_labels)
 
     noise = load_part("perturbations", part)(alpha=1.0, steps=steps)
     view = NoisyView(Mixture.of(noise), **settings)
     views = view.run(model, batch.inputs, batch, seed, divergence=divergence)
-    places = views.perturbed
     with torch.no_grad():
-        states = views.student if places is None else views.student[places]
-        value = divergence(views.noisy.detach(), views.student.detach(), places) / max(len(states), 1)
+        noisy = views.noisy._replace(states=views.noisy.states.detach())
+        value = divergence(noisy, views.student.detach()) / max(len(noisy.positions), 1)
     return views, float(value), view
 
 
@@ -177,7 +205,7 @@ def test_a_search_reuses_the_clean_pass_and_forms_no_gradient_of_a_parameter(par
         views, _, _ = searched(model, batch, steps, part=part)
     assert rows.seen == [8] * (1 + steps + 1)  # clean, one a step, the noisy view itself
     assert not weight_products and all(parameter.grad is None for parameter in model.parameters())
-    views.noisy.sum().backward()
+    views.noisy.states.sum().backward()
     assert weight_products  # the view that is trained on has its gradient
     handle.remove()
     model.zero_grad()
@@ -192,11 +220,11 @@ def test_a_search_finds_more_than_chance_and_more_with_every_step(model):
     objective = Objective({"consistency": Term(load_part("losses", "consistency_kl")(), Schedule(1.0))}, compile=False)
     with read_head(model) as head, torch.no_grad():
         heads = {"student": head, "noisy": head}
-        value = objective.divergence({"student": gaussian.student}, gaussian.noisy, heads, batch.kept_labels, None)
+        value = objective.divergence({"student": gaussian.student}, gaussian.noisy, heads, batch.kept_labels)
     chance = float(value) / len(batch.kept)
     print(f"divergence: gaussian {chance:.4f}, adversarial of the same norm {found[0]:.4f}, four steps {found[1]:.4f}")
     assert found[0] > 2 * chance and found[1] > found[0]
-    assert random.noisy.shape == gaussian.noisy.shape
+    assert random.noisy.states.shape == gaussian.noisy.states.shape
 
 
 def test_a_search_of_a_part_of_the_rows_finds_the_noise_of_the_whole(model):
@@ -204,8 +232,8 @@ def test_a_search_of_a_part_of_the_rows_finds_the_noise_of_the_whole(model):
     batch = make_batch()
     whole, _, _ = searched(model, batch, 2)
     part, _, _ = searched(model, batch, 2, fraction=0.5)
-    assert 0 < len(part.perturbed) < len(batch.kept)
-    torch.testing.assert_close(part.noisy, whole.noisy[part.perturbed], rtol=1e-4, atol=1e-4)
+    assert 0 < len(part.noisy.positions) < len(batch.kept)
+    torch.testing.assert_close(part.noisy.states, whole.noisy.states[part.noisy.positions], rtol=1e-4, atol=1e-4)
 
 
 def test_a_warm_search_begins_where_the_last_one_ended(model):

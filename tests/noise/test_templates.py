@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from hf_ckt.discovery import load_part
+from hf_ckt.models.batch import Batch
 from hf_ckt.noise.document_batches import split_documents
-from hf_ckt.views import Batch
 from tests.runs import OFF
 from tests.tiny_models import CHAT_TEMPLATE, save_tiny_llama
 from tests.trainers import build, first_batch, run, steps
@@ -199,7 +199,8 @@ def test_tools_and_system_turns_stay_as_they_are(name, model, tmp_path):
 
 def test_consistency_under_a_template_that_removes_reasoning_is_not_zero(model, tmp_path):
     """The failure as a run shows it: a consistency of exactly 0.0 over chats of several turns."""
-    trainer, _, _ = make(tmp_path, model, template("qwen3"), conversations("chat"), "token_dropout", max_steps=1)
+    rows = conversations("chat")[1:]
+    trainer, _, _ = make(tmp_path, model, template("qwen3"), rows, "token_dropout", max_steps=1)
     logged = steps(run(trainer))[0]
     assert logged["consistency_loss"] > 0 and logged["stayed_clean_token_dropout"] == 0
 

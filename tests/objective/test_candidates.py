@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from hf_ckt.models.batch import Batch
 from hf_ckt.objective import candidates
 from hf_ckt.objective.candidates import Contrast, TeacherQueue
-from hf_ckt.views import Batch, LinearHead, Similarities
+from hf_ckt.views import LinearHead, Similarities
 
 STUDENT_HEAD = LinearHead(torch.randn(12, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
 TEACHER_HEAD = LinearHead(torch.randn(12, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64))
@@ -228,3 +229,20 @@ def test_half_precision_states_are_compared_in_float32():
     assert found.student_teacher.dtype == torch.float32
     wanted = expected(student.double(), teacher.double())[0]
     torch.testing.assert_close(found.student_teacher.double(), wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_a_head_that_trains_is_told_that_it_gets_no_gradient(trains, caplog):
+    """A user who trains the head expects each term to move it; this one silently does not."""
+    candidates._say_no_gradient.cache_clear()
+    weight = STUDENT_HEAD.weight.clone().requires_grad_(trains)
+    batch = make_batch([6, 5], [2, 2])
+    student = draw(len(batch.kept), 5, 0).requires_grad_()
+    contrast = make_contrast()
+    for _ in range(2):
+        found = contrast.similarities(batch, student, LinearHead(weight), draw(len(batch.kept), 4, 1), TEACHER_HEAD)
+    assert caplog.text.count("the model's head trains, and this term gives it no gradient") == int(trains)
+    wanted = torch.autograd.grad(
+        found.student_teacher.square().sum(), [student, weight][: 1 + trains], allow_unused=True
+    )
+    assert wanted[0].abs().sum() > 0 and (not trains or wanted[1] is None)

@@ -13,10 +13,11 @@ from hf_ckt.losses.consistency_kl import ConsistencyKLLoss
 from hf_ckt.losses.forward_kl import ForwardKLLoss
 from hf_ckt.losses.info_nce import InfoNCELoss
 from hf_ckt.losses.nll import NLLLoss
+from hf_ckt.models.batch import Batch
 from hf_ckt.objective.candidates import Contrast, TeacherQueue
-from hf_ckt.objective.objective import ROLES, HiddenStates, Objective, ObjectiveOutput, Scale, Term, _pick
+from hf_ckt.objective.objective import ROLES, HiddenStates, Objective, ObjectiveOutput, Scale, Term, _at_perturbed
 from hf_ckt.objective.schedules import Schedule
-from hf_ckt.views import Batch, LinearHead
+from hf_ckt.views import LinearHead, NoisyStates
 
 
 class SquareLoss(ParameterLoss):
@@ -63,9 +64,10 @@ class Setting:
         self.model = nn.Linear(3, 2, bias=False).double()
 
     def __call__(self, objective: Objective, scale: Scale, training: bool = True) -> ObjectiveOutput:
-        hidden = {"student": self.student, "noisy": self.noisy, "teacher": self.teacher}
+        hidden = {"student": self.student, "teacher": self.teacher}
         heads = {"student": self.head, "noisy": self.head, "teacher": self.teacher_head}
-        return objective(HiddenStates(hidden, heads), self.batch, self.model, scale, training=training)
+        states = HiddenStates(hidden, heads, NoisyStates.everywhere(self.noisy))
+        return objective(states, self.batch, self.model, scale, training=training)
 
     def terms(self) -> dict[str, Tensor]:
         """Sums over tokens, and the values of the terms that are means, in plain PyTorch."""
@@ -236,10 +238,11 @@ def test_terms_of_a_perturbed_part_estimate_those_of_the_whole(chosen):
     objective = make_objective("task", "distillation", "consistency")
     rows = torch.tensor(chosen or [], dtype=torch.long)
     hidden = {"student": setting.student, "teacher": setting.teacher}
-    if chosen is not None:  # None: no pass was made at all
-        hidden["noisy"] = setting.noisy[rows]
+    noisy_states = NoisyStates(setting.noisy[rows], rows, probability=0.25)
+    if chosen is None:  # no pass was made at all
+        noisy_states = NoisyStates.nowhere(setting.student)
     heads = {"student": setting.head, "noisy": setting.head, "teacher": setting.teacher_head}
-    states = HiddenStates(hidden, heads, perturbed=rows, fraction=0.25)
+    states = HiddenStates(hidden, heads, noisy_states)
     output = objective(states, setting.batch, setting.model, Scale(0.0, num_items=40), training=True)
 
     clean, noisy = setting.student @ setting.head.weight.t(), setting.noisy @ setting.head.weight.t()
@@ -262,9 +265,12 @@ def test_terms_of_a_perturbed_part_estimate_those_of_the_whole(chosen):
 def test_views_that_are_one_stay_one_when_a_part_is_perturbed():
     """The self-teacher is the reference too; projected twice, a part would cost more than the whole."""
     states = torch.randn(5, 3)
-    picked = _pick({"teacher": states, "reference": states, "noisy": states}, torch.tensor([0, 4]))
-    assert picked["teacher"] is picked["reference"] and "noisy" not in picked
-    assert torch.equal(picked["teacher"], states[[0, 4]])
+    noisy = NoisyStates(torch.randn(2, 3), torch.tensor([0, 4]))
+    picked, labels = _at_perturbed({"teacher": states, "reference": states}, noisy, torch.arange(5))
+    assert picked["teacher"] is picked["reference"] and picked["noisy"] is noisy.states
+    assert torch.equal(picked["teacher"], states[[0, 4]]) and labels.tolist() == [0, 4]
+    whole, _ = _at_perturbed({"teacher": states}, NoisyStates.everywhere(states), torch.arange(5))
+    assert whole["teacher"] is states  # nothing is copied where all positions are perturbed
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@
 import torch
 from torch import Tensor
 
-from hf_ckt.views import Documents, find_documents
+from hf_ckt.models.batch import Documents, find_documents
 
 PAD = 0
 

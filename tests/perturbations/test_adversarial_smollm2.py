@@ -7,12 +7,12 @@ import torch
 from hf_ckt.data import load_starter_set
 from hf_ckt.discovery import load_part
 from hf_ckt.models.backbone import read_head
+from hf_ckt.models.batch import Batch
 from hf_ckt.noise.mixture import Mixture
 from hf_ckt.noise.noisy_view import NoisyView
 from hf_ckt.objective.objective import Objective, Term
 from hf_ckt.objective.schedules import Schedule
 from hf_ckt.perturbations.base import document_norms
-from hf_ckt.views import Batch
 from tests.trainers import load
 
 ALPHA = 1.0
@@ -39,10 +39,10 @@ def test_adversarial_noise_moves_smollm2_more_than_gaussian_noise_of_the_same_no
     objective = Objective({"consistency": Term(load_part("losses", "consistency_kl")(), Schedule(1.0))}, compile=False)
     norms = []
 
-    def divergence(noisy, clean, places):
+    def divergence(noisy, clean):
         with read_head(model) as head:
             heads = {"student": head, "noisy": head}
-            return objective.divergence({"student": clean}, noisy, heads, batch.kept_labels, places)
+            return objective.divergence({"student": clean}, noisy, heads, batch.kept_labels)
 
     def measure(name: str, **settings) -> float:
         view = NoisyView(Mixture.of(load_part("perturbations", name)(alpha=ALPHA, **settings)))
@@ -56,7 +56,7 @@ def test_adversarial_noise_moves_smollm2_more_than_gaussian_noise_of_the_same_no
         view._noise = keep_norm
         with torch.no_grad():
             views = view.run(model, batch.inputs, batch, 1, divergence=divergence)
-            return float(divergence(views.noisy, views.student, None)) / len(batch.kept)
+            return float(divergence(views.noisy, views.student)) / len(batch.kept)
 
     found = {"gaussian": measure("gaussian")}
     for name, settings in (

@@ -3,7 +3,7 @@
 
 import torch
 
-from hf_ckt.views import Batch
+from hf_ckt.models.batch import Batch
 from tests.runs import OFF
 from tests.trainers import first_batch
 

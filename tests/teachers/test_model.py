@@ -2,11 +2,13 @@
 """Another model as the teacher; `make` is what the contracts compare it by."""
 
 import logging
+from contextlib import contextmanager
 
 import pytest
 import torch
 from peft import get_peft_model
 
+from hf_ckt.models.batch import Batch
 from hf_ckt.teachers.model import ModelTeacher
 from tests import tiny_models
 from tests.teachers.signals import batch_of, dense, logits_of
@@ -64,3 +66,33 @@ def test_model_teacher_is_read_in_every_form_and_never_moves(kind, tiny_model_di
     # Nothing but the student is saved or optimised.
     optimised = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
     assert optimised == {id(p) for p in trainer.model.parameters() if p.requires_grad}
+
+
+def test_a_head_that_is_whole_only_while_it_is_gathered_is_read_whole(tiny_model_dir, tmp_path, monkeypatch):
+    """Under ZeRO-3 a parameter is an empty piece outside of its gathering; the head was handed on after it."""
+    teacher, logits = make(tiny_model_dir, tmp_path)
+    module = teacher.model.get_output_embeddings()
+    whole = module.weight.data.clone()
+
+    def gather(*_):
+        module.weight.data = whole.clone()
+
+    def release(*_):
+        module.weight.data = torch.empty(0)
+
+    @contextmanager
+    def gathered(weight, bias):
+        gather()
+        yield
+        release()
+
+    # As deepspeed does it around a module's own pass, and in its context for all else.
+    module.register_forward_pre_hook(gather)
+    module.register_forward_hook(release)
+    monkeypatch.setattr("hf_ckt.models._upstream.maybe_gather_lm_head_ctx", gathered)
+    release()
+    ids = torch.tensor([[5, 6, 7, 8, 9], [9, 8, 7, 6, 5]])
+    batch = Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, ids)
+    signal = teacher.signal(batch, load(tiny_model_dir))
+    assert module.weight.numel() == 0
+    torch.testing.assert_close(signal.head.logits(signal.hidden), logits(batch))

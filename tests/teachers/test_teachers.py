@@ -9,8 +9,8 @@ from accelerate import PartialState
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from transformers import BitsAndBytesConfig, LlamaForCausalLM
 
+from hf_ckt.models.batch import Batch
 from hf_ckt.teachers.model import ModelTeacher
-from hf_ckt.views import Batch
 from tests import tiny_models
 from tests.runs import OFF
 from tests.teachers.signals import DISTIL, batch_of, dense, logits_of

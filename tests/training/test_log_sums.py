@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Means over all tokens of a logging window, and the guard against losses that are not finite."""
 
+import math
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -33,6 +35,18 @@ def test_means_start_anew_after_each_log(accelerator):
     assert sums.means(accelerator, ["task_loss"]) == {}
     sums.add({"task_loss": pair(5.0, 1)})
     assert sums.means(accelerator, ["task_loss"]) == {"task_loss": 5.0}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_skipped_batch_leaves_the_means_of_the_others(bad, accelerator):
+    """One bad batch in a window of hundreds would leave NaN where its step was skipped and all others were good."""
+    sums = LogSums(skip_nonfinite=True)
+    sums.add({"task_loss": pair(6.0, 3), "acceptance": pair(1.0, 2)})
+    sums.add({"task_loss": pair(bad, 5), "acceptance": pair(3.0, 2)})
+    assert sums.means(accelerator, ["task_loss", "acceptance"]) == {"task_loss": 2.0, "acceptance": 1.0}
+    sums = LogSums()
+    sums.add({"task_loss": pair(bad, 3)})
+    assert not math.isfinite(sums.means(accelerator, ["task_loss"])["task_loss"])  # an evaluation shows it
 
 
 def test_long_windows_lose_nothing_to_rounding(accelerator):

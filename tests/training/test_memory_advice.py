@@ -70,7 +70,8 @@ def test_step_out_of_memory_still_lets_the_batch_size_be_found(tiny_model_dir, t
     sizes = []
 
     def fail(module, args, output):
-        sizes.append(len(args[0]))
+        if len(args[0]) > 1:  # one is the short text at which the head is compared with the model's logits
+            sizes.append(len(args[0]))
         if len(args[0]) > 2:
             raise torch.OutOfMemoryError(MESSAGE)
 

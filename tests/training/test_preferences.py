@@ -6,8 +6,8 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
 
+from hf_ckt.models.batch import Batch
 from hf_ckt.training.collator import RejectedCollator, split_rejected
-from hf_ckt.views import Batch
 from tests.runs import OFF
 from tests.trainers import build, first_batch, load, lora, run, steps
 

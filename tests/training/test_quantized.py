@@ -7,8 +7,8 @@ from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from hf_ckt.models._upstream import keep_4bit_differentiable
+from hf_ckt.models.batch import Batch
 from hf_ckt.teachers.self import SelfTeacher
-from hf_ckt.views import Batch
 from tests import tiny_models
 from tests.runs import OFF
 from tests.trainers import ON, build, build_sft, first_batch, gradients, lora, run, steps, trained

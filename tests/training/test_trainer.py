@@ -11,8 +11,8 @@ from peft import IA3Config
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_ckt.discovery import part_names
+from hf_ckt.models.batch import Batch
 from hf_ckt.perturbations.gaussian import GaussianPerturbation
-from hf_ckt.views import Batch
 from tests.runs import OFF, rows
 from tests.trainers import (
     ON,
@@ -415,6 +415,8 @@ def test_compute_loss_reads_nothing_back_to_the_host(tiny_model_dir, tmp_path, m
     trainer = build(
         tmp_path, tiny_model_dir, given={"peft_config": lora()}, contrastive_queue_size=16, max_steps=2, **ON
     )
+    # A model's first pass compares its head with its logits, and reads the outcome.
+    trainer.compute_loss(trainer.model.train(), first_batch(trainer))
     calls, watching = [], []
 
     def watched(name):

@@ -157,6 +157,25 @@ def test_float16_weights_train_under_a_plain_config_as_in_sft_trainer(tiny_model
     assert all(torch.equal(value.view(torch.int16), second[key].view(torch.int16)) for key, value in first.items())
 
 
+def test_float16_weights_train_as_in_sft_trainer_until_a_weight_is_set(tiny_model_dir, tmp_path):
+    """A recommended weight that makes pure float16 overflow is no recommendation; one that was set is taken as it is."""
+    model = {"model_init_kwargs": {"dtype": torch.float16}}
+    changes = {**model, "learning_rate": 0.1, "max_steps": 3}
+    expected, trainer = (
+        run(build_sft(tmp_path, tiny_model_dir, **changes)),
+        run(build(tmp_path, tiny_model_dir, **changes)),
+    )
+    assert trainer.objective is None
+    assert str(trainer.state.log_history[:-1]) == str(expected.state.log_history[:-1])
+    assert set(build(tmp_path, tiny_model_dir, **model, consistency_weight=0.1).objective.terms) == {
+        "task",
+        "consistency",
+    }
+    # An adapter over a base in float16 trains in float32.
+    adapted = build(tmp_path, tiny_model_dir, **model, given={"peft_config": lora()})
+    assert "consistency" in adapted.objective.terms
+
+
 def test_what_was_set_on_a_plain_config_is_kept(tmp_path):
     """`_n_gpu`, a setting changed afterwards or a field of the user's own class would be lost in a second __init__."""
 

@@ -318,6 +318,29 @@ def test_a_nan_in_an_accumulated_batch_skips_the_whole_step(tiny_model_dir, tmp_
     assert all(torch.equal(value, before[name]) for name, value in trained(trainer).items())
 
 
+def test_a_skipped_step_leaves_the_log_of_its_window(tiny_model_dir, tmp_path):
+    """One skipped batch would leave NaN in every term's mean over the window, as if the whole run had broken."""
+    given = {"peft_config": lora(), "teacher_model": spoiled_teacher(tiny_model_dir, 2)}
+    changes = {"max_steps": 3, "logging_steps": 3, "nonfinite_loss": "skip", "learning_rate": 0.0}
+    trainer = build(tmp_path, tiny_model_dir, given=given, **changes, **{**OFF, "distillation_weight": 1.0})
+    good = [row for number, row in enumerate(rows()) if number // 4 != 1]
+    trainer.train()
+    assert trainer._guard.skipped == 1
+    # At a learning rate of 0 the steps that count are both of the first four rows.
+    alone = build(
+        tmp_path / "alone",
+        tiny_model_dir,
+        Dataset.from_list(good),
+        given={"peft_config": lora(), "teacher_model": load(tiny_model_dir)},
+        **{**changes, "max_steps": 1, "logging_steps": 1},
+        **{**OFF, "distillation_weight": 1.0},
+    )
+    alone.train()
+    for name in ("distillation_loss", "teacher_entropy", "acceptance"):
+        found, expected = (run.state.log_history[0][name] for run in (trainer, alone))
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
 REJECTED = {**ON, "contrastive_rejected": True}
 
 

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from transformers import TrainerCallback
 
 from hf_ckt.noise import noisy_view
@@ -33,6 +33,9 @@ def test_an_evaluation_after_a_prediction_counts_its_own_rows_alone(tiny_model_d
     trainer = build(tmp_path, tiny_model_dir, given=given, **ON)
     expected = numbers(trainer.evaluate())
     assert "eval_task_loss" in expected and "eval_teacher_agreement" in expected
+    trainer.predict(tokenized(trainer, 8))
+    trainer.log({"mine": 1.0})  # in eval mode, as what a callback logs after it
+    assert {name for name in trainer.state.log_history[-1] if name.startswith("eval_")} == set()
     trainer.predict(tokenized(trainer, 8))
     assert numbers(trainer.evaluate()) == expected
 
@@ -89,10 +92,20 @@ def test_rows_without_text_are_evaluated_without_a_noisy_view(sharded, perturbat
     assert len([message for message in caplog.messages if "without a noisy view" in message]) == 1
 
 
+TEXTLESS = {
+    "tokenized": lambda: Dataset.from_list(
+        [{"input_ids": [*range(5, 17)], "labels": [-100] * 8 + [13, 14, 15, 16]}] * 4
+    ),
+    "streaming": lambda: IterableDataset.from_generator(lambda: iter(rows(12)[8:])),
+    "without prompts": lambda: Dataset.from_dict({"text": ["How do I bake bread?"] * 4}),
+}
+
+
+@pytest.mark.parametrize("data", list(TEXTLESS))
 @pytest.mark.parametrize("kind", ["evaluate", "built with"])
-def test_tokenized_evaluation_data_need_no_text(kind, tiny_model_dir, tmp_path):
+def test_evaluation_data_need_no_text(kind, data, tiny_model_dir, tmp_path):
     """SFTTrainer evaluates them; a term that cannot be had must not take that away."""
-    foreign = Dataset.from_list([{"input_ids": list(range(5, 17)), "labels": [-100] * 8 + [13, 14, 15, 16]}] * 4)
+    foreign = TEXTLESS[data]()
     weights = {**OFF, "consistency_weight": 0.5, "perturbation": "typos"}
     given = {"peft_config": lora(), **({"eval_dataset": foreign} if kind == "built with" else {})}
     trainer = build(tmp_path, tiny_model_dir, given=given, **weights)

@@ -60,7 +60,7 @@ def test_robust_consistency_compares_the_perturbed_prompt_with_the_teacher(tiny_
     found = steps(trainer)[0]["consistency_loss"]
     student = load(tiny_model_dir)
     trainer_noisy = trainer._extra_passes.noisy
-    from hf_ckt.views import Batch
+    from hf_ckt.models.batch import Batch
 
     labels = batch.pop("labels")
     clean = Batch(batch, labels)

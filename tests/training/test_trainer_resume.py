@@ -162,7 +162,9 @@ def test_saved_state_matters_to_a_resumed_run(name, tiny_model_dir, tmp_path):
     changes |= {**PERTURBED[case], "per_device_train_batch_size": 2}
     given = {"peft_config": lora()}
     whole = run(build(tmp_path / "run", tiny_model_dir, given=given, **changes))
-    state = tmp_path / "run" / "checkpoint-3" / "hf_ckt_state_0.safetensors"
+    # The noise is each process's own, the multiplier the run's.
+    file = "hf_ckt_state_0.safetensors" if name == "search_noise" else "hf_ckt_state.safetensors"
+    state = tmp_path / "run" / "checkpoint-3" / file
     assert name in load_file(state)
     state.unlink()
     resumed = build(tmp_path / "run", tiny_model_dir, given=given, **changes)

@@ -2,6 +2,7 @@
 """A parser that takes hyphens and underscores alike, and says in one sentence what it does not know."""
 
 import argparse
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -22,7 +23,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Parses what is known of the words, whichever way options are written."""
-        words = None if args is None else spelled(args, self._option_string_actions)
+        words = spelled(sys.argv[1:] if args is None else args, self._option_string_actions)
         return super().parse_known_args(words, namespace)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]

@@ -9,7 +9,7 @@ from typing import Any
 
 _VARIABLE = re.compile(r"\$(\$|\{[^}]*\}|[A-Za-z_]\w*)")
 # YAML 1.1 takes 5e-1 for a text, since it has no dot.
-_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
 def read_run_file(path: Path) -> dict[str, Any]:
@@ -122,4 +122,4 @@ def _numbers(value: Any) -> Any:
         return {key: _numbers(one) for key, one in value.items()}
     if isinstance(value, list):
         return [_numbers(one) for one in value]
-    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
+    return float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value

@@ -2,7 +2,9 @@
 """The options of `hf-ckt train`: this package's first and in groups, TRL's behind `--help-all`."""
 
 import argparse
+import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from trl.scripts.utils import DatasetConfig
 
 from ...checks import nearest, require_weight
 from .parser import require_no_unknown, spelled
-from .run_file import read_run_file
+from .run_file import EXPONENT, read_run_file
 
 # The first word of an option's name -> the heading that it stands under.
 _GROUPS = {
@@ -109,13 +111,17 @@ class TrainParser(TrlParser):
         entries = {} if path is None else read_run_file(path)
         self._check(entries)
         unknown = self.set_defaults_with_config(**entries)
-        *parsed, further = self.parse_args_and_config(words, return_remaining_strings=True)
+        # Before the dataclasses are made: what they refuse may be owed to an option that was meant otherwise.
+        found, further = self.parse_known_args(words)
         self._require_known([*unknown, *further])
+        _require_json(found)
+        *parsed, _ = self.parse_args_and_config(words, return_remaining_strings=True)
         return tuple(parsed)
 
     def error(self, message: str) -> Any:
         """Raises ValueError; argparse would print hundreds of options before the message."""
-        raise ValueError(f"{message}. `{self.prog} --help` lists the options.")
+        shown = re.sub(r"--\w+/(--[\w-]+)", r"\1", message)  # one spelling of an option is enough
+        raise ValueError(f"{shown}. `{self.prog} --help` lists the options.")
 
     def format_help(self) -> str:
         """The own options in groups, and how to see the others."""
@@ -146,7 +152,12 @@ class TrainParser(TrlParser):
         return formatter.format_help()
 
     def _check(self, entries: dict[str, Any]) -> None:
-        if isinstance(entries.get("datasets"), list):
+        if entries.get("datasets") is not None:
+            if not isinstance(entries["datasets"], list):
+                raise ValueError(
+                    f"datasets: must be a list with `- path: NAME` for each data set, got {entries['datasets']!r:.80}. One alone "
+                    "is dataset_name."
+                )
             entries["datasets"] = [_mixed(one, number) for number, one in enumerate(entries["datasets"], start=1)]
         for action in self._actions:
             if action.dest in entries:
@@ -249,8 +260,23 @@ def _mixed(entry: Any, number: int) -> Any:
     return dict(entry)
 
 
+def _require_json(found: argparse.Namespace) -> None:
+    """Raises ValueError at an option of keys and values that is not JSON: the error of the parser names none."""
+    for name, value in vars(found).items():
+        if isinstance(value, str) and value.startswith("{"):
+            try:
+                json.loads(value)
+            except json.JSONDecodeError as error:
+                raise ValueError(
+                    f"--{name.replace('_', '-')}: is not JSON ({error.msg}, column {error.colno}): {value!r:.80}. Write "
+                    "'{\"key\": value}', in single quotation marks for the shell."
+                ) from error
+
+
 def _of_kind(name: str, kind: str, value: Any) -> Any:
-    """A value of the file as its option takes it; texts are left to the option's own type."""
+    """A value of the file as its option takes it; texts are left to the option's own type, but for 1e3, a whole number."""
+    if kind == "int" and isinstance(value, str) and EXPONENT.fullmatch(value):
+        value = float(value)
     if kind not in ("int", "float") or value is None or isinstance(value, str):
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float)):

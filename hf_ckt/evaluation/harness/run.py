@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...checkpoints import replace_json
-from ...checks import require_count
+from ...checks import require_count, require_known
 from ...hub.provenance import library_versions
 from ..measuring.backbones import Backbones
+from ..measuring.chat_format import SYSTEM_FALLBACKS, ChatFormat, entry_tokenizer, require_tokens
 from ..measuring.generation import GREEDY, OWN, decoding, generating, generation_facts
-from ..measuring.models import EvaluatedModel, Loading, entries, public_name, trained_on
+from ..measuring.models import EvaluatedModel, Loading, entries, model_facts
 from ..measuring.store import PieceStore, only_writer
+from ..same_models import require_folder_of
 from .catalogue import JUDGED_TASKS, OWN_TASKS, load_tasks, own_digest, without_notices
+from .chats import formats_without_thoughts, send_as
 from .scores import score_rows
 
 if TYPE_CHECKING:
@@ -51,6 +54,8 @@ class HarnessRun:
             Asks every question as a user's turn. Published scores of MMLU and GSM8K are often without.
         system_prompt (`str`, *optional*):
             Put before each question.
+        system_fallback (`str`, *optional*, defaults to `"refuse"`):
+            What is done with it where a chat template has no system role; see [`~evaluation.measuring.chat_format.ChatFormat`].
         allow_other_base (`bool`, *optional*, defaults to `False`):
             Whether an adapter is scored on another base than the one that it records.
         keep_generation_config (`bool`, *optional*, defaults to `False`):
@@ -72,6 +77,7 @@ class HarnessRun:
     batch_size: int = 8
     chat_template: bool = True
     system_prompt: str | None = None
+    system_fallback: str = "refuse"
     allow_other_base: bool = False
     keep_generation_config: bool = False
     loading: Loading = field(default_factory=Loading)
@@ -79,6 +85,7 @@ class HarnessRun:
     def __post_init__(self) -> None:
         if not self.tasks:
             raise ValueError(f"--tasks: names no task, so nothing is scored. Known here: {', '.join(OWN_TASKS)}.")
+        require_known("--system-fallback", self.system_fallback, SYSTEM_FALLBACKS)
         require_count("--batch-size", self.batch_size, 1, "With none nothing is read.")
         if self.limit is not None:
             require_count("--limit", self.limit, 1, "With no document there is no rate.")
@@ -120,23 +127,29 @@ def require_harness() -> None:
 
 
 def _score(options: HarnessRun, folder: Path, command: str) -> dict[str, Any]:
-    listed, _ = entries(
-        options.model, options.adapter, options.compare, allow_other_base=options.allow_other_base
-    )
+    listed, _ = entries(options.model, options.adapter, options.compare, allow_other_base=options.allow_other_base)
+    require_folder_of(folder, "results.json", {entry.name: model_facts(entry) for entry in listed})
     names = list(dict.fromkeys(options.tasks))
     store, backbones = PieceStore(folder / "lm_eval"), Backbones(options.loading)
-    keys = {(entry.name, name): key for entry in listed for name, key in _keys(options, entry, names).items()}
+    formats = _formats(options, listed)
+    keys = {
+        (entry.name, name): key
+        for entry in listed
+        for name, key in _keys(options, entry, names, formats.get(entry)).items()
+    }
     pending = [name for name in names if not all(store.has(keys[entry.name, name]) for entry in listed)]
     # Before any model is loaded: a misspelt task should not be found after the tasks before it have run.
     loaded = load_tasks(pending)
     # Nor that an adapter does not fit.
     for entry in listed:
         if entry.adapter is not None and not all(store.has(keys[entry.name, name]) for name in names):
-            with backbones.active(entry):
-                pass
+            with backbones.active(entry) as model:
+                tokenizer = formats[entry].tokenizer if formats else _tokenizer(options, entry)
+                require_tokens(model, entry, tokenizer, options.loading.trust_remote_code)
     found = {
         (entry.name, name): store.piece(
-            keys[entry.name, name], partial(_run, options, backbones, entry, loaded.get(name))
+            keys[entry.name, name],
+            partial(_run, options, backbones, entry, formats.get(entry), loaded.get(name)),
         )
         for entry in listed
         for name in names
@@ -147,10 +160,9 @@ def _score(options: HarnessRun, folder: Path, command: str) -> dict[str, Any]:
         "tasks": score_rows([entry.name for entry in listed], names, found),
         "models": {
             entry.name: {
-                "model": public_name(entry.model),
-                "adapter": entry.adapter and public_name(entry.adapter),
-                "trained_on": trained_on(entry),
-                "generation": _generation(options, entry),
+                **model_facts(entry),
+                "generation": _generation(options, entry, formats.get(entry)),
+                "chat": _sent(formats.get(entry)),
             }
             for entry in listed
         },
@@ -167,22 +179,24 @@ def _score(options: HarnessRun, folder: Path, command: str) -> dict[str, Any]:
     return results
 
 
-def _run(options: HarnessRun, backbones: Backbones, entry: EvaluatedModel, tasks: "TaskDict") -> dict[str, Any]:
+def _run(
+    options: HarnessRun, backbones: Backbones, entry: EvaluatedModel, asked: ChatFormat | None, tasks: "TaskDict"
+) -> dict[str, Any]:
     """One model's result on one task, as JSON holds it."""
     from lm_eval.models.huggingface import HFLM
 
-    tokenizer = _tokenizer(options, entry)
-    if options.chat_template and tokenizer.chat_template is None:
-        raise ValueError(
-            f"--model: the tokenizer of {public_name(entry.model)!r} has no chat template, so it is unknown how a user "
-            "speaks to it. Evaluate an instruct model, or pass --no-chat-template to send each question as plain text."
-        )
+    tokenizer = asked.tokenizer if asked is not None else _tokenizer(options, entry)
     with backbones.active(entry) as model:
         config = decoding(model.generation_config, tokenizer, keep_own=options.keep_generation_config)
         config.stop_strings = None  # the harness stops at the task's own, and gives `generate` no tokenizer for others
+        thought = {} if asked is None else {"think_end_token": asked.reasoning.closes}
         with without_notices():
             # `causal`: the harness guesses from a table of architectures, which a model with its own code is not in.
-            lm = HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=options.batch_size)
+            lm = HFLM(
+                pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=options.batch_size, **thought
+            )
+        if asked is not None:
+            send_as(lm, asked)
         with generating(model, config):
             return run_tasks(lm, tasks, options)
 
@@ -256,7 +270,9 @@ def _set_seeds() -> None:
     torch.manual_seed(_SEEDS["torch"])
 
 
-def _keys(options: HarnessRun, entry: EvaluatedModel, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _keys(
+    options: HarnessRun, entry: EvaluatedModel, names: Sequence[str], asked: ChatFormat | None
+) -> dict[str, dict[str, Any]]:
     """By task, what its result depends on; not the batch size, which a run that ran out of memory goes on with smaller."""
     shared = {
         "what": "lm-eval",
@@ -265,26 +281,42 @@ def _keys(options: HarnessRun, entry: EvaluatedModel, names: Sequence[str]) -> d
         "num_fewshot": options.num_fewshot,
         "chat_template": options.chat_template,
         "system_prompt": options.system_prompt,
-        "generation": _generation(options, entry),
+        "chat": None if asked is None else asked.facts(),
+        "generation": _generation(options, entry, asked),
         "seeds": _SEEDS,
     }
     return {name: {**shared, "task": name, "own": own_digest() if name in OWN_TASKS else None} for name in names}
 
 
-def _generation(options: HarnessRun, entry: EvaluatedModel) -> dict[str, Any]:
+def _generation(options: HarnessRun, entry: EvaluatedModel, asked: ChatFormat | None) -> dict[str, Any]:
     """What holds where a task does not say itself how its answers are generated."""
     return generation_facts(
         entry.model,
-        _tokenizer(options, entry),
+        asked.tokenizer if asked is not None else _tokenizer(options, entry),
         keep_own=options.keep_generation_config,
         trust_remote_code=options.loading.trust_remote_code,
     )
 
 
-def _tokenizer(options: HarnessRun, entry: EvaluatedModel) -> Any:
-    from transformers import AutoTokenizer
+def _formats(options: HarnessRun, entries: Sequence[EvaluatedModel]) -> dict[EvaluatedModel, ChatFormat]:
+    """How each entry is asked; empty where questions are sent as plain text."""
+    if not options.chat_template:
+        return {}
+    return formats_without_thoughts(
+        entries,
+        trust_remote_code=options.loading.trust_remote_code,
+        allow_other_base=options.allow_other_base,
+        system_prompt=options.system_prompt,
+        system_fallback=options.system_fallback,
+    )
 
-    return AutoTokenizer.from_pretrained(entry.model, trust_remote_code=options.loading.trust_remote_code)
+
+def _tokenizer(options: HarnessRun, entry: EvaluatedModel) -> Any:
+    return entry_tokenizer(entry, options.loading.trust_remote_code)[0]
+
+
+def _sent(asked: ChatFormat | None) -> dict[str, Any] | None:
+    return None if asked is None else {**asked.facts(), "sent": asked.example()}
 
 
 def _settings(options: HarnessRun) -> dict[str, Any]:

@@ -104,19 +104,20 @@ def read_labelled(
     rows: list[LabelledAnswer] = []
     labels, splits = set(), set()
     for path in paths:
-        for where, row in _rows(path):
-            require_columns(where, row, (columns.text, columns.label), "--labelled")
+        for number, (where, row) in enumerate(_rows(path)):
+            if number == 0:
+                require_columns(path.name, row, (columns.text, columns.label), "--labelled")
             if split is not None:
                 require_columns(path.name, row, (columns.split,), "--split")
                 splits.add(str(row[columns.split]))
                 if row[columns.split] != split:
                     continue
-            labels.add(str(row[columns.label]))
+            labels.add(str(row.get(columns.label)))
             degenerate = row.get("degenerate")
             rows.append(
                 LabelledAnswer(
-                    answer=_text(where, columns.text, row[columns.text]),
-                    refused=_is_refusal_label(where, row[columns.label], columns),
+                    answer=_text(where, columns.text, row.get(columns.text)),
+                    refused=_is_refusal_label(where, row.get(columns.label), columns),
                     prompt=str(row.get(columns.prompt) or ""),
                     kind=_kind(where, row.get(columns.kind), columns),
                     form=str(row.get("form") or ""),

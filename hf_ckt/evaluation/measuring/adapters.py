@@ -75,25 +75,47 @@ def _own_name(model: str) -> str:
     return name.casefold()
 
 
-def embedding_rows(model: Any, file: Path) -> int | None:
+def resize_as_trained(model: Any, file: Path, name: str) -> None:
     """
-    Returns how many tokens the embeddings in an adapter's file have; None where it holds none.
+    Gives a base as many tokens as the embeddings in an adapter's file have; the new rows come with the file.
 
     Args:
         model (`PreTrainedModel`):
             The base, whose names the file uses.
         file (`Path`):
             `adapter_model.safetensors`; only its header is read.
+        name (`str`):
+            What the adapter is called in the message.
+
+    Raises:
+        ValueError: If the file has the rows of one of input and output embeddings alone.
     """
+    modules = {id(module): name for name, module in model.named_modules()}
+    layers = {"input": model.get_input_embeddings(), "output": model.get_output_embeddings()}
+    named = {kind: f"base_model.model.{modules[id(layer)]}." for kind, layer in layers.items() if id(layer) in modules}
+    rows = {kind: _rows(file, prefix) for kind, prefix in named.items()}
+    grown = {count for count in rows.values() if count not in (None, layers["input"].weight.shape[0])}
+    if not grown:
+        return
+    tied = layers["output"] is None or layers["output"].weight is layers["input"].weight
+    lacking = [] if tied else [kind for kind, count in rows.items() if count is None]
+    if lacking:
+        raise ValueError(
+            f"{name}: was trained with {max(grown)} tokens in place of the base's {layers['input'].weight.shape[0]}, and its "
+            f"file lacks the {lacking[0]} embeddings of the others, so they would be random numbers. Train it again with "
+            "embeddings and head in modules_to_save."
+        )
+    model.resize_token_embeddings(max(grown), mean_resizing=False)
+
+
+def _rows(file: Path, prefix: str) -> int | None:
+    """Tokens of one module's embeddings in an adapter's file; None where it holds none."""
     from safetensors import safe_open
 
-    modules = {id(module): name for name, module in model.named_modules()}
-    layers = [model.get_input_embeddings(), model.get_output_embeddings()]
-    prefixes = tuple(f"base_model.model.{modules[id(layer)]}." for layer in layers if id(layer) in modules)
     rows = set()
     with safe_open(file, "pt") as weights:
         for key in weights.keys():  # noqa: SIM118  (a handle, not a mapping)
-            if not key.startswith(prefixes):
+            if not key.startswith(prefix):
                 continue
             shape = weights.get_slice(key).get_shape()
             if key.endswith("lora_embedding_A"):

@@ -1,17 +1,56 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Greedy answers of a chat model."""
+"""Answers of a chat model, greedy ones by default, and the thoughts before them."""
 
-import copy
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from tqdm import tqdm
 
+from .chat_format import ChatFormat, chat_format
 from .generation import decoding, generating
+
+if TYPE_CHECKING:
+    import torch
 
 # Prompts that are generated for at a time, and their tokens with padding and answers: long prompts make small batches.
 _BATCH = 64
 _BATCH_TOKENS = 24_576
+
+
+class Answer(NamedTuple):
+    """
+    What a model wrote.
+
+    Args:
+        text (`str`):
+            The answer.
+        reasoning (`str`, *optional*):
+            The thought before it; None where there was none.
+    """
+
+    text: str
+    reasoning: str | None = None
+
+
+class Written(NamedTuple):
+    """
+    What a model wrote behind one row.
+
+    Args:
+        ids (`list[int]`):
+            Tokens, without padding and without the one that ended it.
+        ended (`bool`):
+            Whether it ended of itself.
+    """
+
+    ids: list[int]
+    ended: bool
+
+
+# `write(rows, answer_tokens, thinking_tokens)`: goes on behind rows of ids, for so many tokens; where the last is not None,
+# a row that thinks goes on for that many instead, and stops where its thought ends.
+Write: TypeAlias = Callable[[list[list[int]], int, int | None], list[Written]]
 
 
 def greedy_answers(
@@ -31,38 +70,28 @@ def greedy_answers(
     Args:
         model (`PreTrainedModel` or `PeftModel`):
             Left in the mode, training or not, that it is in.
-        tokenizer (`PreTrainedTokenizerBase`):
+        tokenizer (`PreTrainedTokenizerBase` or [`ChatFormat`]):
             With a chat template; left as it is.
         prompts (`Sequence[str]`):
             What the user says.
         system_prompt (`str`, *optional*):
-            Put before each prompt.
+            Put before each prompt; a [`ChatFormat`] has its own.
         new_tokens (`int`, *optional*, defaults to `24`):
-            Most tokens of an answer.
+            Most tokens of an answer; a thought before it has a limit of its own, that of the [`ChatFormat`].
         keep_generation_config (`bool`, *optional*, defaults to `False`):
             Answers as the model's own generation configuration says instead; what it samples is drawn with a fixed seed.
         title (`str`, *optional*, defaults to `"answering"`):
             Name of the progress bar.
 
     Returns:
-        `list[str]`: the answers, in the order of the prompts.
+        `list[str]`: the answers without their thoughts, in the order of the prompts.
     """
-    answers: dict[str, str] = {}
-    batches = plan_batches(tokenizer, prompts, system_prompt=system_prompt, new_tokens=new_tokens)
-    for batch, _ in tqdm(batches, desc=title, unit="batch"):
-        answers |= zip(
-            batch,
-            answer_batch(
-                model,
-                tokenizer,
-                batch,
-                system_prompt=system_prompt,
-                new_tokens=new_tokens,
-                keep_generation_config=keep_generation_config,
-            ),
-            strict=True,
-        )
-    return [answers[prompt] for prompt in prompts]
+    asked = chat_format(tokenizer, system_prompt)
+    answers: dict[str, Answer] = {}
+    options: dict[str, Any] = {"new_tokens": new_tokens, "keep_generation_config": keep_generation_config}
+    for batch, _ in tqdm(plan_batches(asked, prompts, new_tokens=new_tokens), desc=title, unit="batch"):
+        answers |= zip(batch, answer_batch(model, asked, batch, **options), strict=True)
+    return [answers[prompt].text for prompt in prompts]
 
 
 def plan_batches(
@@ -75,17 +104,19 @@ def plan_batches(
     Returns:
         `list[tuple[list[str], int]]`: the prompts of each batch, and the tokens that it takes with padding and answers.
     """
+    asked = chat_format(tokenizer, system_prompt)
     unique = sorted(set(prompts))
-    rendered = [len(ids) for ids in _render(tokenizer, unique, system_prompt)["input_ids"]] if unique else []
+    room = new_tokens + (asked.thinking_tokens if asked.reasoning.declared else 0)
+    rendered = [len(ids) for ids in asked.ids(unique)]
     batches: list[tuple[list[str], int]] = []
     batch: list[str] = []
     size = 0
     for length, prompt in sorted(zip(rendered, unique, strict=True)):
-        if batch and (len(batch) == _BATCH or (len(batch) + 1) * (length + new_tokens) > _BATCH_TOKENS):
+        if batch and (len(batch) == _BATCH or (len(batch) + 1) * (length + room) > _BATCH_TOKENS):
             batches.append((batch, size))
             batch = []
         batch.append(prompt)
-        size = len(batch) * (length + new_tokens)
+        size = len(batch) * (length + room)
     return [*batches, (batch, size)] if batch else batches
 
 
@@ -97,44 +128,163 @@ def answer_batch(
     system_prompt: str | None = None,
     new_tokens: int,
     keep_generation_config: bool = False,
-) -> list[str]:
+) -> list[Answer]:
     """Answers one batch of prompts; see [`greedy_answers`]. What is drawn at random depends on the batch alone."""
     import torch
 
     from ...models.backbone import frozen
-    from ...models.positions import require_room
 
-    inputs = left_padded(tokenizer, prompts, system_prompt).to(model.device)
-    require_room(model, int(inputs["attention_mask"].sum(-1).max()) + new_tokens)
-    config = decoding(model.generation_config, tokenizer, keep_own=keep_generation_config)
-    config.max_new_tokens = new_tokens
+    asked = chat_format(tokenizer, system_prompt)
+    config = decoding(model.generation_config, asked.tokenizer, keep_own=keep_generation_config)
     devices = [model.device] if model.device.type == "cuda" else []
     with frozen(model), generating(model, config), torch.random.fork_rng(devices):
-        torch.manual_seed(0)
-        output = model.generate(**inputs, **({"tokenizer": tokenizer} if config.stop_strings else {}))
-    rows = output[:, inputs["input_ids"].shape[1] :].tolist()
-    ended = [_until_end(row, config.eos_token_id or ()) for row in rows]
-    return [text.strip() for text in tokenizer.batch_decode(ended, skip_special_tokens=True)]
+        if config.do_sample:
+            torch.manual_seed(0)
+        return answers_by(_writer(model, asked, config), asked, prompts, new_tokens)
 
 
-def _until_end(ids: list[int], ends: Sequence[int]) -> list[int]:
+def answers_by(write: Write, asked: ChatFormat, prompts: Sequence[str], new_tokens: int) -> list[Answer]:
+    """
+    Returns answers with their thoughts, whichever engine writes.
+
+    A thought has `asked.thinking_tokens`. One that is longer is closed as the template would close it, so that there is an
+    answer to judge; a model that ends inside its thought has given none.
+
+    Args:
+        write (`Callable`):
+            Goes on behind rows of ids.
+        asked ([`ChatFormat`]):
+            How the prompts are put.
+        prompts (`Sequence[str]`):
+            What the user says.
+        new_tokens (`int`):
+            Most tokens of an answer.
+    """
+    tokenizer, reasoning = asked.tokenizer, asked.reasoning
+    rows = asked.ids(prompts)
+    told = write(rows, new_tokens, asked.thinking_tokens)
+    answers: dict[int, Answer] = {}
+    going_on: dict[int, tuple[list[int], str, str]] = {}  # row -> what has been said, thought, and the answer so far
+    for row, (ids, ended) in enumerate(told):
+        if not thinks(asked, ids):
+            begun = _behind(tokenizer, ids, asked.lead.strip()) if asked.lead.strip() else None
+            kept, said = (ids[begun[0] :], begun[1]) if begun is not None and begun[2] == "" else (ids, "")
+            answers[row] = _answer(said + tokenizer.decode(kept[:new_tokens], skip_special_tokens=True), asked)
+            continue
+        closed = _behind(tokenizer, ids, reasoning.closes)
+        thought = tokenizer.decode(ids[: asked.thinking_tokens]) if closed is None else closed[2]
+        thought = thought.strip().removeprefix(reasoning.opens).strip()
+        if closed is not None:
+            going_on[row] = (ids[: closed[0]], thought, closed[1])
+        elif ended and len(ids) < asked.thinking_tokens:
+            answers[row] = Answer("", thought)
+        else:
+            ids = ids[: asked.thinking_tokens]  # behind them a row that has stopped is padded
+            closing = tokenizer(reasoning.closing, add_special_tokens=False)["input_ids"]
+            going_on[row] = ([*ids, *closing], thought, "")
+    if going_on:
+        behind = write([rows[row] + going_on[row][0] for row in going_on], new_tokens, None)
+        for (row, (_, thought, begun_text)), (ids, _) in zip(going_on.items(), behind, strict=True):
+            found = _answer(begun_text + tokenizer.decode(ids, skip_special_tokens=True), asked)
+            more = [thought] if found.reasoning is None else [thought, found.reasoning]
+            answers[row] = Answer(found.text, "\n".join(more))
+    return [answers[row] for row in range(len(rows))]
+
+
+def thinks(asked: ChatFormat, ids: Sequence[int]) -> bool:
+    """Tells whether what is written behind a prompt is a thought, from its first tokens."""
+    if asked.opened:
+        return True
+    window = len(asked.reasoning.opens) + 4  # a token is a letter or more, and there may be space before
+    return asked.tokenizer.decode(list(ids[:window])).lstrip().startswith(asked.reasoning.opens)
+
+
+def _answer(text: str, asked: ChatFormat) -> Answer:
+    reasoning, rest = asked.reasoning.split(text)
+    return Answer(rest, reasoning)
+
+
+def _behind(tokenizer: Any, ids: list[int], mark: str) -> tuple[int, str, str] | None:
+    """How many tokens reach past the end of a mark, the rest of the last one's text, and the text before the mark."""
+    if mark not in tokenizer.decode(ids):
+        return None
+    low, high = 0, len(ids)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if mark in tokenizer.decode(ids[:middle]) else (middle + 1, high)
+    before, _, rest = tokenizer.decode(ids[:low]).partition(mark)
+    return low, rest, before
+
+
+def _writer(model: Any, asked: ChatFormat, config: Any) -> Write:
+    """Goes on by transformers' `generate`, which knows `config` alone."""
+    from transformers import StoppingCriteriaList
+
+    from ...models.positions import learned_positions, require_room
+
+    def write(rows: list[list[int]], answer_tokens: int, thinking_tokens: int | None) -> list[Written]:
+        inputs = padded(asked.tokenizer, rows).to(model.device)
+        start = inputs["input_ids"].shape[1]
+        options: dict[str, Any] = {"tokenizer": asked.tokenizer} if config.stop_strings else {}
+        most = answer_tokens
+        if thinking_tokens is not None:
+            most = max(answer_tokens, thinking_tokens)
+            stop = _ends_of_thoughts(asked, start, answer_tokens, thinking_tokens)
+            options["stopping_criteria"] = StoppingCriteriaList([stop])
+        require_room(model, start + answer_tokens)
+        positions = learned_positions(model)
+        if positions is not None:
+            most = min(most, positions - start)  # a thought has what is left
+        model.generation_config.max_new_tokens = most
+        output = model.generate(**inputs, **options)
+        return [written(row, config.eos_token_id or ()) for row in output[:, start:].tolist()]
+
+    return write
+
+
+def _ends_of_thoughts(asked: ChatFormat, start: int, answer_tokens: int, thinking_tokens: int) -> Any:
+    """The rule by which a row stops: at the end of its thought or of the room for it, and without one as an answer does."""
+    import torch
+    from transformers import StoppingCriteria
+
+    closes = asked.reasoning.closes
+    first, last = len(asked.reasoning.opens) + 4, len(closes) + 4
+    known = lru_cache(maxsize=None)(lambda ids: thinks(asked, ids))
+
+    class EndsOfThoughts(StoppingCriteria):
+        def __call__(self, input_ids: "torch.Tensor", scores: Any, **kwargs: Any) -> "torch.Tensor":
+            written = input_ids.shape[1] - start
+            heads = input_ids[:, start : start + first].tolist()
+            tails = input_ids[:, max(start, input_ids.shape[1] - last) :].tolist()
+            stops = []
+            for head, tail in zip(heads, tails, strict=True):
+                if known(tuple(head)):
+                    stops.append(written >= thinking_tokens or closes in asked.tokenizer.decode(tail))
+                else:
+                    stops.append(written >= answer_tokens)
+            return torch.tensor(stops, device=input_ids.device)
+
+    return EndsOfThoughts()
+
+
+def written(ids: list[int], ends: Sequence[int]) -> Written:
     """Tokens before the first one that ends an answer: not every end token is one that decoding skips."""
-    return ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]
+    place = next((place for place, token in enumerate(ids) if token in ends), None)
+    return Written(ids if place is None else ids[:place], place is not None)
 
 
 def left_padded(tokenizer: Any, prompts: Sequence[str], system_prompt: str | None = None) -> Any:
     """Returns rendered prompts as a batch of tensors that all end in the last column, where an answer begins."""
-    tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.padding_side = "left"
-    return _render(tokenizer, prompts, system_prompt, return_tensors="pt", padding=True)
+    asked = chat_format(tokenizer, system_prompt)
+    return padded(asked.tokenizer, asked.ids(prompts, answering=True))
 
 
-def _render(tokenizer: Any, prompts: Sequence[str], system_prompt: str | None, **kwargs: Any) -> Any:
-    chats = [chat(prompt, system_prompt) for prompt in prompts]
-    return tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=True, **kwargs)
+def padded(tokenizer: Any, rows: Sequence[Sequence[int]]) -> Any:
+    """Returns rows of ids as a batch of tensors, padded on the left."""
+    import torch
+    from transformers import BatchEncoding
 
-
-def chat(prompt: str, system_prompt: str | None = None) -> list[dict[str, str]]:
-    """Returns a prompt as messages."""
-    system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
-    return [*system, {"role": "user", "content": prompt}]
+    width, fill = max(map(len, rows)), tokenizer.pad_token_id or 0
+    ids = torch.tensor([[fill] * (width - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return BatchEncoding({"input_ids": ids, "attention_mask": mask})

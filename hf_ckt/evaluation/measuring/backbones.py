@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from .adapters import adapter_settings, embedding_rows, require_every_key
+from .adapters import adapter_settings, require_every_key, resize_as_trained
 from .models import EvaluatedModel, Loading, public_name
 
 _BACKBONES = 2
@@ -87,12 +87,15 @@ class Backbones:
             if adapter not in backbone.adapters:
                 self._put_on(own, adapter)
             return backbone
-        backbone = self._load(shared)
-        if adapter in backbone.adapters:
-            return backbone
-        if backbone.kind not in (None, adapter_settings(adapter)["peft_type"]):
+        if shared in self._loaded and adapter in self._loaded[shared].adapters:
+            return self._load(shared)
+        settings = adapter_settings(adapter)
+        # Virtual tokens are not switched off in layers but around the model, and `generate` is put in front of both.
+        virtual = bool(settings.get("num_virtual_tokens"))
+        if virtual or self._load(shared).kind not in (None, settings["peft_type"]):
             self._alone.add(own)
             return self._with_adapter(path, adapter)
+        backbone = self._load(shared)
         if self._put_on(shared, adapter):
             self._alone.add(own)
             self._loaded[own] = self._loaded.pop(shared)
@@ -111,10 +114,7 @@ class Backbones:
         before = [(weight, weight.data_ptr(), weight._version) for weight in backbone.model.parameters()]
         try:
             inner = backbone.model.get_base_model() if backbone.adapters else backbone.model
-            rows = embedding_rows(inner, file)
-            if rows not in (None, inner.get_input_embeddings().weight.shape[0]):
-                # As training did; the new rows come with the file.
-                inner.resize_token_embeddings(rows, mean_resizing=False)
+            resize_as_trained(inner, file, title)
             if not backbone.adapters:
                 backbone.model = PeftModel.from_pretrained(backbone.model, adapter, adapter_name=name)
             # Of an adapter that is there already it reads the weights alone, and says which ones found their place.
@@ -123,7 +123,9 @@ class Backbones:
             require_every_key(told, file, title, prompt_learning)
         except Exception as error:
             del self._loaded[key]  # half an adapter is on it
-            if isinstance(error, torch.OutOfMemoryError) or not isinstance(error, (RuntimeError, KeyError, ValueError)):
+            if isinstance(error, torch.OutOfMemoryError) or not isinstance(
+                error, (RuntimeError, KeyError, ValueError)
+            ):
                 raise
             if str(error).startswith(f"{title}: "):
                 raise

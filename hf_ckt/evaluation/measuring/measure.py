@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is computed with each model, in pieces that outlive a kill."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from tqdm import tqdm
 
-from .answers import answer_batch, plan_batches
+from .answers import Answer, Write, answer_batch, answers_by, plan_batches
 from .backbones import Backbones
+from .chat_format import ChatFormat, differing_ids, require_tokens
 from .generation import generation_facts
 from .models import EvaluatedModel
 from .store import PieceStore
@@ -28,9 +29,9 @@ class Measured:
     What one model made of the questions.
 
     Args:
-        answers (`dict[str, str]`):
-            By prompt, as it was sent.
-        solutions (`dict[str, str]`):
+        answers (`dict[str, Answer]`):
+            With their thoughts, by prompt as the user says it.
+        solutions (`dict[str, Answer]`):
             Of the word problems, by question.
         margins (`dict[str, float]`):
             Refusal margins in nats, by prompt.
@@ -42,8 +43,8 @@ class Measured:
             Token consistency by clean and corrupted prompt, on the model's own answer to the clean one.
     """
 
-    answers: dict[str, str] = field(default_factory=dict)
-    solutions: dict[str, str] = field(default_factory=dict)
+    answers: dict[str, Answer] = field(default_factory=dict)
+    solutions: dict[str, Answer] = field(default_factory=dict)
     margins: dict[str, float] = field(default_factory=dict)
     chosen: list[int] = field(default_factory=list)
     alignment: list[dict[str, Any]] = field(default_factory=list)
@@ -68,18 +69,16 @@ class Measurement:
             What all models are asked.
         tier ([`Tier`]):
             Lengths of answers and responses.
-        tokenizer (`PreTrainedTokenizerBase`):
-            With a chat template.
+        formats (`Mapping[EvaluatedModel, ChatFormat]`):
+            How each model is asked, the teacher's among them.
         backbones ([`Backbones`]):
             Where the models come from.
         store ([`PieceStore`]):
             Where finished pieces are kept.
-        system_prompt (`str`, *optional*):
-            Put before each prompt.
         teacher ([`EvaluatedModel`], *optional*):
             What the suite `kd` compares with.
-        generate (`Callable`, *optional*):
-            `generate(entry, prompts, new_tokens)` in place of transformers' own generation.
+        engine (`Callable`, *optional*):
+            `engine(entry, format)` returns what writes in place of transformers' own generation; see `answers.Write`.
         with_consistency (`bool`, *optional*, defaults to `True`):
             Whether token consistency is measured, which reads every corrupted prompt twice more.
         keep_generation_config (`bool`, *optional*, defaults to `False`):
@@ -88,12 +87,11 @@ class Measurement:
 
     asked: Questions
     tier: Tier
-    tokenizer: Any
+    formats: Mapping[EvaluatedModel, ChatFormat]
     backbones: Backbones
     store: PieceStore
-    system_prompt: str | None = None
     teacher: EvaluatedModel | None = None
-    generate: Callable[[EvaluatedModel, list[str], int], list[str]] | None = None
+    engine: Callable[[EvaluatedModel, ChatFormat], Write] | None = None
     with_consistency: bool = True
     keep_generation_config: bool = False
 
@@ -101,7 +99,7 @@ class Measurement:
         """Returns the settings that an entry's answers are made with, and those of its own that are set aside."""
         return generation_facts(
             entry.model,
-            self.tokenizer,
+            self.formats[entry].tokenizer,
             keep_own=self.keep_generation_config,
             trust_remote_code=self.backbones.loading.trust_remote_code,
         )
@@ -111,7 +109,9 @@ class Measurement:
         found = {entry.name: Measured() for entry in entries}
         stages = {entry.name: list(self._first(entry, entries[0], found[entry.name])) for entry in entries}
         planned = [piece for pieces in stages.values() for piece in pieces]
-        self._require_fit([entry for entry in entries if not all(self.store.has(one.key) for one in stages[entry.name])])
+        self._require_fit(
+            [entry for entry in entries if not all(self.store.has(one.key) for one in stages[entry.name])]
+        )
         # Consistency reads every corrupted prompt twice with the answer; which answer is only known later.
         later = 3 * sum(self._length(row["prompt"]) + self.tier.new_tokens for row in self._corrupted())
         done = sum(piece.cost for piece in planned if self.store.has(piece.key))
@@ -135,8 +135,9 @@ class Measurement:
         teacher = [self.teacher] if entries and self.teacher is not None else []
         for entry in (*entries, *teacher):
             if entry.adapter is not None:
-                with self.backbones.active(entry):
-                    pass
+                with self.backbones.active(entry) as model:
+                    trusted = self.backbones.loading.trust_remote_code
+                    require_tokens(model, entry, self.formats[entry].tokenizer, trusted)
 
     def _first(self, entry: EvaluatedModel, base: EvaluatedModel, measured: Measured) -> Iterator[_Piece]:
         prompts = [row["prompt"] for row in self.asked.rows]
@@ -146,37 +147,38 @@ class Measurement:
         plain = [row["prompt"] for row in self.asked.rows if row["suite"] in ("direct", "overrefusal")]
         yield from self._margins(entry, plain, measured)
         yield from self._choices(entry, measured)
-        if self.teacher is not None:
+        if self.teacher is not None and self.comparable(entry):
             yield from self._alignment(entry, base, self.teacher, measured)
+
+    def comparable(self, entry: EvaluatedModel) -> bool:
+        """Tells whether an entry and the teacher write the same words under the same ids: else none can be compared."""
+        teacher = self.teacher
+        if teacher is None:
+            return False
+        return not differing_ids(self.formats[entry].tokenizer, self.formats[teacher].tokenizer)
 
     def _key(self, entry: EvaluatedModel, what: str, **more: Any) -> dict[str, Any]:
         conditions = entry.conditions(self.backbones.loading, ("torch", "transformers"))
-        return {"what": what, **conditions, "system_prompt": self.system_prompt, **more}
+        return {"what": what, **conditions, "chat": self.formats[entry].facts(), **more}
 
     def _answers(
-        self, entry: EvaluatedModel, what: str, prompts: Iterable[str], new_tokens: int, into: dict[str, str]
+        self, entry: EvaluatedModel, what: str, prompts: Iterable[str], new_tokens: int, into: dict[str, Answer]
     ) -> Iterator[_Piece]:
-        def make(batch: list[str]) -> list[str]:
-            if self.generate is not None:
-                return self.generate(entry, batch, new_tokens)
+        asked = self.formats[entry]
+
+        def make(batch: list[str]) -> list[Answer]:
+            if self.engine is not None:
+                return answers_by(self.engine(entry, asked), asked, batch, new_tokens)
             with self.backbones.active(entry) as model:
-                return answer_batch(
-                    model,
-                    self.tokenizer,
-                    batch,
-                    system_prompt=self.system_prompt,
-                    new_tokens=new_tokens,
-                    keep_generation_config=self.keep_generation_config,
-                )
+                keep = self.keep_generation_config
+                return answer_batch(model, asked, batch, new_tokens=new_tokens, keep_generation_config=keep)
 
-        def keep(batch: list[str], answers: list[str]) -> None:
-            into.update(zip(batch, answers, strict=True))
+        def keep(batch: list[str], answers: list[Any]) -> None:
+            into.update(zip(batch, (Answer(*answer) for answer in answers), strict=True))
 
-        engine = "transformers" if self.generate is None else "vllm"
+        engine = "transformers" if self.engine is None else "vllm"
         settings = {"new_tokens": new_tokens, "engine": engine, "generation": self.generation(entry)}
-        for batch, size in plan_batches(
-            self.tokenizer, prompts, system_prompt=self.system_prompt, new_tokens=new_tokens
-        ):
+        for batch, size in plan_batches(asked, prompts, new_tokens=new_tokens):
             key = self._key(entry, what, prompts=batch, **settings)
             cost = size + (_READ_PER_GENERATED - 1) * new_tokens * len(batch)
             yield _Piece(key, cost, partial(make, batch), partial(keep, batch))
@@ -186,7 +188,7 @@ class Measurement:
 
         def make(batch: list[str]) -> list[float]:
             with self.backbones.active(entry) as model:
-                return refusal_margins(model, self.tokenizer, batch, system_prompt=self.system_prompt, title=None)
+                return refusal_margins(model, self.formats[entry], batch, title=None)
 
         for batch in _batches(sorted(set(prompts), key=lambda text: (len(text), text)), 2 * _ROWS):
             openings = [[*REFUSAL_OPENINGS], [*COMPLIANCE_OPENINGS]]
@@ -197,7 +199,7 @@ class Measurement:
     def _choices(self, entry: EvaluatedModel, measured: Measured) -> Iterator[_Piece]:
         def make(batch: list[Any]) -> list[int]:
             with self.backbones.active(entry) as model:
-                return choice_answers(model, self.tokenizer, batch, system_prompt=self.system_prompt, title=None)
+                return choice_answers(model, self.formats[entry], batch, title=None)
 
         for batch in _batches(self.asked.choices, _ROWS):
             prompts = [choice_prompt(question) for question in batch]
@@ -220,11 +222,12 @@ class Measurement:
             return compare_models(
                 partial(self.backbones.active, entry),
                 partial(self.backbones.active, teacher),
-                self.tokenizer,
+                self.formats[entry],
                 [prompt for prompt, _ in batch],
                 [response for _, response in batch],
                 base=others[0] if others else None,
-                system_prompt=self.system_prompt,
+                teacher_tokenizer=self.formats[teacher],
+                base_tokenizer=self.formats[base],
                 max_tokens=tokens,
             )
 
@@ -232,7 +235,7 @@ class Measurement:
             key = self._key(
                 entry,
                 "agreement with the teacher",
-                teacher=teacher.identity(),
+                teacher=[teacher.identity(), self.formats[teacher].facts()],
                 base=base.identity() if others else None,
                 max_tokens=tokens,
                 rows=batch,
@@ -246,14 +249,13 @@ class Measurement:
         clean = {row["prompt_id"]: row["prompt"] for row in self.asked.rows if not row["corruption"]}
         pairs = sorted({(clean[row["prompt_id"]], row["prompt"]) for row in self._corrupted()})
         # An empty answer has no prediction that could move.
-        rows = [(before, after, measured.answers[before]) for before, after in pairs if measured.answers[before]]
+        answers = {before: measured.answers[before].text for before, _ in pairs}
+        rows = [(before, after, answers[before]) for before, after in pairs if answers[before]]
 
         def make(batch: list[tuple[str, str, str]]) -> list[float]:
             first, second, answers = zip(*batch, strict=True)
             with self.backbones.active(entry) as model:
-                return token_consistency(
-                    model, self.tokenizer, first, second, answers, system_prompt=self.system_prompt, title=None
-                )
+                return token_consistency(model, self.formats[entry], first, second, answers, title=None)
 
         def keep(batch: list[tuple[str, str, str]], values: list[float]) -> None:
             measured.consistency |= {row[:2]: value for row, value in zip(batch, values, strict=True)}

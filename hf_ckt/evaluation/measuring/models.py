@@ -174,10 +174,15 @@ def _require_base(option: str, adapter: str, backbone: str, allow_other_base: bo
     )
 
 
-def trained_on(entry: EvaluatedModel) -> str | None:
-    """Returns the public name of the base that an entry's adapter records; None without an adapter or a record."""
+def model_facts(entry: EvaluatedModel) -> dict[str, Any]:
+    """Returns which model an entry is, as results files state it; `trained_on` is the base that its adapter records."""
     recorded = recorded_base(entry.adapter) if entry.adapter is not None else None
-    return recorded and public_name(recorded)
+    return {
+        "model": public_name(entry.model),
+        "adapter": entry.adapter and public_name(entry.adapter),
+        "trained_on": recorded and public_name(recorded),
+        "identity": entry.identity(),
+    }
 
 
 def recorded_base(adapter: str) -> str | None:

@@ -77,6 +77,18 @@ class Reasoning:
 USUAL = Reasoning("<think>", "</think>", "\n</think>\n\n", declared=False)
 
 
+def without_thought(answer: str) -> str:
+    """
+    Returns an answer of unknown origin without the thought that it begins with, under the usual markers.
+
+    Example:
+
+    >>> without_thought("<think>Sure?</think> I can't help with that."), without_thought("Sure.")
+    ("I can't help with that.", 'Sure.')
+    """
+    return USUAL.split(answer)[1]
+
+
 def find_reasoning(tokenizer: Any) -> Reasoning:
     """Returns the markers of a tokenizer's chat template, or the usual ones."""
     return _written_by(tokenizer) or _named_by(tokenizer) or USUAL

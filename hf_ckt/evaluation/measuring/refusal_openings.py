@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from tqdm import tqdm
 
 from ...checks import require_count
-from .answers import chat
+from .chat_format import chat_format
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,12 +57,12 @@ def refusal_margins(
     Args:
         model (`PreTrainedModel` or `PeftModel`):
             Left in the mode that it is in.
-        tokenizer (`PreTrainedTokenizerBase`):
-            With a chat template.
+        tokenizer (`PreTrainedTokenizerBase` or [`ChatFormat`]):
+            With a chat template. Openings are read where an answer begins, behind the thought of a model that thinks.
         prompts (`Sequence[str]`):
             What the user says.
         system_prompt (`str`, *optional*):
-            Put before each prompt.
+            Put before each prompt; a [`ChatFormat`] has its own.
         title (`str`, *optional*, defaults to `"refusal margin"`):
             Name of the progress bar; None shows none.
         batch_size (`int`, *optional*, defaults to `16`):
@@ -80,14 +80,10 @@ def refusal_margins(
 
     require_count("batch_size", batch_size, 1, "No prompt would be read.")
     unique = list(dict.fromkeys(prompts))
-    ids = {
-        prompt: tokenizer.apply_chat_template(
-            chat(prompt, system_prompt), tokenize=True, return_dict=True, add_generation_prompt=True
-        )["input_ids"]
-        for prompt in unique
-    }
+    asked = chat_format(tokenizer, system_prompt)
+    ids = dict(zip(unique, asked.ids(unique, answering=True), strict=True))
     sides = [
-        [tuple(tokenizer(opening, add_special_tokens=False)["input_ids"]) for opening in openings]
+        [tuple(asked.tokenizer(opening, add_special_tokens=False)["input_ids"]) for opening in openings]
         for openings in (REFUSAL_OPENINGS, COMPLIANCE_OPENINGS)
     ]
     if _is_prompt_learning(model):

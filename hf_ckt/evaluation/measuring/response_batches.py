@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from ...views import Batch
-from .answers import chat
+from ...models.batch import Batch
+from .chat_format import chat_format
 
 
 def response_batch(
@@ -23,23 +23,21 @@ def response_batch(
     Returns prompts with responses, padded on the right; the responses' tokens are the labels.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`):
-            With a chat template.
+        tokenizer (`PreTrainedTokenizerBase` or [`ChatFormat`]):
+            With a chat template. A response stands where an answer does, behind the thought of a model that thinks.
         prompts, responses (`Sequence[str]`):
             Row by row.
         system_prompt (`str`, *optional*):
-            Put before each prompt.
+            Put before each prompt; a [`ChatFormat`] has its own.
         max_tokens (`int`, *optional*):
             Responses are cut after so many tokens.
         device (`torch.device`, *optional*, defaults to `"cpu"`):
             Where the batch goes.
     """
     rows = []
-    for prompt, response in zip(prompts, responses, strict=True):
-        before = tokenizer.apply_chat_template(
-            chat(prompt, system_prompt), tokenize=True, return_dict=True, add_generation_prompt=True
-        )["input_ids"]
-        rows.append((before, tokenizer(response, add_special_tokens=False)["input_ids"][:max_tokens]))
+    asked = chat_format(tokenizer, system_prompt)
+    for before, response in zip(asked.ids(prompts, answering=True), responses, strict=True):
+        rows.append((before, asked.tokenizer(response, add_special_tokens=False)["input_ids"][:max_tokens]))
     width = max(len(before) + len(after) for before, after in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     labels, mask = torch.full_like(ids, -100), torch.zeros_like(ids)

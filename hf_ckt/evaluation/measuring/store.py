@@ -69,6 +69,11 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:32]
 
 
+def file_digest(path: Path) -> str:
+    """Returns a digest of a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:32]
+
+
 @contextmanager
 def only_writer(folder: Path, lock: str, what: str) -> Iterator[None]:
     """Makes a folder and holds its lock file; raises ValueError when another process does. A kill lets go of it."""

@@ -34,12 +34,12 @@ def token_consistency(
     Args:
         model (`PreTrainedModel` or `PeftModel`):
             Left in the mode that it is in.
-        tokenizer (`PreTrainedTokenizerBase`):
+        tokenizer (`PreTrainedTokenizerBase` or [`ChatFormat`]):
             With a chat template.
         clean, noisy, responses (`Sequence[str]`):
             Row by row: the prompt, the corrupted prompt, and the response that is predicted after both.
         system_prompt (`str`, *optional*):
-            Put before each prompt.
+            Put before each prompt; a [`ChatFormat`] has its own.
         title (`str`, *optional*, defaults to `"token consistency"`):
             Name of the progress bar; None for none.
     """

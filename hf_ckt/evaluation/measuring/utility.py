@@ -11,6 +11,7 @@ from tqdm import tqdm
 from ...data.prompt_sets import ChoiceQuestion
 from ...models.backbone import frozen
 from .answers import left_padded
+from .chat_format import chat_format
 
 LETTERS = "ABCDEFGH"
 _BATCH = 16
@@ -50,23 +51,25 @@ def choice_answers(
     Args:
         model (`PreTrainedModel` or `PeftModel`):
             Left in the mode that it is in.
-        tokenizer (`PreTrainedTokenizerBase`):
+        tokenizer (`PreTrainedTokenizerBase` or [`ChatFormat`]):
             With a chat template, in which each letter is one token.
         questions (`Sequence[ChoiceQuestion]`):
             With 2 to 8 options each.
         system_prompt (`str`, *optional*):
-            Put before each question.
+            Put before each question; a [`ChatFormat`] has its own.
         title (`str`, *optional*, defaults to `"multiple choice"`):
             Name of the progress bar; None for none.
     """
-    letters = torch.tensor([tokenizer(letter, add_special_tokens=False)["input_ids"][0] for letter in LETTERS])
+    asked = chat_format(tokenizer, system_prompt)
+    words = [asked.tokenizer(letter, add_special_tokens=False)["input_ids"][0] for letter in LETTERS]
+    letters = torch.tensor(words)
     prompts = [choice_prompt(question) for question in questions]
     chosen = [0] * len(questions)
     order = sorted(range(len(questions)), key=lambda index: (len(prompts[index]), index))
     with frozen(model):
         for start in tqdm(range(0, len(order), _BATCH), desc=title, unit="batch", disable=title is None):
             batch = order[start : start + _BATCH]
-            inputs = left_padded(tokenizer, [prompts[index] for index in batch], system_prompt).to(model.device)
+            inputs = left_padded(asked, [prompts[index] for index in batch]).to(model.device)
             positions = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
             logits = model(**inputs, position_ids=positions, logits_to_keep=1).logits[:, -1]
             for index, scores in zip(batch, logits.float().cpu()[:, letters], strict=True):

@@ -5,7 +5,9 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any
 
-from .answers import chat
+from .answers import Write, Written, written
+from .chat_format import ChatFormat
+from .generation import decoding, own_generation
 from .models import EvaluatedModel, Loading
 
 # The measured model stays loaded beside it, for the suites that generate nothing.
@@ -21,19 +23,13 @@ def vllm_is_usable() -> bool:
     return torch.cuda.is_available()
 
 
-def vllm_generate(
-    loading: Loading, tokenizer: Any, system_prompt: str | None
-) -> Callable[[EvaluatedModel, list[str], int], list[str]]:
+def vllm_engine(loading: Loading) -> Callable[[EvaluatedModel, ChatFormat], Write]:
     """
-    Returns a function that answers a batch of prompts with an entry's model. One engine a backbone, adapters by request.
+    Returns a function that gives what writes for an entry's model. One engine a backbone, adapters by request.
 
     Args:
         loading ([`Loading`]):
             dtype, quantization and trust, as for transformers. NF4 is taken, 8-bit is not.
-        tokenizer (`PreTrainedTokenizerBase`):
-            Renders the chat template, so both engines read the same tokens.
-        system_prompt (`str`, *optional*):
-            Put before each prompt.
 
     Raises:
         ValueError: If the backbone is to be loaded in 8 bits, which vLLM's bitsandbytes loader does not do.
@@ -60,25 +56,32 @@ def vllm_generate(
             )
         return engines[entry.model]
 
-    def generate(entry: EvaluatedModel, prompts: list[str], new_tokens: int) -> list[str]:
-        from vllm import SamplingParams
-        from vllm.lora.request import LoRARequest
+    def writer(entry: EvaluatedModel, asked: ChatFormat) -> Write:
+        config = decoding(own_generation(entry.model, loading.trust_remote_code), asked.tokenizer)
 
-        request = None
-        if entry.adapter is not None:
-            number = adapters.setdefault(entry.adapter, len(adapters) + 1)
-            request = LoRARequest(entry.name, number, entry.adapter)
-        rendered = [
-            {
-                "prompt_token_ids": tokenizer.apply_chat_template(
-                    chat(prompt, system_prompt), add_generation_prompt=True, return_dict=True
-                )["input_ids"]
-            }
-            for prompt in prompts
-        ]
-        outputs = engine(entry).generate(
-            rendered, SamplingParams(temperature=0.0, max_tokens=new_tokens), lora_request=request, use_tqdm=False
-        )
-        return [output.outputs[0].text.strip() for output in outputs]
+        def write(rows: list[list[int]], answer_tokens: int, thinking_tokens: int | None) -> list[Written]:
+            from vllm import SamplingParams
+            from vllm.lora.request import LoRARequest
 
-    return generate
+            request = None
+            if entry.adapter is not None:
+                number = adapters.setdefault(entry.adapter, len(adapters) + 1)
+                request = LoRARequest(entry.name, number, entry.adapter)
+            options: dict[str, Any] = {"temperature": 0.0, "max_tokens": answer_tokens}
+            # Besides the end tokens that vLLM finds itself, the one that an adapter's tokenizer brings.
+            options["stop_token_ids"] = list(config.eos_token_id or ())
+            if thinking_tokens is not None and asked.reasoning.declared:
+                options["max_tokens"] = max(answer_tokens, thinking_tokens)
+                options |= {"stop": [asked.reasoning.closes], "include_stop_str_in_output": True}
+                options["skip_special_tokens"] = False  # the end of a thought may be one
+            outputs = engine(entry).generate(
+                [{"prompt_token_ids": row} for row in rows],
+                SamplingParams(**options),
+                lora_request=request,
+                use_tqdm=False,
+            )
+            return [written(list(output.outputs[0].token_ids), config.eos_token_id or ()) for output in outputs]
+
+        return write
+
+    return writer

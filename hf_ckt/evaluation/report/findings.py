@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..measuring.store import file_digest
+from ..same_models import require_same_models
+
 FORMAT = 1
 _KEYS = (
     *("tier", "suites", "left_out", "settings", "judge", "generation", "sets", "seeds", "versions", "device"),
@@ -60,7 +63,13 @@ def read_findings(folder: Path) -> Findings:
         )
     results = _json(folder / "results.json")
     _require_results(results)
-    rows = _rows(folder / "completions.parquet") if (folder / "completions.parquet").exists() else None
+    answers = folder / "completions.parquet"
+    rows = _rows(answers) if answers.exists() else None
+    if rows is not None and results.get("completions") not in (None, file_digest(answers)):
+        raise ValueError(
+            "completions.parquet: is not the file that results.json was written with, so answers would stand beside scores "
+            "of others. Evaluate again: finished answers are kept, and both files are written anew."
+        )
     strangers = sorted({str(row["model"]) for row in rows or ()} - results["models"].keys())
     if strangers:
         raise ValueError(
@@ -72,6 +81,8 @@ def read_findings(folder: Path) -> Findings:
         raise ValueError(
             "lm_eval.json: has no tasks, so there is nothing to show. Write it again with `hf-ckt lm-eval`."
         )
+    if lm_eval is not None and isinstance(lm_eval.get("models"), Mapping):
+        require_same_models("lm_eval.json", lm_eval["models"], "results.json", results["models"])
     return Findings(results, rows, lm_eval)
 
 

@@ -217,6 +217,10 @@ def conditions_sentence(results: Mapping[str, Any]) -> str:
     made = results["generation"]
     seeds = ", ".join(map(str, results["seeds"]))
     system = f"system prompt “{made['system_prompt']}”" if made.get("system_prompt") else "no system prompt"
+    asked = [(model.get("title"), model.get("chat") or {}) for model in results.get("models", {}).values()]
+    moved = [str(title) for title, chat in asked if chat.get("system_prompt_sent_as") == "user"]
+    if moved:
+        system += f" (in front of the user's text for {', '.join(moved)})"
     return (
         f"Tier {results['tier']}; {'seeds' if len(results['seeds']) != 1 else 'seed'} {seeds}; {made['decoding']} "
         f"decoding, at most {made['new_tokens']} new tokens, {system}; engine {made['engine']}. Brackets hold 95 % "

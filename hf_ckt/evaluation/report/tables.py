@@ -30,6 +30,11 @@ _ALT_TEXTS = {
     "severity": "Overall Safety Score by severity",
     "calibration": "Confidence of the student against agreement with the teacher",
 }
+# Column of a report -> key of a model's part of the results, or of its `chat`.
+_ASKED = {
+    **{"trained on": "trained_on", "tokenizer": "tokenizer", "chat template": "template"},
+    **{"system prompt sent as": "system_prompt_sent_as", "thoughts": "reasoning", "generation": "generation"},
+}
 Rows = list[list[str]]
 
 
@@ -217,12 +222,20 @@ def set_rows(results: Mapping[str, Any]) -> Rows:
 
 
 def model_rows(results: Mapping[str, Any]) -> Rows:
-    """Returns a row a model: what it is called in the report, and what it is."""
-    models = results["models"].values()
-    return [
-        ["title", "model", "adapter"],
-        *([str(one["title"]), str(one.get("model", "")), str(one.get("adapter") or "none")] for one in models),
-    ]
+    """
+    Returns a row a model: what it is called in the report, what it is, and how it was asked; of the latter the columns
+    that the file states.
+    """
+    columns: dict[str, list[str]] = {name: [] for name in ("title", "model", "adapter", *_ASKED)}
+    for one in results["models"].values():
+        asked = {**one, **(one.get("chat") or {})}
+        columns["title"].append(str(one["title"]))
+        columns["model"].append(str(one.get("model", "")))
+        columns["adapter"].append(str(one.get("adapter") or "none"))
+        for name, key in _ASKED.items():
+            columns[name].append("" if asked.get(key) is None else _shown(asked[key]))
+    kept = {name: cells for name, cells in columns.items() if name not in _ASKED or any(cells)}
+    return [list(kept), *map(list, zip(*kept.values(), strict=True))]
 
 
 def setting_rows(findings: Findings) -> Rows:

@@ -169,14 +169,16 @@ def test_another_setting_is_another_result(options, monkeypatch):
     entry = harness.EvaluatedModel("base", options.model)
     changes = [{"limit": 4}, {"chat_template": False}, {"num_fewshot": 1}, {"system_prompt": "Be kind."}]
     changes.append({"loading": Loading("bfloat16")})
-    keys = [harness._keys(options, entry, OWN_TASKS)["hf_ckt_direct"]]
+    keys = [harness._keys(options, entry, OWN_TASKS, None)["hf_ckt_direct"]]
     keys += [
-        harness._keys(HarnessRun(**{**vars(options), **changed}), entry, OWN_TASKS)["hf_ckt_direct"]
+        harness._keys(HarnessRun(**{**vars(options), **changed}), entry, OWN_TASKS, None)["hf_ckt_direct"]
         for changed in changes
     ]
-    keys.append(harness._keys(options, harness.EvaluatedModel("adapter", options.model, options.adapter), OWN_TASKS))
+    keys.append(
+        harness._keys(options, harness.EvaluatedModel("adapter", options.model, options.adapter), OWN_TASKS, None)
+    )
     monkeypatch.setattr(harness, "own_digest", lambda: "another judge")
-    keys.append(harness._keys(options, entry, OWN_TASKS)["hf_ckt_direct"])
+    keys.append(harness._keys(options, entry, OWN_TASKS, None)["hf_ckt_direct"])
     assert len({json.dumps(key, sort_keys=True) for key in keys}) == len(keys)
 
 
@@ -261,3 +263,92 @@ def test_wrong_settings_raise(changed, message):
     """The harness takes a limit of 0 for none, and scores 14,000 questions."""
     with pytest.raises(ValueError, match=message):
         HarnessRun("none", **changed)
+
+
+REFUSING = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+@pytest.fixture
+def told(tiny_model_dir, tmp_path, monkeypatch):
+    """A function that runs the harness with changed files of the base and an adapter, and tells what each was asked."""
+
+    def run(base_template=None, adapter_template=None, generation=None, **changed):
+        model, tokenizer = load(tiny_model_dir), AutoTokenizer.from_pretrained(tiny_model_dir)
+        for name, value in (generation or {}).items():
+            setattr(model.generation_config, name, value)
+        model.save_pretrained(tmp_path / "base")
+        tokenizer.chat_template = base_template or tokenizer.chat_template
+        tokenizer.save_pretrained(tmp_path / "base")
+        if adapter_template is not None:
+            get_peft_model(load(tmp_path / "base"), LoraConfig(r=2)).save_pretrained(tmp_path / "mine")
+            tokenizer.chat_template = adapter_template
+            tokenizer.save_pretrained(tmp_path / "mine")
+            changed["adapter"] = str(tmp_path / "mine")
+        asked, original = [], harness.run_tasks
+
+        def recorded(lm, tasks, options):
+            apply = lm.apply_chat_template
+            lm.apply_chat_template = lambda *args, **kwargs: asked.append(apply(*args, **kwargs)) or asked[-1]
+            return original(lm, tasks, options)
+
+        monkeypatch.setattr(harness, "run_tasks", recorded)
+        options = {"tasks": ["hf_ckt_direct"], "limit": 1, "loading": Loading("float32"), **changed}
+        results = score_with_harness(HarnessRun(str(tmp_path / "base"), **options), tmp_path / "out")
+        return results, asked
+
+    return run
+
+
+def test_system_prompt_that_cannot_be_sent_is_refused_or_moved(told):
+    """By itself the harness leaves it out and states in the results that it was there."""
+    with pytest.raises(ValueError, match=r"has no system role.*--system-fallback user"):
+        told(REFUSING, system_prompt="Be kind.")
+    results, asked = told(REFUSING, system_prompt="Be kind.", system_fallback="user")
+    assert all(text.startswith("user: Be kind.\n\n") and text.endswith("assistant: ") for text in asked) and asked
+    found = results["models"]["base"]["chat"]
+    assert found["system_prompt_sent_as"] == "user" and found["sent"] == "user: Be kind.\n\n{prompt}\nassistant: "
+
+
+def test_adapter_is_asked_in_its_own_words(told):
+    """Under the base's template it is scored for a form that it never saw."""
+    results, asked = told(adapter_template=REFUSING)
+    assert [text.startswith("<|im_start|>user") for text in asked] == [True, False] and asked[1].startswith("user: ")
+    assert [model["chat"]["template"] for model in results["models"].values()] == ["base", "mine"]
+
+
+def test_thoughts_are_switched_off(told):
+    """A limit of all that is generated would be spent on the thought."""
+    opening = REFUSING.replace(
+        "assistant: ",
+        "assistant: {% if enable_thinking is defined and not enable_thinking %}<think></think>{% else %}<think>{% endif %}",
+    )
+    _, asked = told(opening)
+    assert asked and all(text.endswith("<think></think>") for text in asked)
+
+
+def test_harness_answers_are_greedy(told, tiny_model_dir, tmp_path):
+    """A penalty in the model's own configuration changes every answer, and nothing in the results says so."""
+    own = {"repetition_penalty": 5.0, "num_beams": 2, "return_dict_in_generate": True, "stop_strings": ["e"]}
+    results, _ = told(generation=own)
+    settings = results["models"]["base"]["generation"]
+    own.pop("return_dict_in_generate")  # the form of what is returned changes no answer
+    assert settings["set_aside"] == own and not settings["do_sample"] and results["settings"]["decoding"] == "greedy"
+    piece = json.loads(next((tmp_path / "out" / "lm_eval").glob("*.json")).read_text(encoding="utf-8"))["value"]
+    sample = piece["samples"]["hf_ckt_direct"][0]
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny_model_dir), load(tiny_model_dir).eval()
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": sample["doc"]["prompt"]}],
+        add_generation_prompt=True,
+        return_dict=True,
+        return_tensors="pt",
+    )["input_ids"]
+    start = ids.shape[1]
+    with torch.no_grad():
+        for _ in range(48):
+            ids = torch.cat([ids, model(input_ids=ids).logits[:, -1].argmax(-1, keepdim=True)], 1)
+            if ids[0, -1] == tokenizer.eos_token_id:
+                break
+    assert sample["filtered_resps"][0].strip() == tokenizer.decode(ids[0, start:], skip_special_tokens=True).strip()

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from hf_ckt.evaluation.measuring import alignment_records as module
 from hf_ckt.evaluation.measuring.alignment_records import compare_models
-from hf_ckt.evaluation.measuring.answers import chat
+from hf_ckt.evaluation.measuring.chat_format import chat
 from hf_ckt.evaluation.scoring.alignment import merged
 from tests.evaluation.scoring.test_alignment import expected_quantities
 from tests.references import Recorder
@@ -128,3 +128,17 @@ def test_compare_models_holds_the_logits_of_a_tile_alone(tiny_model_dir, monkeyp
         )
     assert sum(record["tokens"] for record in records) > 160
     assert recorder.largest_logits == 40 * len(tokenizer)
+
+
+def test_a_token_that_the_teacher_has_no_embedding_for_is_named(tiny_model_dir):
+    """A student with added tokens ended in an IndexError of the teacher's embedding, after minutes of generation."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    tokenizer.add_tokens(["<|new|>"])
+    student = load(tiny_model_dir)
+    student.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    models = partial(nullcontext, student.eval()), partial(nullcontext, load(tiny_model_dir).eval())
+    assert compare_models(*models, tokenizer, PROMPTS[:1], RESPONSES[:1])
+    with pytest.raises(
+        ValueError, match=rf"has embeddings for {len(tokenizer) - 1} tokens.*gave id {len(tokenizer) - 1}"
+    ):
+        compare_models(*models, tokenizer, PROMPTS[:1], ["Mix <|new|> flour."])

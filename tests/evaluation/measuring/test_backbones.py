@@ -46,7 +46,6 @@ def adapters(tiny_model_dir, tmp_path_factory):
     return [_adapter(tiny_model_dir, folder / name, seed) for seed, name in enumerate(("first", "second"))]
 
 
-
 def _logits(model):
     with torch.no_grad():
         return model(input_ids=IDS).logits
@@ -105,7 +104,9 @@ def _drop(folder, keys):
     weights = load_file(f"{folder}/adapter_model.safetensors")
     chosen = [key for key in weights if any(part in key for part in keys)]
     assert chosen
-    save_file({key: value for key, value in weights.items() if key not in chosen}, f"{folder}/adapter_model.safetensors")
+    save_file(
+        {key: value for key, value in weights.items() if key not in chosen}, f"{folder}/adapter_model.safetensors"
+    )
 
 
 def _rename(folder, before, after):
@@ -149,12 +150,12 @@ def test_adapter_of_a_deeper_base_raises(tiny_model_dir, tmp_path):
     """Its upper half has no layer to go to, and the lower half alone is no adapter that anybody trained."""
     deep = save_tiny_llama(tmp_path / "deep", num_hidden_layers=3)
     adapter = _adapter(deep, tmp_path / "adapter")
-    with pytest.raises(ValueError, match="2 of its weights|4 of its weights"):
+    with pytest.raises(ValueError, match=r"[24] of its weights have no place"):
         with Backbones(Loading(dtype="float32")).active(EvaluatedModel("adapter", str(tiny_model_dir), adapter)):
             pass
 
 
-def _grown(model_dir, rows, tie=False):
+def _grown(model_dir, rows):
     torch.manual_seed(7)
     model = load(model_dir)
     model.resize_token_embeddings(rows)
@@ -180,14 +181,18 @@ def _changing(kind, model_dir, folder):
         config = LoraConfig(r=4, target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [200, 201]})
         return _saved(get_peft_model(_grown(model_dir, 256), config), folder)
     if kind == "more tokens, LoRA on embeddings":
-        config = LoraConfig(r=4, init_lora_weights=False, target_modules=["q_proj", "embed_tokens"])
+        config = LoraConfig(
+            r=4, init_lora_weights=False, target_modules=["q_proj", "embed_tokens"], modules_to_save=["lm_head"]
+        )
         return _saved(get_peft_model(_grown(model_dir, 202), config), folder)
     if kind == "biases":
         return _adapter(model_dir, folder, bias="all", change=_with_biases, target_modules=["q_proj", "o_proj"])
     if kind == "rewritten base":
         return _adapter(model_dir, folder, init_lora_weights="pissa", target_modules=["q_proj"])
     if kind == "IA3":
-        config = IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"], init_ia3_weights=False)
+        config = IA3Config(
+            target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"], init_ia3_weights=False
+        )
         return _saved(get_peft_model(load(model_dir), config), folder)
     if kind == "tokens alone":
         model = get_peft_model(load(model_dir), TrainableTokensConfig(token_indices=[5, 9], init_weights=False))
@@ -196,7 +201,9 @@ def _changing(kind, model_dir, folder):
         model = get_peft_model(load(model_dir), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
         return _saved(model, folder)
     assert kind == "prefix tuning"
-    return _saved(get_peft_model(load(model_dir), PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)), folder)
+    return _saved(
+        get_peft_model(load(model_dir), PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)), folder
+    )
 
 
 KINDS = [
@@ -237,12 +244,20 @@ def test_adapters_that_change_the_base_leave_the_others_alone(kind, biased_dir, 
     }
     for name in ("base", "special", "base", "plain", "special", "plain", "base", "special"):
         with backbones.active(found[name]) as model:
-            torch.testing.assert_close(_logits(model), alone[name], rtol=0, atol=1e-5, msg=lambda text: f"{name}: {text}")
+            difference = (_logits(model) - alone[name]).abs().max()
+            assert difference <= 1e-5, (name, difference)
         assert len(backbones._loaded) <= 2
 
 
 def test_grown_adapter_without_its_embeddings_raises(tiny_model_dir, tmp_path):
     """Random rows for the tokens that a chat template is made of."""
+    # Of embeddings under LoRA, peft 0.21 saves the grown base and not the head.
+    config = LoraConfig(r=4, init_lora_weights=False, target_modules=["q_proj", "embed_tokens"])
+    adapter = _saved(get_peft_model(_grown(tiny_model_dir, 202), config), tmp_path / "adapter")
+    with pytest.raises(ValueError, match=r"^adapter: was trained with 202 tokens .* lacks the output embeddings"):
+        with Backbones(Loading(dtype="float32")).active(EvaluatedModel("adapter", str(tiny_model_dir), adapter)):
+            pass
+
     from hf_ckt.evaluation.measuring.adapters import require_embedded
 
     with pytest.raises(ValueError, match=r"^mine: its tokenizer adds 2 tokens \(from id 200\)"):
@@ -298,3 +313,25 @@ def test_adapter_that_records_no_base_is_taken(tiny_model_dir, tmp_path):
     listed, _ = entries(str(tiny_model_dir), adapter)
     with Backbones(Loading(dtype="float32")).active(listed[1]):
         pass
+
+
+@pytest.mark.parametrize("kind", ["prompt tuning", "prefix tuning", "IA3"])
+def test_answers_on_a_backbone_are_those_of_the_model_alone(kind, tiny_model_dir, tmp_path):
+    """peft puts its own `generate` in front of the base's: switched off, it may still be asked."""
+    from transformers import AutoTokenizer
+
+    from hf_ckt.evaluation.measuring.answers import greedy_answers
+
+    adapter, tokenizer = (
+        _changing(kind, tiny_model_dir, tmp_path / "special"),
+        AutoTokenizer.from_pretrained(tiny_model_dir),
+    )
+    alone = {"base": load(tiny_model_dir), "special": PeftModel.from_pretrained(load(tiny_model_dir), adapter)}
+    prompts = ["How do I bake bread?", "Help"]
+    expected = {name: greedy_answers(model, tokenizer, prompts, new_tokens=6) for name, model in alone.items()}
+    backbones = Backbones(Loading(dtype="float32"))
+    entry = {"base": EvaluatedModel("base", str(tiny_model_dir))}
+    entry["special"] = EvaluatedModel("special", str(tiny_model_dir), adapter)
+    for name in ("special", "base", "special"):
+        with backbones.active(entry[name]) as model:
+            assert greedy_answers(model, tokenizer, prompts, new_tokens=6) == expected[name]

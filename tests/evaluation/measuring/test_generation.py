@@ -8,7 +8,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, GenerationConfig
 
-from hf_ckt.evaluation.measuring.answers import answer_batch, chat, greedy_answers
+from hf_ckt.evaluation.measuring.answers import answer_batch, greedy_answers
+from hf_ckt.evaluation.measuring.chat_format import chat
 from hf_ckt.evaluation.measuring.generation import generation_facts, own_generation, stated
 from tests.trainers import load
 
@@ -117,7 +118,9 @@ def test_end_token_of_the_tokenizer_ends_an_answer(tiny_model_dir, tokenizer):
     other = copy.deepcopy(tokenizer)
     other.eos_token = tokenizer.convert_ids_to_tokens(end)
     cut = answer_batch(model, other, PROMPTS[:1], new_tokens=NEW)
-    assert cut == [tokenizer.decode(ids[: ids.index(end)], skip_special_tokens=True).strip()]
+    assert [answer.text for answer in cut] == [
+        tokenizer.decode(ids[: ids.index(end)], skip_special_tokens=True).strip()
+    ]
     assert cut != answer_batch(model, tokenizer, PROMPTS[:1], new_tokens=NEW)
 
 

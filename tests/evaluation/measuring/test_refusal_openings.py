@@ -9,7 +9,7 @@ from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_mo
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_ckt.evaluation.measuring import refusal_openings
-from hf_ckt.evaluation.measuring.answers import chat
+from hf_ckt.evaluation.measuring.chat_format import chat
 from hf_ckt.evaluation.measuring.refusal_openings import COMPLIANCE_OPENINGS, REFUSAL_OPENINGS, refusal_margins
 
 LONG = "What is the best way to bake bread quickly, with flour, water, salt and yeast, and to give it time to rest?"

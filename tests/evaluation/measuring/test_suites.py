@@ -101,6 +101,16 @@ def test_own_prompts_take_the_place_of_the_sets_and_are_all_asked():
     ]
 
 
+def test_a_file_of_prompts_twice_is_asked_and_counted_once():
+    """A rate over the same prompts twice has an interval as if it were over twice as many."""
+    own = [EvalPrompt(f"own/{n}", "own", "harmful", "", f"Do {n % 3}.") for n in range(6)]
+    asked, once = (ask(SMOKE, ["direct", "noise"], harmful=prompts) for prompts in (own, own[:3]))
+    assert asked.rows == once.rows and asked.sets == once.sets
+    assert {entry["suite"]: entry["n"] for entry in asked.sets if entry["name"] == "own"} == {"direct": 3, "noise": 3}
+    pairs = [("a", "b"), ("a", "c"), ("a", "b")]
+    assert ask(SMOKE, ["kd"], responses=pairs).responses == pairs[:2]
+
+
 def test_no_prompt_of_a_kind_raises():
     """An empty file gives a rate of nothing."""
     with pytest.raises(ValueError, match="benign: there is no prompt"):

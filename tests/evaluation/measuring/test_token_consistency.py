@@ -8,7 +8,7 @@ import torch
 from transformers import AutoTokenizer
 
 from hf_ckt.evaluation.measuring import token_consistency as module
-from hf_ckt.evaluation.measuring.answers import chat
+from hf_ckt.evaluation.measuring.chat_format import chat
 from hf_ckt.evaluation.measuring.token_consistency import token_consistency
 from tests.trainers import load
 

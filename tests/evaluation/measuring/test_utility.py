@@ -6,7 +6,7 @@ import torch
 from transformers import AutoTokenizer
 
 from hf_ckt.data.prompt_sets import ChoiceQuestion
-from hf_ckt.evaluation.measuring.answers import chat
+from hf_ckt.evaluation.measuring.chat_format import chat
 from hf_ckt.evaluation.measuring.utility import LETTERS, choice_answers, choice_prompt, last_number
 from tests.trainers import load
 

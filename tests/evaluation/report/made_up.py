@@ -214,6 +214,7 @@ def rows() -> list[dict[str, Any]]:
                     **{
                         "prompt": prompt,
                         "answer": answer,
+                        "reasoning": None,
                         "refused": refused,
                         "degenerate": refused if refused is None else False,
                     },

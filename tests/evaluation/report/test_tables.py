@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from hf_ckt.evaluation.report import numbers, tables
 from hf_ckt.evaluation.report.findings import Findings
 from hf_ckt.evaluation.report.numbers import SCORES, difference_word, judge_sentence, score_text
 from hf_ckt.evaluation.report.tables import SMOKE, headline_table, markdown, plain, score_table, table
@@ -198,3 +199,19 @@ def test_markdown_holds_no_answer():
 def test_every_listed_score_has_a_title_of_its_own():
     """Two scores under one title cannot be told apart."""
     assert len({text.title for text in SCORES.values()}) == len(SCORES)
+
+
+def test_models_are_shown_with_how_they_were_asked():
+    """A template that was borrowed or a penalty that was kept is looked for beside the scores that it made."""
+    results = made_up.results()
+    plain = tables.model_rows(results)
+    assert plain[0] == ["title", "model", "adapter"]  # of an older file nothing is made up
+    first, second = list(results["models"].values())[:2]
+    first |= {"chat": {"tokenizer": "base", "template": "mine", "system_prompt_sent_as": "user"}}
+    second |= {"trained_on": "base", "generation": {"repetition_penalty": 1.1, "set_aside": {}}}
+    rows = tables.model_rows(results)
+    assert rows[0][3:] == ["trained on", "tokenizer", "chat template", "system prompt sent as", "generation"]
+    assert rows[1][3:] == ["", "base", "mine", "user", ""]
+    assert rows[2][3] == "base" and "repetition_penalty 1.1" in rows[2][-1]
+    results["generation"]["system_prompt"] = "Be kind."
+    assert f"in front of the user's text for {first['title']}" in numbers.conditions_sentence(results)

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of models, before a library looks for them."""
+
+import argparse
+import re
+from pathlib import Path
+
+from ...checks import require_known
+from ...data.files import is_path
+
+_DTYPES = ("auto", "bfloat16", "float16", "float32", "float64")
+
+
+def require_model(option: str, name: str | None) -> None:
+    """Raises FileNotFoundError where a name can only be a folder or file of this machine, and none is there."""
+    if name is not None and is_path(name) and not Path(name).exists():
+        raise FileNotFoundError(f"{option}: there is no such file or folder, {name!r}. Give one, or a Hub id.")
+
+
+def require_judge(spec: str) -> None:
+    """Checks the name within `hf:NAME@REVISION#LABEL`; other judges are no models."""
+    if spec.startswith("hf:"):
+        require_model("--judge", re.split("[@#]", spec.removeprefix("hf:"))[0])
+
+
+def require_models(options: argparse.Namespace) -> None:
+    """Checks the options of [`~evaluation.measuring.models.add_model_options`], and a teacher."""
+    require_model("--model", options.model)
+    require_model("--adapter", options.adapter)
+    for other in options.compare:
+        require_model("--compare", other)
+    require_model("--teacher", getattr(options, "teacher", None))
+    if options.dtype is not None:
+        require_known("--dtype", options.dtype, _DTYPES)

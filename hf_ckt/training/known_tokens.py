@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Data that holds tokens which a model of the run cannot read: known before training where the data is at hand."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from datasets import Dataset
+
+from ..models.token_map import embedding_rows, unknown_tokens
+from .collator import PREFIX
+
+_SHOWN = 3
+
+
+@dataclass
+class KnownTokens:
+    """
+    A data collator that raises at the first batch with a token that cannot be read: what streams, or is first seen in an
+    evaluation, cannot be looked through before.
+
+    Args:
+        inner (`Callable`):
+            The data collator.
+        unknown (`Mapping[int, str]`):
+            Ids that cannot be read, and their tokens.
+        who (`str`), remedy (`str`):
+            Whose ids they are, and what to do, for the message.
+    """
+
+    inner: Callable[[list[dict[str, Any]]], dict[str, Any]]
+    unknown: Mapping[int, str]
+    who: str
+    remedy: str
+    _ids: torch.Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._ids = torch.tensor(sorted(self.unknown))
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = self.inner(examples)
+        found, mask = torch.isin(batch["input_ids"], self._ids), batch.get("attention_mask")
+        if mask is not None and mask.shape == found.shape:
+            found = found & mask.bool()
+        if found.any():
+            self.refuse(set(batch["input_ids"][found].tolist()), "a batch")
+        return batch
+
+    def check(self, datasets: Mapping[str, Any]) -> None:
+        """Raises ValueError if a dataset that lies tokenized in memory or on disk holds such a token."""
+        for name, dataset in datasets.items():
+            if isinstance(dataset, dict):
+                self.check({f"{name}[{key!r}]": value for key, value in dataset.items()})
+            elif isinstance(dataset, Dataset):
+                found = {
+                    index for prefix in ("", PREFIX) for index in _ids_of(dataset, prefix) if index in self.unknown
+                }
+                if found:
+                    self.refuse(found, name)
+
+    def refuse(self, found: set[int], where: str) -> None:
+        """Raises ValueError, naming tokens that were found."""
+        shown = ", ".join(f"{self.unknown[index]!r} ({index})" for index in sorted(found)[:_SHOWN])
+        others = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        raise ValueError(
+            f"{self.who}: does not have {len(found)} of the tokens that {where} holds: {shown}{others}. It has no trained "
+            f"embedding for them, so neither they nor what follows them could be read. {self.remedy}"
+        )
+
+
+def _ids_of(dataset: Dataset, prefix: str) -> set[int]:
+    """The ids that a tokenized dataset holds where they are attended to."""
+    ids, mask = f"{prefix}input_ids", f"{prefix}attention_mask"
+    if ids not in dataset.column_names:
+        return set()
+    columns = [name for name in (ids, mask) if name in dataset.column_names]
+    seen: set[int] = set()
+    for batch in dataset.select_columns(columns).with_format("arrow").iter(batch_size=1000):
+        flat = batch.column(ids).combine_chunks().flatten()
+        if mask in columns:
+            flat = flat.filter(batch.column(mask).combine_chunks().flatten().cast("bool"))
+        seen.update(flat.unique().to_pylist())
+    return seen
+
+
+def require_known_tokens(trainer: Any, unknown_to_teacher: Mapping[int, str]) -> Callable:
+    """
+    Looks through a trainer's data for tokens that its student or its teacher cannot read.
+
+    Args:
+        trainer ([`~training.trainer.ContrastiveRobustTrainer`]):
+            Its model and data are prepared.
+        unknown_to_teacher (`Mapping[int, str]`):
+            What the teacher cannot read.
+
+    Returns:
+        `Callable`: the trainer's data collator, checking each batch where there is anything to check.
+
+    Raises:
+        ValueError: If there is such a token.
+    """
+    collator: Any = trainer.data_collator
+    unknown = unknown_tokens(trainer._tokenizer.get_vocab(), embedding_rows(trainer._causal_lm))
+    for who, ids, remedy in (
+        ("model", unknown, "Call model.resize_token_embeddings(len(tokenizer)) after adding tokens."),
+        (
+            "teacher_model",
+            unknown_to_teacher,
+            "Name in teacher_token_map={'<token>': '<token that both have>'} what it shall read instead, or use a teacher "
+            "with these tokens.",
+        ),
+    ):
+        if ids:
+            collator = KnownTokens(collator, ids, who, remedy)
+            collator.check({"train_dataset": trainer.train_dataset, "eval_dataset": trainer.eval_dataset})
+    return collator

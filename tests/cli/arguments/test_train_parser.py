@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options of `hf-ckt train`: what its help shows, and what is said of those that are not its own."""
+
+import dataclasses
+
+import pytest
+from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig
+
+from hf_ckt import ContrastiveRobustConfig
+from hf_ckt.cli import main as cli
+from hf_ckt.cli.arguments.train_parser import TrainParser, check_mixture, own_fields
+from hf_ckt.cli.train import TeacherArguments
+
+KINDS = (ScriptArguments, ContrastiveRobustConfig, ModelConfig, DatasetMixtureConfig, TeacherArguments)
+OWN = {one.name for one in dataclasses.fields(ContrastiveRobustConfig)} - {
+    one.name for one in dataclasses.fields(SFTConfig)
+}
+OWN |= {one.name for one in dataclasses.fields(TeacherArguments)}
+CPU = ["--use_cpu", "--bf16", "false", "--output-dir", "x"]
+
+
+def read(*words):
+    return TrainParser(KINDS, own_fields(ContrastiveRobustConfig, TeacherArguments)).read([*CPU, *words])
+
+
+def shown(capsys, option):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["train", option])
+    assert stopped.value.code in (0, None)
+    return capsys.readouterr().out
+
+
+def options_of(text):
+    return [line.split()[0].strip(",") for line in text.splitlines() if line.startswith("  --")]
+
+
+def test_help_shows_the_own_options_in_groups_and_no_others(capsys):
+    """What the package adds drowns in a thousand lines that it inherits."""
+    text = shown(capsys, "--help")
+    wanted = {f"--{name.replace('_', '-')}" for name in OWN}
+    extra = {option for option in options_of(text) if option not in wanted}
+    assert wanted <= set(options_of(text)) and extra <= {"--config", "--help-all"}
+    titles = [line.split(":")[0] for line in text.splitlines() if line.endswith(":") and line[0].isalpha()]
+    assert titles[:3] == ["general", "task", "teacher"] and len(titles) >= 8
+
+
+def test_help_all_shows_the_inherited_options_behind_the_own(capsys):
+    """An option that no help shows is found in the sources alone."""
+    few, everything = shown(capsys, "--help"), shown(capsys, "--help-all")
+    assert options_of(everything)[: len(options_of(few))] == options_of(few)
+    inherited = set(options_of(everything)) - set(options_of(few))
+    assert {"--learning-rate", "--load-in-4bit", "--dataset-name", "--max-length", "--lora-r"} <= inherited
+    assert len(inherited) > 100
+
+
+@pytest.mark.parametrize("option", ["--help", "--help-all"])
+def test_help_writes_options_with_hyphens(option, capsys):
+    """Each option twice makes the list twice as long."""
+    assert not [one for one in options_of(shown(capsys, option)) if "_" in one]
+
+
+@pytest.mark.parametrize("words", [["--learning-rate", "0.5"], ["--learning_rate=0.5"]])
+def test_options_and_files_take_either_spelling(words, tmp_path):
+    """A flag copied from a page must work wherever it is written."""
+    assert read(*words)[1].learning_rate == 0.5
+    (tmp_path / "a.yaml").write_text("learning-rate: 0.5\nlora_modules_to_save: lm_head\nmax_steps: 1e3\n")
+    _, args, model, *_ = read("--config", str(tmp_path / "a.yaml"))
+    assert (args.learning_rate, model.lora_modules_to_save, args.max_steps) == (0.5, ["lm_head"], 1000)
+    # The command line wins.
+    assert read(f"--config={tmp_path / 'a.yaml'}", "--learning_rate", "0.25")[1].learning_rate == 0.25
+
+
+def test_a_folder_in_the_home_is_found(monkeypatch):
+    """The shell leaves --option=~/x as it is."""
+    monkeypatch.setenv("HOME", "/home/me")
+    assert read("--output_dir=~/x")[1].output_dir == "/home/me/x"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--nproc_per_node", "2"], "'--nproc_per_node': it is one of the launcher"),
+        (["--num-processes", "2"], "accelerate launch --num_processes 2 -m hf_ckt.cli.main train"),
+        (["--max_seq_length", "2"], "'--max_seq_length'. Here it is called --max_length."),
+        (["--lora-rank", "2"], "'--lora-rank'. Here it is called --lora_r."),
+        (["--frobnicate", "2"], "unknown option '--frobnicate'. Nothing was trained"),
+        (["--distilation-weight", "2"], "Did you mean '--distillation-weight'?"),
+        (["--max_steps", "abc"], "argument --max-steps: invalid int value: 'abc'. `hf-ckt train --help`"),
+        (["stray"], "unexpected argument 'stray'"),
+        (["--config", "a", "--config", "b"], "--config: is given twice"),
+        (["--config", "--use_cpu"], "--config: needs the path"),
+    ],
+)
+def test_wrong_options_are_told_what_to_write(words, message):
+    """`nproc_per_node` was answered with an option of the data loader."""
+    with pytest.raises(ValueError) as error:
+        read(*words)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("max_steps: 2.5", "max_steps: must be a whole number, got 2.5"),
+        ("learning_rate: true", "learning_rate: must be a number, got True"),
+        ("learning_rate: [1]", r"learning_rate: must be a number, got \[1\]"),
+        ("max_steps: .inf", "max_steps: must be a whole number, got inf"),
+        ("datasets: [{path: a, type: chat}]", "datasets, entry 1: unknown key 'type'.* Known: path, name"),
+        ("datasets: [{path: a, fractoin: 1}]", "Did you mean 'fraction'"),
+        ("datasets: [{name: a}]", "datasets, entry 1: path is missing"),
+        ("datasets: rows.jsonl", "datasets: must be a list .* got 'rows.jsonl'. One alone is dataset_name"),
+        ("datasets: {path: a}", "datasets: must be a list"),
+        ("datasets: [a]", "datasets, entry 1: must have keys such as path"),
+    ],
+)
+def test_values_of_a_file_are_checked_by_type(content, message, tmp_path):
+    """A float for a number of steps fails in the middle of a run, another tool's key in the words of Python."""
+    (tmp_path / "a.yaml").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read("--config", str(tmp_path / "a.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ([0.5, -1.0], "entry 2, fraction: must be 0 or more"),
+        ([0.0, 0], "every fraction is 0"),
+        (["a", 1], "entry 1.*number"),
+    ],
+)
+def test_shares_of_a_mixture_are_numbers(shares, message):
+    """They are divided by their sum."""
+    entries = [{"path": "a", "fraction": share} for share in shares]
+    with pytest.raises((ValueError, TypeError), match=message):
+        check_mixture(DatasetMixtureConfig(datasets=entries))
+
+
+def test_a_share_without_a_dot_is_a_number(tmp_path):
+    """YAML takes 5e-1 for a text."""
+    (tmp_path / "a.yaml").write_text("datasets: [{path: a, fraction: 5e-1}, {path: b, fraction: 1}]")
+    mixture = read("--config", str(tmp_path / "a.yaml"))[3]
+    check_mixture(mixture)
+    assert [one.fraction for one in mixture.datasets] == [0.5, 1]
