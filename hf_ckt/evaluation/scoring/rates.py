@@ -98,7 +98,9 @@ class Rates:
         self.answers = np.array([len(one.values) for one in parts])
         residuals = [_influence(one) for one in parts]
         keys = [list(one.prompts) for one in parts]
-        ways = [list(one.ways) if one.ways is not None else [("row", i) for i in range(len(one.values))] for one in parts]
+        ways = [
+            list(one.ways) if one.ways is not None else [("row", i) for i in range(len(one.values))] for one in parts
+        ]
         by_prompt, self.prompts = _covariance(residuals, keys)
         crossed = [one.ways is not None and len(set(one.ways)) > 1 for one in parts]
         shared = np.outer(crossed, crossed)
@@ -230,7 +232,9 @@ def _influence(one: Answers) -> "np.ndarray":
     return centred / len(values)
 
 
-def _covariance(residuals: "Sequence[np.ndarray]", keys: Sequence[Sequence[Hashable]]) -> "tuple[np.ndarray, np.ndarray]":
+def _covariance(
+    residuals: "Sequence[np.ndarray]", keys: Sequence[Sequence[Hashable]]
+) -> "tuple[np.ndarray, np.ndarray]":
     """Covariances of sums of residuals within clusters, `(K, K)`, and each quantity's number of clusters."""
     import numpy as np
 
