@@ -60,8 +60,8 @@ def _utility_rows(name: str, asked: Questions, measured: Measured) -> list[dict[
         found["correct"] = last_number(answer.text) == last_number(problem.answer)
         rows.append(empty | {"set": "word_problems", "prompt_id": problem.id} | found)
     for passage, told in zip(asked.passages, measured.passages, strict=True):
-        found = {"prompt": passage.text, "answer": "", "nats": told.nats, "tokens": told.tokens}
-        rows.append(empty | {"set": "plain_text", "prompt_id": passage.id, "category": passage.kind} | found)
+        found = {"prompt": passage["text"], "answer": "", "nats": told.nats, "tokens": told.tokens}
+        rows.append(empty | {"set": "plain_text", "prompt_id": passage["id"], "category": passage["kind"]} | found)
     return rows
 
 

@@ -250,7 +250,7 @@ def _prompts(asked: Questions) -> list[EvalPrompt]:
     }
     questions = [EvalPrompt(one.id, "utility", "benign", "", one.question) for one in asked.choices]
     questions += [EvalPrompt(one.id, "utility", "benign", "", one.question) for one in asked.problems]
-    questions += [EvalPrompt(one.id, "utility", "benign", "", one.text) for one in asked.passages]
+    questions += [EvalPrompt(one["id"], "utility", "benign", "", one["text"]) for one in asked.passages]
     questions += [EvalPrompt(one.id, "kd", "benign", "", one.prompt) for one in asked.exchanges if not one.noise]
     return [*found.values(), *questions]
 
