@@ -2,7 +2,8 @@
 """
 Agreement of a student with its teacher, token by token on given responses.
 
-Each quantity is that of the part of its name: acceptance, top-1 agreement, top-10 overlap, KL(t || s) in nats, JSD in
+With a named teacher more is better; without one the same acceptance is only how much of the base is left, and neither
+more nor less is better. Each quantity is that of the part of its name: acceptance, top-1 agreement, top-10 overlap, KL(t || s) in nats, JSD in
 bits. Beside them
 
     gap closed = 1 - KL(t || s) / KL(t || base)              1: at the teacher, 0: where the base was
@@ -11,7 +12,7 @@ bits. Beside them
 where confidence is the student's largest probability and agreement whether the teacher holds the same token most
 probable (expected calibration error, Guo et al. 2017, https://huggingface.co/papers/1706.04599, against the teacher's
 choice; ten bins of equal width, each with its lower end). The noise of small bins only ever adds to a calibration
-error, and resampling adds more of it: its interval may lie above its value where tokens are few.
+error, and resampling adds more of it: its interval leans upwards where tokens are few.
 """
 
 import math
@@ -23,12 +24,13 @@ from torch import Tensor
 
 from ...discovery import load_part
 from ...views import LogitsView, TokenViews
-from .intervals import DRAWS, resampled_means
-from .scores import Score, bootstrap_score
+from .compared import Drawn, ModelScores
+from .parts import Measure, Part, Row, Sums
+from .rates import DRAWS
 
 BINS = 10
 # score -> quantity
-_SCORES = {
+_QUANTITIES = {
     "kd_alignment": "acceptance",
     "top1_agreement": "agreement",
     "top10_overlap": "top10_overlap",
@@ -75,7 +77,7 @@ def alignment_record(quantities: Mapping[str, Tensor], base_kl: Tensor | None = 
     place = (confidence * BINS).long().clamp(max=BINS - 1)
     columns = torch.stack([torch.ones_like(confidence), confidence, agreement], 1)
     bins = torch.zeros(BINS, 3, dtype=torch.double, device=place.device).index_add_(0, place, columns)
-    sums = {name: quantities[name].double().sum().item() for name in _SCORES.values()}
+    sums = {name: quantities[name].double().sum().item() for name in _QUANTITIES.values()}
     if base_kl is not None:
         sums["base_kl"] = base_kl.double().sum().item()
     return {"tokens": len(confidence), "sums": sums, "bins": bins.tolist()}
@@ -109,65 +111,93 @@ def tile_record(student: Tensor, teacher: Tensor, base: Tensor | None = None) ->
 
 
 def alignment_scores(
-    records: Sequence[Mapping[str, Any]], *, draws: int = DRAWS
-) -> tuple[dict[str, Score], list[dict[str, Any]]]:
+    records: Mapping[str, Sequence[Mapping[str, Any]]], *, named: bool, draws: int = DRAWS
+) -> dict[str, ModelScores]:
     """
-    Returns scores of records, whose intervals resample responses, and the calibration by bin. Every token weighs the
-    same.
+    Returns scores of several models' records and every model's differences to those before it, on the responses that both
+    read. Intervals resample responses, the same ones for all models. Every token weighs the same.
 
     Args:
-        records (`Sequence[Mapping]`):
-            One a response, of [`~evaluation.measuring.alignment_records.compare_models`]. Their order does not matter.
+        records (`Mapping[str, Sequence[Mapping]]`):
+            By model, one a response, of [`~evaluation.measuring.alignment_records.compare_models`], with `id`, which
+            response it is, and `noise`, whether it was read after a corrupted prompt. Their order does not matter.
+        named (`bool`):
+            Whether the teacher was named: it is the base otherwise.
         draws (`int`, *optional*, defaults to `10000`):
             Bootstrap resamples.
 
     Returns:
-        `kd_alignment` (acceptance), `top1_agreement`, `top10_overlap`, `kl`, `jsd`, `calibration_error`, and
-        `gap_closed` where the base was compared too; and for each bin that holds a token `low`, `high`, `confidence`,
-        `agreement` and `n`.
+        `dict[str, ModelScores]`, of models that have records: `kd_alignment` (acceptance) and `kd_alignment_noise` with a
+        named teacher, and of clean prompts `top1_agreement`, `top10_overlap`, `kl`, `jsd`, `calibration_error`,
+        `gap_closed` where the base was compared too, and the calibration: for each bin that holds a token `low`, `high`,
+        `confidence`, `agreement` and `n`. Without a named teacher `base_agreement` and `base_agreement_noise` alone.
 
     Raises:
         ValueError: If there is no record.
     """
-    import numpy as np
-
-    if not records:
+    if not any(records.values()):
         raise ValueError("records: there are none, so there is no agreement to report. Compare at least one response.")
-    names = list(records[0]["sums"])
-    # In an order of their own: sums of floats depend on it.
-    ordered = sorted(
-        records, key=lambda record: (record["tokens"], [record["sums"][name] for name in names], record["bins"])
+    found = {name: ModelScores() for name, mine in records.items() if mine}
+    for measure in alignment_measures(named):
+        drawn = Drawn(measure, records, draws)
+        for name in drawn.parts:
+            found[name].scores |= drawn.scores(name)
+            if named and not drawn.rows[name][0].get("noise"):
+                found[name].calibration = _calibration(drawn.means[name], drawn.rows[name])
+            for other in found:
+                if other == name:
+                    break
+                differences = drawn.differences(name, other)
+                if differences:
+                    found[name].against.setdefault(other, {}).update(differences)
+    return found
+
+
+def alignment_measures(named: bool) -> tuple[Measure, ...]:
+    """Returns what is scored of records: those of clean prompts, and those under noise."""
+    first = "kd_alignment" if named else "base_agreement"
+    return (
+        Measure(lambda record: not record.get("noise"), lambda records: _part(records, first, named)),
+        Measure(lambda record: bool(record.get("noise")), lambda records: _part(records, f"{first}_noise", False)),
     )
-    tokens = np.array([[record["tokens"]] for record in ordered], float)
-    bins = np.array([np.ravel(record["bins"]) for record in ordered])  # (R, 30)
-    sums = np.concatenate([np.array([[record["sums"][name] for name in names] for record in ordered]), bins], axis=1)
-    counts = np.broadcast_to(tokens, sums.shape)
-    whole, drawn = (sums.sum(0) / counts.sum(0))[None], resampled_means(sums, counts, draws=draws)
-    value, resampled = _statistics(whole, names), _statistics(drawn, names)
-    scores = {name: bootstrap_score(float(value[name][0]), resampled[name], len(records)) for name in value}
-    calibration = []
-    for number, (share, confidence, agreement) in enumerate(whole[0, len(names) :].reshape(BINS, 3)):
-        if share > 0:
-            calibration.append(
-                {
-                    "low": number / BINS,
-                    "high": (number + 1) / BINS,
-                    "confidence": float(confidence / share),
-                    "agreement": float(agreement / share),
-                    "n": round(share * tokens.sum()),
-                }
-            )
-    return scores, calibration
 
 
-def _statistics(means: Any, names: list[str]) -> dict[str, Any]:
+def _part(records: Sequence[Row], first: str, whole: bool) -> Part:
     import numpy as np
 
-    found = {score: means[:, names.index(quantity)] for score, quantity in _SCORES.items()}
-    bins = means[:, len(names) :].reshape(len(means), BINS, 3)
-    found["calibration_error"] = np.abs(bins[:, :, 1] - bins[:, :, 2]).sum(1)
-    if "base_kl" in names:
-        base = means[:, names.index("base_kl")]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            found["gap_closed"] = np.where(base > 0, 1 - found["kl"] / base, np.nan)
-    return found
+    names = [name for name in (*_QUANTITIES.values(), "base_kl") if all(name in one["sums"] for one in records)]
+    rows = [[*(one["sums"][name] for name in names), *np.ravel(one["bins"])] for one in records]
+    columns = [*names, *((number, column) for number in range(BINS) for column in range(3))]
+    tokens = [float(one["tokens"]) for one in records]
+    clusters = [("response", one["id"]) for one in records]
+    quantities: dict[Any, Any] = {
+        column: Sums([row[at] for row in rows], tokens, clusters) for at, column in enumerate(columns)
+    }
+
+    def scores(means: Mapping[Any, Any]) -> dict[str, Any]:
+        found = {first: means["acceptance"]}
+        if whole:
+            found |= {score: means[name] for score, name in _QUANTITIES.items() if score != "kd_alignment"}
+            found["calibration_error"] = sum(abs(means[number, 1] - means[number, 2]) for number in range(BINS))
+            if "base_kl" in means:
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    base = np.asarray(means["base_kl"])
+                    found["gap_closed"] = np.where(base > 0, 1 - means["kl"] / base, np.nan)
+        return found
+
+    return Part(quantities, scores, dict.fromkeys(scores(dict.fromkeys(columns, 0.0)), len({*clusters})))
+
+
+def _calibration(means: Mapping[Any, float], records: Sequence[Row]) -> list[dict[str, Any]]:
+    tokens = sum(record["tokens"] for record in records)
+    return [
+        {
+            "low": number / BINS,
+            "high": (number + 1) / BINS,
+            "confidence": means[number, 1] / means[number, 0],
+            "agreement": means[number, 2] / means[number, 0],
+            "n": round(means[number, 0] * tokens),
+        }
+        for number in range(BINS)
+        if means[number, 0] > 0
+    ]

@@ -16,7 +16,7 @@ DRAWS = 10_000
 _NUMBERS_AT_A_TIME = 2_000_000  # of the draws that are in memory: 16 MB
 
 
-def wilson_interval(successes: int, count: int) -> tuple[float, float]:
+def wilson_interval(successes: float, count: int) -> tuple[float, float]:
     """
     Returns the 95 % Wilson score interval of a rate.
 
@@ -24,7 +24,7 @@ def wilson_interval(successes: int, count: int) -> tuple[float, float]:
     interval leaves [0, 1].
 
     Args:
-        successes (`int`):
+        successes (`float`):
             How many, 0 to `count`.
         count (`int`):
             Out of how many, at least 1.
@@ -106,21 +106,46 @@ def resampled_counts(generator: "np.random.Generator", repeats: "np.ndarray", dr
     return generator.multinomial(repeats.sum(), repeats / repeats.sum(), size=draws)
 
 
-def percentile_interval(draws: "np.ndarray") -> tuple[float, float] | tuple[None, None]:
+def percentile_interval(
+    draws: "np.ndarray", clusters: int | None = None
+) -> tuple[float, float] | tuple[None, None]:
     """
     Returns the middle 95 % of bootstrap draws, those that are undefined (NaN) left out; (None, None) if all are.
 
-    In simulations it holds the truth in about 95 % of the cases with 200 clusters, 94 % with 60, 90 % with 8. Where
-    every value is the same it says nothing: of 30 prompts that are all refused it gives [1, 1], and Wilson's is [0.89,
-    1].
+    Args:
+        draws (`numpy.ndarray` of shape `(draws,)`):
+            Of the statistic.
+        clusters (`int`, *optional*):
+            How many were resampled. Draws from few are too close together, by what sets Student's t apart from the normal
+            distribution: a little more than 95 % of them are taken (Hesterberg 2015,
+            https://doi.org/10.1080/00031305.2015.1089789, section 4.1).
     """
     import numpy as np
 
     defined = draws[~np.isnan(draws)]
     if not len(defined):
         return None, None
-    low, high = np.percentile(defined, [2.5, 97.5])
+    outside = 2.5
+    if clusters is not None and clusters > 1:
+        bound = student_t_quantile(clusters - 1) * math.sqrt(clusters / (clusters - 1))
+        outside = 50 * math.erfc(bound / math.sqrt(2))
+    low, high = np.percentile(defined, [outside, 100 - outside])
     return float(low), float(high)
+
+
+def student_t_quantile(freedom: float) -> float:
+    """
+    Returns the 97.5 % quantile of Student's t distribution (Cornish-Fisher expansion, Abramowitz and Stegun 26.7.5; within
+    0.01 from 4 degrees of freedom on).
+    """
+    z, squared = _Z_95, _Z_95**2
+    terms = (
+        z,
+        z * (squared + 1) / 4,
+        z * ((5 * squared + 16) * squared + 3) / 96,
+        z * (((3 * squared + 19) * squared + 17) * squared - 15) / 384,
+    )
+    return sum(term / freedom**power for power, term in enumerate(terms))
 
 
 def cluster_bootstrap_interval(

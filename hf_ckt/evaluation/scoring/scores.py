@@ -1,13 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A score with its uncertainty, as results files hold it."""
+"""A score with its uncertainty, as results files hold it, and what is known of each score beforehand."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NotRequired, TypedDict
 
 from .intervals import percentile_interval, wilson_interval
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+_DEGENERATE = 1e-7  # draws closer than that differ by rounding alone
+
+
+class Corrected(TypedDict):
+    """A score as it would be by a judge without error, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 class Score(TypedDict):
@@ -20,14 +31,79 @@ class Score(TypedDict):
         n (`int`):
             Prompts, responses or questions behind it.
         interval (`str`, *optional*):
-            `"wilson"`, `"bootstrap"`, or None where there is none.
+            `"wilson"`: a share of answers that stand alone; `"clustered"`: of [`Rates`]; `"bootstrap"`; None where there is
+            none.
+        corrected (`Corrected`, *optional*):
+            Of a judge's rates, where its error is known.
+        dropped (`int`, *optional*):
+            Bootstrap draws that were undefined and left out, where there were any.
     """
 
     value: float | None
     low: float | None
     high: float | None
     n: int
-    interval: Literal["wilson", "bootstrap"] | None
+    interval: Literal["wilson", "clustered", "bootstrap"] | None
+    corrected: NotRequired[Corrected]
+    dropped: NotRequired[int]
+
+
+class Difference(TypedDict):
+    """How much higher a score is than another model's, on what both were asked, with its 95 % interval."""
+
+    difference: float
+    low: float
+    high: float
+
+
+class Nature(NamedTuple):
+    """
+    What a score can be.
+
+    Args:
+        low, high (`float`, *optional*):
+            Its bounds; None: it has none.
+        chance (`float`, *optional*):
+            What it is of a model that does not look at what is asked; None where that differs from model to model.
+        judged (`bool`):
+            Whether it is made of a judge's verdicts, whose error can be corrected for.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    chance: float | None = None
+    judged: bool = False
+
+
+_SHARE, _JUDGED_SHARE = Nature(0.0, 1.0), Nature(0.0, 1.0, judged=True)
+_YOUDEN, _AREA = Nature(-1.0, 1.0, 0.0, judged=True), Nature(0.0, 1.0, 0.5)
+SCORES: dict[str, Nature] = {
+    **dict.fromkeys(("youden_j", "youden_j_direct", "youden_j_jailbreak"), _YOUDEN),
+    **dict.fromkeys(("safety", "helpfulness"), _JUDGED_SHARE),
+    "oss": Nature(0.0, 100.0, 50.0),
+    **dict.fromkeys(("attack_success_direct", "attack_success_jailbreak"), _JUDGED_SHARE),
+    **dict.fromkeys(("overrefusal", "overrefusal_jailbreak"), _JUDGED_SHARE),
+    "degenerate": _SHARE,
+    **dict.fromkeys(("refusal_auroc", "refusal_auroc_jailbreak", "refusal_auroc_noise", "refusal_margin_auroc"), _AREA),
+    **dict.fromkeys(("refusal_log_odds_harmful", "refusal_log_odds_benign"), Nature()),
+    "youden_j_noise": _YOUDEN,
+    "youden_j_noise_difference": Nature(-200.0, 200.0, 0.0, judged=True),
+    **dict.fromkeys(("noisy_refusal_harmful", "noisy_refusal_benign"), _JUDGED_SHARE),
+    **dict.fromkeys(("harmful_flipped_to_answer", "harmful_flipped_to_refusal"), _SHARE),
+    **dict.fromkeys(("benign_flipped_to_answer", "benign_flipped_to_refusal"), _SHARE),
+    "token_consistency": _SHARE,
+    **dict.fromkeys(("kd_alignment", "kd_alignment_noise", "top1_agreement", "top10_overlap"), _SHARE),
+    "kl": Nature(0.0),
+    "jsd": _SHARE,
+    "gap_closed": Nature(None, 1.0),
+    "calibration_error": Nature(0.0, 1.0),
+    **dict.fromkeys(("base_agreement", "base_agreement_noise"), _SHARE),
+    "multiple_choice": _SHARE,
+    "multiple_choice_over_chance": Nature(-100.0, 100.0, 0.0),
+    "word_problems": _SHARE,
+    "plain_text_nats": Nature(0.0),
+}
+"""Every score of a results file."""
 
 
 def rate_score(outcomes: Sequence[bool]) -> Score:
@@ -47,31 +123,71 @@ def rate_score(outcomes: Sequence[bool]) -> Score:
     return {"value": sum(outcomes) / len(outcomes), "low": low, "high": high, "n": len(outcomes), "interval": "wilson"}
 
 
-def bootstrap_score(value: float, draws: "np.ndarray", n: int) -> Score:
+def drawn_score(
+    name: str, value: float, draws: "np.ndarray", n: int, interval: Literal["clustered", "bootstrap"]
+) -> Score:
     """
-    Returns a value with the percentile interval of its bootstrap draws.
+    Returns a value with the interval of its draws.
 
     Args:
+        name (`str`):
+            Of [`SCORES`].
         value (`float`):
             The statistic of the data; NaN where it is undefined.
         draws (`numpy.ndarray` of shape `(draws,)`):
-            The statistic of resamples; those that are undefined (NaN) are left out.
+            Values that it may be; those that are undefined (NaN) are left out and counted.
         n (`int`):
-            Clusters that were resampled. Of a single one every resample is the same, which is no interval of width 0
-            but none at all.
+            Prompts, responses or questions. Of a single one a bootstrap has the same draws all over, which is no interval
+            of width 0 but none at all. Where several are all the same, that of a share is Wilson's, and other numbers have
+            none.
 
     Example:
 
     >>> import numpy as np
-    >>> bootstrap_score(0.5, np.linspace(0, 1, 201), 40)
-    {'value': 0.5, 'low': 0.025, 'high': 0.975, 'n': 40, 'interval': 'bootstrap'}
+    >>> drawn_score("kl", 0.5, np.linspace(0, 1, 201), 10_000, "bootstrap")
+    {'value': 0.5, 'low': 0.025, 'high': 0.975, 'n': 10000, 'interval': 'bootstrap'}
     """
+    import numpy as np
+
     if value != value:
         return {"value": None, "low": None, "high": None, "n": n, "interval": None}
-    low, high = percentile_interval(draws)
-    if n < 2 or low is None:
-        return {"value": float(value), "low": None, "high": None, "n": n, "interval": None}
-    return {"value": float(value), "low": low, "high": high, "n": n, "interval": "bootstrap"}
+    value = float(value)
+    low, high = percentile_interval(draws, n if interval == "bootstrap" else None)
+    if interval == "bootstrap" and low is not None and high is not None and high - low < _DEGENERATE:
+        low, high = wilson_interval(min(max(value, 0.0), 1.0) * n, n) if _is_share(name) and n > 1 else (None, None)
+    if low is None or high is None or (interval == "bootstrap" and n < 2):
+        return {"value": value, "low": None, "high": None, "n": n, "interval": None}
+    # Skewed draws of few answers may lie on one side of what was found.
+    score: Score = {"value": value, "low": min(low, value), "high": max(high, value), "n": n, "interval": interval}
+    dropped = int(np.isnan(draws).sum())
+    return {**score, "dropped": dropped} if dropped else score
+
+
+def drawn_difference(
+    name: str, difference: float, draws: "np.ndarray", n: int, interval: Literal["clustered", "bootstrap"]
+) -> Difference | None:
+    """
+    Returns a difference of two models with the interval of its draws (see [`drawn_score`]); None where it has none.
+
+    Args:
+        name, draws, n, interval:
+            As for [`drawn_score`].
+        difference (`float`):
+            The first model's score, less the second's.
+    """
+    low, high = percentile_interval(draws, n if interval == "bootstrap" else None)
+    if difference != difference or low is None or high is None or (interval == "bootstrap" and n < 2):
+        return None
+    if high - low < _DEGENERATE:  # the same values for both models
+        if not _is_share(name):
+            return None
+        _, unseen = wilson_interval(0, n)
+        low, high = low - unseen, high + unseen
+    return {"difference": float(difference), "low": min(low, difference), "high": max(high, difference)}
+
+
+def _is_share(name: str) -> bool:
+    return name in SCORES and SCORES[name][:2] == (0.0, 1.0)
 
 
 def require_verdicts(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Several training runs of one method as one: how good is the method, and not this adapter of it.
+
+    value = mean of the runs' scores
+    draws = draws over prompts of the runs together + t(runs - 1) * sqrt(variance between runs / runs)
+
+Prompts and runs are two levels: another choice of prompts moves all runs alike, another seed of training moves one of
+them. The runs' answers to one prompt are one cluster; the variance between runs is that of their scores, which holds the
+answers' own chance too, so that the interval is rather too wide than too narrow. With three runs the quantile of t is
+4.3 and not 1.96: so little is known of other seeds.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from ...checks import require_count, require_known
+from .alignment import alignment_measures
+from .compared import MEASURES, Drawn
+from .parts import Measure, Row, run_of
+from .rates import DRAWS
+from .scores import SCORES, Difference, Score, drawn_difference, drawn_score
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Pooled(TypedDict):
+    """
+    A method's scores over its runs.
+
+    Args:
+        runs (`list[str]`):
+            The models that are its runs.
+        scores (`dict[str, Score]`):
+            Mean over the runs, with the interval of what another set of prompts and other seeds would give.
+        against (`dict[str, dict[str, Difference]]`):
+            To every model that is no method's run, and to the methods listed before it.
+    """
+
+    runs: list[str]
+    scores: dict[str, Score]
+    against: dict[str, dict[str, Difference]]
+
+
+def pooled_scores(
+    rows: Mapping[str, Sequence[Row]],
+    methods: Mapping[str, Sequence[str]],
+    *,
+    records: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    named: bool = True,
+    draws: int = DRAWS,
+) -> dict[str, Pooled]:
+    """
+    Pools the runs of methods.
+
+    Args:
+        rows (`Mapping[str, Sequence[Mapping]]`):
+            Completion rows of all models, as for [`~evaluation.scoring.compared.score_models`].
+        methods (`Mapping[str, Sequence[str]]`):
+            By method, the models that are its runs: at least two, alike but for the seed of their training.
+        records, named (*optional*):
+            Of agreement with the teacher, as for [`~evaluation.scoring.alignment.alignment_scores`].
+        draws (`int`, *optional*, defaults to `10000`):
+            Behind each interval.
+
+    Raises:
+        ValueError: If a method has fewer than two runs, one that is no model or also another's, or a model's name.
+    """
+    _require_methods(rows, methods)
+    found: dict[str, Pooled] = {method: {"runs": [*runs], "scores": {}, "against": {}} for method, runs in methods.items()}
+    kinds: list[tuple[tuple[Measure, ...], Mapping[str, Sequence[Row]]]] = [(MEASURES, rows)]
+    if records:
+        kinds.append((alignment_measures(named), records))
+    for measures, given in kinds:
+        entries = _entries(given, methods)
+        for measure in measures:
+            drawn = Drawn(measure, entries, draws)
+            for method in filter(drawn.parts.__contains__, methods):
+                values, spread = _spread(drawn, method)
+                for score, value in values.items():
+                    n = drawn.parts[method].people[score]
+                    found[method]["scores"][score] = drawn_score(score, value, spread[score], n, drawn.kind)
+                for other in drawn.parts:
+                    if other == method:
+                        break
+                    differences = _differences(drawn, method, other)
+                    if differences:
+                        found[method]["against"].setdefault(other, {}).update(differences)
+    return found
+
+
+def _require_methods(rows: Mapping[str, Any], methods: Mapping[str, Sequence[str]]) -> None:
+    seen: dict[str, str] = {}
+    for method, runs in methods.items():
+        require_count(f"runs of {method}", len({*runs}), 2, "Of one run nothing is known of other seeds.")
+        for run in runs:
+            require_known(f"runs of {method}", run, list(rows))
+            if run in seen:
+                raise ValueError(
+                    f"runs of {method}: {run!r} is also one of {seen[run]!r}, and would be compared with itself. Give each "
+                    "run to one method."
+                )
+            seen[run] = method
+        if method in rows and method not in runs:
+            raise ValueError(
+                f"methods: {method!r} is also the name of a model that is none of its runs, so a difference to it could be "
+                "to either. Give the method another name."
+            )
+
+
+def _entries(rows: Mapping[str, Sequence[Row]], methods: Mapping[str, Sequence[str]]) -> dict[str, list[Row]]:
+    """Rows of the models that are no run, then of each method, those of its runs together."""
+    pooled = {run for runs in methods.values() for run in runs}
+    entries = {name: [*mine] for name, mine in rows.items() if name not in pooled}
+    for method, runs in methods.items():
+        entries[method] = [{**row, "run": run} for run in runs for row in rows.get(run, ())]
+    return entries
+
+
+def _spread(drawn: Drawn, name: str) -> "tuple[dict[str, float], dict[str, np.ndarray]]":
+    """Scores and draws of an entry; of a method's, with what other runs would add."""
+    import numpy as np
+
+    values, draws = drawn.values(name), drawn.draws(name)
+    runs: dict[str, list[Row]] = {}
+    for row in drawn.rows[name]:
+        runs.setdefault(run_of(row), []).append(row)
+    if len(runs) < 2:
+        return values, draws
+    each = [Drawn(drawn.measure, {run: mine}, 1).values(run) for run, mine in sorted(runs.items())]
+    seeds = [sum(map(ord, name)), len(runs)]
+    chance = np.random.default_rng(seeds).standard_t(len(runs) - 1, drawn.number) / len(runs) ** 0.5
+    means: dict[str, float] = {}
+    spread: dict[str, np.ndarray] = {}
+    for score in values:
+        found = np.array([one[score] for one in each if score in one])
+        if len(found) < len(runs):
+            continue
+        means[score] = float(found.mean())
+        moved = draws[score] + (means[score] - values[score]) + found.std(ddof=1) * chance
+        spread[score] = moved.clip(*SCORES[score][:2])
+    return means, spread
+
+
+def _differences(drawn: Drawn, name: str, other: str) -> dict[str, Difference]:
+    pair = drawn.pair(name, other)
+    if name not in pair.parts or other not in pair.parts:
+        return {}
+    (values, draws), (others, other_draws) = (_spread(pair, one) for one in (name, other))
+    found: dict[str, Difference] = {}
+    for score in values:
+        if score in others:
+            n = pair.parts[name].people[score]
+            difference = drawn_difference(
+                score, values[score] - others[score], draws[score] - other_draws[score], n, drawn.kind
+            )
+            if difference is not None:
+                found[score] = difference
+    return found

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rates of clustered answers: against textbook intervals, by hand, and by how often they hold the truth."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from hf_ckt.evaluation.scoring.rates import Answers, Rates, Separation
+
+
+def interval(answers, name="x"):
+    return Rates.interval(Rates({name: answers}).draws(40_000)[name])
+
+
+@pytest.mark.parametrize(("successes", "count"), [(0, 10), (3, 10), (10, 10), (59, 60)])
+def test_answers_that_stand_alone_have_wilsons_interval(successes, count):
+    """An interval of width 0 where all answers are the same says that nothing else can ever happen."""
+    theirs = stats.binomtest(successes, count).proportion_ci(method="wilson")
+    values = [1.0] * successes + [0.0] * (count - successes)
+    assert interval(Answers(values, range(count))) == pytest.approx((theirs.low, theirs.high), abs=0.01)
+
+
+def test_copies_of_an_answer_say_no_more_than_the_answer():
+    """Ten templates around each of six prompts, all with the same outcome, would pass for sixty prompts."""
+    once = interval(Answers([1, 1, 0, 1, 0, 1], range(6)))
+    values = [value for value in (1, 1, 0, 1, 0, 1) for _ in range(10)]
+    low, high = interval(Answers(values, [number for number in range(6) for _ in range(10)]))
+    assert high - low > 0.9 * (once[1] - once[0])
+    alone = interval(Answers(values, range(60)))
+    assert high - low > 1.8 * (alone[1] - alone[0])
+
+
+def test_the_second_grouping_counts_too():
+    """Two templates that always succeed and two that never do are four observations, however many prompts they wrap."""
+    ways = [way for _ in range(50) for way in range(4)]
+    prompts = [prompt for prompt in range(50) for _ in range(4)]
+    values = [float(way < 2) for way in ways]
+    wide, narrow = interval(Answers(values, prompts, ways)), interval(Answers(values, prompts))
+    assert wide[1] - wide[0] > 0.5 > narrow[1] - narrow[0]
+
+
+def test_a_paired_difference_is_narrower_than_two_strangers():
+    """Of two models on the same prompts, what makes a prompt hard falls out of the difference."""
+    rng = np.random.default_rng(0)
+    hard = rng.normal(size=80)
+    first, second = ((hard + 0.3 * rng.normal(size=80) > 0).astype(float) for _ in range(2))
+    paired = Rates({"a": Answers(first, range(80)), "b": Answers(second, range(80))}).draws(20_000)
+    strangers = Rates({"a": Answers(first, range(80)), "b": Answers(second, range(80, 160))}).draws(20_000)
+    widths = [np.subtract(*Rates.interval(one["a"] - one["b"])[::-1]) for one in (paired, strangers)]
+    assert widths[0] < 0.7 * widths[1]
+
+
+def test_an_area_is_mann_whitneys_and_has_hanley_and_mcneils_width_at_one():
+    """Ties, kinds of different number and a perfect separation each break a simpler formula."""
+    rates = Rates({"auc": Separation([3.0, 1.0, 1.0], [1.0, 0.0], "abc", "de")})
+    pairs = [(a > b) + (a == b) / 2 for a in (3.0, 1.0, 1.0) for b in (1.0, 0.0)]
+    assert rates.values["auc"] == pytest.approx(sum(pairs) / len(pairs))
+    low, high = Rates.interval(
+        Rates({"auc": Separation(range(20, 40), range(20), range(20), range(20, 40))}).draws()["auc"]
+    )
+    assert 0.8 < low < 0.95 and high == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("prompts", "ways", "rate"), [(20, 8, 0.3), (20, 8, 0.05), (60, 14, 0.9)])
+def test_intervals_hold_the_truth_as_often_as_they_say(prompts, ways, rate):
+    """An interval that is right four times in five is quoted as if it were nineteen in twenty."""
+    rng = np.random.default_rng(1)
+    threshold = stats.norm.ppf(rate) * math.sqrt(1 + 1 + 0.5)
+    groups = ([p for p in range(prompts) for _ in range(ways)], list(range(ways)) * prompts)
+    hits = 0
+    for _ in range(300):
+        latent = (
+            rng.normal(size=(prompts, 1))
+            + math.sqrt(0.5) * rng.normal(size=(1, ways))
+            + rng.normal(size=(prompts, ways))
+        )
+        low, high = Rates.interval(
+            Rates({"x": Answers((latent < threshold).astype(float).ravel(), *groups)}).draws(1000)["x"]
+        )
+        hits += low <= rate <= high
+    # 300 draws of a 95 % interval are 273 or more in 999 of 1,000 cases.
+    assert hits >= 273
+
+
+def test_rates_of_nothing_raise():
+    """A mean over no answer would be NaN in the table."""
+    with pytest.raises(ValueError, match="x: must be 1 or more"):
+        Rates({"x": Answers([], [])})
+    with pytest.raises(ValueError, match="x: must be 1 or more"):
+        Rates({"x": Separation([1.0], [], ["a"], [])})
