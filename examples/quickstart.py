@@ -5,7 +5,8 @@ Aligns a real instruct model over a frozen 4-bit backbone with the whole objecti
 1. A teacher: LoRA on SmolLM2-135M-Instruct, fine-tuned on the clean starter set.
 2. A student: LoRA on the same model in NF4, trained on prompts with typing errors with all five terms: task,
    distillation, contrast, consistency under embedding noise, and a penalty on the adapter.
-3. Held-out prompts, clean and with typing errors, before and after, next to the teacher.
+3. Held-out prompts, clean and with typing errors, before and after, next to the teacher: whether harmful prompts are told
+   from look-alikes, by the answers (J) and by the log-odds of beginning a refusal (AUROC). Refusing alone gains nothing.
 
     python examples/quickstart.py --output-dir out/quickstart
 
@@ -19,6 +20,7 @@ import os
 import shutil
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -37,20 +39,25 @@ from transformers import AutoTokenizer, BitsAndBytesConfig, set_seed
 from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer
 from hf_ckt.checkpoints import last_complete_checkpoint, replace_file, replace_json
 from hf_ckt.cli.arguments.parser import CommandParser
-from hf_ckt.data import load_starter_set, to_prompt_completion
+from hf_ckt.data import load_prompts, load_starter_set, to_prompt_completion
 from hf_ckt.discovery import load_part
-from hf_ckt.evaluation.judges import is_degenerate, is_refusal
-from hf_ckt.evaluation.measuring.answers import greedy_answers
-from hf_ckt.evaluation.scoring.intervals import wilson_interval
-from hf_ckt.hub.result_card import result_card, result_rows
-from hf_ckt.hub.run_card import run_facts
-from hf_ckt.models.embedded import HUB_ID, embedded_model, native_dtype
+from hf_ckt.evaluation.comparisons.asking import agreement, ask, prompt_row
+from hf_ckt.evaluation.comparisons.cards import result_card
+from hf_ckt.evaluation.comparisons.kept_answers import judge_answers, score_answers
+from hf_ckt.evaluation.comparisons.tables import comparison_rows
+from hf_ckt.evaluation.judging import load_judging
+from hf_ckt.evaluation.scoring.alignment import alignment_scores
+from hf_ckt.hub.provenance import library_versions
+from hf_ckt.hub.run_card import backbone_precision, run_facts
+from hf_ckt.models.embedded import HUB_ID, embedded_model, native_dtype, weights_origin
 
 CUDA = torch.cuda.is_available()
 # On CPU the plain attention is the faster one for rows as short as these.
 DTYPE = native_dtype()
 LOADING = {"dtype": DTYPE} | ({} if CUDA else {"attn_implementation": "eager"})
 SYSTEM_PROMPT = "You are a helpful assistant."  # shorter than the template's own, a quarter of all tokens
+# What a figure of this script depends on beside the code.
+LIBRARIES = ("trl", "transformers", "peft", "torch", "datasets", "accelerate", "bitsandbytes", "tokenizers")
 TYPOS = load_part("perturbations", "typos")(severity=0.08)
 
 
@@ -79,7 +86,6 @@ def training_arguments(options: argparse.Namespace, folder: Path, **kwargs: Any)
     return ContrastiveRobustConfig(
         str(folder),
         per_device_train_batch_size=options.batch_size,
-        per_device_eval_batch_size=32,
         lr_scheduler_type="cosine",
         warmup_steps=5,
         logging_steps=5,
@@ -150,56 +156,64 @@ def student_trainer(options: argparse.Namespace, model: str, teacher: Any, folde
         model=model,
         args=args,
         train_dataset=to_prompt_completion(noisy, SYSTEM_PROMPT),
-        eval_dataset=to_prompt_completion(load_starter_set("heldout"), SYSTEM_PROMPT),
         quantization_config=nf4,
         peft_config=lora(),
         teacher_model=teacher,
     )
 
 
-def heldout_prompts(options: argparse.Namespace) -> dict[str, list[str]]:
-    """Held-out prompts by kind, clean and with typing errors that training never saw."""
-    rows = load_starter_set("heldout")
-    prompts = {}
-    for kind in ("harmful", "lookalike"):
-        texts = [row["prompt"] for row in rows if row["kind"] == kind][: options.prompts]
-        prompts[kind] = texts
-        prompts[f"{kind}, typos"] = [TYPOS.apply(text, Random(f"{10_000 + options.seed}:{text}")) for text in texts]
-    return prompts
+def heldout_prompts(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Held-out prompts of both kinds, clean and with typing errors that training never saw."""
+    rows = []
+    for name in ("starter-harmful", "starter-lookalike"):
+        prompts = load_prompts(name)[: options.prompts]
+        rows += [prompt_row(prompt) for prompt in prompts]
+        for prompt in prompts:
+            noisy = TYPOS.apply(prompt.text, Random(f"{10_000 + options.seed}:{prompt.text}"))
+            rows.append(prompt_row(prompt, noisy, corruption="typos", severity=TYPOS.severity))
+    return rows
 
 
-def measure(model: Any, tokenizer: Any, options: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
-    """Answers and refusal rates of one model on the held-out prompts; kept in a file, so that a rerun reads it."""
-    file = folder / f"{name}.json"
+def kept(file: Path, make: Callable[[], Any]) -> Any:
+    """What an earlier run has measured and kept, or what is measured now."""
     if not file.exists():
+        replace_json(file, make())
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def measure(model: Any, tokenizer: Any, options: argparse.Namespace, name: str, work: Path) -> dict[str, Any]:
+    """What one model says to the held-out prompts, how far it leans to refusing each, and in which precision."""
+
+    def make() -> dict[str, Any]:
         prompts = heldout_prompts(options)
-        flat = [text for texts in prompts.values() for text in texts]
-        title = f"{name}: answering {len(flat)} held-out prompts"
-        answers = iter(
-            greedy_answers(
-                model, tokenizer, flat, system_prompt=SYSTEM_PROMPT, new_tokens=options.new_tokens, title=title
-            )
-        )
-        rows = {kind: [[text, next(answers)] for text in texts] for kind, texts in prompts.items()}
-        replace_json(file, {"answers": rows})
-    rows = json.loads(file.read_text(encoding="utf-8"))["answers"]
-    rates = {}
-    for kind, pairs in rows.items():
-        refused = sum(is_refusal(text) for _, text in pairs)
-        low, high = wilson_interval(refused, len(pairs))
-        counts = {"n": len(pairs), "degenerate": sum(is_degenerate(text) for _, text in pairs)}
-        rates[kind] = {"refused": refused / len(pairs), "low": low, "high": high, **counts}
-    return {"rates": rates, "answers": rows}
+        title = f"{name}: answering {len(prompts)} held-out prompts"
+        asked = {"system_prompt": SYSTEM_PROMPT, "new_tokens": options.new_tokens, "title": title}
+        return {"scored_over": backbone_precision(model), "answers": ask(model, tokenizer, prompts, **asked)}
+
+    return kept(work / f"{name}.json", make)
 
 
-def agreement(trainer: ContrastiveRobustTrainer) -> dict[str, float]:
-    metrics = trainer.evaluate()
-    return {name: metrics[f"eval_{name}"] for name in ("acceptance", "teacher_agreement")}
+def measure_agreement(
+    trainer: ContrastiveRobustTrainer,
+    teacher: Any,
+    tokenizer: Any,
+    options: argparse.Namespace,
+    name: str,
+    work: Path,
+    answers: list[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """How far the student predicts what the teacher predicts, on the teacher's own answers."""
+    said = [row["answer"] for row in answers]
+    asked = {"system_prompt": SYSTEM_PROMPT, "title": f"{name}: agreement with the teacher"}
+    return kept(
+        work / f"{name}_agreement.json",
+        lambda: agreement(trainer.model, teacher, tokenizer, heldout_prompts(options), said, **asked),
+    )
 
 
 def show_table(console: Console, results: dict[str, Any]) -> None:
-    rows = result_rows(results)
-    table = Table(title="Refused by the rule judge on greedy answers, with 95 % Wilson intervals")
+    rows = comparison_rows(results)
+    table = Table(title="Held-out prompts, clean and with typing errors (noise), with 95 % intervals")
     for index, column in enumerate(rows[0]):
         table.add_column(column, justify="right" if index else "left")
     for row in rows:
@@ -207,13 +221,14 @@ def show_table(console: Console, results: dict[str, Any]) -> None:
     console.print(table)
 
 
-def show_answers(console: Console, models: dict[str, Any], count: int = 3) -> None:
-    for kind in ("harmful", "lookalike"):
-        for index in range(min(count, len(models["before"]["answers"][kind]))):
-            table = Table(title=f"{kind}: {models['before']['answers'][kind][index][0]}", title_justify="left")
+def show_answers(console: Console, results: dict[str, Any], count: int = 3) -> None:
+    for kind in ("harmful", "benign"):
+        places = [at for at, row in enumerate(results["prompts"]) if row["kind"] == kind and not row["corruption"]]
+        for place in places[:count]:
+            table = Table(title=f"{kind}: {results['prompts'][place]['prompt']}", title_justify="left")
             table.add_column("before", ratio=1)
             table.add_column("after", ratio=1)
-            table.add_row(*(models[name]["answers"][kind][index][1] for name in ("before", "after")))
+            table.add_row(*(results["models"][name]["answers"][place]["answer"] for name in ("before", "after")))
             console.print(table)
 
 
@@ -263,17 +278,20 @@ def main() -> None:
 
     console.rule("1/3  teacher: LoRA on the clean set")
     teacher = train_teacher(options, model, work / "teacher")
-    measured = {"teacher": measure(teacher, tokenizer, options, "teacher", work)}
+    measured = {"teacher": measure(teacher, tokenizer, options, "teacher", work) | {"trained_over": DTYPE}}
 
     console.rule("2/3  student: LoRA over the NF4 backbone, the whole objective, noisy prompts")
     trainer = student_trainer(options, model, teacher, work / "student")
-    measured["before"] = measure(trainer.model, tokenizer, options, "before", work)
-    compared = {"before": agreement(trainer)}
+    to_teacher = (trainer, teacher, tokenizer, options)
+    said = measured["teacher"]["answers"]
+    measured["before"] = measure(trainer.model, tokenizer, options, "before", work) | {"trained_over": None}
+    compared = {"before": measure_agreement(*to_teacher, "before", work, said)}
     train(trainer)
 
     console.rule("3/3  held-out prompts")
-    measured["after"] = measure(trainer.model, tokenizer, options, "after", work)
-    compared["after"] = agreement(trainer)
+    trained_over = backbone_precision(trainer.model)
+    measured["after"] = measure(trainer.model, tokenizer, options, "after", work) | {"trained_over": trained_over}
+    compared["after"] = measure_agreement(*to_teacher, "after", work, said)
     run = run_facts(trainer)
     run["base_model"], run["teacher"] = (
         options.model or HUB_ID,
@@ -285,22 +303,26 @@ def main() -> None:
         "seconds": round(time.time() - started),
         "resumed": resumed,  # then the seconds are those of the last part only
         "device": torch.cuda.get_device_name() if CUDA else f"CPU, {os.cpu_count()} cores",
-        "judge": "rule judge on the first 40 words of greedy answers",
-        "models": {name: {"rates": value["rates"]} for name, value in measured.items()},
-        "agreement": compared,
+        "versions": library_versions(*LIBRARIES),
+        "weights": weights_origin(options.model),
+        "generation": {"decoding": "greedy", "new_tokens": options.new_tokens, "system_prompt": SYSTEM_PROMPT},
+        "compared_with": "teacher",
+        "prompts": heldout_prompts(options),
+        "models": {name: {"title": name, **measured[name]} for name in ("before", "teacher", "after")},
+        "agreement": {name: part.scores for name, part in alignment_scores(compared, named=True).items()},
         "run": run,
     }
+    judging = load_judging("auto")
+    judge_answers(results, judging)
+    score_answers(results, judging)
     adapter = options.output_dir / "adapter"
     trainer.save_model(str(adapter))
     replace_file(adapter / "README.md", result_card(results, "quickstart").save)
     replace_json(options.output_dir / "results.json", results)
-    replace_json(options.output_dir / "answers.json", {name: value["answers"] for name, value in measured.items()})
     plot_losses(trainer.state.log_history, options.output_dir / "losses.png")
-    show_answers(console, measured)
+    show_answers(console, results)
     show_table(console, results)
-    console.print(
-        f"{results['seconds']} s in all. {options.output_dir} holds adapter/, losses.png, results.json, answers.json"
-    )
+    console.print(f"{results['seconds']} s in all. {options.output_dir} holds adapter/, losses.png and results.json")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ Does noise in training help against corruptions that training never saw?
 
 Four LoRA adapters on SmolLM2-135M-Instruct, the same data, steps and seed: supervised fine-tuning (SFT) alone, and with
 consistency under gaussian noise, typing errors, or adversarial noise. Each answers held-out prompts, clean and under six
-kinds of corruption that none of them was trained on.
+kinds of corruption that none of them was trained on: how well it tells harmful prompts from look-alikes under noise, how
+many points that is less than on the clean ones, and how much it differs from SFT alone on the same prompts.
 
     python examples/robust_training.py --output-dir out/robust_training
 
@@ -17,7 +18,6 @@ import json
 import os
 import shutil
 import warnings
-from importlib.metadata import version
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -33,17 +33,19 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer, __version__
+from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer
 from hf_ckt.checkpoints import last_complete_checkpoint, replace_file, replace_json
 from hf_ckt.cli.arguments.parser import CommandParser
-from hf_ckt.data import load_starter_set, to_prompt_completion
+from hf_ckt.data import load_prompts, load_starter_set, to_prompt_completion
 from hf_ckt.discovery import load_part
-from hf_ckt.evaluation.judges import is_refusal
-from hf_ckt.evaluation.measuring.answers import greedy_answers
+from hf_ckt.evaluation.comparisons.asking import ask, prompt_row
+from hf_ckt.evaluation.comparisons.kept_answers import judge_answers, score_answers
+from hf_ckt.evaluation.comparisons.tables import comparison_rows
+from hf_ckt.evaluation.judging import load_judging
 from hf_ckt.evaluation.measuring.token_consistency import token_consistency
-from hf_ckt.evaluation.scoring.intervals import cluster_bootstrap_interval, wilson_interval
-from hf_ckt.hub.comparison_table import comparison_rows
-from hf_ckt.models.embedded import HUB_ID, embedded_model, native_dtype
+from hf_ckt.hub.provenance import library_versions
+from hf_ckt.hub.run_card import backbone_precision
+from hf_ckt.models.embedded import HUB_ID, embedded_model, native_dtype, weights_origin
 
 CUDA = torch.cuda.is_available()
 DTYPE = native_dtype()
@@ -59,7 +61,8 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 TITLES = {"base": "base", "sft": "SFT", "gaussian": "+ gaussian", "typos": "+ typos", "adversarial": "+ adversarial"}
 CORRUPTIONS = ("casing", "homoglyphs", "whitespace", "word_dropout", "word_swap", "distractor")
-KINDS = ("harmful", "lookalike")
+# What a figure of this script depends on beside the code.
+LIBRARIES = ("trl", "transformers", "peft", "torch", "datasets", "accelerate", "tokenizers")
 
 
 def parse_options() -> argparse.Namespace:
@@ -117,87 +120,43 @@ def train(options: argparse.Namespace, model: str, name: str, work: Path) -> Pat
     return folder
 
 
-def conditions(options: argparse.Namespace) -> dict[str, dict[str, list[str]]]:
-    """The same held-out prompts under each condition, by kind; a prompt's corruption is the same for every method."""
-    rows = load_starter_set("heldout")
-    clean = {kind: [row["prompt"] for row in rows if row["kind"] == kind][: options.prompts] for kind in KINDS}
-    found = {"clean": clean}
+def heldout_prompts(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The same held-out prompts under each condition; a prompt's corruption is the same for every method."""
+    prompts = [one for name in ("starter-harmful", "starter-lookalike") for one in load_prompts(name)[: options.prompts]]
+    rows = [prompt_row(prompt) for prompt in prompts]
     for name in CORRUPTIONS:
         part = load_part("perturbations", name)(severity=options.severity)
-        found[name] = {
-            kind: [part.apply(text, Random(f"{options.seed}:{name}:{text}")) for text in texts]
-            for kind, texts in clean.items()
-        }
-    return found
+        for prompt in prompts:
+            noisy = part.apply(prompt.text, Random(f"{options.seed}:{name}:{prompt.text}"))
+            rows.append(prompt_row(prompt, noisy, corruption=name, severity=options.severity))
+    return rows
 
 
 def measure(options: argparse.Namespace, name: str, model: Any, tokenizer: Any, work: Path) -> dict[str, Any]:
-    """Answers and token consistency of one model under every condition; each is kept in a file once it is there."""
+    """Answers, leanings and token consistency of one model under every condition; each is kept once it is there."""
     responses = {row["prompt"]: row["response"] for row in load_starter_set("heldout")}
-    prompts, measured = conditions(options), {}
-    for condition, texts in prompts.items():
-        file = work / "measured" / f"{name}-{condition}.json"
+    rows, answers = heldout_prompts(options), []
+    for condition in ("", *CORRUPTIONS):
+        file = work / "measured" / f"{name}-{condition or 'clean'}.json"
         if not file.exists():
-            flat = [text for kind in KINDS for text in texts[kind]]
-            title = f"{TITLES[name]}, {condition}"
-            answers = greedy_answers(
-                model, tokenizer, flat, system_prompt=SYSTEM_PROMPT, new_tokens=options.new_tokens, title=title
-            )
-            clean = [text for kind in KINDS for text in prompts["clean"][kind]]
-            consistency = [1.0] * len(flat)
-            if condition != "clean":
+            mine = [row for row in rows if row["corruption"] == condition]
+            title = f"{TITLES[name]}, {condition or 'clean'}"
+            asked = {"system_prompt": SYSTEM_PROMPT, "title": title}
+            said = ask(model, tokenizer, mine, new_tokens=options.new_tokens, **asked)
+            if condition:
+                clean, noisy = ([row[column] for row in mine] for column in ("request", "prompt"))
                 told = [responses[text] for text in clean]
-                consistency = token_consistency(
-                    model, tokenizer, clean, flat, told, system_prompt=SYSTEM_PROMPT, title=title
-                )
-            kinds = [kind for kind in KINDS for _ in texts[kind]]
-            replace_json(
-                file,
-                [
-                    {"kind": kind, "prompt": text, "answer": answer, "token_consistency": value}
-                    for kind, text, answer, value in zip(kinds, flat, answers, consistency, strict=True)
-                ],
-            )
-        measured[condition] = json.loads(file.read_text(encoding="utf-8"))
-    return measured
-
-
-def summarize(measured: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Rates by condition with Wilson intervals, and over all corruptions with intervals from resampled prompts."""
-    summary: dict[str, Any] = {"conditions": {}, "all corruptions": {}}
-    for condition, rows in measured.items():
-        rates = {}
-        for kind in KINDS:
-            verdicts = [is_refusal(row["answer"]) for row in rows if row["kind"] == kind]
-            low, high = wilson_interval(sum(verdicts), len(verdicts))
-            rates[kind] = {"refused": sum(verdicts) / len(verdicts), "low": low, "high": high, "n": len(verdicts)}
-        values = [row["token_consistency"] for row in rows]
-        low, high = cluster_bootstrap_interval([[value] for value in values])
-        rates["token_consistency"] = {"mean": sum(values) / len(values), "low": low, "high": high, "n": len(values)}
-        summary["conditions"][condition] = rates
-    corrupted = [measured[name] for name in CORRUPTIONS]
-    for quantity in (*KINDS, "flipped", "token_consistency"):
-        clusters = [
-            [_value(quantity, rows[index], measured["clean"][index]) for rows in corrupted]
-            for index, row in enumerate(measured["clean"])
-            if quantity not in KINDS or row["kind"] == quantity
-        ]
-        mean = sum(map(sum, clusters)) / sum(map(len, clusters))
-        low, high = cluster_bootstrap_interval(clusters)
-        summary["all corruptions"][quantity] = {"mean": mean, "low": low, "high": high, "prompts": len(clusters)}
-    return summary
-
-
-def _value(quantity: str, row: dict[str, Any], clean: dict[str, Any]) -> float:
-    if quantity == "token_consistency":
-        return row["token_consistency"]
-    refused = is_refusal(row["answer"])
-    return float(refused != is_refusal(clean["answer"]) if quantity == "flipped" else refused)
+                found = token_consistency(model, tokenizer, clean, noisy, told, **asked)
+                said = [one | {"token_consistency": value} for one, value in zip(said, found, strict=True)]
+            replace_json(file, {"scored_over": backbone_precision(model), "answers": said})
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        answers += kept["answers"]
+    return {"scored_over": kept["scored_over"], "answers": answers}
 
 
 def show_table(console: Console, results: dict[str, Any]) -> None:
     rows = comparison_rows(results)
-    table = Table(title="Held-out prompts, clean and over six corruptions never trained on, with 95 % intervals")
+    table = Table(title="Held-out prompts, clean and under six corruptions never trained on (noise), with 95 % intervals")
     for index, column in enumerate(rows[0]):
         table.add_column(column, justify="right" if index else "left")
     for row in rows:
@@ -206,7 +165,7 @@ def show_table(console: Console, results: dict[str, Any]) -> None:
 
 
 def plot(results: dict[str, Any], file: Path) -> None:
-    """Refusal of harmful prompts and token consistency by corruption, one colour a method."""
+    """J and refusal rates of each method by corruption, one colour a method."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -214,24 +173,26 @@ def plot(results: dict[str, Any], file: Path) -> None:
 
     # Okabe and Ito's colours, told apart also by colour-blind readers.
     colours = dict(zip(TITLES, ("#999999", "#000000", "#56B4E9", "#E69F00", "#D55E00"), strict=True))
-    panels = (
-        ("harmful", "refused", "harmful prompts refused (more is better)", ("clean", *CORRUPTIONS)),
-        ("lookalike", "refused", "look-alikes refused (less is better)", ("clean", *CORRUPTIONS)),
-        ("token_consistency", "mean", "token consistency: 1 - JSD base 2 (more is better)", CORRUPTIONS),
-    )
+    panels = {
+        "youden_j": "Youden's J: harmful told from look-alikes (more is better, chance 0)",
+        "harmful_refused": "harmful prompts refused",
+        "benign_refused": "look-alikes refused",
+    }
     figure, axes = plt.subplots(3, 1, figsize=(11, 10), layout="constrained")
-    for axis, (quantity, key, title, names) in zip(axes, panels, strict=True):
+    for axis, (quantity, title) in zip(axes, panels.items(), strict=True):
         for place, (model, found) in enumerate(results["models"].items()):
-            cells = [found["conditions"][name][quantity] for name in names]
-            at = [index + 0.16 * (place - 2) for index in range(len(names))]
-            values = [cell[key] for cell in cells]
-            below = [max(0.0, cell[key] - cell["low"]) for cell in cells]
-            above = [max(0.0, cell["high"] - cell[key]) for cell in cells]
+            cells = [one[quantity] for one in found["noise"]]
+            at = [index + 0.16 * (place - 2) for index in range(len(cells))]
+            values = [cell["value"] for cell in cells]
+            below = [cell["value"] - cell["low"] for cell in cells]
+            above = [cell["high"] - cell["value"] for cell in cells]
             axis.errorbar(at, values, [below, above], fmt="o", color=colours[model], label=TITLES[model], capsize=2)
-        axis.set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
+        names = [(one["corruption"] or "clean").replace("_", " ") for one in found["noise"]]
+        axis.set_xticks(range(len(names)), names)
         axis.set_title(title, fontsize=11, loc="left")
         axis.grid(axis="y", alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
+    axes[0].axhline(0, color="#000000", linewidth=0.8, linestyle=":")
     axes[0].legend(ncols=5, frameon=False, loc="lower left", bbox_to_anchor=(0, 1.08))
     replace_file(file, lambda aside: figure.savefig(aside, dpi=110, format="png"))
     plt.close(figure)
@@ -260,20 +221,22 @@ def main() -> None:
             folder = train(options, model, name, work)
             loaded = AutoPeftModelForCausalLM.from_pretrained(folder, dtype=DTYPE)
         measured = measure(options, name, loaded.to(device), tokenizer, work)
-        models[name] = {"title": TITLES[name], **summarize(measured)}
+        models[name] = {"title": TITLES[name], "trained_over": None if name == "base" else DTYPE, **measured}
         del loaded
     results = {
         "command": "python examples/robust_training.py",
         "settings": {**settings, "model": options.model or HUB_ID},
         "device": torch.cuda.get_device_name() if CUDA else f"CPU, {os.cpu_count()} cores",
-        "versions": {
-            "hf_ckt": __version__,
-            **{name: version(name) for name in ("trl", "transformers", "peft", "torch")},
-        },
-        "judge": "rule judge on the first 40 words of greedy answers",
-        "corruptions": {"kinds": CORRUPTIONS, "severity": options.severity},
+        "versions": library_versions(*LIBRARIES),
+        "weights": weights_origin(options.model),
+        "generation": {"decoding": "greedy", "new_tokens": options.new_tokens, "system_prompt": SYSTEM_PROMPT},
+        "compared_with": "sft",
+        "prompts": heldout_prompts(options),
         "models": models,
     }
+    judging = load_judging("auto")
+    judge_answers(results, judging)
+    score_answers(results, judging)
     replace_json(options.output_dir / "results.json", results)
     plot(results, options.output_dir / "robustness.png")
     show_table(console, results)

@@ -59,6 +59,8 @@ def build_model_card(
     is_adapter: bool,
     training_summary: Mapping[str, Any] | None,
     results: Sequence[Mapping[str, Any]] | None = None,
+    results_note: str | None = None,
+    base_weights: str | None = None,
 ) -> "ModelCard":
     """
     Writes the card of a trained model or adapter.
@@ -91,6 +93,11 @@ def build_model_card(
             Last logged values, steps, time. They are shown as measured on the training run.
         results (`Sequence[Mapping]`, *optional*):
             Rows of an evaluation table. None: the card says that nothing was evaluated.
+        results_note (`str`, *optional*):
+            How they were measured, in words that stand below the table.
+        base_weights (`str`, *optional*):
+            Where the base model's weights came from, if not from the repository that is named: what was trained and
+            measured on dequantized weights is not quite what another reader loads.
 
     Returns:
         [`~huggingface_hub.ModelCard`]
@@ -124,6 +131,9 @@ def build_model_card(
         settings_table=_table(("setting", "value"), _public_items(settings)),
         summary_table=_table(("value", ""), _public_items(training_summary)) if training_summary else "",
         results_table=_results_table(results) if results else "",
+        results_note=public_text(results_note or ""),
+        base_weights=_cell(base_weights or ""),
+        quantization=_cell(settings.get("quantization") or ""),
         versions_table=_table(("library", "version"), list(framework_versions.items())),
         paper_citation=_PAPER_CITATION,
         trl_citation=_TRL_CITATION,

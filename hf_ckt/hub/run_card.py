@@ -65,12 +65,8 @@ def run_facts(trainer: Any) -> dict[str, Any]:
     """Returns what a trainer knows of its run, by the names that [`build_model_card`] takes; fit for a JSON file."""
     args, history = trainer.args, trainer.state.log_history
     settings = {name: _plain(getattr(args, name)) for name in _SETTINGS}
-    quantization = getattr(trainer.model.config, "quantization_config", None)
-    if quantization is not None:
-        settings["quantization"] = _plain(getattr(quantization, "quant_method", "quantized"))
-        for flag in ("load_in_4bit", "load_in_8bit"):
-            if getattr(quantization, flag, False):
-                settings["quantization"] = f"bitsandbytes {flag.removeprefix('load_in_')}"
+    if getattr(trainer.model.config, "quantization_config", None) is not None:
+        settings["quantization"] = backbone_precision(trainer.model)
     summary = {
         name: value for entry in history[-2:] for name, value in entry.items() if isinstance(value, (int, float))
     }
@@ -83,6 +79,26 @@ def run_facts(trainer: Any) -> dict[str, Any]:
         "framework_versions": library_versions(*_LIBRARIES),
         "training_summary": summary or None,
     }
+
+
+def backbone_precision(model: Any) -> str:
+    """
+    Returns in which precision a model's backbone is held: answers of the same weights differ between precisions.
+
+    Args:
+        model (`PreTrainedModel` or `PeftModel`):
+            Its configuration and its embedding are looked at; adapters are not.
+    """
+    quantization = getattr(model.config, "quantization_config", None)
+    dtype = str(model.get_input_embeddings().weight.dtype).removeprefix("torch.")
+    if quantization is None:
+        return dtype
+    if getattr(quantization, "load_in_4bit", False):
+        computed = str(quantization.bnb_4bit_compute_dtype).removeprefix("torch.")
+        return f"bitsandbytes {quantization.bnb_4bit_quant_type}, computed in {computed}"
+    if getattr(quantization, "load_in_8bit", False):
+        return "bitsandbytes int8"
+    return f"{_plain(getattr(quantization, 'quant_method', 'quantized'))}, {dtype} elsewhere"
 
 
 def _plain(value: Any) -> Any:

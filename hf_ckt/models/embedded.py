@@ -35,6 +35,22 @@ def find_gguf() -> Path | None:
     return next(iter(sorted(Path(spec.origin).parent.glob("*.gguf"))), None)
 
 
+def weights_origin(model: str | None = None) -> str:
+    """
+    Returns where the weights of a run come from, in words for its results file and its card.
+
+    Args:
+        model (`str`, *optional*):
+            What the user named; None: what [`embedded_model`] finds.
+    """
+    if model is not None:
+        return "as named by --model"
+    gguf_file = find_gguf()
+    if gguf_file is None:
+        return f"{HUB_ID} from the Hub"
+    return f"{HUB_ID}, dequantized from the 4-bit GGUF file {gguf_file.name} of the wheel {WHEEL}"
+
+
 def native_dtype() -> str:
     """
     Returns `bfloat16` where the machine multiplies it natively (a GPU, AVX512-BF16, AMX, Arm's bf16), else `float32`.

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Answers that a results file keeps, judged and scored, and judged anew when the judge is another one by now.
+
+The file holds each prompt once, under `prompts` (see [`~evaluation.comparisons.asking.prompt_row`]), and under
+`models.<name>.answers` what each model said to them, in their order. Verdicts and scores are made of these alone, so a
+better judge or another interval changes the numbers without a model being asked again.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from ..judges import judge_names, load_judge
+from ..judging import Judging, load_judging
+from ..results import COLUMNS
+from ..scoring.compared import score_models
+
+_VERDICT = ("refused", "degenerate", "confidence")
+# What of a model's scores a results file holds; curve and categories are of `hf-ckt evaluate`.
+_KEPT = ("scores", "noise", "against")
+
+
+def keeps_answers(results: Mapping[str, Any]) -> bool:
+    """Tells whether the answers are in a results file: those of older versions hold rates alone."""
+    return "prompts" in results
+
+
+def completion_rows(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """
+    Returns the kept answers of each model as completion rows: those to clean prompts as `direct` or `overrefusal`, and all
+    of them as `noise`, where the clean ones are what the corrupted are compared with.
+    """
+    empty = dict.fromkeys(COLUMNS) | {"template": "", "seed": 0}
+    found = {}
+    for name, model in results["models"].items():
+        rows = [
+            {**empty, "model": name, **prompt, **said}
+            for prompt, said in zip(results["prompts"], model["answers"], strict=True)
+        ]
+        suites = {"harmful": "direct", "benign": "overrefusal"}
+        plain = [row | {"suite": suites[row["kind"]]} for row in rows if not row["corruption"]]
+        found[name] = plain + [row | {"suite": "noise"} for row in rows]
+    return found
+
+
+def judge_answers(results: dict[str, Any], judging: Judging) -> int:
+    """
+    Puts a judge's verdicts beside the kept answers, in place of older ones.
+
+    Args:
+        results (`dict`):
+            With `prompts` and `models.<name>.answers`. What is stated of the judge is changed as well.
+        judging ([`Judging`]):
+            Who judges.
+
+    Returns:
+        `int`: how many answers are called refused or degenerate that were not before, or the other way round.
+    """
+    changed = 0
+    for model in results["models"].values():
+        rows = [prompt | said for prompt, said in zip(results["prompts"], model["answers"], strict=True)]
+        for said, row in zip(model["answers"], judging.judged(rows), strict=True):
+            known = "refused" in said
+            changed += known and (said["refused"], said["degenerate"]) != (row["refused"], row["degenerate"])
+            said |= {column: row[column] for column in _VERDICT}
+    results["judge"] = described(judging)
+    return changed
+
+
+def described(judging: Judging) -> dict[str, Any]:
+    """Returns what a results file states of the judge, by which it is known again: name, error and digest."""
+    return judging.described() | {"digest": judging.harmful.digest}
+
+
+def score_answers(results: dict[str, Any], judging: Judging) -> None:
+    """Puts the scores of the kept answers beside them: `scores`, `noise`, and what each differs by from those before it."""
+    found = score_models(completion_rows(results), judging.harmful.error, judging.benign.error)
+    for name, part in found.items():
+        results["models"][name] |= {key: getattr(part, key) for key in _KEPT}
+
+
+def bring_up_to_date(results: dict[str, Any], judge: str = "auto") -> list[str]:
+    """
+    Judges kept answers anew where the judge is another one by now, and scores them as the package does today.
+
+    Args:
+        results (`dict`):
+            With answers; changed in place.
+        judge (`str`, *optional*, defaults to `"auto"`):
+            See [`~evaluation.judges.load_judge`].
+
+    Returns:
+        `list[str]`: a sentence for each thing that changed; none where nothing did.
+
+    Raises:
+        ValueError: If the answers were judged by a judge that is not installed here, and would be judged by a worse one.
+    """
+    before, judging = copy.deepcopy(results), load_judging(judge)
+    told, old, new = [], results["judge"], described(judging)
+    if (old["name"], old["digest"]) != (new["name"], new["digest"]):
+        _require_installed(old["name"], new["name"])
+        changed = judge_answers(results, judging)
+        count = sum(len(model["answers"]) for model in results["models"].values())
+        told.append(f"judged anew: {old['name']} before, {new['name']} now; {changed} of {count} verdicts changed")
+    score_answers(results, judging)
+    if any(before["models"][name].get("scores") != model["scores"] for name, model in results["models"].items()):
+        told.append("scores changed")
+    return told
+
+
+def _require_installed(old: str, new: str) -> None:
+    """Raises where the default judge is another one only because what the old one needs is missing here."""
+    if old == new or old not in judge_names():
+        return
+    try:
+        load_judge(old)
+    except (ImportError, OSError, ValueError) as error:
+        raise ValueError(
+            f"judge: the answers were judged by {old!r}, which does not run here ({error}), and by {new!r} the rates would "
+            f"change for no other reason. Install what {old!r} needs."
+        ) from error

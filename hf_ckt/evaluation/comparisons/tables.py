@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of an example's results file, and the line that says how it was measured."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..report.numbers import cell, difference, label, score_text
+from ..report.sentences import judge_sentence
+
+# In this order, those that were measured.
+_SHOWN = (
+    *("youden_j", "refusal_auroc", "youden_j_noise", "youden_j_noise_difference", "refusal_auroc_noise"),
+    *("safety", "helpfulness", "noisy_refusal_harmful", "noisy_refusal_benign"),
+    *("token_consistency", "kd_alignment", "kd_alignment_noise", "top1_agreement"),
+)
+# Of these, what a model differs by from the one that the file names.
+_COMPARED = ("youden_j", "refusal_auroc", "youden_j_noise", "refusal_auroc_noise", "token_consistency")
+_TITLES = {"safety": "safety S: harmful refused", "helpfulness": "helpfulness H: look-alikes answered"}
+
+
+def comparison_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
+    """
+    Returns a row a score and a column a model: value, 95 % interval and n, and where chance would do as well, that too.
+    Below stand paired differences from the model `compared_with`, of those that are listed after it.
+
+    Args:
+        results (`Mapping`):
+            `models.<name>` with `title`, `scores` and `against`; `compared_with`; and `agreement.<name>`, the scores of
+            agreement with a teacher, where there is one.
+    """
+    models, agreement = results["models"], results.get("agreement", {})
+    scores = {name: {**model["scores"], **agreement.get(name, {})} for name, model in models.items()}
+    rows = []
+    for name in _SHOWN:
+        if any(name in found for found in scores.values()):
+            text = score_text(name, results)
+            text = text._replace(title=_TITLES.get(name, text.title))
+            cells = {model["title"]: cell(scores[key].get(name), text) for key, model in models.items()}
+            rows.append({"held-out prompts": label(text)} | cells)
+    reference = results["compared_with"]
+    for name in _COMPARED:
+        found = {key: model["against"].get(reference, {}).get(name) for key, model in models.items()}
+        if any(found.values()):
+            text = score_text(name, results)
+            cells = {model["title"]: difference(found[key], text) for key, model in models.items()}
+            rows.append({"held-out prompts": f"{text.title}, less that of {models[reference]['title']}"} | cells)
+    return rows
+
+
+def measured_sentence(results: Mapping[str, Any]) -> str:
+    """Returns the line that says how the numbers of a table were made."""
+    prompts, made = results["prompts"], results["generation"]
+    count = {kind: len({row["prompt_id"] for row in prompts if row["kind"] == kind}) for kind in ("harmful", "benign")}
+    noise = dict.fromkeys((row["corruption"], row["severity"]) for row in prompts if row["corruption"])
+    noises = ", ".join(f"{name.replace('_', ' ')} at severity {severity:g}" for name, severity in noise)
+    seconds = f": {results['seconds']} s" if "seconds" in results else ""
+    backbones = "; ".join(f"{model['title']} {_precision(model)}" for model in results["models"].values())
+    versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
+    return (
+        f"`{results['command']}` on {results['device']}{seconds}; seed {results['settings']['seed']}; {count['harmful']} "
+        f"harmful and {count['benign']} benign prompts, clean and under {noises}; {made['decoding']} decoding, at most "
+        f"{made['new_tokens']} new tokens, system prompt “{made['system_prompt']}”. Base: {results['weights']}. Backbones: "
+        f"{backbones}. Brackets hold 95 % intervals. {judge_sentence(results)} {versions}."
+    )
+
+
+def _precision(model: Mapping[str, Any]) -> str:
+    """In which precision a model's backbone was trained and scored."""
+    trained, scored = model["trained_over"], model["scored_over"]
+    return scored if trained in (None, scored) else f"trained over {trained}, scored over {scored}"
