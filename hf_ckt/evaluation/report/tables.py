@@ -174,7 +174,7 @@ def _in_order(scores: Mapping[str, Any]) -> list[str]:
 def balance_table_rows(results: Mapping[str, Any]) -> Rows:
     """Returns a row for each model that has helpfulness and safety of its own answers, with what they come to."""
     texts = [score_text(name, results) for name in (*BALANCE, "youden_j")]
-    rows = [["model", *(text.title for text in texts)]]
+    rows = [["model", *map(label, texts)]]
     for name, one in balances(results).items():
         if one.point is not None:
             scores = (*one.point, results["models"][name]["scores"].get("youden_j"))
