@@ -157,11 +157,19 @@ def compared(results: Mapping[str, Any], name: str, other: str) -> dict[str, lis
     groups: dict[str, list[Compared]] = {}
     for score in _in_order(found):
         text = score_text(score, results)
-        scores = [models.get(one, {"scores": {}})["scores"].get(score) for one in (other, name)]
-        numbers = ["-" if one is None else value(one, text) for one in scores]
-        one, word = found[score], difference_word(found[score], text.better)
-        shown = (signed(one["difference"], text.decimals), interval(one, text.decimals), word)
-        groups.setdefault(text.group, []).append(Compared(text.title, reading(text), *numbers, *shown))
+        theirs, own = (models.get(one, {"scores": {}})["scores"].get(score) for one in (other, name))
+        one = found[score]
+        groups.setdefault(text.group, []).append(
+            Compared(
+                text.title,
+                reading(text),
+                "-" if theirs is None else value(theirs, text),
+                "-" if own is None else value(own, text),
+                signed(one["difference"], text.decimals),
+                interval(one, text.decimals),
+                difference_word(one, text.better),
+            )
+        )
     return groups
 
 

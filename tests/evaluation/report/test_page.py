@@ -174,6 +174,61 @@ def test_every_pair_is_in_the_page_and_the_last_one_is_chosen(page, findings):
     assert "The results hold no differences between the models." in html_page(Findings(results))
 
 
+def test_pair_has_the_scores_of_both_and_their_difference(page):
+    """Columns that change places turn better into worse."""
+    table = page[page.index('id="pair-2"') :].split("</table>")[0]
+    heads = [" ".join(text.split()) for text in _Elements(table).texts["th"]]
+    assert heads[1:4] == ["SFT", "full objective", "Difference"]
+    cells = [" ".join(text.split()) for text in _Elements(table).texts["td"]]
+    assert cells[:3] == ["0.06", "0.59", "+0.54 [0.47, 0.61] better"]
+
+
+def test_own_point_of_each_model_is_drawn_at_its_helpfulness_and_safety(page):
+    """A point that is mirrored, or another model's, puts a careful model where a harmful one is."""
+    figure = page[page.index('id="balance"') :].split("</figure>")[0]
+    points = [one for tag, one in _Elements(figure).tags if tag == "use" and "point" in one.get("class", "")]
+    places = [(one["href"], one["class"], one["x"], one["y"]) for one in points]
+    scores = [model["scores"] for model in made_up.results()["models"].values()]
+    expected = [
+        (
+            f"#m{n}",
+            f"s{n} point",
+            f"{100 * s['helpfulness']['value']:.2f}%",
+            f"{100 - 100 * s['safety']['value']:.2f}%",
+        )
+        for n, s in enumerate(scores)
+    ]
+    assert places == expected
+    lines = [one for tag, one in _Elements(figure).tags if tag == "line" and one["class"] == "s2 line"]
+    curve = made_up.results()["models"]["full"]["curve"]
+    assert len(lines) == len(curve) - 1 and lines[0]["x1"] == f"{100 * curve[0]['helpfulness']:.2f}%"
+    assert lines[0]["y1"] == f"{100 - 100 * curve[0]['safety']:.2f}%"
+    (equal,) = [one for tag, one in _Elements(figure).tags if tag == "line" and one["class"] == "equal"]
+    assert (equal["x1"], equal["y1"], equal["x2"], equal["y2"]) == ("0", "0", "100%", "100%")  # from S = 1 to H = 1
+
+
+@pytest.mark.parametrize(
+    "youden,low,wanted",
+    [(0.0, -0.1, "h0"), (-0.001, -0.1, "h0"), (-0.07, -0.2, "below"), (0.61, 0.5, "h6"), (1.0, 0.9, "h10")],
+)
+def test_cell_under_noise_has_the_colour_of_its_number(youden, low, wanted):
+    """A negative J in the colour of a high one, and a cell that chance would make without its star."""
+    results = made_up.results()
+    cells = results["models"]["base"]["noise"]
+    cells[1]["youden_j"] = {"value": youden, "low": low, "high": 1.0, "n": 4, "interval": "bootstrap"}
+    cells[1]["youden_j_difference"] = {"value": -12.34, "low": -20.0, "high": -5.0, "n": 4, "interval": "bootstrap"}
+    cells[2]["youden_j"] = made_up.score(None, 4)
+    page = html_page(Findings(results))
+    table = page[page.index("Heat map of base") :].split("</table>")[0]
+    found = _Elements(table)
+    classes = [one.get("class", "") for tag, one in found.tags if tag == "td"]
+    texts = [" ".join(text.split()) for text in found.texts["td"]]
+    assert len(texts) == 7 and classes[1] == f"heat {wanted}"  # the first spans all corruptions: no noise
+    star = "* not told from chance" if low <= 0 else ""
+    assert texts[1].startswith(f"{round(youden, 2) + 0.0:.2f}{star}") and texts[1].endswith("-12.3")
+    assert texts[2] == "-" and classes[2] == ""
+
+
 def test_pooled_methods_are_in_the_page_where_there_are_some(page):
     """An empty section promises what was not run."""
     assert 'id="pooled"' not in page and 'href="#pooled"' not in page
