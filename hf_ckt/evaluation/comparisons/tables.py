@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..report.numbers import cell, difference, label, score_text
-from ..report.sentences import judge_sentence
+from ..report.sentences import judge_sentence, score_sentences
 
 # In this order, those that were measured.
 _SHOWN = (
@@ -55,12 +55,13 @@ def measured_sentence(results: Mapping[str, Any]) -> str:
     noises = ", ".join(f"{name.replace('_', ' ')} at severity {severity:g}" for name, severity in noise)
     seconds = f": {results['seconds']} s" if "seconds" in results else ""
     backbones = "; ".join(f"{model['title']} {_precision(model)}" for model in results["models"].values())
+    judged = " ".join(filter(None, (judge_sentence(results), score_sentences(results))))
     versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
     return (
         f"`{results['command']}` on {results['device']}{seconds}; seed {results['settings']['seed']}; {count['harmful']} "
         f"harmful and {count['benign']} benign prompts, clean and under {noises}; {made['decoding']} decoding, at most "
         f"{made['new_tokens']} new tokens, system prompt “{made['system_prompt']}”. Base: {results['weights']}. Backbones: "
-        f"{backbones}. Brackets hold 95 % intervals. {judge_sentence(results)} {versions}."
+        f"{backbones}. Brackets hold 95 % intervals. {judged} {versions}."
     )
 
 
