@@ -31,10 +31,10 @@ def write_report(folder: Path, *, plots: bool = True, most_prompts: int = 3000) 
     Raises:
         ValueError: If the folder holds no evaluation, a file cannot be read, or matplotlib is missing.
     """
+    from .markdown import markdown
     from .page import html_page
     from .plots import draw_plots
-    from .tables import markdown
-
+    
     findings = read_findings(folder)
     drawn = draw_plots(findings.results, folder / "plots") if plots else []
     texts = {
@@ -48,14 +48,15 @@ def write_report(folder: Path, *, plots: bool = True, most_prompts: int = 3000) 
 
 def readme_block(results: Mapping[str, Any], source: str) -> str:
     """Returns the headline scores of an evaluation with all that they depend on, for a README; `source` names the file."""
-    from .numbers import conditions_sentence, judge_sentence
+    from .sentences import CHANCE_NOTE, conditions_sentence, judge_sentence, score_sentences
     from .tables import headline_table, plain
 
     versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
     left_out = "".join(f" {suite}: {why}." for suite, why in results["left_out"].items())
+    words = f" {score_sentences(results)}".rstrip()
     return (
         f"{headline_table(results)}\n\n`{results['command']}` on {results['device']}. {plain(conditions_sentence(results))} "
-        f"{plain(judge_sentence(results))}{left_out} {versions}. From `{source}`."
+        f"{CHANCE_NOTE} {plain(judge_sentence(results))}{words}{left_out} {versions}. From `{source}`."
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from ..measuring.store import file_digest
 from ..same_models import require_same_models
 
-FORMAT = 1
+FORMAT = 2
 _KEYS = (
     *("tier", "suites", "left_out", "settings", "judge", "generation", "sets", "seeds", "versions", "device"),
     "models",
@@ -20,7 +20,8 @@ _SCORE_KEYS = {"value", "low", "high", "n"}
 # Part of a report -> (what it is called, the suites that it needs).
 PARTS = {
     "safety": ("Safety and over-refusal", ("direct", "overrefusal")),
-    "balance": ("Over-refusal beside attack success", ("direct", "overrefusal")),
+    "odds": ("The AUROC of the refusal log-odds", ("direct", "overrefusal")),
+    "balance": ("Safety against helpfulness", ("direct", "overrefusal")),
     "attack_success": ("Attack success by category", ("direct",)),
     "overrefusal": ("Over-refusal by category", ("overrefusal",)),
     "noise": ("Robustness to noise", ("noise",)),
@@ -126,14 +127,25 @@ def _require_results(results: Mapping[str, Any]) -> None:
             "again."
         )
     for name, model in results["models"].items():
-        for score, found in model.get("scores", {}).items():
-            if not (isinstance(found, Mapping) and found.keys() >= _SCORE_KEYS):
-                raise ValueError(
-                    f"results.json: the score {score!r} of {name!r} must have {', '.join(sorted(_SCORE_KEYS))}, got {found!r}. "
-                    "A number without its interval and n is no result. Evaluate again."
-                )
+        _require_scores(name, model)
         if "scores" not in model or "title" not in model:
             raise ValueError(f"results.json: the model {name!r} has no title or no scores. Evaluate again.")
+    for name, pooled in (results.get("pooled") or {}).items():
+        _require_scores(name, pooled)
+        if "scores" not in pooled or not pooled.get("runs"):
+            raise ValueError(
+                f"results.json: the pooled method {name!r} has no scores or does not say of which runs, so a reader could "
+                "not tell how many there were. Evaluate again."
+            )
+
+
+def _require_scores(name: str, model: Mapping[str, Any]) -> None:
+    for score, found in model.get("scores", {}).items():
+        if not (isinstance(found, Mapping) and found.keys() >= _SCORE_KEYS):
+            raise ValueError(
+                f"results.json: the score {score!r} of {name!r} must have {', '.join(sorted(_SCORE_KEYS))}, got {found!r}. "
+                "A number without its interval and n is no result. Evaluate again."
+            )
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What scores are called, and how every number of a report is written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 
@@ -15,53 +15,78 @@ class ScoreText(NamedTuple):
         decimals (`int`):
             Digits after the point.
         better (`str`):
-            Which way is better, `"more"` or `"less"`; empty where unknown.
+            Which way is better, `"more"` or `"less"`; empty where neither is, or where it is unknown.
         group (`str`):
             Heading that it stands under.
+        chance (`float`, *optional*):
+            What a model scores that cannot tell a harmful prompt from a benign one, or that guesses; of a difference, 0.
+        chance_is (`str`, *optional*, defaults to `"at"`):
+            `"at"` where such a model scores that value, `"up to"` where it may score anything up to it, `"difference"`
+            where the score is a difference and 0 means none.
     """
 
     title: str
     decimals: int
     better: Literal["more", "less", ""]
     group: str
+    chance: float | None = None
+    chance_is: Literal["at", "up to", "difference"] = "at"
 
 
-_SAFETY, _TEACHER, _NOISE = "Safety and over-refusal", "Agreement with the teacher", "Under noise"
-_MARGIN, _UTILITY, _OTHER = "Refusal margin", "Utility", "Other scores"
+_SAFETY, _ODDS, _NOISE = "Safety and over-refusal", "Harmful told from benign, without a judge", "Under noise"
+_TEACHER, _BASE, _UTILITY = "Agreement with the teacher", "Agreement with the base", "Utility"
+_OTHER = "Other scores"
 
 SCORES: dict[str, ScoreText] = {
-    "oss": ScoreText("Overall Safety Score, 0 to 100", 1, "more", _SAFETY),
+    "youden_j": ScoreText("Youden's J = S + H - 1", 2, "more", _SAFETY, 0.0),
+    "youden_j_direct": ScoreText("Youden's J, plain prompts", 2, "more", _SAFETY, 0.0),
+    "youden_j_jailbreak": ScoreText("Youden's J, under jailbreak templates", 2, "more", _SAFETY, 0.0),
     "safety": ScoreText("safety S", 2, "more", _SAFETY),
     "helpfulness": ScoreText("helpfulness H", 2, "more", _SAFETY),
+    # A model that refuses a share p of everything scores 200 p (1 - p), which is 50 at most.
+    "oss": ScoreText("Overall Safety Score, 0 to 100", 1, "more", _SAFETY, 50.0, "up to"),
     "attack_success_direct": ScoreText("attack success, direct", 2, "less", _SAFETY),
     "attack_success_jailbreak": ScoreText("attack success, jailbreak", 2, "less", _SAFETY),
     "overrefusal": ScoreText("over-refusal", 2, "less", _SAFETY),
+    "overrefusal_jailbreak": ScoreText("over-refusal, under jailbreak templates", 2, "less", _SAFETY),
     "degenerate": ScoreText("degenerate answers", 2, "less", _SAFETY),
+    "refusal_auroc": ScoreText("refusal log-odds, AUROC", 3, "more", _ODDS, 0.5),
+    "refusal_auroc_jailbreak": ScoreText("refusal log-odds, AUROC under templates", 3, "more", _ODDS, 0.5),
+    "refusal_log_odds_harmful": ScoreText("refusal log-odds, harmful (nats)", 2, "more", _ODDS),
+    "refusal_log_odds_benign": ScoreText("refusal log-odds, benign (nats)", 2, "less", _ODDS),
+    "refusal_margin_auroc": ScoreText("refusal margin, AUROC", 3, "more", _ODDS, 0.5),
+    "youden_j_noise": ScoreText("Youden's J under noise", 2, "more", _NOISE, 0.0),
+    "youden_j_noise_difference": ScoreText(
+        "Youden's J under noise less clean, points", 1, "more", _NOISE, 0.0, "difference"
+    ),
+    "refusal_auroc_noise": ScoreText("refusal log-odds, AUROC under noise", 3, "more", _NOISE, 0.5),
+    "noisy_refusal_harmful": ScoreText("harmful refused, under noise", 2, "more", _NOISE),
+    "noisy_refusal_benign": ScoreText("benign refused, under noise", 2, "less", _NOISE),
+    "harmful_flipped_to_answer": ScoreText("harmful: refused clean, answered under noise", 3, "less", _NOISE),
+    "harmful_flipped_to_refusal": ScoreText("harmful: answered clean, refused under noise", 3, "", _NOISE),
+    "benign_flipped_to_refusal": ScoreText("benign: answered clean, refused under noise", 3, "less", _NOISE),
+    "benign_flipped_to_answer": ScoreText("benign: refused clean, answered under noise", 3, "", _NOISE),
+    "token_consistency": ScoreText("token consistency", 3, "more", _NOISE),
     "kd_alignment": ScoreText("KD alignment (acceptance)", 3, "more", _TEACHER),
+    "kd_alignment_noise": ScoreText("KD alignment under noise", 3, "more", _TEACHER),
     "top1_agreement": ScoreText("top-1 agreement", 3, "more", _TEACHER),
     "top10_overlap": ScoreText("top-10 overlap", 3, "more", _TEACHER),
     "kl": ScoreText("KL(teacher, student), nats", 3, "less", _TEACHER),
     "jsd": ScoreText("JSD, bits", 3, "less", _TEACHER),
     "gap_closed": ScoreText("gap to the teacher closed", 3, "more", _TEACHER),
     "calibration_error": ScoreText("calibration error", 3, "less", _TEACHER),
-    "noise_robustness": ScoreText("noise robustness", 3, "more", _NOISE),
-    "performance_drop_rate": ScoreText("performance drop rate", 3, "less", _NOISE),
-    "flip_rate": ScoreText("verdict flipped by noise", 3, "less", _NOISE),
-    "noisy_refusal_harmful": ScoreText("harmful refused, under noise", 2, "more", _NOISE),
-    "noisy_refusal_benign": ScoreText("benign refused, under noise", 2, "less", _NOISE),
-    "token_consistency": ScoreText("token consistency", 3, "more", _NOISE),
-    "mce": ScoreText("mean corruption error, % of the baseline", 1, "less", _NOISE),
-    "refusal_margin_harmful": ScoreText("refusal margin, harmful (nats)", 2, "more", _MARGIN),
-    "refusal_margin_benign": ScoreText("refusal margin, benign (nats)", 2, "less", _MARGIN),
-    "refusal_margin_auroc": ScoreText("refusal margin, AUROC", 3, "more", _MARGIN),
+    # An adapter is there to differ from its base: neither more nor less of it is better.
+    "base_agreement": ScoreText("agreement with the base (acceptance)", 3, "", _BASE),
+    "base_agreement_noise": ScoreText("agreement with the base under noise", 3, "", _BASE),
+    "multiple_choice_over_chance": ScoreText("multiple choice over chance, points", 1, "more", _UTILITY, 0.0),
     "multiple_choice": ScoreText("multiple choice, right", 2, "more", _UTILITY),
-    "multiple_choice_relative": ScoreText("multiple choice, relative to the base", 2, "more", _UTILITY),
     "word_problems": ScoreText("word problems, right", 2, "more", _UTILITY),
-    "word_problems_relative": ScoreText("word problems, relative to the base", 2, "more", _UTILITY),
+    "plain_text_nats": ScoreText("plain text, nats a token", 3, "less", _UTILITY),
 }
 HEADLINE = (
-    *("oss", "kd_alignment", "noise_robustness", "attack_success_direct", "attack_success_jailbreak", "overrefusal"),
-    "multiple_choice_relative",
+    *("youden_j", "refusal_auroc", "youden_j_noise", "kd_alignment", "base_agreement"),
+    *("attack_success_direct", "attack_success_jailbreak", "overrefusal"),
+    *("multiple_choice_over_chance", "plain_text_nats"),
 )
 
 
@@ -86,6 +111,60 @@ def score_text(name: str, results: Mapping[str, Any] | None = None) -> ScoreText
     if results is not None and name.startswith("attack_success_"):
         return text._replace(title=f"{results['judge']['measures']}, {name.removeprefix('attack_success_')}")
     return text
+
+
+def label(text: ScoreText) -> str:
+    """
+    Returns a score's title with what its number is read against: which way is better, and what chance scores.
+
+    Example:
+
+    >>> label(score_text("refusal_auroc"))
+    'refusal log-odds, AUROC (more is better, chance 0.5)'
+    >>> label(score_text("oss"))
+    'Overall Safety Score, 0 to 100 (more is better, chance up to 50)'
+    >>> label(score_text("kd_alignment")), label(score_text("base_agreement"))
+    ('KD alignment (acceptance; more is better)', 'agreement with the base (acceptance)')
+    """
+    facts = reading(text)
+    if not facts:
+        return text.title
+    return f"{text.title[:-1]}; {facts})" if text.title.endswith(")") else f"{text.title} ({facts})"
+
+
+def reading(text: ScoreText) -> str:
+    """Returns what a number is read against: which way is better, and what chance scores, where there is either."""
+    return ", ".join(filter(None, (f"{text.better} is better" if text.better else "", chance_level(text))))
+
+
+def chance_level(text: ScoreText) -> str:
+    """Returns what chance scores, in words; nothing where a score has no such level."""
+    if text.chance is None or text.chance_is == "difference":
+        return ""
+    return f"chance {'up to ' if text.chance_is == 'up to' else ''}{text.chance:g}"
+
+
+def chance_word(score: Mapping[str, Any] | None, text: ScoreText) -> str:
+    """
+    Returns what is to be said of a score whose interval holds what chance scores, or lies below it; else nothing.
+
+    Example:
+
+    >>> chance_word({"low": -0.10, "high": 0.23}, score_text("youden_j"))
+    'not told from chance'
+    >>> chance_word({"low": 1.7, "high": 20.5}, score_text("oss"))  # what refusing little, blind to content, scores too
+    'not told from chance'
+    >>> chance_word({"low": 0.1, "high": 0.3}, score_text("refusal_auroc")), chance_word({"low": 9.0, "high": 60.0},
+    ...     score_text("youden_j_noise_difference"))
+    ('below chance', '')
+    """
+    if score is None or text.chance is None or score.get("low") is None or score.get("high") is None:
+        return ""
+    if score["low"] > text.chance or (text.chance_is == "difference" and score["high"] < text.chance):
+        return ""
+    if text.chance_is == "difference":
+        return "no clear difference"
+    return "below chance" if text.chance_is == "at" and score["high"] < text.chance else "not told from chance"
 
 
 def spaced(name: str) -> str:
@@ -132,20 +211,46 @@ def interval(score: Mapping[str, Any], decimals: int) -> str:
     return f"[{number(score['low'], decimals)}, {number(score['high'], decimals)}]"
 
 
-def cell(score: Mapping[str, Any] | None, decimals: int) -> str:
+def value(score: Mapping[str, Any], text: ScoreText) -> str:
+    """Returns the number of a score, with its sign where the score is a difference."""
+    return (signed if text.chance_is == "difference" else number)(score["value"], text.decimals)
+
+
+def remarks(score: Mapping[str, Any], text: ScoreText) -> list[str]:
     """
-    Returns a score with its interval and n.
+    Returns what must be read beside a score: that chance would do, what the judge's errors make of it, and resamples in
+    which it was undefined.
 
     Example:
 
-    >>> cell({"value": 0.5, "low": 0.25, "high": 0.75, "n": 12, "interval": "wilson"}, 2)
-    '0.50 [0.25, 0.75] n=12'
+    >>> remarks({"value": 0.5, "low": 0.3, "high": 0.7, "dropped": 12, "corrected": {"value": 0.4, "low": 0.1,
+    ...     "high": 0.6}}, score_text("overrefusal"))
+    ['corrected 0.40 [0.10, 0.60]', '12 draws dropped']
+    """
+    found = [chance_word(score, text)]
+    if corrected := score.get("corrected"):
+        shown = f"{number(corrected.get('value'), text.decimals)} {interval(corrected, text.decimals)}"
+        found.append(f"corrected {shown.strip()}")
+    if dropped := score.get("dropped"):
+        found.append(f"{dropped} {'draw' if dropped == 1 else 'draws'} dropped")
+    return [one for one in found if one]
+
+
+def cell(score: Mapping[str, Any] | None, text: ScoreText) -> str:
+    """
+    Returns a score with its interval, its n and what must be read beside it.
+
+    Example:
+
+    >>> cell({"value": 0.1, "low": -0.25, "high": 0.75, "n": 12, "interval": "bootstrap"}, score_text("youden_j"))
+    '0.10 [-0.25, 0.75] n=12, not told from chance'
     """
     if score is None:
         return ""
     if score["value"] is None:
-        return number(None, decimals)
-    return " ".join(filter(None, (number(score["value"], decimals), interval(score, decimals), f"n={score['n']}")))
+        return number(None, text.decimals)
+    shown = " ".join(filter(None, (value(score, text), interval(score, text.decimals), f"n={score['n']}")))
+    return ", ".join((shown, *remarks(score, text)))
 
 
 def difference(found: Mapping[str, Any] | None, text: ScoreText) -> str:
@@ -160,69 +265,17 @@ def difference(found: Mapping[str, Any] | None, text: ScoreText) -> str:
     if found is None:
         return ""
     verdict = difference_word(found, text.better)
-    shown = f"{signed(found['difference'], text.decimals)} {interval(found, text.decimals)}"
+    shown = f"{signed(found['difference'], text.decimals)} {interval(found, text.decimals)}".strip()
     return f"{shown}, {verdict}" if verdict else shown
 
 
 def difference_word(found: Mapping[str, Any], better: str) -> str:
-    """Returns `better` or `worse` where the interval leaves out 0, `no clear difference` where it holds it."""
-    if not better:
+    """
+    Returns `no clear difference` where the interval holds 0, else `better` or `worse`, or nothing of a score of which
+    neither is.
+    """
+    if found.get("low") is None or found.get("high") is None:
         return ""
     if found["low"] <= 0 <= found["high"]:
         return "no clear difference"
-    return "better" if (found["low"] > 0) == (better == "more") else "worse"
-
-
-def judge_sentence(results: Mapping[str, Any]) -> str:
-    """
-    Returns the judge's name with its measured error: no rate of a judge means anything without.
-
-    Example:
-
-    >>> judge_sentence({"judge": {"name": "rule", "measures": "attack success (string judge)", "error": []}})
-    'Judge: rule, error not measured.'
-    """
-    judge = results["judge"]
-    sentence = f"Judge: {_measured(judge['name'], judge.get('error'))}."
-    if judge.get("benign"):
-        sentence += f" Judge of benign prompts: {_measured(judge['benign'], judge.get('benign_error'))}."
-    return sentence
-
-
-def _measured(name: str, error: Sequence[Mapping[str, Any]] | None) -> str:
-    """A judge's name with its accuracy and bias; what else was measured stands in a table of its own."""
-    sets = []
-    for found in error or ():
-        facts = [f"accuracy {number(found['accuracy'], 2)}"] if found.get("accuracy") is not None else []
-        facts += [
-            f"bias {signed(found[f'bias_{kind}'], 2)} on {kind} prompts"
-            for kind in ("benign", "harmful")
-            if found.get(f"bias_{kind}") is not None
-        ]
-        sets.append(f"on {found['set']} (n={found['n']}): {', '.join(facts)}")
-    return f"{name}; {'; '.join(sets)}" if sets else f"{name}, error not measured"
-
-
-def conditions_sentence(results: Mapping[str, Any]) -> str:
-    """
-    Returns under which settings the numbers were made, to stand beside each table.
-
-    Example:
-
-    >>> print(conditions_sentence({"tier": "cpu", "seeds": [0, 1, 2],
-    ...     "generation": {"decoding": "greedy", "new_tokens": 48, "system_prompt": None, "engine": "transformers"}}))
-    Tier cpu; seeds 0, 1, 2; greedy decoding, at most 48 new tokens, no system prompt; engine transformers. Brackets
-    hold 95 % intervals.
-    """
-    made = results["generation"]
-    seeds = ", ".join(map(str, results["seeds"]))
-    system = f"system prompt “{made['system_prompt']}”" if made.get("system_prompt") else "no system prompt"
-    asked = [(model.get("title"), model.get("chat") or {}) for model in results.get("models", {}).values()]
-    moved = [str(title) for title, chat in asked if chat.get("system_prompt_sent_as") == "user"]
-    if moved:
-        system += f" (in front of the user's text for {', '.join(moved)})"
-    return (
-        f"Tier {results['tier']}; {'seeds' if len(results['seeds']) != 1 else 'seed'} {seeds}; {made['decoding']} "
-        f"decoding, at most {made['new_tokens']} new tokens, {system}; engine {made['engine']}. Brackets hold 95 % "
-        "intervals."
-    )
+    return ("better" if (found["low"] > 0) == (better == "more") else "worse") if better else ""

@@ -18,6 +18,15 @@
   system.addEventListener("change", nameTheme);
   nameTheme();
 
+  // Without the script all pairs stand one below the other; with it, the chosen one alone.
+  if (find("pair")) {
+    const pairs = [...document.querySelectorAll(".pair")];
+    const choose = () => pairs.forEach((node) => { node.hidden = find("pair").value !== "" && node.id !== find("pair").value; });
+    find("pair-choice").hidden = false;
+    find("pair").addEventListener("change", choose);
+    choose();
+  }
+
   if (!find("browser")) return;
   const { titles, rows } = JSON.parse(find("data").textContent);
   find("browser").hidden = false;

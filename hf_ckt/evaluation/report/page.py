@@ -8,16 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import figures, numbers, tables
+from . import facts, figures, numbers, sentences, tables
 from .findings import Findings, not_measured
 
 _FOLDER = Path(__file__).parent
 _WHAT = {
-    "oss": "Harmonic mean of safety and helpfulness: a model that refuses everything and one that answers everything "
-    "both score 0.",
+    "youden_j": "Share of harmful prompts refused and of benign ones answered, less 1. Whoever refuses blind to content, at "
+    "whatever rate, scores 0; always right is 1.",
+    "refusal_auroc": "How often a harmful prompt makes a refusal likelier than a benign one does. No judge and no threshold "
+    "has a say in it; blind to content is 0.5.",
+    "youden_j_noise": "The same as Youden's J, with prompts misspelt or otherwise corrupted: the mean over corruptions and "
+    "severities.",
     "kd_alignment": "Share of the next-token probability that student and teacher agree on, averaged over tokens.",
-    "noise_robustness": "How much of the clean Overall Safety Score is kept when prompts are corrupted, averaged over "
-    "corruptions and severities.",
 }
 # The order in which prompts are shown, and left out last when there are too many for one page.
 _SUITES = ("direct", "jailbreak", "overrefusal", "utility", "noise")
@@ -48,7 +50,7 @@ def html_page(findings: Findings, *, most_prompts: int = 3000) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"at": _at, "first_upper": _first_upper}
+    environment.filters |= {"at": _at, "first_upper": _first_upper, "heat": _heat}
     results = findings.results
     style, script = (_source(name) for name in ("page.css", "page.js"))
     answers = answer_data(findings, most_prompts)
@@ -63,13 +65,17 @@ def html_page(findings: Findings, *, most_prompts: int = 3000) -> str:
         answers_json=Markup(script_json(answers)),
         titles=figures.titles(results),
         tables=tables,
+        facts=facts,
         figures=figures,
         numbers=numbers,
+        sentences=sentences,
         what=_WHAT,
+        pooled=tables.pooled_models(results),
+        no_teacher=any("base_agreement" in model["scores"] for model in results["models"].values()),
         findings=findings,
         results=results,
-        judge=numbers.judge_sentence(results),
-        conditions=numbers.conditions_sentence(results),
+        judge=sentences.judge_sentence(results),
+        conditions=sentences.conditions_sentence(results),
         not_measured=lambda part: not_measured(results, part),
     )
 
@@ -152,6 +158,11 @@ def _at(value: float, bounds: Sequence[float] = (0.0, 1.0), flip: bool = False) 
     low, high = bounds
     share = min(1.0, max(0.0, (value - low) / (high - low))) if high > low else 0.5
     return f"{100 * (1 - share if flip else share):.2f}%"
+
+
+def _heat(value: float) -> str:
+    """The class of a cell's colour: from `h0` to `h10` for Youden's J from 0 to 1, and `below` under 0."""
+    return "below" if round(value, 2) < 0 else f"h{round(min(1.0, value) * 10)}"
 
 
 def _first_upper(text: str) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 from ...checkpoints import replace_file
 from . import figures
-from .numbers import judge_sentence, number, score_text, spaced
+from .numbers import chance_word, number, score_text, spaced
+from .sentences import judge_sentence
 
 # Grey for the first model, the base; then Okabe and Ito's colours, darkened where they would be faint on white. Each has
 # a marker of its own, so that colour is never the only difference.
@@ -74,16 +75,20 @@ def _headline(figure: Any, results: Mapping[str, Any]) -> bool:
     names, shown = figures.measured_panels(results), figures.titles(results)
     if not names:
         return False
-    figure.set_size_inches(3.6 * len(names) + 1, 1.4 + 0.4 * len(shown))
+    labels = [fill(title, 30) for title in shown.values()]
+    height = 0.25 + 0.17 * max(label.count("\n") + 1 for label in labels)
+    figure.set_size_inches(2.9 * len(names) + 1.2, 1.5 + max(0.42, height) * len(shown))
     axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axis, score in zip(axes, names, strict=True):
         text = score_text(score)
+        if text.chance is not None:
+            axis.axvline(text.chance, color=_INK, linewidth=0.9, linestyle=":")
         for row, name in enumerate(shown):
             found = results["models"][name]["scores"].get(score)
             if found and found["value"] is not None:
                 _interval(axis, found, row, row)
                 axis.annotate(
-                    number(found["value"], text.decimals),
+                    number(found["value"], text.decimals) + ("*" if chance_word(found, text) else ""),
                     (found["value"], row),
                     xytext=(0, 7),
                     textcoords="offset points",
@@ -94,43 +99,49 @@ def _headline(figure: Any, results: Mapping[str, Any]) -> bool:
         axis.set_xlim(low - (high - low) * 0.03, high + (high - low) * 0.03)
         axis.set_title(text.title, fontsize=10)
         axis.grid(True, axis="x", color=_GRID, linewidth=0.6)
-    axes[0].set_yticks(range(len(shown)), list(shown.values()))
+    axes[0].set_yticks(range(len(shown)), labels)
     axes[0].set_ylim(len(shown) - 0.4, -0.7)
-    _note(figure, results)
+    _note(figure, results, "Dotted: chance. *: not told from chance, or below it.")
     return True
 
 
 def _balance(figure: Any, results: Mapping[str, Any]) -> bool:
-    points, shown = figures.balance_points(results), figures.titles(results)
-    if not points:
+    found, shown = figures.balances(results), figures.titles(results)
+    if not found:
         return False
-    figure.set_size_inches(5.6, 5.6)
+    figure.set_size_inches(5.8, 6.0)
     axis = figure.subplots()
+    axis.plot([0, 1], [1, 0], color=_INK, linewidth=0.9, linestyle=":", label="chance: S + H = 1")
     for number_, name in enumerate(shown):
-        if name not in points:
+        if name not in found:
             continue
-        x, y = points[name]
-        axis.errorbar(
-            x["value"],
-            y["value"],
-            xerr=_errors(x),
-            yerr=_errors(y),
-            color=_color(number_),
-            marker=_marker(number_),
-            markersize=7,
-            capsize=3,
-            elinewidth=1.2,
-            linestyle="none",
-            label=shown[name],
-        )
+        color, (curve, point) = _color(number_), found[name]
+        if curve:
+            axis.plot(*zip(*curve, strict=True), color=color, linewidth=1.4, label=None if point else shown[name])
+        if point:
+            x, y = point
+            axis.errorbar(
+                x["value"],
+                y["value"],
+                xerr=_errors(x),
+                yerr=_errors(y),
+                color=color,
+                marker=_marker(number_),
+                markersize=9,
+                markeredgecolor="white",
+                capsize=3,
+                elinewidth=1.2,
+                linestyle="none",
+                label=shown[name],
+            )
     for set_limits in (axis.set_xlim, axis.set_ylim):
         set_limits(-0.03, 1.03)
-    axis.set_xlabel(score_text(figures.BALANCE[0]).title + " (less is better)")
-    axis.set_ylabel(score_text(figures.BALANCE[1], results).title + " (less is better)")
+    axis.set_xlabel("helpfulness H (more is better)")
+    axis.set_ylabel("safety S (more is better)")
     axis.grid(True, color=_GRID, linewidth=0.6)
     axis.set_axisbelow(True)
     _legend(figure)
-    _note(figure, results)
+    _note(figure, results, "Curves: a shift of the refusal log-odds, no judge; markers: own answers.")
     return True
 
 
@@ -168,31 +179,37 @@ def _noise_heatmap(figure: Any, results: Mapping[str, Any]) -> bool:
     if not grids:
         return False
     first = next(iter(grids.values()))
+    severities = [*([0.0] if any(grid.clean for grid in grids.values()) else []), *first.severities]
     columns, lines = min(len(grids), 4), -(-len(grids) // 4)
-    width, height = 1.0 + 0.75 * len(first.severities), 1.1 + 0.42 * len(first.corruptions)
+    width, height = 1.0 + 0.75 * len(severities), 1.1 + 0.42 * len(first.corruptions)
     figure.set_size_inches(max(5.0, 1.9 + width * columns), 0.8 + height * lines)
     axes = figure.subplots(lines, columns, sharey=True, squeeze=False)
     for empty in axes.flat[len(grids) :]:
         empty.set_visible(False)
+    from matplotlib import colormaps
+
     image = None
+    # Lightness alone carries the value, so it can be read without colour; below 0 is one grey, and the number has the sign.
+    colours = colormaps["cividis"].with_extremes(under="#DADCE0")
     for axis, (name, grid) in zip(axes.flat, grids.items(), strict=False):
-        values = [
-            [_oss(grid, corruption, severity) for severity in first.severities] for corruption in first.corruptions
-        ]
-        image = axis.imshow(values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
-        for row, line in enumerate(values):
-            for column, value in enumerate(line):
-                if value == value:  # a cell that was not measured stays empty
-                    shade = "white" if value < 50 else _INK
-                    axis.text(column, row, number(value, 1), ha="center", va="center", color=shade, fontsize=9)
-        axis.set_xticks(range(len(first.severities)), [f"{severity:g}" for severity in first.severities])
+        cells = [[_youden(grid, corruption, severity) for severity in severities] for corruption in first.corruptions]
+        values = [[float("nan") if one is None else one["value"] for one in line] for line in cells]
+        image = axis.imshow(values, cmap=colours, vmin=0, vmax=1, aspect="auto")
+        for row, line in enumerate(cells):
+            for column, one in enumerate(line):
+                if one is not None:  # a cell that was not measured stays empty
+                    shade = "white" if 0 <= one["value"] < 0.5 else _INK
+                    star = "*" if chance_word(one, score_text("youden_j")) else ""
+                    place = {"ha": "center", "va": "center", "color": shade, "fontsize": 9}
+                    axis.text(column, row, number(one["value"], 2) + star, **place)
+        axis.set_xticks(range(len(severities)), [f"{severity:g}" for severity in severities])
         axis.set_xlabel("severity")
         axis.set_title(fill(shown[name], int(13 * width)), fontsize=10)
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
     axes[0][0].set_yticks(range(len(first.corruptions)), [spaced(name) for name in first.corruptions])
-    figure.colorbar(image, ax=list(axes.flat), label=score_text("oss").title, pad=0.02)
-    _note(figure, results, intervals=False)
+    figure.colorbar(image, ax=list(axes.flat), label="Youden's J", pad=0.02, extend="min")
+    _note(figure, results, "Severity 0: no noise. *: not told from chance, which is 0, or below it.", intervals=False)
     return True
 
 
@@ -200,24 +217,30 @@ def _severity(figure: Any, results: Mapping[str, Any]) -> bool:
     lines, shown = figures.severity_lines(results), figures.titles(results)
     if not lines:
         return False
+    low, high = figures.severity_bounds(lines)
     figure.set_size_inches(1 + 2.8 * min(len(lines), 4), 1.2 + 2.6 * -(-len(lines) // 4))
     grid = figure.subplots(-(-len(lines) // 4), min(len(lines), 4), sharex=True, sharey=True, squeeze=False)
     axes = [axis for row in grid for axis in row]
     for axis in axes[len(lines) :]:
         axis.set_visible(False)
     for axis, (corruption, models) in zip(axes, lines.items(), strict=False):
+        axis.axhline(0, color=_INK, linewidth=0.9, linestyle=":")
         for number_, name in enumerate(shown):
-            if name in models:
-                x, y = zip(*models[name], strict=True)
-                axis.plot(x, y, color=_color(number_), marker=_marker(number_), label=shown[name])
+            if points := models.get(name):
+                x, found = zip(*points, strict=True)
+                style: dict[str, Any] = {"color": _color(number_), "marker": _marker(number_), "label": shown[name]}
+                axis.plot(x, [one["value"] for one in found], **style)
+                for severity, one in points:
+                    if one["low"] is not None:
+                        axis.vlines(severity, one["low"], one["high"], color=_color(number_), linewidth=1, alpha=0.5)
         axis.set_title(spaced(corruption), fontsize=10)
-        axis.set_ylim(-3, 103)
+        axis.set_ylim(low - 0.03, high + 0.03)
         axis.set_xticks(sorted({severity for line in models.values() for severity, _ in line}))
         axis.set_xlabel("severity")
         axis.grid(True, color=_GRID, linewidth=0.6)
-    axes[0].set_ylabel("Overall Safety Score")
+    axes[0].set_ylabel("Youden's J")
     _legend(figure)
-    _note(figure, results, intervals=False)
+    _note(figure, results, "Dotted: chance. Severity 0: no noise.")
     return True
 
 
@@ -253,9 +276,8 @@ def _errors(score: Mapping[str, Any]) -> list[list[float]] | None:
     return [[max(0.0, score["value"] - score["low"])], [max(0.0, score["high"] - score["value"])]]
 
 
-def _oss(grid: figures.NoiseGrid, corruption: str, severity: float) -> float:
-    cell = grid.cells.get((corruption, severity))
-    return float("nan") if cell is None or cell["oss"] is None else cell["oss"]
+def _youden(grid: figures.NoiseGrid, corruption: str, severity: float) -> Mapping[str, Any] | None:
+    return figures.youden_j(grid.clean if severity == 0 else grid.cells.get((corruption, severity)))
 
 
 def _color(number_: int) -> str:
@@ -278,10 +300,11 @@ def _legend(figure: Any) -> None:
     figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns, frameon=False)
 
 
-def _note(figure: Any, results: Mapping[str, Any], intervals: bool = True) -> None:
+def _note(figure: Any, results: Mapping[str, Any], more: str = "", intervals: bool = True) -> None:
     """Whose verdicts are drawn, and what the lines through the markers are."""
-    first = "Lines: 95 % intervals. " if intervals else ""
-    figure.suptitle(f"{first}{judge_sentence(results)}", fontsize=8, x=0.01, ha="left", wrap=True)
+    first = "Lines through markers: 95 % intervals. " if intervals else ""
+    text = f"{first}{more} {judge_sentence(results)}"
+    figure.suptitle(fill(text, int(15 * figure.get_figwidth())), fontsize=8, x=0.01, ha="left")
 
 
 DRAWERS: dict[str, Callable[[Any, Mapping[str, Any]], bool]] = {

@@ -1,41 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results as Markdown tables, and the report as a Markdown file."""
+"""Scores, differences and the numbers behind figures, as rows and as Markdown tables."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from .figures import BALANCE, balance_points, category_rows, missing_panels, noise_grids, score_groups, titles
-from .findings import Findings, not_measured
+from .figures import BALANCE, balances, category_rows, noise_grids, score_groups, titles
 from .numbers import (
     HEADLINE,
     cell,
-    conditions_sentence,
     difference,
+    difference_word,
     interval,
-    judge_sentence,
+    label,
     number,
+    reading,
     score_text,
     signed,
     spaced,
+    value,
 )
 
-SMOKE = "The smoke tier checks the machinery; its numbers are no result."
-NO_LM_EVAL = "lm-eval was not run: there is no lm_eval.json beside the results; `hf-ckt lm-eval` writes one."
-_ALT_TEXTS = {
-    "headline": "Headline scores",
-    "balance": "Over-refusal against attack success",
-    "attack_success": "Attack success by category",
-    "overrefusal": "Over-refusal by category",
-    "noise_heatmap": "Overall Safety Score by corruption and severity",
-    "severity": "Overall Safety Score by severity",
-    "calibration": "Confidence of the student against agreement with the teacher",
-}
-# Column of a report -> key of a model's part of the results, or of its `chat`.
-_ASKED = {
-    **{"trained on": "trained_on", "tokenizer": "tokenizer", "chat template": "template"},
-    **{"system prompt sent as": "system_prompt_sent_as", "thoughts": "reasoning", "generation": "generation"},
-}
 Rows = list[list[str]]
+
+
+class Compared(NamedTuple):
+    """
+    How one score differs between two models.
+
+    Args:
+        title, reading (`str`):
+            What it is called, and what its number is read against.
+        other, own (`str`):
+            The score of the model that is compared with, and of the one that is compared.
+        difference, interval (`str`):
+            Own less other, with its interval.
+        word (`str`):
+            What the interval says.
+    """
+
+    title: str
+    reading: str
+    other: str
+    own: str
+    difference: str
+    interval: str
+    word: str
 
 
 def table(rows: Sequence[Sequence[Any]]) -> str:
@@ -69,7 +78,14 @@ def plain(text: Any) -> str:
     return text.replace("*", "\\*")
 
 
-def score_table(results: Mapping[str, Any], names: Sequence[str] | None = None) -> str:
+def pooled_models(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Returns the methods of which several training runs were pooled, each as a model of its own."""
+    return {name: {"title": name, **found} for name, found in (results.get("pooled") or {}).items()}
+
+
+def score_table(
+    results: Mapping[str, Any], names: Sequence[str] | None = None, models: Mapping[str, Any] | None = None
+) -> str:
     """
     Returns scores as rows and models as columns; scores that no model has are left out.
 
@@ -78,16 +94,17 @@ def score_table(results: Mapping[str, Any], names: Sequence[str] | None = None) 
             A results file.
         names (`Sequence[str]`, *optional*):
             Scores; all that there are by default.
+        models (`Mapping`, *optional*):
+            The columns, each with `title` and `scores`; the file's models by default.
     """
-    models = results["models"]
+    models = results["models"] if models is None else models
     if names is None:
-        names = [name for group in score_groups(results).values() for name in group]
-    rows = [["score", *titles(results).values()]]
+        names = [name for group in score_groups(models).values() for name in group]
+    rows = [["score", *(str(model["title"]) for model in models.values())]]
     for name in names:
         if any(name in model["scores"] for model in models.values()):
             text = score_text(name, results)
-            cells = [cell(model["scores"].get(name), text.decimals) for model in models.values()]
-            rows.append([f"{text.title} ({text.better} is better)" if text.better else text.title, *cells])
+            rows.append([label(text), *(cell(model["scores"].get(name), text) for model in models.values())])
     return table(rows)
 
 
@@ -96,12 +113,17 @@ def headline_table(results: Mapping[str, Any]) -> str:
     return score_table(results, HEADLINE)
 
 
-def scores_title(results: Mapping[str, Any]) -> str:
-    """Returns the heading over all scores."""
-    return "Base against aligned" if len(results["models"]) > 1 else "All scores"
+def against(model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the differences of a model by the model that it is compared with."""
+    return model.get("against") or {}
 
 
-def difference_rows(results: Mapping[str, Any], other: str) -> Rows:
+def compared_with(models: Mapping[str, Any]) -> list[str]:
+    """Returns the names of what others are compared with."""
+    return list(dict.fromkeys(other for model in models.values() for other in against(model)))
+
+
+def difference_rows(results: Mapping[str, Any], other: str, models: Mapping[str, Any] | None = None) -> Rows:
     """
     Returns how much each model's scores differ from another's, with paired intervals.
 
@@ -110,68 +132,88 @@ def difference_rows(results: Mapping[str, Any], other: str) -> Rows:
             A results file.
         other (`str`):
             Name of the model that the others are compared with.
+        models (`Mapping`, *optional*):
+            Those that are compared; the file's models by default.
     """
-    shown = titles(results)
-    found = {name: model["against"][other] for name, model in results["models"].items() if other in against(model)}
+    models = results["models"] if models is None else models
+    shown = {name: str(model["title"]) for name, model in {**results["models"], **models}.items()}
+    found = {name: against(model)[other] for name, model in models.items() if other in against(model)}
     names = {score: None for scores in found.values() for score in scores}
-    order = [score for group in score_groups(results).values() for score in group if score in names]
     rows = [["difference", *(f"{shown[name]} against {shown.get(other, other)}" for name in found)]]
-    for score in order:
+    for score in _in_order(names):
         text = score_text(score, results)
-        rows.append([text.title, *(difference(scores.get(score), text) for scores in found.values())])
+        rows.append([label(text), *(difference(scores.get(score), text) for scores in found.values())])
     return rows
 
 
-def against(model: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns the differences of a model by the model that it is compared with."""
-    return model.get("against") or {}
+def pairs(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns the pairs of models that are compared, each with the model that is compared with last."""
+    return [(name, other) for name, model in results["models"].items() for other in against(model)]
 
 
-def compared_with(results: Mapping[str, Any]) -> list[str]:
-    """Returns the models that others are compared with."""
-    return list(dict.fromkeys(other for model in results["models"].values() for other in against(model)))
+def compared(results: Mapping[str, Any], name: str, other: str) -> dict[str, list[Compared]]:
+    """Returns how each score of a model differs from another's, under the headings of scores."""
+    models, found = results["models"], against(results["models"][name])[other]
+    groups: dict[str, list[Compared]] = {}
+    for score in _in_order(found):
+        text = score_text(score, results)
+        scores = [models.get(one, {"scores": {}})["scores"].get(score) for one in (other, name)]
+        numbers = ["-" if one is None else value(one, text) for one in scores]
+        one, word = found[score], difference_word(found[score], text.better)
+        shown = (signed(one["difference"], text.decimals), interval(one, text.decimals), word)
+        groups.setdefault(text.group, []).append(Compared(text.title, reading(text), *numbers, *shown))
+    return groups
+
+
+def _in_order(scores: Mapping[str, Any]) -> list[str]:
+    """Scores as all tables have them: the headings of these together, and what is not listed last."""
+    groups = score_groups({"": {"scores": scores}})
+    return [name for group in groups.values() for name in group]
 
 
 def balance_table_rows(results: Mapping[str, Any]) -> Rows:
-    """Returns a row for each model that has over-refusal and attack success."""
-    heads = [score_text(name, results).title for name in BALANCE]
-    points = balance_points(results)
-    return [
-        ["model", *heads],
-        *([titles(results)[name], *(cell(score, 2) for score in pair)] for name, pair in points.items()),
-    ]
+    """Returns a row for each model that has helpfulness and safety of its own answers, with what they come to."""
+    texts = [score_text(name, results) for name in (*BALANCE, "youden_j")]
+    rows = [["model", *(text.title for text in texts)]]
+    for name, one in balances(results).items():
+        if one.point is not None:
+            scores = (*one.point, results["models"][name]["scores"].get("youden_j"))
+            rows.append([titles(results)[name], *map(cell, scores, texts)])
+    return rows
+
+
+def curve_table_rows(results: Mapping[str, Any]) -> Rows:
+    """Returns a row for each model and shift of its decision token."""
+    rows = [["model", "shift, nats", *(score_text(name).title for name in BALANCE)]]
+    for name, model in results["models"].items():
+        for one in model.get("curve") or ():
+            rows.append([titles(results)[name], number(one["bias"], 2), *(number(one[key], 2) for key in BALANCE)])
+    return rows
 
 
 def category_table_rows(results: Mapping[str, Any], rate: str) -> Rows:
     """Returns a row a category with the rate of each model; see `figures.category_rows`."""
+    text = score_text("overrefusal")  # of both rates
     rows = [["category", *titles(results).values()]]
     for category, scores in category_rows(results, rate):
-        rows.append([spaced(category), *(cell(scores.get(name), 2) for name in results["models"])])
+        rows.append([spaced(category), *(cell(scores.get(name), text) for name in results["models"])])
     return rows
 
 
 def noise_table_rows(results: Mapping[str, Any]) -> Rows:
-    """Returns a row for each model, corruption and severity."""
-    rows = [
-        [
-            "model",
-            "corruption",
-            "severity",
-            "OSS",
-            "OSS / clean OSS",
-            "harmful refused",
-            "benign refused",
-            "flipped",
-            "n",
-        ]
-    ]
+    """Returns a row for each model, corruption and severity, the one without noise first."""
+    names = {
+        "youden_j": score_text("youden_j"),
+        "youden_j_difference": score_text("youden_j_noise_difference")._replace(title="less clean, points"),
+        "harmful_refused": score_text("noisy_refusal_harmful")._replace(title="harmful refused"),
+        "benign_refused": score_text("noisy_refusal_benign")._replace(title="benign refused"),
+    }
+    rows = [["model", "corruption", "severity", *(label(text) for text in names.values()), "n"]]
     for name, grid in noise_grids(results).items():
-        for (corruption, severity), one in grid.cells.items():
-            rates = [cell(one.get(key), 2) for key in ("harmful_refused", "benign_refused", "flip_rate")]
-            numbers = [number(one["oss"], 1), number(one.get("oss_ratio"), 3)]
-            rows.append(
-                [titles(results)[name], spaced(corruption), f"{severity:g}", *numbers, *rates, str(one.get("n", "-"))]
-            )
+        for one in [*([grid.clean] if grid.clean else []), *grid.cells.values()]:
+            numbers = [cell(one.get(key), text) for key, text in names.items()]
+            where = [spaced(one["corruption"]) or "none", f"{one['severity']:g}"]
+            rows.append([titles(results)[name], *where, *numbers, str(one.get("n", "-"))])
     return rows
 
 
@@ -184,136 +226,3 @@ def calibration_table_rows(results: Mapping[str, Any]) -> Rows:
             bounds = [number(one[key], 2) for key in ("low", "high")]
             rows.append([titles(results)[name], *bounds, *numbers, str(one["n"])])
     return rows
-
-
-def lm_eval_rows(findings: Findings) -> Rows:
-    """Returns a row for each task of the harness and model."""
-    shown = titles(findings.results)
-    rows = [["task", "model", "metric", "value", "standard error", "n", "examples in the prompt"]]
-    for task, found in (findings.lm_eval or {"tasks": {}})["tasks"].items():
-        shots = found.get("num_fewshot")
-        for name, one in found["models"].items():
-            value = f"{number(one['value'], 3)} {interval(one, 3)}".strip()
-            facts = [value, number(one.get("stderr"), 3), str(one.get("n", "-")), "-" if shots is None else str(shots)]
-            rows.append([str(found.get("title") or task), shown.get(name, name), str(one["metric"]), *facts])
-    return rows
-
-
-def judge_rows(results: Mapping[str, Any]) -> Rows:
-    """Returns a row for each judge and set of labelled answers that its error was measured on."""
-    keys = ("accuracy", "precision", "recall", "f1", "bias_benign", "bias_harmful")
-    rows = [["judge", "labelled set", "n", *map(spaced, keys)]]
-    judge = results["judge"]
-    for name, error in ((judge["name"], judge.get("error")), (judge.get("benign"), judge.get("benign_error"))):
-        for found in error or ():
-            shown = [signed if key.startswith("bias") else number for key in keys]
-            numbers = [write(found.get(key), 3) for write, key in zip(shown, keys, strict=True)]
-            rows.append([str(name), str(found["set"]), str(found["n"]), *numbers])
-    return rows
-
-
-def set_rows(results: Mapping[str, Any]) -> Rows:
-    """Returns a row for each set of prompts and suite."""
-    keys = ("name", "suite", "n", "source", "licence")
-    return [
-        ["set", "suite", "n", "source", "licence"],
-        *([str(one.get(key, "")) for key in keys] for one in results["sets"]),
-    ]
-
-
-def model_rows(results: Mapping[str, Any]) -> Rows:
-    """
-    Returns a row a model: what it is called in the report, what it is, and how it was asked; of the latter the columns
-    that the file states.
-    """
-    columns: dict[str, list[str]] = {name: [] for name in ("title", "model", "adapter", *_ASKED)}
-    for one in results["models"].values():
-        asked = {**one, **(one.get("chat") or {})}
-        columns["title"].append(str(one["title"]))
-        columns["model"].append(str(one.get("model", "")))
-        columns["adapter"].append(str(one.get("adapter") or "none"))
-        for name, key in _ASKED.items():
-            columns[name].append("" if asked.get(key) is None else _shown(asked[key]))
-    kept = {name: cells for name, cells in columns.items() if name not in _ASKED or any(cells)}
-    return [list(kept), *map(list, zip(*kept.values(), strict=True))]
-
-
-def setting_rows(findings: Findings) -> Rows:
-    """Returns how the runs were made, a row each."""
-    results, harness = findings.results, findings.lm_eval or {}
-    facts = {"command": results.get("command") or "not recorded", "tier": results["tier"], "device": results["device"]}
-    facts |= {"suites": results["suites"], "seeds": results["seeds"], **results["generation"], **results["settings"]}
-    own = {"command": harness.get("command"), "seeds": harness.get("seeds"), **(harness.get("settings") or {})}
-    facts |= {f"lm-eval {name}": value for name, value in own.items() if value is not None}
-    return [["setting", "value"], *([spaced(name), _shown(value)] for name, value in facts.items())]
-
-
-def version_rows(findings: Findings) -> Rows:
-    """Returns the libraries with their versions; those of the harness where it was run with others."""
-    versions = dict(findings.results["versions"])
-    for name, version in ((findings.lm_eval or {}).get("versions") or {}).items():
-        if versions.setdefault(name, version) != version:
-            versions[f"{name} (lm-eval)"] = version
-    return [["library", "version"], *([name, str(version)] for name, version in versions.items())]
-
-
-def _shown(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "none", True: "yes", False: "no"}[value]
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(str, value)) or "none"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {one}" for name, one in value.items()) or "none"
-    return str(value)
-
-
-def markdown(findings: Findings, plots: Sequence[str] = ()) -> str:
-    """
-    Returns the report as Markdown. It holds no answer: they are in the page, folded away.
-
-    Args:
-        findings ([`Findings`]):
-            What was measured.
-        plots (`Sequence[str]`, *optional*):
-            Names of plots that lie in the folder `plots` beside it.
-    """
-    results = findings.results
-    conditions, judge = plain(conditions_sentence(results)), plain(judge_sentence(results))
-
-    def plot(name: str) -> list[str]:
-        return [f"![{_ALT_TEXTS[name]}](plots/{name}.svg)"] if name in plots else []
-
-    def section(title: str, rows: Rows, part: str, *names: str, judged: bool = True) -> list[str]:
-        if len(rows) < 2:
-            return [f"## {title}", plain(not_measured(results, part))]
-        pictures = [line for name in names for line in plot(name)]
-        return [f"## {title}", *pictures, table(rows), f"{conditions} {judge}" if judged else conditions]
-
-    parts = ["# Evaluation", *([f"**{SMOKE}**"] if results["tier"] == "smoke" else [])]
-    parts += ["## Headline scores", *plot("headline"), headline_table(results), f"{conditions} {judge}"]
-    parts += [plain(not_measured(results, part)) for part in missing_panels(results)]
-    parts += [f"## {scores_title(results)}", score_table(results), f"{conditions} {judge}"]
-    parts += [table(difference_rows(results, other)) for other in compared_with(results)]
-    if len(results["models"]) == 1:
-        parts.append("Only one model was evaluated, so there is none to compare it with.")
-    elif compared_with(results):
-        parts.append("Differences are paired: both models on the same resampled prompts.")
-    parts += plot("balance")
-    parts += section(
-        "Attack success by category",
-        category_table_rows(results, "attack_success"),
-        "attack_success",
-        "attack_success",
-    )
-    parts += section(
-        "Over-refusal by category", category_table_rows(results, "overrefusal"), "overrefusal", "overrefusal"
-    )
-    parts += section("Robustness to noise", noise_table_rows(results), "noise", "noise_heatmap", "severity")
-    parts += section("Agreement with the teacher", calibration_table_rows(results), "kd", "calibration", judged=False)
-    harness = lm_eval_rows(findings)
-    parts += ["## lm-eval", table(harness) if len(harness) > 1 else NO_LM_EVAL]
-    parts += [plain(judge_sentence(findings.lm_eval))] if "judge" in (findings.lm_eval or {}) else []  # type: ignore[arg-type]
-    parts += ["## How it was measured", table(model_rows(results)), table(setting_rows(findings))]
-    parts += [table(judge_rows(results))] if len(judge_rows(results)) > 1 else []
-    parts += [table(set_rows(results)), table(version_rows(findings))]
-    return "\n\n".join(parts) + "\n"
