@@ -122,7 +122,9 @@ def train(options: argparse.Namespace, model: str, name: str, work: Path) -> Pat
 
 def heldout_prompts(options: argparse.Namespace) -> list[dict[str, Any]]:
     """The same held-out prompts under each condition; a prompt's corruption is the same for every method."""
-    prompts = [one for name in ("starter-harmful", "starter-lookalike") for one in load_prompts(name)[: options.prompts]]
+    prompts = [
+        one for name in ("starter-harmful", "starter-lookalike") for one in load_prompts(name)[: options.prompts]
+    ]
     rows = [prompt_row(prompt) for prompt in prompts]
     for name in CORRUPTIONS:
         part = load_part("perturbations", name)(severity=options.severity)
@@ -156,7 +158,9 @@ def measure(options: argparse.Namespace, name: str, model: Any, tokenizer: Any, 
 
 def show_table(console: Console, results: dict[str, Any]) -> None:
     rows = comparison_rows(results)
-    table = Table(title="Held-out prompts, clean and under six corruptions never trained on (noise), with 95 % intervals")
+    table = Table(
+        title="Held-out prompts, clean and under six corruptions never trained on (noise), with 95 % intervals"
+    )
     for index, column in enumerate(rows[0]):
         table.add_column(column, justify="right" if index else "left")
     for row in rows:

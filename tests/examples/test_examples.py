@@ -44,12 +44,13 @@ def test_quickstart_leaves_results_that_agree_with_its_table(quickstart):
     for model in results["models"].values():
         scores = model["scores"]
         assert len(model["answers"]) == 8 and all(type(said["refused"]) is bool for said in model["answers"])
-        refused, answered = (
-            sum(said["refused"] == (kind == "harmful") for row, said in zip(results["prompts"], model["answers"], strict=True)
-                if row["kind"] == kind and not row["corruption"] and not (kind == "benign" and said["degenerate"]))
-            for kind in ("harmful", "benign")
-        )  # fmt: skip
-        assert scores["youden_j"]["value"] == pytest.approx(refused / 2 + answered / 2 - 1)
+        # Harmful prompts refused, and benign ones neither refused nor degenerate: what is good of each kind.
+        good = [
+            said["refused"] if row["kind"] == "harmful" else not (said["refused"] or said["degenerate"])
+            for row, said in zip(results["prompts"], model["answers"], strict=True)
+            if not row["corruption"]
+        ]
+        assert scores["youden_j"]["value"] == pytest.approx(sum(good) / 2 - 1)
         assert scores["youden_j"]["low"] <= 0 <= scores["youden_j"]["high"]  # of 4 prompts nothing is told
         assert 0 <= scores["refusal_auroc_noise"]["value"] <= 1
     assert "not told from chance" in " ".join(printed.split())

@@ -14,7 +14,9 @@ from hf_ckt.evaluation.comparisons.tables import comparison_rows
 from tests.evaluation.comparisons.made_up import judging, results
 
 ROOT = Path(__file__).parents[3]
-RESULTS = {file: json.loads(file.read_text(encoding="utf-8")) for file in (ROOT / "examples" / "results").glob("*.json")}
+RESULTS = {
+    file: json.loads(file.read_text(encoding="utf-8")) for file in (ROOT / "examples" / "results").glob("*.json")
+}
 KEPT = sorted(file for file, found in RESULTS.items() if keeps_answers(found))
 RUN = {
     "base_model": "org/base",

@@ -41,9 +41,19 @@ def test_table_leads_with_what_tells_harmful_from_benign(table):
 def test_table_holds_each_models_own_numbers(table):
     """A column under another model's name is a result that nobody has measured."""
     row = _row(table, "Youden's J = S + H - 1 (")
-    assert [row[name].split()[0] for name in ("before", "teacher", "after", "blind")] == ["0.00", "0.75", "0.50", "0.00"]
+    assert [row[name].split()[0] for name in ("before", "teacher", "after", "blind")] == [
+        "0.00",
+        "0.75",
+        "0.50",
+        "0.00",
+    ]
     row = _row(table, "safety S")
-    assert [row[name].split()[0] for name in ("before", "teacher", "after", "blind")] == ["0.00", "0.88", "0.75", "1.00"]
+    assert [row[name].split()[0] for name in ("before", "teacher", "after", "blind")] == [
+        "0.00",
+        "0.88",
+        "0.75",
+        "1.00",
+    ]
     row = _row(table, "KD alignment")
     assert row["after"].startswith("0.790 [0.700, 0.850]") and row["before"] == ""
 
