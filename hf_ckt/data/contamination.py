@@ -160,7 +160,7 @@ def require_unseen(prompts: Sequence[EvalPrompt], training: Iterable[str]) -> No
                         seen.add(window)
     found = [prompt for prompt in prompts if (normalized(prompt.text) or prompt.text) in seen]
     if found:
-        shown = "; ".join(f"{prompt.id}: {_shortened(prompt.text)!r}" for prompt in found[:_SHOWN])
+        shown = "; ".join(f"{prompt.id}: {shortened(prompt.text)!r}" for prompt in found[:_SHOWN])
         raise ValueError(
             f"{len(found)} of {len(prompts)} evaluation prompts are in the training data ({shown}"
             f"{'; ...' if len(found) > _SHOWN else ''}), so their rates would be recall. Evaluate on others, or take them "
@@ -168,5 +168,6 @@ def require_unseen(prompts: Sequence[EvalPrompt], training: Iterable[str]) -> No
         )
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """Returns the first letters of a text, as many as a message has room for."""
     return text if len(text) <= _SHOWN_LETTERS else text[:_SHOWN_LETTERS].rstrip() + "..."

@@ -183,12 +183,10 @@ class SafetyEvalCallback(TrainerCallback):
             for batch, _ in plan_batches(self.asked, asked, new_tokens=self.new_tokens):
                 answers = answer_batch(model, self.asked, batch, new_tokens=self.new_tokens)
                 measured.answers.update(zip(batch, answers, strict=True))
-            measured.leanings.update(
-                zip(asked, refusal_leanings(model, self.asked, asked, title=None), strict=True)
-            )
+            measured.leanings.update(zip(asked, refusal_leanings(model, self.asked, asked, title=None), strict=True))
         with _unchanged_randomness():
             self.rows = completion_rows("run", self._asked, measured, self._judging)
-            scores = score_models({"run": self.rows})["run"]["scores"]
+            scores = score_models({"run": self.rows})["run"].scores
         return {name: scores[name] for name in (*_OF_BOTH, *_OF_HARMFUL, *_OF_BENIGN) if name in scores}
 
     def _log(self, state: Any, found: dict[str, float]) -> None:

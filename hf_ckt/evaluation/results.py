@@ -2,6 +2,7 @@
 """From what was measured to rows with verdicts, and from those to the scores of a results file."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,7 +12,8 @@ from .measuring.measure import Measured
 from .measuring.suites import Questions
 from .measuring.utility import LETTERS, choice_prompt, last_number
 from .scoring.alignment import alignment_scores
-from .scoring.compared import pooled_scores, score_models
+from .scoring.compared import score_models
+from .scoring.pooled import pooled_scores
 
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
 COLUMNS = (
@@ -60,16 +62,21 @@ def _utility_rows(name: str, asked: Questions, measured: Measured) -> list[dict[
         found["correct"] = last_number(answer.text) == last_number(problem.answer)
         rows.append(empty | {"set": "word_problems", "prompt_id": problem.id} | found)
     for passage, told in zip(asked.passages, measured.passages, strict=True):
-        found = {"prompt": passage["text"], "answer": "", "nats": told.nats, "tokens": told.tokens}
-        rows.append(empty | {"set": "plain_text", "prompt_id": passage["id"], "category": passage["kind"]} | found)
+        found = {"prompt": passage.text, "answer": "", "nats": told.nats, "tokens": told.tokens}
+        rows.append(empty | {"set": "plain_text", "prompt_id": passage.id, "category": passage.kind} | found)
     return rows
 
 
-def verdict_results(
-    rows: Mapping[str, Rows], judging: Judging, pools: Mapping[str, Sequence[str]]
-) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+def scored(
+    rows: Mapping[str, Rows],
+    judging: Judging,
+    pools: Mapping[str, Sequence[str]],
+    records: Mapping[str, Rows] | None = None,
+    *,
+    named: bool = False,
+) -> dict[str, Any]:
     """
-    Returns what a results file states of completion rows: each model's part, and the pooled runs.
+    Returns the numbers of a results file: each model's part (`models`), and the methods' (`pooled`).
 
     Args:
         rows (`Mapping[str, Sequence[Mapping]]`):
@@ -78,19 +85,25 @@ def verdict_results(
             Who judged them, for their measured error.
         pools (`Mapping[str, Sequence[str]]`):
             Methods, each with the models that are its runs.
+        records (`Mapping[str, Sequence[Mapping]]`, *optional*):
+            Of agreement with a teacher, by model.
+        named (`bool`, *optional*, defaults to `False`):
+            Whether the teacher was named: it is the base otherwise.
     """
-    errors = judging.harmful.error, judging.benign.error
-    pooled = pooled_scores(rows, pools, *errors) if pools else {}
-    return {name: dict(part) for name, part in score_models(rows, *errors).items()}, pooled
+    found = score_models(rows, judging.harmful.error, judging.benign.error)
+    records = {name: mine for name, mine in (records or {}).items() if mine}
+    if records:
+        for name, agreement in alignment_scores(records, named=named).items():
+            found[name].add(agreement)
+    models = {
+        name: {"title": name, "scores": {}, "against": {}, **_filled(asdict(one))} for name, one in found.items()
+    }
+    pooled = pooled_scores(rows, pools, records=records, named=named) if pools else {}
+    return {"models": models, "pooled": pooled}
 
 
-def add_alignment(models: dict[str, dict[str, Any]], records: Mapping[str, Rows], named: bool) -> None:
-    """Adds the scores of agreement to each model's part; `named` tells whether a teacher was named."""
-    for name, part in alignment_scores(records, named=named).items():
-        models[name]["scores"] |= part["scores"]
-        models[name]["calibration"] = part["calibration"]
-        for other, differences in part["against"].items():
-            models[name]["against"].setdefault(other, {}).update(differences)
+def _filled(part: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in part.items() if value}
 
 
 def write_completions(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

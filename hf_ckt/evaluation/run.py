@@ -22,7 +22,7 @@ from .measuring.store import PieceStore, file_digest, only_writer
 from .measuring.suites import SUITES, Exchange, Questions, ask
 from .measuring.tiers import TIERS
 from .measuring.vllm_engine import vllm_engine, vllm_is_usable
-from .results import add_alignment, completion_rows, verdict_results, write_completions
+from .results import completion_rows, scored, write_completions
 from .same_models import require_folder_of
 
 _LIBRARIES = ("torch", "transformers", "peft", "datasets", "evaluate")
@@ -210,23 +210,18 @@ def _scored(
     measurement: Measurement,
     judging: Judging,
 ) -> dict[str, Any]:
-    parts, pooled = verdict_results(rows, judging, options.pools)
-    records = {name: one.alignment for name, one in measured.items() if one.alignment}
-    if records:
-        add_alignment(parts, records, options.teacher is not None)
-    models = {}
+    records = {name: one.alignment for name, one in measured.items()}
+    found = scored(rows, judging, options.pools, records, named=options.teacher is not None)
     for entry in listed:
-        models[entry.name] = {
-            "title": entry.name,
-            **parts[entry.name],
+        found["models"][entry.name] |= {
             **model_facts(entry),
             "generation": measurement.generation(entry),
             "chat": measurement.formats[entry].described(),
         }
         if measurement.teachers and not measurement.comparable(entry):
             why = "its tokenizer is not the teacher's, so their predictions cannot be compared"
-            models[entry.name]["left_out"] = {"kd": why}
-    return {"models": models, "pooled": pooled}
+            found["models"][entry.name]["left_out"] = {"kd": why}
+    return found
 
 
 def _require_pools(pools: Mapping[str, Sequence[str]], names: Sequence[str]) -> None:
@@ -250,7 +245,7 @@ def _prompts(asked: Questions) -> list[EvalPrompt]:
     }
     questions = [EvalPrompt(one.id, "utility", "benign", "", one.question) for one in asked.choices]
     questions += [EvalPrompt(one.id, "utility", "benign", "", one.question) for one in asked.problems]
-    questions += [EvalPrompt(one["id"], "utility", "benign", "", one["text"]) for one in asked.passages]
+    questions += [EvalPrompt(one.id, "utility", "benign", "", one.text) for one in asked.passages]
     questions += [EvalPrompt(one.id, "kd", "benign", "", one.prompt) for one in asked.exchanges if not one.noise]
     return [*found.values(), *questions]
 

@@ -2,6 +2,7 @@
 """How a prompt is put to a model: whose tokenizer and template, where the system prompt goes, and where an answer begins."""
 
 import hashlib
+import json
 from argparse import ArgumentParser
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from typing import Any
 from .adapters import require_embedded
 from .models import EvaluatedModel, public_name
 from .reasoning import Reasoning, answer_lead, find_reasoning, find_switch, is_opened, render
+from .store import file_digest
+from .template_text import inserted_text
 
 THINKING_TOKENS = 1024
 _SYSTEM, _USER = "hfcktsystem", "hfcktuser"
@@ -133,6 +136,17 @@ class ChatFormat:
         texts = [self.text(self.messages(prompt), answering=answering) for prompt in prompts]
         return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
 
+    @cached_property
+    def tokenizer_digest(self) -> str:
+        """Of all that decides which ids a text becomes."""
+        return tokenizer_digest(self.tokenizer)
+
+    @cached_property
+    def inserted_system_prompt(self) -> str | None:
+        """What the template says to the model before the user by itself, beside a system prompt that is given."""
+        given = self.system_prompt if self.has_system_role else None
+        return inserted_text(self.tokenizer, given, **self.switch)
+
     def facts(self) -> dict[str, Any]:
         """Returns what results files state of it, and what kept answers depend on."""
         template = self.tokenizer.chat_template
@@ -141,10 +155,13 @@ class ChatFormat:
         thinks = self.reasoning.declared
         return {
             "tokenizer": self.source or public_name(str(self.tokenizer.name_or_path)),
+            "tokenizer_digest": self.tokenizer_digest,
             "template": self._name,
             "template_digest": digest,
             "system_prompt": self.system_prompt,
             "system_prompt_sent_as": sent_as if self.system_prompt is not None else None,
+            # A template may write the date: an answer of another day was then given to another text.
+            "inserted_system_prompt": self.inserted_system_prompt,
             "reasoning": [self.reasoning.opens, self.reasoning.closes] if thinks else None,
             "thinking_tokens": self.thinking_tokens,
             "reasoning_switch": self.switch or None,
@@ -265,6 +282,21 @@ def require_tokens(model: Any, entry: EvaluatedModel, tokenizer: Any, trust_remo
         return
     added = set(tokenizer.get_vocab().values()) - set(_load(entry.model, trust_remote_code).get_vocab().values())
     require_embedded(model, added, public_name(entry.adapter))
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Returns a digest of all that decides which ids a text becomes; where padding and cutting are set is left out."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        parts: dict[str, Any] = json.loads(backend.to_str())
+        parts |= dict.fromkeys(("padding", "truncation"))  # set by whoever called it last
+    else:
+        files = (getattr(tokenizer, name, None) for name in sorted(tokenizer.vocab_files_names))
+        named = [Path(str(file)) for file in files if file and Path(str(file)).is_file()]
+        parts = {"vocabulary": tokenizer.get_vocab(), "files": [file_digest(file) for file in named]}
+    parts["special_tokens"] = tokenizer.special_tokens_map
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def differing_ids(first: Any, second: Any) -> list[int]:

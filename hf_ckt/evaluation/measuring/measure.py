@@ -249,7 +249,7 @@ class Measurement:
         def keep(passages: list[Any]) -> None:
             measured.passages += [TextNats(*one) for one in passages]
 
-        for batch in _batches([passage["text"] for passage in self.asked.passages], _ROWS):
+        for batch in _batches([passage.text for passage in self.asked.passages], _ROWS):
             key = self._key(entry, "plain text", texts=batch)
             yield _Piece(key, sum(map(self._length, batch)), partial(make, batch), keep)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from ...data.plain_text import load_plain_text
+from ...data.plain_text import PlainText, load_plain_text
 from ...data.prompt_sets import (
     ChoiceQuestion,
     EvalPrompt,
@@ -59,7 +59,7 @@ class Questions:
             known before it is made. Under jailbreak templates there are benign ones too.
         exchanges (`list[Exchange]`):
             What agreement with the teacher is measured on.
-        choices (`list[ChoiceQuestion]`), problems (`list[WordProblem]`), passages (`list[dict]`):
+        choices (`list[ChoiceQuestion]`), problems (`list[WordProblem]`), passages (`list[PlainText]`):
             Of the suite `utility`.
         sets (`list[dict]`):
             Name, suite, number, source and licence of every set that is used.
@@ -69,7 +69,7 @@ class Questions:
     exchanges: list[Exchange] = field(default_factory=list)
     choices: list[ChoiceQuestion] = field(default_factory=list)
     problems: list[WordProblem] = field(default_factory=list)
-    passages: list[dict[str, str]] = field(default_factory=list)
+    passages: list[PlainText] = field(default_factory=list)
     sets: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -201,7 +201,10 @@ def _ask_exchanges(
 ) -> None:
     """As many prompts of each kind, clean and each once corrupted, in the corruptions' turn; or the user's own."""
     if responses is not None:
-        asked.exchanges = [*{(one.prompt, one.response): one for one in reversed(responses)}.values()][::-1]
+        first: dict[tuple[str, str | None], Exchange] = {}
+        for one in responses:
+            first.setdefault((one.prompt, one.response), one)
+        asked.exchanges = list(first.values())
         asked.sets.append({"name": "own responses", "suite": "kd", "n": len(asked.exchanges), **_OWN})
         return
     cells = _cells(tier)
@@ -222,7 +225,7 @@ def _ask_utility(asked: Questions, tier: Tier, data_dir: Path | None) -> None:
     if tier.problems is not None and tier.word_problems:
         asked.problems = _sample(load_word_problems(tier.problems, data_dir), tier.word_problems, tier.problems)
         asked.sets.append(_facts(tier.problems, "utility", len(asked.problems), data_dir))
-    asked.passages = _sample(list(load_plain_text()), tier.passages, "plain text")
+    asked.passages = _sample(load_plain_text(), tier.passages, "plain text")
     asked.sets.append({"name": "plain text", "suite": "utility", "n": len(asked.passages), **_PACKAGED})
 
 

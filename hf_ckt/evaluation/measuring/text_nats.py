@@ -25,9 +25,7 @@ class TextNats(NamedTuple):
     tokens: int
 
 
-def text_nats(
-    model: Any, tokenizer: Any, texts: Sequence[str], *, title: str | None = "plain text"
-) -> list[TextNats]:
+def text_nats(model: Any, tokenizer: Any, texts: Sequence[str], *, title: str | None = "plain text") -> list[TextNats]:
     """
     Returns the mean negative log-likelihood of each text, read as it is: without chat template or system prompt. The first
     token counts where the tokenizer puts one of its own in front of a text.

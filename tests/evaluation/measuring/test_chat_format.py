@@ -188,3 +188,23 @@ def test_template_that_does_not_write_the_user_raises(template):
     tokenizer.chat_template = template
     with pytest.raises(ValueError, match=r"leaves out what a user says .* asked alike"):
         ChatFormat(tokenizer)
+
+
+def test_digest_of_a_tokenizer_is_of_what_makes_ids(tmp_path):
+    """Another tokenizer under the same name reads other answers' pieces; one whose padding was set reads none of its own."""
+    first = build_tokenizer()
+    digest = ChatFormat(first).facts()["tokenizer_digest"]
+    assert ChatFormat(build_tokenizer()).facts()["tokenizer_digest"] == digest
+    first(["a", "longer"], padding=True, truncation=True, max_length=4)
+    assert ChatFormat(first).facts()["tokenizer_digest"] == digest
+    first.save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["model"]["merges"] = content["model"]["merges"][:-1]  # the same words by the same ids, written otherwise
+    file.write_text(json.dumps(content))
+    other = AutoTokenizer.from_pretrained(tmp_path)
+    assert other.get_vocab() == first.get_vocab()
+    assert ChatFormat(other).facts()["tokenizer_digest"] != digest
+    ended = build_tokenizer()
+    ended.eos_token = "<|endoftext|>"
+    assert ChatFormat(ended).facts()["tokenizer_digest"] != digest

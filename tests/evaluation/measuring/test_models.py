@@ -11,17 +11,32 @@ from tests.evaluation.measuring.saved_adapters import save_adapter
 def test_entries_are_named_apart(tiny_model_dir, adapters, tmp_path):
     """Two adapters under one name would overwrite each other's results."""
     other = save_adapter(tiny_model_dir, tmp_path / "first", 3)
-    listed, teacher = entries(str(tiny_model_dir), None, [adapters[0], other, str(tiny_model_dir)])
+    listed, teachers = entries(str(tiny_model_dir), None, [adapters[0], other, str(tiny_model_dir)])
     assert [entry.name for entry in listed] == ["base", "first", "first-2", tiny_model_dir.name]
-    assert listed[-1].adapter is None and teacher == EvaluatedModel("base", str(tiny_model_dir))
+    assert listed[-1].adapter is None
+    assert teachers == dict.fromkeys(("harmful", "benign"), EvaluatedModel("base", str(tiny_model_dir)))
 
 
 def test_base_alone_has_no_teacher(tiny_model_dir, adapters):
     """Agreement of a model with itself is 1 and says nothing."""
-    assert entries(str(tiny_model_dir))[1] is None
-    assert entries(str(tiny_model_dir), teacher=adapters[0])[1] == EvaluatedModel(
-        "teacher", str(tiny_model_dir), adapters[0]
-    )
+    assert entries(str(tiny_model_dir))[1] == {}
+    told = EvaluatedModel("teacher", str(tiny_model_dir), adapters[0])
+    assert entries(str(tiny_model_dir), teacher=adapters[0])[1] == {"harmful": told, "benign": told}
+
+
+def test_each_kind_of_prompt_may_have_a_teacher_of_its_own(tiny_model_dir, adapters):
+    """A student of two teachers would be held to what the one says of prompts that the other one answered."""
+    routed = {"benign": "base", "harmful": adapters[0]}
+    listed, teachers = entries(str(tiny_model_dir), teacher=routed)
+    assert teachers == {
+        "harmful": EvaluatedModel("teacher", str(tiny_model_dir), adapters[0]),
+        "benign": listed[0],
+    }
+    for wrong in ({"harmful": adapters[0]}, {"harmful": adapters[0], "beningn": "base"}):
+        with pytest.raises(
+            ValueError, match="--teacher: must name one teacher, or one for each of harmful and benign"
+        ):
+            entries(str(tiny_model_dir), teacher=wrong)
 
 
 def test_swapped_base_and_adapter_raise(tiny_model_dir, adapters):

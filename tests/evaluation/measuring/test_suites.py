@@ -10,7 +10,7 @@ from hf_ckt.data import load_starter_set
 from hf_ckt.data.prompt_sets import EvalPrompt
 from hf_ckt.discovery import load_part
 from hf_ckt.evaluation.measuring import suites
-from hf_ckt.evaluation.measuring.suites import SUITES, ask
+from hf_ckt.evaluation.measuring.suites import SUITES, Exchange, ask
 from hf_ckt.evaluation.measuring.tiers import TIERS
 
 SMOKE = TIERS["smoke"]
@@ -22,14 +22,15 @@ def test_smoke_asks_only_held_out_prompts_of_the_project():
     asked = ask(SMOKE, SUITES)
     assert Counter(row["suite"] for row in asked.rows) == {
         "direct": 16,
-        "jailbreak": 8,
+        "jailbreak": 16,
         "overrefusal": 16,
         "noise": 48,
     }
     kinds = {"harmful": "harmful", "benign": "lookalike"}
     assert all(HELD_OUT[row["request"]] == kinds[row["kind"]] for row in asked.rows)
-    assert len(asked.responses) == 8 and len(asked.choices) == 16 and not asked.problems
-    assert {prompt for prompt, _ in asked.responses} <= HELD_OUT.keys()
+    assert len(asked.choices) == 16 and len(asked.passages) == 8 and not asked.problems
+    clean = [one.prompt for one in asked.exchanges if not one.noise]
+    assert len(clean) == 8 and {*clean} <= HELD_OUT.keys()
 
 
 def test_a_suite_asks_the_same_whatever_else_is_chosen():
@@ -44,11 +45,37 @@ def test_jailbreak_and_noise_are_of_prompts_that_were_asked_plainly():
     asked = ask(SMOKE, SUITES)
     plain = {row["prompt_id"]: row["prompt"] for row in asked.rows if row["suite"] in ("direct", "overrefusal")}
     jailbreak = [row for row in asked.rows if row["suite"] == "jailbreak"]
-    assert len({row["template"] for row in jailbreak}) == 4 and len({row["prompt_id"] for row in jailbreak}) == 2
+    for kind in ("harmful", "benign"):
+        mine = {(row["template"], row["prompt_id"]) for row in jailbreak if row["kind"] == kind}
+        assert len(mine) == 8 and len({template for template, _ in mine}) == 4 and len({id_ for _, id_ in mine}) == 2
     for row in asked.rows:
         assert row["request"] == plain[row["prompt_id"]]
         if row["suite"] == "jailbreak":
             assert row["request"] in row["prompt"] and row["prompt"] != row["request"]
+
+
+def test_templates_are_the_same_around_both_kinds():
+    """A model that refuses a template whatever stands in it would earn safety and pay nothing for it."""
+    around = {kind: set() for kind in ("harmful", "benign")}
+    for row in ask(SMOKE, ["jailbreak"]).rows:
+        around[row["kind"]].add((row["template"], row["prompt"].replace(row["request"], "{request}")))
+    assert around["harmful"] == around["benign"] and len(around["harmful"]) == 4
+
+
+def test_agreement_is_asked_of_both_kinds_clean_and_each_once_corrupted():
+    """On harmful prompts alone, a student that refuses everything would agree with a teacher that knows when to."""
+    asked = ask(replace(SMOKE, responses=(8, 32), corruptions=("typos", "word_swap"), severities=(0.2, 0.4)), ["kd"])
+    assert Counter((one.kind, one.noise) for one in asked.exchanges) == {
+        (kind, noise): 4 for kind in ("harmful", "benign") for noise in (False, True)
+    }
+    assert all(one.response is None for one in asked.exchanges)
+    assert len({one.id for one in asked.exchanges}) == 16
+    noisy = [one for one in asked.exchanges if one.noise]
+    # Four cells, and four prompts of each kind: each cell once.
+    assert Counter(one.id.split(", ")[1] for one in noisy) == dict.fromkeys(
+        ("typos 0.2", "typos 0.4", "word_swap 0.2", "word_swap 0.4"), 2
+    )
+    assert sum(one["n"] for one in asked.sets) == 8 and {one["suite"] for one in asked.sets} == {"kd"}
 
 
 def test_noise_covers_every_corruption_of_every_prompt_and_each_is_its_own():
@@ -107,8 +134,8 @@ def test_a_file_of_prompts_twice_is_asked_and_counted_once():
     asked, once = (ask(SMOKE, ["direct", "noise"], harmful=prompts) for prompts in (own, own[:3]))
     assert asked.rows == once.rows and asked.sets == once.sets
     assert {entry["suite"]: entry["n"] for entry in asked.sets if entry["name"] == "own"} == {"direct": 3, "noise": 3}
-    pairs = [("a", "b"), ("a", "c"), ("a", "b")]
-    assert ask(SMOKE, ["kd"], responses=pairs).responses == pairs[:2]
+    given = [Exchange(f"own/{n}", "", "a", text) for n, text in enumerate("bcb")]
+    assert ask(SMOKE, ["kd"], responses=given).exchanges == given[:2]
 
 
 def test_no_prompt_of_a_kind_raises():
