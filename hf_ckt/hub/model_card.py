@@ -58,6 +58,7 @@ def build_model_card(
     teacher: str | None,
     is_adapter: bool,
     training_summary: Mapping[str, Any] | None,
+    base_weights: str | None = None,
     results: Sequence[Mapping[str, Any]] | None = None,
 ) -> "ModelCard":
     """
@@ -89,6 +90,8 @@ def build_model_card(
             True when an adapter was saved and not a whole model.
         training_summary (`Mapping`, *optional*):
             Last logged values, steps, time. They are shown as measured on the training run.
+        base_weights (`str`, *optional*):
+            What the base's weights are, where they are not those that its name stands for.
         results (`Sequence[Mapping]`, *optional*):
             Rows of an evaluation table. None: the card says that nothing was evaluated.
 
@@ -115,6 +118,7 @@ def build_model_card(
         template_path=str(_TEMPLATE),
         model_name=name,
         base_link=_link(base_model, "https://huggingface.co/") or "not recorded",
+        base_weights=_cell(base_weights) if base_weights else "",
         dataset_link=", ".join(_link(item, "https://huggingface.co/datasets/") for item in datasets) or "not recorded",
         teacher=_link(teacher, "https://huggingface.co/") or "none",
         is_adapter=is_adapter,

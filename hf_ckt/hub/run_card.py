@@ -8,6 +8,8 @@ from accelerate.utils import is_peft_model
 
 from ..discovery import part_name, part_settings
 from ..models._upstream import get_config_model_id
+from ..models.embedded import weights_origin
+from ..models.precision import backbone_precision
 from .model_card import build_model_card
 from .provenance import library_versions
 
@@ -65,23 +67,32 @@ def run_facts(trainer: Any) -> dict[str, Any]:
     """Returns what a trainer knows of its run, by the names that [`build_model_card`] takes; fit for a JSON file."""
     args, history = trainer.args, trainer.state.log_history
     settings = {name: _plain(getattr(args, name)) for name in _SETTINGS}
-    quantization = getattr(trainer.model.config, "quantization_config", None)
-    if quantization is not None:
-        settings["quantization"] = _plain(getattr(quantization, "quant_method", "quantized"))
-        for flag in ("load_in_4bit", "load_in_8bit"):
-            if getattr(quantization, flag, False):
-                settings["quantization"] = f"bitsandbytes {flag.removeprefix('load_in_')}"
+    backbone = run_backbone(trainer)
+    settings["backbone"] = "{weights} weights, multiplied in {compute}".format(**backbone["backbone"])
     summary = {
         name: value for entry in history[-2:] for name, value in entry.items() if isinstance(value, (int, float))
     }
     return {
         "base_model": get_config_model_id(trainer.model.config) or None,
+        "base_weights": backbone["base_weights"],
         "teacher": trainer.teacher_name,
         "is_adapter": is_peft_model(trainer.model),
         "objective": _terms(trainer),
         "settings": settings,
         "framework_versions": library_versions(*_LIBRARIES),
         "training_summary": summary or None,
+    }
+
+
+def run_backbone(trainer: Any) -> dict[str, Any]:
+    """
+    Returns how a trainer's backbone is loaded: `backbone`, its [`~models.precision.backbone_precision`], and `base_weights`,
+    what its weights are where they are not those that their name stands for.
+    """
+    autocast = {"bf16": "bfloat16", "fp16": "float16"}.get(str(trainer.accelerator.mixed_precision))
+    return {
+        "backbone": backbone_precision(trainer.model, autocast),
+        "base_weights": weights_origin(get_config_model_id(trainer.model.config) or ""),
     }
 
 
