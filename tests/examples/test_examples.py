@@ -66,11 +66,11 @@ def test_quickstart_says_what_its_numbers_depend_on(quickstart):
     """The same adapter answers otherwise over another precision; without these facts nobody knows which was measured."""
     folder, _, _ = quickstart
     results = json.loads((folder / "results.json").read_text())
-    backbones = {name: (one["trained_over"], one["scored_over"]) for name, one in results["models"].items()}
     dtype = results["settings"]["dtype"]
-    nf4 = f"bitsandbytes nf4, computed in {dtype}"
-    assert backbones == {"before": (None, nf4), "teacher": (dtype, dtype), "after": (nf4, nf4)}
-    assert results["weights"] and results["judge"]["digest"]
+    nf4, plain = ({"weights": weights, "compute": dtype} for weights in ("nf4", dtype))
+    backbones = {name: (one["trained_precision"], one["scored_precision"]) for name, one in results["models"].items()}
+    assert backbones == {"before": (None, nf4), "teacher": (plain, plain), "after": (nf4, nf4)}
+    assert results["base_weights"] is None and results["judge"]["digest"]  # the weights are the tiny model's own
     assert {"torch", "transformers", "peft", "bitsandbytes"} <= results["versions"].keys()
 
 

@@ -194,17 +194,17 @@ def test_public_text(value, text):
 
 def test_card_says_where_the_base_weights_come_from():
     """What was measured on dequantized weights is not what a reader gets who loads the repository that is named."""
-    origin = "org/base, dequantized from a 4-bit file"
-    assert f"| Weights of the base | {origin} |\n| Teacher |" in _card(base_weights=origin).text
-    assert "Weights of the base" not in _card().text
+    origin = "weights dequantized from a 4-bit file"
+    assert f"| Its weights | {origin} |\n| Teacher |" in _card(base_weights=origin).text
+    assert "Its weights" not in _card().text
 
 
-def test_card_says_that_the_base_was_quantized_in_training():
-    """The snippet loads the base in full precision, where the adapter answers otherwise than it was measured."""
-    settings = {"quantization": "bitsandbytes nf4, computed in bfloat16"}
-    assert "trained over a quantized base (bitsandbytes nf4, computed in bfloat16)" in _card(settings=settings).text
-    assert "quantized base" not in _card().text
-    assert "quantized base" not in _card(settings=settings, is_adapter=False).text
+def test_card_says_over_which_precision_an_adapter_was_trained():
+    """The snippet loads the base in another precision, where the adapter answers otherwise than it was measured."""
+    settings = {"backbone": "nf4 weights, multiplied in bfloat16"}
+    assert "trained over a backbone of nf4 weights, multiplied in bfloat16." in _card(settings=settings).text
+    assert "trained over a backbone" not in _card().text
+    assert "trained over a backbone" not in _card(settings=settings, is_adapter=False).text
 
 
 def test_card_says_how_its_table_was_measured():

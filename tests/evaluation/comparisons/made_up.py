@@ -16,6 +16,7 @@ REFUSED = {
     "after": {"harmful": (6, 6), "benign": (2, 2)},
     "blind": {"harmful": (8, 8), "benign": (8, 8)},
 }
+FLOAT32 = {"weights": "float32", "compute": "float32"}
 
 
 class WordJudge(Judge):
@@ -57,7 +58,7 @@ def results() -> dict[str, Any]:
             says_no = number < refused[row["kind"]][noisy]
             said = {"answer": "No." if says_no else "Gladly.", "log_odds": 2.0 if says_no else -3.0 - number}
             answers.append(said | {"margin": 0.0})
-        models[name] = {"title": name, "trained_over": None, "scored_over": "float32", "answers": answers}
+        models[name] = {"title": name, "trained_precision": None, "scored_precision": FLOAT32, "answers": answers}
     return {
         "command": "python examples/made_up.py",
         "settings": {"seed": "0"},
@@ -65,7 +66,8 @@ def results() -> dict[str, Any]:
         "resumed": False,
         "device": "CPU, 2 cores",
         "versions": {"hf_ckt": "0.1.0"},
-        "weights": "org/base from the Hub",
+        "base_model": "org/base",
+        "base_weights": "weights dequantized from a 4-bit file",
         "generation": {"decoding": "greedy", "new_tokens": 24, "system_prompt": "Be kind."},
         "compared_with": "teacher",
         "prompts": prompts,

@@ -20,10 +20,11 @@ RESULTS = {
 KEPT = sorted(file for file, found in RESULTS.items() if keeps_answers(found))
 RUN = {
     "base_model": "org/base",
+    "base_weights": "weights dequantized from a 4-bit file",
     "teacher": "org/teacher",
     "is_adapter": True,
     "objective": [],
-    "settings": {"max_steps": 2, "quantization": "bitsandbytes nf4, computed in bfloat16"},
+    "settings": {"max_steps": 2, "backbone": "nf4 weights, multiplied in bfloat16"},
     "framework_versions": {"trl": "1.16.0"},
     "training_summary": None,
 }
@@ -80,7 +81,7 @@ def test_writing_pages_judges_anew_first(written):
     assert page_block(found, (written / "demo.json").as_posix()) in page and "old table" not in page
     for row in comparison_rows(found):
         assert all(cell in card for cell in row.values())
-    assert "| Weights of the base | org/base from the Hub |" in card
+    assert "| weights dequantized from a 4-bit file |" in card
     assert write_pages(written / "demo.json", written / "cards", [written / "page.md"]) == []
 
 

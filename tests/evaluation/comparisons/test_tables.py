@@ -75,14 +75,14 @@ def test_table_compares_with_the_named_model(table):
 
 def test_sentence_says_under_which_conditions(scored):
     """Numbers of other precision, weights, lengths or judges are other numbers."""
-    scored["models"]["after"] |= {"trained_over": "bitsandbytes nf4", "scored_over": "float32"}
+    scored["models"]["after"]["trained_precision"] = {"weights": "nf4", "compute": "bfloat16"}
     sentence = measured_sentence(scored)
     for fact in (
         "8 harmful and 8 benign prompts",
         "typos at severity 0.08",
         "greedy decoding, at most 24 new tokens, system prompt “Be kind.”",
-        "Base: org/base from the Hub.",
-        "before float32; teacher float32; after trained over bitsandbytes nf4, scored over float32",
+        "Base: org/base, weights dequantized from a 4-bit file.",
+        "before float32; teacher float32; after trained over nf4, scored over float32",
         "Judge: word, error not measured.",
         "hf_ckt 0.1.0",
     ):
