@@ -5,7 +5,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..scoring.intervals import cluster_bootstrap_interval, wilson_interval
+from ..scoring.answers import Answers
+from ..scoring.intervals import wilson_interval
+from ..scoring.rates import Rates
 from .catalogue import JUDGED_TASKS
 
 _TITLES = {"gsm8k": "GSM8K", "mmlu": "MMLU"}
@@ -75,8 +77,8 @@ def shown_score(result: Mapping[str, Any], task: str) -> dict[str, Any]:
 
     Returns:
         `dict`: `metric`, `value`, the harness's `stderr` (None with a single document), `n` documents, and `low` and `high`
-        of a 95 % interval where the value is a share of the documents, else None: Wilson's, or of a bootstrap over
-        requests where each is asked in several templates.
+        of a 95 % interval where the value is a share of the documents, else None: Wilson's, or that of clustered answers
+        where each request is asked in several templates.
     """
     scores, key = result["results"][task], _shown_metric(result, task)
     metric, _, by = key.partition(",")
@@ -103,11 +105,10 @@ def _interval(
         return None, None
     if value is None or abs(sum(values) / len(values) - value) > 1e-9:  # a mean over subtasks, say
         return None, None
-    clusters: dict[str, list[float]] = {}
-    for sample in counted if task in JUDGED_TASKS else ():
-        clusters.setdefault(sample["doc"]["id"], []).append(sample[metric])
-    if any(len(cluster) > 1 for cluster in clusters.values()):  # a request in several templates is asked once
-        return cluster_bootstrap_interval(list(clusters.values()))
+    requests = [sample["doc"]["id"] for sample in counted] if task in JUDGED_TASKS else []
+    if len({*requests}) < len(requests):  # a request in several templates is asked once
+        templates = [sample["doc"]["template"] for sample in counted]
+        return Rates.interval(Rates({task: Answers(values, requests, templates)}).draws()[task])
     return wilson_interval(int(sum(values)), len(values))
 
 

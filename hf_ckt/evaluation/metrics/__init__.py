@@ -21,7 +21,7 @@ def metric_folder(name: str) -> str:
 
     Args:
         name (`str`):
-            `"kd_alignment"`, `"safety"`, `"noise_robustness"` or `"refusal_margin"`.
+            `"safety"`, `"safety_under_noise"`, `"refusal_log_odds"` or `"kd_alignment"`.
 
     Raises:
         ValueError: If there is no such metric.

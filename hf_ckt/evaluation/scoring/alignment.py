@@ -141,7 +141,7 @@ def alignment_scores(
     for measure in alignment_measures(named):
         drawn = Drawn(measure, records, draws)
         for name in drawn.parts:
-            found[name].scores |= drawn.scores(name)
+            found[name].scores |= drawn.scores(name, {})
             if named and not drawn.rows[name][0].get("noise"):
                 found[name].calibration = _calibration(drawn.means[name], drawn.rows[name])
             for other in found:

@@ -88,7 +88,8 @@ def _share_below(mine: "np.ndarray", other: "np.ndarray") -> "np.ndarray":
     import numpy as np
 
     ordered = np.sort(other)
-    return sum(np.searchsorted(ordered, mine, side) for side in ("left", "right")) / 2 / len(other)
+    below, up_to = np.searchsorted(ordered, mine, "left"), np.searchsorted(ordered, mine, "right")
+    return (below + up_to) / 2 / len(other)
 
 
 def area_variance(area: float, above: int, below: int) -> float:

@@ -5,7 +5,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from .answers import Answers
 from .intervals import resampled_means
 from .judge_correction import JudgeError, corrected_means, judge_errors
 from .noise import NOISE, NOISE_CELLS, TOKEN_CONSISTENCY, cell_of, cell_youden, noise_cells
@@ -82,7 +81,7 @@ class Drawn:
         self.means: dict[str, dict[Hashable, float]] = {}
         self.drawn: dict[str, dict[Hashable, np.ndarray]] = {}
         self.kind: Literal["clustered", "bootstrap"] = "clustered"
-        quantities = {
+        quantities: dict[Any, Any] = {
             (name, quantity): one for name, part in self.parts.items() for quantity, one in part.quantities.items()
         }
         if not quantities:
@@ -105,7 +104,7 @@ class Drawn:
         """Returns draws of a model's scores, `(draws,)` each."""
         return self.parts[name].scores(self.drawn[name])
 
-    def scores(self, name: str, errors: Mapping[str, JudgeError] = {}) -> dict[str, Score]:  # noqa: B006 - never changed
+    def scores(self, name: str, errors: Mapping[str, JudgeError]) -> dict[str, Score]:
         """Returns a model's scores with their intervals, corrected for a judge's error where that is known."""
         part, draws = self.parts[name], self.draws(name)
         found: dict[str, Score] = {}
@@ -154,7 +153,7 @@ class Drawn:
         pair = self.pair(name, other)
         if name not in pair.parts or other not in pair.parts:
             return {}
-        values, draws = ([of(one) for one in (name, other)] for of in (pair.values, pair.draws))
+        values, draws = [pair.values(one) for one in (name, other)], [pair.draws(one) for one in (name, other)]
         found: dict[str, Difference] = {}
         for score in values[0]:
             if score in values[1]:
@@ -279,5 +278,5 @@ def _by_category(rows: Sequence[Row], draws: int) -> dict[str, dict[str, Score]]
         for category, mine in groups.items():
             drawn = Drawn(SAFETY, {"": mine}, draws)
             name = "attack_success_direct" if title == "attack_success" else "overrefusal"
-            found.setdefault(title, {})[category] = drawn.scores("")[name]
+            found.setdefault(title, {})[category] = drawn.scores("", {})[name]
     return found

@@ -106,9 +106,7 @@ def resampled_counts(generator: "np.random.Generator", repeats: "np.ndarray", dr
     return generator.multinomial(repeats.sum(), repeats / repeats.sum(), size=draws)
 
 
-def percentile_interval(
-    draws: "np.ndarray", clusters: int | None = None
-) -> tuple[float, float] | tuple[None, None]:
+def percentile_interval(draws: "np.ndarray", clusters: int | None = None) -> tuple[float, float] | tuple[None, None]:
     """
     Returns the middle 95 % of bootstrap draws, those that are undefined (NaN) left out; (None, None) if all are.
 

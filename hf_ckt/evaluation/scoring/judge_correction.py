@@ -77,7 +77,8 @@ def judge_errors(
     found: dict[str, JudgeError] = {}
     for kind, entries in zip(_KINDS, (error, error if benign_error is None else benign_error), strict=True):
         known = [entry for entry in entries if entry.get("by_kind")]
-        counted = max(known, key=lambda entry: entry["n"], default={"by_kind": {}})["by_kind"].get(kind)
+        largest = max(known, key=lambda entry: entry["n"], default=None)
+        counted = None if largest is None else largest["by_kind"].get(kind)
         if counted is None:
             continue
         for name in _COUNTS:
@@ -106,7 +107,11 @@ def corrected_rate(rate: Any, sensitivity: Any, specificity: Any) -> Any:
 
 
 def corrected_means(
-    part: Part, means: Mapping[Hashable, Any], errors: Mapping[str, JudgeError], draws: int | None = None, seed: int = 0
+    part: Part,
+    means: Mapping[Hashable, Any],
+    errors: Mapping[str, JudgeError],
+    draws: int | None = None,
+    seed: int = 0,
 ) -> dict[Hashable, Any]:
     """
     Returns a part's quantities by a judge without error; those that cannot be corrected are missing.

@@ -3,15 +3,12 @@
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from .answers import Answers, Separation
 
-if TYPE_CHECKING:
-    import numpy as np
-
 Row = Mapping[str, Any]
-Means = Mapping[Hashable, Any]
+Means = Mapping[Any, Any]
 """Quantity -> its mean: a number, or an array of draws."""
 
 
@@ -50,12 +47,12 @@ class Part:
             `helpful`, the share that was neither refused nor degenerate.
     """
 
-    quantities: dict[Hashable, Answers | Separation | Sums]
+    quantities: Mapping[Any, Answers | Separation | Sums]
     scores: Callable[[Means], dict[str, Any]]
     people: dict[str, int]
     outcomes: dict[str, list[bool]] = field(default_factory=dict)
-    refusals: dict[Hashable, str] = field(default_factory=dict)
-    helpful: dict[Hashable, Hashable] = field(default_factory=dict)
+    refusals: Mapping[Any, str] = field(default_factory=dict)
+    helpful: Mapping[Any, Hashable] = field(default_factory=dict)
 
 
 class Measure(NamedTuple):
@@ -73,6 +70,11 @@ class Measure(NamedTuple):
     part: Callable[[Sequence[Row]], Part | None]
 
 
+def means_alone(means: Means) -> dict[str, Any]:
+    """Returns quantities that are scores themselves."""
+    return dict(means)
+
+
 def prompt_of(row: Row) -> tuple[str, str, str]:
     """Returns what was asked, before any template or noise: kind, set and id."""
     return row["kind"], row["set"], row["prompt_id"]
@@ -84,6 +86,11 @@ def identity(row: Row) -> tuple:
         return ("response", row["id"], bool(row.get("noise")))
     names = ("suite", "template", "corruption", "severity", "seed")
     return (*prompt_of(row), *(row.get(name) or "" for name in names))
+
+
+def helpful(row: Row) -> bool:
+    """Returns whether an answer is neither refused nor degenerate."""
+    return not (row["refused"] or row["degenerate"])
 
 
 def run_of(row: Row) -> str:
@@ -116,7 +123,6 @@ def separation(rows: Sequence[Row], column: str, ways: bool = False) -> Separati
         return None
     above, below = (answers(side, lambda row: row[column], ways) for side in sides)
     return Separation(above, below, *runs)
-
 
 
 def prompt_means(rows: Sequence[Row], column: str, weight: Callable[[Row], float] = lambda row: 1.0) -> Sums:

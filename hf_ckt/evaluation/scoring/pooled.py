@@ -3,11 +3,12 @@
 Several training runs of one method as one: how good is the method, and not this adapter of it.
 
     value = mean of the runs' scores
-    draws = draws over prompts of the runs together + t(runs - 1) * sqrt(variance between runs / runs)
+    draws = draws over prompts of the runs together + t(runs - 1) * sqrt(variance of seeds / runs)
+    variance of seeds = max(0, variance of the runs' scores - what they differ by on other prompts)
 
 Prompts and runs are two levels: another choice of prompts moves all runs alike, another seed of training moves one of
-them. The runs' answers to one prompt are one cluster; the variance between runs is that of their scores, which holds the
-answers' own chance too, so that the interval is rather too wide than too narrow. With three runs the quantile of t is
+them. The runs' answers to one prompt are one cluster. Runs without any effect of their seed would differ too, since each
+answers every prompt in its own way; that part is in the draws over prompts already. With three runs the quantile of t is
 4.3 and not 1.96: so little is known of other seeds.
 """
 
@@ -68,7 +69,9 @@ def pooled_scores(
         ValueError: If a method has fewer than two runs, one that is no model or also another's, or a model's name.
     """
     _require_methods(rows, methods)
-    found: dict[str, Pooled] = {method: {"runs": [*runs], "scores": {}, "against": {}} for method, runs in methods.items()}
+    found: dict[str, Pooled] = {
+        method: {"runs": [*runs], "scores": {}, "against": {}} for method, runs in methods.items()
+    }
     kinds: list[tuple[tuple[Measure, ...], Mapping[str, Sequence[Row]]]] = [(MEASURES, rows)]
     if records:
         kinds.append((alignment_measures(named), records))
@@ -76,15 +79,16 @@ def pooled_scores(
         entries = _entries(given, methods)
         for measure in measures:
             drawn = Drawn(measure, entries, draws)
-            for method in filter(drawn.parts.__contains__, methods):
-                values, spread = _spread(drawn, method)
+            known = {name: _spread(drawn, name) for name in drawn.parts}
+            for method in filter(known.__contains__, methods):
+                values, spread = known[method]
                 for score, value in values.items():
                     n = drawn.parts[method].people[score]
                     found[method]["scores"][score] = drawn_score(score, value, spread[score], n, drawn.kind)
                 for other in drawn.parts:
                     if other == method:
                         break
-                    differences = _differences(drawn, method, other)
+                    differences = _differences(drawn, known, method, other)
                     if differences:
                         found[method]["against"].setdefault(other, {}).update(differences)
     return found
@@ -128,33 +132,34 @@ def _spread(drawn: Drawn, name: str) -> "tuple[dict[str, float], dict[str, np.nd
         runs.setdefault(run_of(row), []).append(row)
     if len(runs) < 2:
         return values, draws
-    each = [Drawn(drawn.measure, {run: mine}, 1).values(run) for run, mine in sorted(runs.items())]
-    seeds = [sum(map(ord, name)), len(runs)]
-    chance = np.random.default_rng(seeds).standard_t(len(runs) - 1, drawn.number) / len(runs) ** 0.5
+    joint = Drawn(drawn.measure, dict(sorted(runs.items())), drawn.number)
+    if joint.parts.keys() != runs.keys():  # one run lacks what the others have
+        return {}, {}
+    each = [(joint.values(run), joint.draws(run)) for run in joint.parts]
+    chance = np.random.default_rng([len(runs), *name.encode()]).standard_t(len(runs) - 1, drawn.number)
     means: dict[str, float] = {}
     spread: dict[str, np.ndarray] = {}
     for score in values:
-        found = np.array([one[score] for one in each if score in one])
-        if len(found) < len(runs):
-            continue
+        found = np.array([own[score] for own, _ in each])
+        by_prompts = np.nanmean(np.var([drawn[score] - own[score] for own, drawn in each], axis=0, ddof=1))
+        of_seeds = max(0.0, float(found.var(ddof=1) - by_prompts))
         means[score] = float(found.mean())
-        moved = draws[score] + (means[score] - values[score]) + found.std(ddof=1) * chance
+        moved = draws[score] + (means[score] - values[score]) + chance * (of_seeds / len(runs)) ** 0.5
         spread[score] = moved.clip(*SCORES[score][:2])
     return means, spread
 
 
-def _differences(drawn: Drawn, name: str, other: str) -> dict[str, Difference]:
+def _differences(drawn: Drawn, known: Mapping[str, Any], name: str, other: str) -> dict[str, Difference]:
     pair = drawn.pair(name, other)
     if name not in pair.parts or other not in pair.parts:
         return {}
-    (values, draws), (others, other_draws) = (_spread(pair, one) for one in (name, other))
+    both = [known[one] if pair is drawn else _spread(pair, one) for one in (name, other)]
+    (values, draws), (others, other_draws) = both
     found: dict[str, Difference] = {}
-    for score in values:
-        if score in others:
-            n = pair.parts[name].people[score]
-            difference = drawn_difference(
-                score, values[score] - others[score], draws[score] - other_draws[score], n, drawn.kind
-            )
-            if difference is not None:
-                found[score] = difference
+    for score in [one for one in values if one in others]:
+        n = pair.parts[name].people[score]
+        moved = draws[score] - other_draws[score]
+        difference = drawn_difference(score, values[score] - others[score], moved, n, drawn.kind)
+        if difference is not None:
+            found[score] = difference
     return found

@@ -84,7 +84,9 @@ SCORES: dict[str, Nature] = {
     **dict.fromkeys(("attack_success_direct", "attack_success_jailbreak"), _JUDGED_SHARE),
     **dict.fromkeys(("overrefusal", "overrefusal_jailbreak"), _JUDGED_SHARE),
     "degenerate": _SHARE,
-    **dict.fromkeys(("refusal_auroc", "refusal_auroc_jailbreak", "refusal_auroc_noise", "refusal_margin_auroc"), _AREA),
+    **dict.fromkeys(
+        ("refusal_auroc", "refusal_auroc_jailbreak", "refusal_auroc_noise", "refusal_margin_auroc"), _AREA
+    ),
     **dict.fromkeys(("refusal_log_odds_harmful", "refusal_log_odds_benign"), Nature()),
     "youden_j_noise": _YOUDEN,
     "youden_j_noise_difference": Nature(-200.0, 200.0, 0.0, judged=True),
@@ -144,8 +146,8 @@ def drawn_score(
     Example:
 
     >>> import numpy as np
-    >>> drawn_score("kl", 0.5, np.linspace(0, 1, 201), 10_000, "bootstrap")
-    {'value': 0.5, 'low': 0.025, 'high': 0.975, 'n': 10000, 'interval': 'bootstrap'}
+    >>> drawn_score("kl", 0.5, np.linspace(0, 1, 201), 40, "clustered")
+    {'value': 0.5, 'low': 0.025, 'high': 0.975, 'n': 40, 'interval': 'clustered'}
     """
     import numpy as np
 

@@ -11,7 +11,7 @@ It is 0.5 of values that have nothing to do with what is asked, and it does not 
 
 from collections.abc import Sequence
 
-from .parts import Measure, Part, Row, people, prompt_means, separation
+from .parts import Measure, Part, Row, means_alone, people, prompt_means, separation
 
 _PLAIN = ("direct", "overrefusal")
 
@@ -19,10 +19,10 @@ _PLAIN = ("direct", "overrefusal")
 def _area(name: str, suites: tuple[str, ...], column: str, ways: bool = False, corrupted: bool = False) -> Measure:
     def part(rows: Sequence[Row]) -> Part | None:
         found = separation(rows, column, ways)
-        return None if found is None else Part({name: found}, dict, {name: people(rows)})
+        return None if found is None else Part({name: found}, means_alone, {name: people(rows)})
 
     def uses(row: Row) -> bool:
-        return row["suite"] in suites and row.get(column) is not None and (bool(row["corruption"]) or not corrupted)
+        return row["suite"] in suites and row.get(column) is not None and (not corrupted or bool(row["corruption"]))
 
     return Measure(uses, part)
 
@@ -40,7 +40,7 @@ def _means(rows: Sequence[Row]) -> Part:
     named = {f"refusal_log_odds_{kind}": mine for kind, mine in found.items() if mine}
     return Part(
         {name: prompt_means(mine, "log_odds") for name, mine in named.items()},
-        dict,
+        means_alone,
         {name: people(mine) for name, mine in named.items()},
     )
 

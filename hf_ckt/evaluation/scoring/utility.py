@@ -9,7 +9,7 @@ What a model can still do: questions with options, word problems, plain text.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .parts import Means, Measure, Part, Row, answers, people, prompt_means
+from .parts import Means, Measure, Part, Row, answers, means_alone, people, prompt_means
 
 
 def _of_set(name: str) -> Callable[[Row], bool]:
@@ -36,7 +36,9 @@ def _right(name: str) -> Callable[[Sequence[Row]], Part]:
 
 def _nats(rows: Sequence[Row]) -> Part:
     return Part(
-        {"plain_text_nats": prompt_means(rows, "nats", lambda row: row["tokens"])}, dict, {"plain_text_nats": people(rows)}
+        {"plain_text_nats": prompt_means(rows, "nats", lambda row: row["tokens"])},
+        means_alone,
+        {"plain_text_nats": people(rows)},
     )
 
 

@@ -79,8 +79,9 @@ class KDAlignmentMetric(StreamingMetric):
             self._records[key] = merged([self._records[key], record]) if key in self._records else record
 
     def scores(self) -> dict[str, Any]:
-        scores, calibration = alignment_scores(list(self._records.values()))
-        return {**scores, "calibration": calibration}
+        records = [{**record, "id": f"{number:09}"} for number, record in enumerate(self._records.values())]
+        found = alignment_scores({"": records}, named=True)[""]
+        return {**found.scores, "calibration": found.calibration}
 
 
 def _plain(value: Any) -> Any:
