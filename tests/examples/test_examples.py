@@ -116,7 +116,7 @@ def test_robust_training_compares_all_methods_on_corruptions_that_none_was_train
     kinds = [*dict.fromkeys(row["corruption"] for row in results["prompts"] if row["corruption"])]
     assert len(kinds) == 6 and trained_on.isdisjoint(kinds)
     for name, model in results["models"].items():
-        assert [cell["corruption"] for cell in model["noise"]] == ["", *kinds]
+        assert [cell["corruption"] for cell in model["noise"]] == ["", *sorted(kinds)]
         consistency = model["scores"]["token_consistency"]
         assert consistency["n"] == 4 and 0 < consistency["low"] <= consistency["value"] <= consistency["high"] <= 1
         assert f"{consistency['value']:.3f}" in printed
