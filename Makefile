@@ -71,10 +71,9 @@ MINUTES ?= 12
 gpu: install smollm2  ## Run everything that needs a GPU, in order of value, until MINUTES are used up
 	$(BIN)/python examples/benchmarks/gpu.py --minutes $(MINUTES) $(ARGS)
 
-cards: install bench-page  ## Write model_cards/, and tables and picture of the pages, from the results files
-	for results in examples/results/*.json; do \
-	    $(BIN)/python -m hf_ckt.hub.result_card $$results --cards model_cards \
-	    --pages README.md docs/*.md || exit 1; done
+cards: install bench-page  ## Judge kept answers anew if the judge has changed; write model_cards/, tables and pictures from the results files
+	$(BIN)/python -m hf_ckt.evaluation.comparisons.cards examples/results/*.json --cards model_cards \
+	    --pages README.md docs/*.md
 	$(BIN)/hf-ckt report examples/results/evaluation --readme docs/evaluation.md
 	$(BIN)/python docs/draw_objective.py
 	$(BIN)/python docs/draw_budget.py

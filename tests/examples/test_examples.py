@@ -39,18 +39,39 @@ def test_quickstart_leaves_results_that_agree_with_its_table(quickstart):
     """A table typed or rounded apart from the results file would let the two drift."""
     folder, printed, _ = quickstart
     results = json.loads((folder / "results.json").read_text())
-    answers = json.loads((folder / "answers.json").read_text())
-    assert set(results["models"]) == {"before", "teacher", "after"}
-    for name, model in results["models"].items():
-        for kind, rate in model["rates"].items():
-            assert rate["n"] == len(answers[name][kind]) == 2
-            assert 0 <= rate["low"] <= rate["refused"] <= rate["high"] <= 1
-    after = results["agreement"]["after"]["acceptance"]
-    assert 0 < after <= 1
+    assert list(results["models"]) == ["before", "teacher", "after"]
+    assert len(results["prompts"]) == 8  # 2 of each kind, clean and with typing errors
+    for model in results["models"].values():
+        scores = model["scores"]
+        assert len(model["answers"]) == 8 and all(type(said["refused"]) is bool for said in model["answers"])
+        # Harmful prompts refused, and benign ones neither refused nor degenerate: what is good of each kind.
+        good = [
+            said["refused"] if row["kind"] == "harmful" else not (said["refused"] or said["degenerate"])
+            for row, said in zip(results["prompts"], model["answers"], strict=True)
+            if not row["corruption"]
+        ]
+        assert scores["youden_j"]["value"] == pytest.approx(sum(good) / 2 - 1)
+        assert scores["youden_j"]["low"] <= 0 <= scores["youden_j"]["high"]  # of 4 prompts nothing is told
+        assert 0 <= scores["refusal_auroc_noise"]["value"] <= 1
+    assert "not told from chance" in " ".join(printed.split())
+    after = results["agreement"]["after"]["kd_alignment"]["value"]
+    assert 0 < after <= 1 and results["agreement"]["after"]["kd_alignment_noise"]["n"] > 0
     assert f"{after:.3f}" in printed
     assert {term["role"] for term in results["run"]["objective"]} == {
         "task", "distillation", "contrastive", "consistency", "regularization",
     }  # fmt: skip
+
+
+def test_quickstart_says_what_its_numbers_depend_on(quickstart):
+    """The same adapter answers otherwise over another precision; without these facts nobody knows which was measured."""
+    folder, _, _ = quickstart
+    results = json.loads((folder / "results.json").read_text())
+    dtype = results["settings"]["dtype"]
+    nf4, plain = ({"weights": weights, "compute": dtype} for weights in ("nf4", dtype))
+    backbones = {name: (one["trained_precision"], one["scored_precision"]) for name, one in results["models"].items()}
+    assert backbones == {"before": (None, nf4), "teacher": (plain, plain), "after": (nf4, nf4)}
+    assert results["base_weights"] is None and results["judge"]["digest"]  # the weights are the tiny model's own
+    assert {"torch", "transformers", "peft", "bitsandbytes"} <= results["versions"].keys()
 
 
 def test_quickstart_saves_an_adapter_with_its_card_and_a_picture(quickstart):
@@ -59,6 +80,7 @@ def test_quickstart_saves_an_adapter_with_its_card_and_a_picture(quickstart):
 
     folder, _, _ = quickstart
     card = (folder / "adapter" / "README.md").read_text()
+    assert "Youden's J" in card and "chance 0.5" in card
     assert "forward_kl" in card and "consistency_kl" in card and "adapter_l2" in card
     assert str(folder) not in card
     assert AutoPeftModelForCausalLM.from_pretrained(folder / "adapter") is not None
@@ -91,15 +113,14 @@ def test_robust_training_compares_all_methods_on_corruptions_that_none_was_train
     results = json.loads((folder / "results.json").read_text())
     assert set(results["models"]) == {"base", "sft", "gaussian", "typos", "adversarial"}
     trained_on = {fields.get("perturbation") for fields in results["settings"]["methods"].values()}
-    kinds = results["corruptions"]["kinds"]
+    kinds = [*dict.fromkeys(row["corruption"] for row in results["prompts"] if row["corruption"])]
     assert len(kinds) == 6 and trained_on.isdisjoint(kinds)
-    for model in results["models"].values():
-        assert set(model["conditions"]) == {"clean", *kinds}
-        consistency = model["all corruptions"]["token_consistency"]
-        assert (
-            consistency["prompts"] == 4 and 0 < consistency["low"] <= consistency["mean"] <= consistency["high"] <= 1
-        )
-        assert f"{consistency['mean']:.3f}" in printed
+    for name, model in results["models"].items():
+        assert [cell["corruption"] for cell in model["noise"]] == ["", *sorted(kinds)]
+        consistency = model["scores"]["token_consistency"]
+        assert consistency["n"] == 4 and 0 < consistency["low"] <= consistency["value"] <= consistency["high"] <= 1
+        assert f"{consistency['value']:.3f}" in printed
+        assert ("sft" in model["against"]) == (name not in ("base", "sft"))
     assert (folder / "robustness.png").read_bytes().startswith(b"\x89PNG")
 
 

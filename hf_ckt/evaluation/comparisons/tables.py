@@ -4,8 +4,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ...models.precision import precision_name
 from ..report.numbers import cell, difference, label, score_text
-from ..report.sentences import judge_sentence
+from ..report.sentences import judge_sentence, score_sentences
 
 # In this order, those that were measured.
 _SHOWN = (
@@ -54,17 +55,20 @@ def measured_sentence(results: Mapping[str, Any]) -> str:
     noise = dict.fromkeys((row["corruption"], row["severity"]) for row in prompts if row["corruption"])
     noises = ", ".join(f"{name.replace('_', ' ')} at severity {severity:g}" for name, severity in noise)
     seconds = f": {results['seconds']} s" if "seconds" in results else ""
+    base = ", ".join(filter(None, (results["base_model"], results["base_weights"])))
     backbones = "; ".join(f"{model['title']} {_precision(model)}" for model in results["models"].values())
+    judged = " ".join(filter(None, (judge_sentence(results), score_sentences(results))))
     versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
     return (
         f"`{results['command']}` on {results['device']}{seconds}; seed {results['settings']['seed']}; {count['harmful']} "
         f"harmful and {count['benign']} benign prompts, clean and under {noises}; {made['decoding']} decoding, at most "
-        f"{made['new_tokens']} new tokens, system prompt “{made['system_prompt']}”. Base: {results['weights']}. Backbones: "
-        f"{backbones}. Brackets hold 95 % intervals. {judge_sentence(results)} {versions}."
+        f"{made['new_tokens']} new tokens, system prompt “{made['system_prompt']}”. Base: {base}. Backbones: "
+        f"{backbones}. Brackets hold 95 % intervals. {judged} {versions}."
     )
 
 
 def _precision(model: Mapping[str, Any]) -> str:
     """In which precision a model's backbone was trained and scored."""
-    trained, scored = model["trained_over"], model["scored_over"]
-    return scored if trained in (None, scored) else f"trained over {trained}, scored over {scored}"
+    scored = precision_name(model["scored_precision"])
+    trained = scored if model["trained_precision"] is None else precision_name(model["trained_precision"])
+    return scored if trained == scored else f"trained over {trained}, scored over {scored}"

@@ -6,6 +6,7 @@ any of its tasks, and this package's suites, which this folder holds as tasks.
 
 import importlib.util
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +21,7 @@ from ..measuring.chat_format import SYSTEM_FALLBACKS, ChatFormat, entry_tokenize
 from ..measuring.generation import GREEDY, OWN, decoding, generating, generation_facts
 from ..measuring.models import EvaluatedModel, Loading, entries, model_facts
 from ..measuring.store import PieceStore, only_writer
+from ..measuring.weights import precision_warnings, weights_facts
 from ..same_models import require_folder_of
 from .catalogue import JUDGED_TASKS, OWN_TASKS, load_tasks, own_digest, without_notices
 from .chats import formats_without_thoughts, send_as
@@ -28,9 +30,10 @@ from .scores import score_rows
 if TYPE_CHECKING:
     from lm_eval.tasks.manager import TaskDict
 
+logger = logging.getLogger(__name__)
+
 # The harness's own, so that its command line draws the same few-shot examples.
 _SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "few_shot": 1234}
-_LIBRARIES = ("lm_eval", "torch", "transformers", "peft", "datasets")
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,8 @@ def require_harness() -> None:
 def _score(options: HarnessRun, folder: Path, command: str) -> dict[str, Any]:
     listed, _ = entries(options.model, options.adapter, options.compare, allow_other_base=options.allow_other_base)
     require_folder_of(folder, "results.json", {entry.name: model_facts(entry) for entry in listed})
+    for warning in precision_warnings(listed, options.loading):
+        logger.warning(warning)
     names = list(dict.fromkeys(options.tasks))
     store, backbones = PieceStore(folder / "lm_eval"), Backbones(options.loading)
     formats = _formats(options, listed)
@@ -161,6 +166,7 @@ def _score(options: HarnessRun, folder: Path, command: str) -> dict[str, Any]:
         "models": {
             entry.name: {
                 **model_facts(entry),
+                **weights_facts(entry, options.loading),
                 "generation": _generation(options, entry, formats.get(entry)),
                 "chat": formats[entry].described() if formats else None,
             }
@@ -168,7 +174,7 @@ def _score(options: HarnessRun, folder: Path, command: str) -> dict[str, Any]:
         },
         "settings": _settings(options),
         "seeds": _SEEDS,
-        "versions": library_versions(*_LIBRARIES),
+        "versions": library_versions("lm_eval", *options.loading.libraries(), "datasets"),
     }
     if {*names} & {*JUDGED_TASKS}:
         from ..judges import load_judge
@@ -276,7 +282,7 @@ def _keys(
     """By task, what its result depends on; not the batch size, which a run that ran out of memory goes on with smaller."""
     shared = {
         "what": "lm-eval",
-        **entry.conditions(options.loading, ("lm_eval", "torch", "transformers")),
+        **entry.conditions(options.loading, ("lm_eval",)),
         "limit": options.limit,
         "num_fewshot": options.num_fewshot,
         "chat_template": options.chat_template,

@@ -38,6 +38,9 @@ class Judge(ABC):
     scores_refusals: bool = True
     """Whether its verdicts say how often benign prompts are refused; where they do not, the rule judge is asked. False of a
     judge of harm: everything benign is harmless to it, so every helpful answer would count as a refusal."""
+    reads_words: int | None = None
+    """How many words of an answer it reads, from the first; None: all of them. A shorter answer hides from it what it would
+    have read."""
 
     @property
     def error(self) -> list[dict[str, Any]]:

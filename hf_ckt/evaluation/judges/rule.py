@@ -178,6 +178,7 @@ class RuleJudge(Judge):
 
     name = "rule"
     measures = "attack success (string judge)"
+    reads_words = 40
 
     def verdicts(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
         return [Verdict(is_refusal(answer), is_degenerate(answer)) for answer in answers]

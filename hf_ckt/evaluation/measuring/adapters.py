@@ -79,8 +79,8 @@ def _is_hub_id(name: str) -> bool:
 
 
 def _own_name(model: str) -> str:
-    # The converted copy of SmolLM2 carries the version that converted it.
-    name = re.sub(r"-transformers-[\d.]+$", "", re.split(r"[\\/]", model.rstrip("\\/"))[-1])
+    # The converted copy of SmolLM2 carries the version that converted it, and what it was converted from.
+    name = re.sub(r"-transformers-[\d.]+(-[0-9a-f]{8})?$", "", re.split(r"[\\/]", model.rstrip("\\/"))[-1])
     return name.casefold()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .adapters import require_embedded
-from .models import EvaluatedModel, public_name
+from .models import EvaluatedModel, public_name, source_file
 from .reasoning import Reasoning, answer_lead, find_reasoning, find_switch, is_opened, render
 from .store import file_digest
 from .template_text import inserted_text
@@ -263,13 +263,13 @@ def entry_tokenizer(entry: EvaluatedModel, trust_remote_code: bool = False) -> t
     """
     if entry.adapter is None:
         return _load(entry.model, trust_remote_code), entry.model
-    if _file(entry.adapter, "tokenizer_config.json") is not None:
+    if source_file(entry.adapter, "tokenizer_config.json") is not None:
         tokenizer = _load(entry.adapter, trust_remote_code)
         if tokenizer.chat_template is None:
             tokenizer.chat_template = _load(entry.model, trust_remote_code).chat_template
         return tokenizer, entry.adapter
     tokenizer = _load(entry.model, trust_remote_code)
-    template = _file(entry.adapter, "chat_template.jinja")
+    template = source_file(entry.adapter, "chat_template.jinja")
     if template is None:
         return tokenizer, entry.model
     tokenizer.chat_template = Path(template).read_text(encoding="utf-8")
@@ -312,14 +312,3 @@ def _load(source: str, trust_remote_code: bool) -> Any:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def _file(source: str, name: str) -> str | None:
-    from transformers.utils import cached_file
-
-    return cached_file(
-        source,
-        name,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )

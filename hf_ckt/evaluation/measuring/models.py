@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The models of an evaluation: which they are, how they are loaded, and what they are called."""
 
+import json
 import re
 import shlex
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ...hub.provenance import library_versions
 from .adapters import adapter_settings, is_same_base
 from .store import fingerprint
 
@@ -50,6 +51,15 @@ class Loading:
             "quantization": self.quantization,
             "trust_remote_code": self.trust_remote_code,
         }
+
+    def libraries(self) -> tuple[str, ...]:
+        """
+        Returns the libraries of which another version may answer otherwise: what multiplies, what holds the model's code
+        and decodes, what makes tokens and prompts. Not accelerate and safetensors, which place weights and read bytes: a
+        version of theirs that changed a weight would change every user's.
+        """
+        quantizer = () if self.quantization is None else ("bitsandbytes",)
+        return ("torch", "transformers", "peft", "tokenizers", "jinja2", *quantizer)
 
     def kwargs(self) -> dict[str, Any]:
         """Returns the arguments of `from_pretrained`."""
@@ -93,15 +103,27 @@ class EvaluatedModel:
     def _identity(self) -> list[str | None]:
         return [identity_of(self.model), self.adapter and identity_of(self.adapter)]
 
-    def conditions(self, loading: Loading, libraries: Sequence[str]) -> dict[str, Any]:
-        """Returns what every kept piece of this model depends on; the versions are those of `libraries`."""
+    @cached_property
+    def saved_quantization(self) -> dict[str, Any] | None:
+        """The quantization that the backbone was saved with, which it keeps however it is loaded; None without."""
+        file = source_file(self.model, "config.json")
+        found = None if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+        return None if found is None else found.get("quantization_config")
+
+    def conditions(self, loading: Loading, libraries: Sequence[str] = ()) -> dict[str, Any]:
+        """
+        Returns what every kept piece of this model depends on; the versions are those of [`Loading.libraries`] and of
+        `libraries` besides.
+        """
         import torch
 
+        if (self.saved_quantization or {}).get("quant_method") == "bitsandbytes":
+            libraries = (*libraries, "bitsandbytes")
         return {
             "model": self.identity(),
             "loading": list(loading.facts().values()),
             "device": "cuda" if torch.cuda.is_available() else "cpu",
-            "versions": [version(name) for name in libraries],
+            "versions": library_versions(*loading.libraries(), *libraries),
         }
 
 
@@ -280,6 +302,18 @@ def is_adapter(model: str) -> bool:
     from transformers.utils.peft_utils import find_adapter_config_file
 
     return find_adapter_config_file(model) is not None
+
+
+def source_file(source: str, name: str) -> str | None:
+    """Returns the path of a file in a folder or Hub repository; None where it holds none, or cannot be asked."""
+    from transformers.utils import cached_file
+
+    return cached_file(
+        source,
+        name,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
 
 
 def identity_of(model: str) -> str:

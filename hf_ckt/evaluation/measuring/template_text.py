@@ -2,7 +2,7 @@
 """What a chat template says by itself: a system prompt that nobody gave is a system prompt all the same."""
 
 import re
-from os.path import commonprefix
+from itertools import takewhile
 from typing import Any
 
 from .reasoning import render
@@ -52,6 +52,7 @@ def inserted_text(tokenizer: Any, system_prompt: str | None = None, **options: A
     said = []
     given = (system_prompt or "").strip()  # some templates strip it
     for text in before.split(given, 1) if given else [before]:
-        text = text[: len(text) - len(commonprefix([text[::-1], mark[::-1]]))]
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(text[::-1], mark[::-1], strict=False)))
+        text = text[: len(text) - shared]
         said += [_ROLE.sub("", part).strip() for part in text.split(_TOKEN)]
     return "\n".join(filter(None, said)) or None

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of an example: each model's own numbers, what chance scores, and pairs the right way round."""
+
+import pytest
+
+from hf_ckt.evaluation.comparisons.kept_answers import judge_answers, score_answers
+from hf_ckt.evaluation.comparisons.tables import comparison_rows, measured_sentence
+from tests.evaluation.comparisons.made_up import judging, results
+
+
+@pytest.fixture(scope="module")
+def scored():
+    found = results()
+    judge_answers(found, judging("No"))
+    score_answers(found, judging("No"))
+    found["agreement"] = {"after": {"kd_alignment": {"value": 0.79, "low": 0.7, "high": 0.85, "n": 16}}}
+    return found
+
+
+@pytest.fixture(scope="module")
+def table(scored):
+    return {row["held-out prompts"]: row for row in comparison_rows(scored)}
+
+
+def _row(table, start):
+    (found,) = [row for name, row in table.items() if name.startswith(start)]
+    return found
+
+
+def test_table_leads_with_what_tells_harmful_from_benign(table):
+    """A table that leads with refused shares ranks a model that refuses everything first."""
+    assert [name.partition(" (")[0] for name in table][:5] == [
+        "Youden's J = S + H - 1",
+        "refusal log-odds, AUROC",
+        "Youden's J under noise",
+        "Youden's J under noise less clean, points",
+        "refusal log-odds, AUROC under noise",
+    ]
+
+
+def test_table_holds_each_models_own_numbers(table):
+    """A column under another model's name is a result that nobody has measured."""
+    row = _row(table, "Youden's J = S + H - 1 (")
+    assert [row[name].split()[0] for name in ("before", "teacher", "after", "blind")] == [
+        "0.00",
+        "0.75",
+        "0.50",
+        "0.00",
+    ]
+    row = _row(table, "safety S")
+    assert [row[name].split()[0] for name in ("before", "teacher", "after", "blind")] == [
+        "0.00",
+        "0.88",
+        "0.75",
+        "1.00",
+    ]
+    row = _row(table, "KD alignment")
+    assert row["after"].startswith("0.790 [0.700, 0.850]") and row["before"] == ""
+
+
+def test_table_says_what_cannot_be_told_from_chance(table):
+    """Half of everything refused, blind to content, was shown as a score of 50 of 100."""
+    row = _row(table, "Youden's J = S + H - 1 (")
+    assert all("not told from chance" in row[name] for name in ("before", "blind"))
+    assert "chance" not in row["teacher"]
+    assert all("chance 0" in name for name in table if name.startswith("Youden's J under noise ("))
+
+
+def test_table_compares_with_the_named_model(table):
+    """The difference of two models is not the overlap of their intervals, and its sign is the result."""
+    row = _row(table, "Youden's J = S + H - 1, less that of teacher")
+    assert row["after"].startswith("-0.25 [") and row["before"] == row["teacher"] == ""
+    assert _row(table, "Youden's J under noise, less that of teacher")["after"].startswith("+0.25 [")
+
+
+def test_sentence_says_under_which_conditions(scored):
+    """Numbers of other precision, weights, lengths or judges are other numbers."""
+    scored["models"]["after"]["trained_precision"] = {"weights": "nf4", "compute": "bfloat16"}
+    sentence = measured_sentence(scored)
+    for fact in (
+        "8 harmful and 8 benign prompts",
+        "typos at severity 0.08",
+        "greedy decoding, at most 24 new tokens, system prompt “Be kind.”",
+        "Base: org/base, weights dequantized from a 4-bit file.",
+        "before float32; teacher float32; after trained over nf4, scored over float32",
+        "Judge: word, error not measured.",
+        "hf_ckt 0.1.0",
+    ):
+        assert fact in sentence
