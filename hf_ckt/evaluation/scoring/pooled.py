@@ -68,7 +68,7 @@ def pooled_scores(
     Raises:
         ValueError: If a method has fewer than two runs, one that is no model or also another's, or a model's name.
     """
-    _require_methods(rows, methods)
+    require_methods(rows, methods)
     found: dict[str, Pooled] = {
         method: {"runs": [*runs], "scores": {}, "against": {}} for method, runs in methods.items()
     }
@@ -106,7 +106,7 @@ def pooled_measure(
     return found
 
 
-def _require_methods(rows: Mapping[str, Any], methods: Mapping[str, Sequence[str]]) -> None:
+def require_methods(rows: Mapping[str, Any], methods: Mapping[str, Sequence[str]]) -> None:
     seen: dict[str, str] = {}
     for method, runs in methods.items():
         require_count(f"runs of {method}", len({*runs}), 2, "Of one run nothing is known of other seeds.")
