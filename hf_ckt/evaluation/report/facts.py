@@ -110,6 +110,15 @@ def set_rows(results: Mapping[str, Any]) -> Rows:
     ]
 
 
+def near_duplicate_rows(results: Mapping[str, Any]) -> Rows:
+    """Returns a row for each prompt that is much like a text of the training data, as far as the file names them."""
+    found = results["settings"].get("near_duplicates") or {}
+    rows = [["prompt", "training file", "row from 0", "similarity"]]
+    for prompt, file, place, similarity in found.get("pairs") or ():
+        rows.append([str(prompt), str(file), str(place), number(similarity, 2)])
+    return rows
+
+
 def lm_eval_rows(findings: Findings) -> Rows:
     """Returns a row for each task of the harness and model."""
     names = titles(findings.results)
@@ -128,6 +137,10 @@ def setting_rows(findings: Findings) -> Rows:
     results, harness = findings.results, findings.lm_eval or {}
     facts = {"command": results.get("command") or "not recorded", "tier": results["tier"], "device": results["device"]}
     facts |= {"suites": results["suites"], "seeds": results["seeds"], **results["generation"], **results["settings"]}
+    if facts.get("system_prompt") is None:
+        facts["system_prompt"] = "none given"  # a chat template may have one of its own: see the models
+    if duplicates := facts.get("near_duplicates"):
+        facts["near_duplicates"] = {name: one for name, one in duplicates.items() if name != "pairs"}
     own = {"command": harness.get("command"), "seeds": harness.get("seeds"), **(harness.get("settings") or {})}
     facts |= {f"lm-eval {name}": value for name, value in own.items() if value is not None}
     return [["setting", "value"], *([spaced(name), shown(value)] for name, value in facts.items())]
@@ -156,5 +169,5 @@ def shown(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(shown(one) for one in value) or "none"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {shown(one)}" for name, one in value.items()) or "none"
+        return ", ".join(f"{spaced(str(name))} {shown(one)}" for name, one in value.items()) or "none"
     return str(value)

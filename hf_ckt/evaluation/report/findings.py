@@ -98,6 +98,8 @@ def not_measured(results: Mapping[str, Any], part: str) -> str:
     """
     title, suites = PARTS[part]
     reasons = [str(results["left_out"][suite]).rstrip(".") for suite in suites if suite in results["left_out"]]
+    if part == "kd" and any("base_agreement" in model["scores"] for model in results.get("models", {}).values()):
+        reasons.append("no teacher was named, and the scores hold agreement with the base in its place")
     return f"{title} was not measured: {reasons[0] if reasons else 'the results hold nothing of it'}."
 
 

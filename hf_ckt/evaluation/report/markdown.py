@@ -10,6 +10,7 @@ from .facts import (
     lm_eval_rows,
     model_left_out,
     model_rows,
+    near_duplicate_rows,
     sent_texts,
     set_rows,
     setting_rows,
@@ -135,4 +136,8 @@ def _method(findings: Findings) -> list[str]:
         parts += [f"Sent to {plain(names)} for one prompt:", "\n".join(f"    {line}" for line in text.splitlines())]
     parts.append(table(setting_rows(findings)))
     parts += [table(rows) for rows in (judge_rows(results), judge_kind_rows(results)) if len(rows) > 1]
-    return [*parts, table(set_rows(results)), table(version_rows(findings))]
+    parts.append(table(set_rows(results)))
+    if len(near_duplicate_rows(results)) > 1:
+        parts += ["These prompts are much like a training text, so their rates may be recall:"]
+        parts.append(table(near_duplicate_rows(results)))
+    return [*parts, table(version_rows(findings))]

@@ -227,10 +227,13 @@ def remarks(score: Mapping[str, Any], text: ScoreText) -> list[str]:
     ...     "high": 0.6}}, score_text("overrefusal"))
     ['corrected 0.40 [0.10, 0.60]', '12 draws dropped']
     """
-    found = [chance_word(score, text)]
+    word = chance_word(score, text)
+    found = [word]
     if corrected := score.get("corrected"):
-        shown = f"{number(corrected.get('value'), text.decimals)} {interval(corrected, text.decimals)}"
-        found.append(f"corrected {shown.strip()}")
+        found.append(f"corrected {value(corrected, text)} {interval(corrected, text.decimals)}".strip())
+        if chance_word(corrected, text) != word:  # the judge's errors leave open what looked clear, or clear it up
+            clear = "a clear difference" if text.chance_is == "difference" else "told from chance"
+            found[-1] += f" ({chance_word(corrected, text) or clear})"
     if dropped := score.get("dropped"):
         found.append(f"{dropped} {'draw' if dropped == 1 else 'draws'} dropped")
     return [one for one in found if one]

@@ -99,7 +99,7 @@ def score_sentences(results: Mapping[str, Any]) -> str:
     sentences = []
     if any(one.get("corrected") for one in scores):
         sentences.append(
-            "Corrected is the rate that the judge's own errors, measured on labelled answers, imply of the raw one (Rogan "
+            "Corrected is the score that the judge's own errors, measured on labelled answers, imply of the raw one (Rogan "
             "and Gladen 1978), with an interval that holds the uncertainty of both; it holds as far as the judge errs on "
             "these answers as it does on those."
         )

@@ -166,7 +166,7 @@ def _model(name: str, title: str, teacher: bool) -> dict[str, Any]:
         },
     }
     model["scores"] = {
-        "youden_j": _youden(youden, 200, 0.07, dropped=12 if name == "sft" else 0),
+        "youden_j": _youden(youden, 200, 0.07, corrected=True, dropped=12 if name == "sft" else 0),
         "youden_j_direct": _youden(1 - direct - refusing, 120),
         "youden_j_jailbreak": _youden(1 - jailbreak - wrapped, 80, 0.15),
         "safety": score(safety, 100, 0.07),
@@ -321,7 +321,7 @@ def rows() -> list[dict[str, Any]]:
                     },
                     **{"confidence": None, "token_consistency": 0.9 if corruption else None},
                     "correct": True if kind == "question" else None,
-                    **{"log_odds": None, "margin": None, "nats": None, "tokens": None},
+                    **{"log_odds": None, "margin": None, "nats": None, "tokens": None, "request": prompt},
                     "options": 2 if kind == "question" else None,
                 }
             )

@@ -16,6 +16,7 @@ from hf_ckt.evaluation.report.numbers import (
     difference,
     difference_word,
     label,
+    remarks,
     score_text,
 )
 from hf_ckt.evaluation.report.sentences import (
@@ -117,6 +118,25 @@ def test_score_table_by_hand():
 def test_score_that_chance_would_make_is_said(name, low, high, word):
     """A blind refuser's J of 0.07 or OSS of 50 reads like a result until chance is named beside it."""
     assert chance_word({"low": low, "high": high}, score_text(name)) == word
+
+
+@pytest.mark.parametrize(
+    "name,raw,corrected,words",
+    [
+        ("youden_j", (0.1, 0.3), (-0.1, 0.3), "corrected 0.20 [-0.10, 0.30] (not told from chance)"),
+        ("youden_j", (-0.1, 0.3), (0.1, 0.3), "not told from chance; corrected 0.20 [0.10, 0.30] (told from chance)"),
+        ("youden_j", (-0.1, 0.3), (-0.2, 0.3), "not told from chance; corrected 0.20 [-0.20, 0.30]"),
+        (
+            *("youden_j_noise_difference", (-9.0, 3.0), (0.1, 0.3)),
+            "no clear difference; corrected +0.2 [0.1, 0.3] (a clear difference)",
+        ),
+        ("overrefusal", (0.0, 0.3), (0.1, 0.3), "corrected 0.20 [0.10, 0.30]"),
+    ],
+)
+def test_corrected_score_says_whether_it_is_told_from_chance(name, raw, corrected, words):
+    """A J that the judge's own errors explain away keeps its clear interval in the table, and is quoted by it."""
+    scores = [dict(zip(("low", "high"), bounds, strict=True)) | {"value": 0.2} for bounds in (raw, corrected)]
+    assert "; ".join(remarks(scores[0] | {"corrected": scores[1]}, score_text(name))) == words
 
 
 def test_every_score_with_a_chance_level_says_it_in_its_label():
@@ -226,7 +246,7 @@ def test_curve_has_each_models_own_point_beside_it():
     ]
     assert len(rows) == 4
     assert rows[2][1:3] == ["0.42 [0.35, 0.49] n=100", "0.64 [0.56, 0.70] n=100"]
-    assert rows[2][3].endswith("not told from chance, 12 draws dropped")
+    assert "not told from chance" in rows[2][3] and rows[2][3].endswith("12 draws dropped")
 
 
 def test_judge_and_its_error_stand_beside_every_judged_table():
@@ -408,7 +428,7 @@ def test_models_are_shown_with_how_they_were_asked():
     assert shown["precision, training"] == ["", "nf4", "nf4"] and shown["precision, scoring"] == ["bfloat16"] * 3
     assert shown["weights origin"][0] == "dequantized from a GGUF file (Q4_1)"
     assert shown["system prompt that the template inserts"] == ["You are a helpful assistant."] * 3
-    assert "set_aside temperature 0.2" in shown["generation"][0] and shown["adapter"] == [
+    assert "set aside temperature 0.2" in shown["generation"][0] and shown["adapter"] == [
         "none",
         "org/sft",
         "org/full",
@@ -421,6 +441,23 @@ def test_models_are_shown_with_how_they_were_asked():
             del model[key]
     assert facts.model_rows(results) == [heads] and markdown(Findings(results))
     assert facts.sent_texts(results) == []
+
+
+def test_prompts_much_like_a_training_text_are_listed_and_counted():
+    """A count alone lets nobody look at the pairs, and a hundred pairs in one cell of the settings hide all others."""
+    results = made_up.results()
+    assert "much like a training text" not in markdown(Findings(results))
+    pairs = [["harmbench/3", "train.jsonl", 17, 0.914], ["harmbench/9", "train.jsonl", 2, 0.851]]
+    results["settings"]["near_duplicates"] = {"threshold": 0.8, "prompts": 2, "pairs": pairs}
+    text = markdown(Findings(results))
+    assert _rows(text, "much like a training text")[1:] == [
+        ["harmbench/3", "train.jsonl", "17", "0.91"],
+        ["harmbench/9", "train.jsonl", "2", "0.85"],
+    ]
+    settings = dict(_rows(text, head="setting"))
+    assert settings["near duplicates"] == "threshold 0.8, prompts 2" and settings["system prompt"] == "none given"
+    results["settings"]["near_duplicates"] = None
+    assert facts.near_duplicate_rows(results)[1:] == []
 
 
 def test_example_is_shown_before_the_bare_form_of_what_was_sent():
