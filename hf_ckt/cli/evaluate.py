@@ -106,7 +106,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         metavar="FILE",
         help="rows with prompt and response, and kind if there are two teachers, for kd; default: the teacher's own answers",
     )
-    add("--train-data", nargs="+", default=[], metavar="FILE", help="what was trained on: prompts found there raise")
+    add(
+        "--train-data",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="what was trained on: prompts found there raise, and reworded ones are said",
+    )
     add("--new-tokens", type=int, metavar="N", help="most tokens of an answer; default: the tier's")
     add("--seeds", type=int, metavar="N", help="draws of each corruption; default: the tier's")
     add("--engine", choices=("auto", "transformers", "vllm"), default="auto", help="auto: vLLM if installed on a GPU")
@@ -168,17 +174,17 @@ def _own_responses(options: argparse.Namespace) -> Any:
     return found
 
 
-def _training_texts(sources: list[str]) -> list[str] | None:
+def _training_texts(sources: list[str]) -> dict[str, list[str]] | None:
     if not sources:
         return None
     from ..data.contamination import training_texts
     from ..data.files import load_rows, shown_name
 
-    found: list[str] = []
+    found: dict[str, list[str]] = {}
     for source in sources:
         rows = load_rows(source)
         try:
-            found += training_texts(rows)
+            found.setdefault(shown_name(source), []).extend(training_texts(rows))
         except (ValueError, TypeError) as error:
             raise ValueError(f"--train-data: {shown_name(source)}: {error}") from error
     return found

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One evaluation from the choice of models to its results file."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,9 +10,7 @@ from typing import Any
 
 from ..checkpoints import replace_json
 from ..checks import require_count, require_known
-from ..data.contamination import require_unseen
 from ..data.prompt_sets import EvalPrompt
-from ..hub.provenance import library_versions
 from .judging import Judging, load_judging
 from .measuring.backbones import Backbones
 from .measuring.chat_format import SYSTEM_FALLBACKS, THINKING_TOKENS, ChatFormat, chat_formats
@@ -19,13 +18,17 @@ from .measuring.generation import GREEDY, OWN
 from .measuring.measure import Measured, Measurement
 from .measuring.models import EvaluatedModel, Loading, entries, model_facts, public_name
 from .measuring.store import PieceStore, file_digest, only_writer
-from .measuring.suites import SUITES, Exchange, Questions, ask
+from .measuring.suites import SUITES, Exchange, ask
 from .measuring.tiers import TIERS
 from .measuring.vllm_engine import vllm_engine, vllm_is_usable
+from .measuring.weights import weights_facts
+from .recorded import result_versions, run_warnings
 from .results import completion_rows, scored, write_completions
 from .same_models import require_folder_of
+from .scoring.pooled import require_methods
+from .seen_prompts import training_facts
 
-_LIBRARIES = ("torch", "transformers", "peft", "datasets", "evaluate")
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -48,8 +51,8 @@ class Evaluation:
             Folder written by `hf-ckt data fetch`; None asks the Hub.
         harmful, benign (`Sequence[EvalPrompt]`, *optional*), responses (`Sequence[tuple[str, str]]`, *optional*):
             The user's own, in place of the tier's.
-        training_texts (`Sequence[str]`, *optional*):
-            What the models were trained on: evaluation prompts found there raise.
+        training_texts (`Mapping[str, Sequence[str]]`, *optional*):
+            What the models were trained on, by file: evaluation prompts found there raise, and reworded ones are said.
         system_prompt (`str`, *optional*):
             Put before each prompt.
         system_fallback (`str`, *optional*, defaults to `"refuse"`):
@@ -83,7 +86,7 @@ class Evaluation:
     harmful: Sequence[EvalPrompt] | None = None
     benign: Sequence[EvalPrompt] | None = None
     responses: Sequence[Exchange] | None = None
-    training_texts: Sequence[str] | None = None
+    training_texts: Mapping[str, Sequence[str]] | None = None
     system_prompt: str | None = None
     system_fallback: str = "refuse"
     thinking_tokens: int = THINKING_TOKENS
@@ -138,7 +141,8 @@ def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]
         options.teacher,
         allow_other_base=options.allow_other_base,
     )
-    _require_pools(options.pools, [entry.name for entry in listed])
+    if options.pools:
+        require_methods([entry.name for entry in listed], options.pools)
     require_folder_of(folder, "lm_eval.json", {entry.name: model_facts(entry) for entry in listed})
     store = PieceStore(folder / "pieces")
     judging = load_judging(options.judge, trust_remote_code=options.loading.trust_remote_code, store=store)
@@ -156,11 +160,12 @@ def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]
         benign=options.benign,
         responses=options.responses,
     )
-    if options.training_texts is not None:
-        require_unseen(_prompts(asked), options.training_texts)
+    training = training_facts(asked, options.training_texts)
     formats = _formats(options, [*listed, *teachers.values()])
 
     backbones, engine = Backbones(options.loading), _engine(options)
+    for said in run_warnings(listed, options.loading, (judging.harmful, judging.benign), tier.new_tokens):
+        logger.warning(said)
     measurement = Measurement(
         asked,
         tier,
@@ -181,7 +186,7 @@ def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]
         "tier": options.tier,
         "suites": suites,
         "left_out": left_out,
-        "settings": _settings(options, judging, tier, teachers),
+        "settings": _settings(options, judging, tier, teachers) | training,
         "judge": judging.described(),
         "generation": {
             "decoding": OWN if options.keep_generation_config else GREEDY,
@@ -192,7 +197,7 @@ def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]
         },
         "sets": asked.sets,
         "seeds": list(range(tier.seeds)),
-        "versions": library_versions(*_LIBRARIES),
+        "versions": result_versions(options.loading, engine),
         "device": _device(),
         **_scored(listed, rows, measured, options, measurement, judging),
     }
@@ -215,6 +220,7 @@ def _scored(
     for entry in listed:
         found["models"][entry.name] |= {
             **model_facts(entry),
+            **weights_facts(entry, options.loading),
             "generation": measurement.generation(entry),
             "chat": measurement.formats[entry].described(),
         }
@@ -222,32 +228,6 @@ def _scored(
             why = "its tokenizer is not the teacher's, so their predictions cannot be compared"
             found["models"][entry.name]["left_out"] = {"kd": why}
     return found
-
-
-def _require_pools(pools: Mapping[str, Sequence[str]], names: Sequence[str]) -> None:
-    for method, runs in pools.items():
-        for run in runs:
-            require_known(f"--pool {method}", run, names)
-        if len({*runs}) < 2:
-            raise ValueError(
-                f"--pool {method}: needs two runs or more, got {', '.join(runs) or 'none'}. Of one run nothing shows how much "
-                "runs differ. Name the models that differ in the seed of their training alone."
-            )
-        if method in names:
-            raise ValueError(f"--pool {method}: is the name of a model too, and a table could not tell them apart.")
-
-
-def _prompts(asked: Questions) -> list[EvalPrompt]:
-    """What must not have been trained on: the requests as they are, and the questions."""
-    found = {
-        row["prompt_id"]: EvalPrompt(row["prompt_id"], row["set"], row["kind"], row["category"], row["request"])
-        for row in asked.rows
-    }
-    questions = [EvalPrompt(one.id, "utility", "benign", "", one.question) for one in asked.choices]
-    questions += [EvalPrompt(one.id, "utility", "benign", "", one.question) for one in asked.problems]
-    questions += [EvalPrompt(one.id, "utility", "benign", "", one.text) for one in asked.passages]
-    questions += [EvalPrompt(one.id, "kd", "benign", "", one.prompt) for one in asked.exchanges if not one.noise]
-    return [*found.values(), *questions]
 
 
 def _formats(options: Evaluation, entries: Sequence[EvaluatedModel]) -> dict[EvaluatedModel, ChatFormat]:
@@ -294,7 +274,6 @@ def _settings(
         "corruptions": list(tier.corruptions),
         "severities": list(tier.severities),
         "response_tokens": tier.responses[1],
-        "training_set_checked": options.training_texts is not None,
     }
 
 

@@ -27,10 +27,12 @@ def asked_prompts(asked: Questions) -> dict[str, list[EvalPrompt]]:
         prompt = EvalPrompt(row["prompt_id"], row["set"], row["kind"], row["category"], row["request"])
         found.setdefault(row["suite"], {})[prompt.id] = prompt
     prompts = {suite: list(mine.values()) for suite, mine in found.items()}
-    responses = dict.fromkeys(prompt for prompt, _ in asked.responses)
-    if responses:
-        prompts["kd"] = [EvalPrompt(f"kd/{number}", "kd", "benign", "", text) for number, text in enumerate(responses)]
+    clean = [one for one in asked.exchanges if not one.noise]
+    if clean:
+        kinds: Any = {"harmful": "harmful"}
+        prompts["kd"] = [EvalPrompt(one.id, "kd", kinds.get(one.kind, "benign"), "", one.prompt) for one in clean]
     questions = [(one.id, one.question) for one in (*asked.choices, *asked.problems)]
+    questions += [(one.id, one.text) for one in asked.passages]
     if questions:
         prompts["utility"] = [EvalPrompt(name, "utility", "benign", "", text) for name, text in questions]
     return prompts

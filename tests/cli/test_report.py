@@ -19,7 +19,7 @@ def test_report_writes_what_it_prints(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     results = made_up.results()
     for model in results["models"].values():
-        del model["noise"], model["by_category"], model["scores"]["overrefusal"]  # to draw less
+        del model["noise"], model["by_category"], model["curve"], model["scores"]["safety"]  # to draw less
     folders = [made_up.write(tmp_path / name, results) for name in ("one", "two")]
     assert cli.main(["report", *map(str, folders)]) == 0
     printed = {Path(line) for line in capsys.readouterr().out.splitlines()}
@@ -76,7 +76,7 @@ def test_report_writes_the_headline_scores_into_a_readme(tmp_path, capsys):
     text = readme.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "\nold\n" not in text
     results = json.loads((folder / "results.json").read_text())
-    value = results["models"]["base"]["scores"]["oss"]["value"]
-    assert f"{value:.1f}" in text and results["command"] in text
+    value = results["models"]["base"]["scores"]["refusal_auroc"]["value"]
+    assert f"{value:.3f}" in text and results["command"] in text and "not told from chance" in text
     assert cli.main(["report", str(folder), str(folder), "--readme", str(readme)]) == 2
     assert "takes one folder" in capsys.readouterr().err

@@ -12,12 +12,14 @@ from typing import Any
 from ...checks import require_known
 from .base import Judge, Verdict
 from .degeneration import is_degenerate
+from .encoder import encoder_folder
 from .rule import is_refusal
 
-__all__ = ["Judge", "Verdict", "is_degenerate", "is_refusal", "judge_names", "load_judge"]
+__all__ = ["AUTO", "Judge", "Verdict", "is_degenerate", "is_refusal", "judge_names", "load_judge"]
 
 # Files of the folder that are no judge by themselves; the last two are given a model.
-_NOT_NAMED = ("__init__", "base", "degeneration", "error", "chat", "classifier")
+_NOT_NAMED = ("__init__", "base", "degeneration", "encoder", "error", "typography", "chat", "classifier")
+AUTO = "auto"
 
 
 def judge_names() -> list[str]:
@@ -31,7 +33,8 @@ def load_judge(spec: str, *, trust_remote_code: bool = False) -> Judge:
 
     Args:
         spec (`str`):
-            The name of a file of this folder, such as `"rule"` or `"advbench"`; or `"hf:<id or folder>"`, a sequence
+            `"auto"`, the better of this folder's judges that can run here: `"learned"` where its wheel is installed, else
+            `"rule"`; the name of a file of this folder, such as `"advbench"`; or `"hf:<id or folder>"`, a sequence
             classifier or a chat model that is asked with a rubric, as its config says. `"hf:<id>@<revision>"` names a
             branch, tag or commit, and `"hf:<id>#<label>"` the label of a classifier that means refusal
             (`#harm=<label>`: harm).
@@ -40,6 +43,7 @@ def load_judge(spec: str, *, trust_remote_code: bool = False) -> Judge:
 
     Raises:
         ValueError: If there is no such judge, or the model is neither of the two kinds.
+        ModuleNotFoundError: If a judge needs a wheel that is not installed.
 
     Example:
 
@@ -50,7 +54,9 @@ def load_judge(spec: str, *, trust_remote_code: bool = False) -> Judge:
         return _model_judge(spec.removeprefix("hf:"), trust_remote_code)
     if "/" in spec or Path(spec).is_dir():
         raise ValueError(f"--judge: {spec!r} looks like a model, and those are marked: write 'hf:{spec}'.")
-    require_known("--judge", spec, judge_names())
+    require_known("--judge", spec, [AUTO, *judge_names()])
+    if spec == AUTO:
+        spec = "rule" if encoder_folder() is None else "learned"
     module = importlib.import_module(f".{spec}", package=__package__)
     return getattr(module, f"{spec.title().replace('_', '')}Judge")()
 

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The contract that judges keep."""
 
+import ast
+import hashlib
+import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -54,6 +57,22 @@ class Judge(ABC):
             return []
         return json.loads(file.read_text(encoding="utf-8"))
 
+    def decided_by(self) -> list[Path]:
+        """Returns the files that decide its verdicts; of a judge that is a model, its weights are told apart elsewhere."""
+        return [Path(inspect.getfile(type(self))), Path(__file__).parent / "degeneration.py"]
+
+    @property
+    def digest(self) -> str:
+        """
+        Tells verdicts from those of an older version of the judge: 16 hexadecimal digits of a SHA-256 over
+        [`Judge.decided_by`]. Comments, docstrings and layout of code do not count.
+        """
+        found = hashlib.sha256()
+        for file in self.decided_by():
+            content = file.read_bytes()
+            found.update(_meaning(ast.parse(content)).encode() if file.suffix == ".py" else content)
+        return found.hexdigest()[:16]
+
     @abstractmethod
     def verdicts(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
         """
@@ -70,6 +89,20 @@ class Judge(ABC):
         """
 
 
+def _meaning(node: Any) -> str:
+    """A syntax tree as text without its docstrings. What is empty is left out: Python's versions differ in such fields."""
+    if isinstance(node, list):
+        return f"[{','.join(map(_meaning, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = dict(ast.iter_fields(node))
+    body = fields.get("body")
+    if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        fields["body"] = body[1:]
+    shown = [f"{name}={_meaning(value)}" for name, value in fields.items() if value not in (None, [])]
+    return f"{type(node).__name__}({','.join(shown)})"
+
+
 def length_batches(texts: Sequence[str], size: int, title: str) -> Iterator[list[int]]:
     """
     Yields the indices of texts in batches of like length, so that little is padded, with a progress bar.
@@ -80,7 +113,7 @@ def length_batches(texts: Sequence[str], size: int, title: str) -> Iterator[list
         size (`int`):
             Most texts of a batch.
         title (`str`):
-            Name of the bar; there is none for a single batch.
+            Name of the bar, which appears after five seconds only.
 
     Example:
 
@@ -91,5 +124,5 @@ def length_batches(texts: Sequence[str], size: int, title: str) -> Iterator[list
 
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     starts = range(0, len(order), size)
-    for start in tqdm(starts, desc=title, unit="batch", disable=len(starts) <= 1):
+    for start in tqdm(starts, desc=title, unit="batch", delay=5):
         yield order[start : start + size]

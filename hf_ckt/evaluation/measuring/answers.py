@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from .chat_format import ChatFormat, chat_format
 from .generation import decoding, generating
+from .shared_prefix import forward_arguments, prefix_groups, read_prefix, shared_length
 
 if TYPE_CHECKING:
     import torch
@@ -98,26 +99,33 @@ def plan_batches(
     tokenizer: Any, prompts: Iterable[str], *, system_prompt: str | None = None, new_tokens: int
 ) -> list[tuple[list[str], int]]:
     """
-    Groups prompts of like length, each once. The groups depend on the prompts alone, not on their order nor on what has
-    been answered already: in another group a prompt has other padding, and rounding may turn a greedy answer.
+    Groups prompts that begin alike, and those of like length, each once. The groups depend on the prompts alone, not on
+    their order nor on what has been answered already: in another group a prompt has other padding, and rounding may turn a
+    greedy answer.
 
     Returns:
-        `list[tuple[list[str], int]]`: the prompts of each batch, and the tokens that it takes with padding and answers.
+        `list[tuple[list[str], int]]`: the prompts of each batch, and the tokens that are read and written, what its prompts
+        share counted once.
     """
     asked = chat_format(tokenizer, system_prompt)
     unique = sorted(set(prompts))
     room = new_tokens + (asked.thinking_tokens if asked.reasoning.declared else 0)
-    rendered = [len(ids) for ids in asked.ids(unique)]
-    batches: list[tuple[list[str], int]] = []
-    batch: list[str] = []
-    size = 0
-    for length, prompt in sorted(zip(rendered, unique, strict=True)):
-        if batch and (len(batch) == _BATCH or (len(batch) + 1) * (length + room) > _BATCH_TOKENS):
-            batches.append((batch, size))
-            batch = []
-        batch.append(prompt)
-        size = len(batch) * (length + room)
-    return [*batches, (batch, size)] if batch else batches
+    ids = asked.ids(unique)
+    batches: list[list[int]] = []
+    last = None
+    for group, length, number in sorted(zip(prefix_groups(ids), map(len, ids), range(len(ids)), strict=True)):
+        full = batches and (len(batches[-1]) == _BATCH or (len(batches[-1]) + 1) * (length + room) > _BATCH_TOKENS)
+        if full or group != last:
+            batches.append([])
+        batches[-1].append(number)
+        last = group
+    found = []
+    for batch in batches:
+        rows = [ids[number] for number in batch]
+        shared = shared_length(rows)
+        size = shared + len(rows) * (max(map(len, rows)) - shared + room)
+        found.append(([unique[number] for number in batch], size))
+    return found
 
 
 def answer_batch(
@@ -140,7 +148,7 @@ def answer_batch(
     with frozen(model), generating(model, config), torch.random.fork_rng(devices):
         if config.do_sample:
             torch.manual_seed(0)
-        return answers_by(_writer(model, asked, config), asked, prompts, new_tokens)
+        return answers_by(_writer(model, asked, config, share=not keep_generation_config), asked, prompts, new_tokens)
 
 
 def answers_by(write: Write, asked: ChatFormat, prompts: Sequence[str], new_tokens: int) -> list[Answer]:
@@ -216,14 +224,25 @@ def _behind(tokenizer: Any, ids: list[int], mark: str) -> tuple[int, str, str] |
     return low, rest, before
 
 
-def _writer(model: Any, asked: ChatFormat, config: Any) -> Write:
-    """Goes on by transformers' `generate`, which knows `config` alone."""
+def _writer(model: Any, asked: ChatFormat, config: Any, *, share: bool) -> Write:
+    """Goes on by transformers' `generate`, which knows `config` alone; `share`: what rows begin with is read once."""
+    import torch
     from transformers import StoppingCriteriaList
 
+    from ...models._upstream import cache_argument
     from ...models.positions import learned_positions, require_room
 
     def write(rows: list[list[int]], answer_tokens: int, thinking_tokens: int | None) -> list[Written]:
-        inputs = padded(asked.tokenizer, rows).to(model.device)
+        shared = shared_length(rows) if share else 0
+        prefix = rows[0][:shared]
+        with torch.no_grad():
+            cache = read_prefix(model, prefix, len(rows)) if shared else None
+        if cache is not None:
+            # The padding stands behind what is shared: `generate` counts positions by the mask.
+            inputs = padded(asked.tokenizer, [row[shared:] for row in rows], prefix).to(model.device)
+            inputs[cache_argument(forward_arguments(model))] = cache
+        else:
+            inputs = padded(asked.tokenizer, rows).to(model.device)
         start = inputs["input_ids"].shape[1]
         options: dict[str, Any] = {"tokenizer": asked.tokenizer} if config.stop_strings else {}
         most = answer_tokens
@@ -279,12 +298,12 @@ def left_padded(tokenizer: Any, prompts: Sequence[str], system_prompt: str | Non
     return padded(asked.tokenizer, asked.ids(prompts, answering=True))
 
 
-def padded(tokenizer: Any, rows: Sequence[Sequence[int]]) -> Any:
-    """Returns rows of ids as a batch of tensors, padded on the left."""
+def padded(tokenizer: Any, rows: Sequence[Sequence[int]], prefix: Sequence[int] = ()) -> Any:
+    """Returns rows of ids as a batch of tensors, padded on the left, behind a prefix of all of them."""
     import torch
     from transformers import BatchEncoding
 
     width, fill = max(map(len, rows)), tokenizer.pad_token_id or 0
-    ids = torch.tensor([[fill] * (width - len(row)) + list(row) for row in rows])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    ids = torch.tensor([[*prefix] + [fill] * (width - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[1] * len(prefix) + [0] * (width - len(row)) + [1] * len(row) for row in rows])
     return BatchEncoding({"input_ids": ids, "attention_mask": mask})

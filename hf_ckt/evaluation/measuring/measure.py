@@ -21,6 +21,7 @@ from .tiers import Tier
 from .utility import choice_answers, choice_prompt
 
 _ROWS = 16  # of the pieces that generate nothing
+_OPENING_TOKENS = 8  # about, that are read behind a prompt for its log-odds
 # A generated token takes about as long as this many tokens that are only read: on 2 cores, SmolLM2-135M, batches of 64.
 _READ_PER_GENERATED = 4
 
@@ -226,10 +227,9 @@ class Measurement:
             measured.leanings |= zip(batch, (Leaning(*one) for one in leanings), strict=True)
 
         openings = [[*REFUSAL_OPENINGS], [*COMPLIANCE_OPENINGS]]
-        for batch in _batches(sorted(set(prompts), key=lambda text: (len(text), text)), 2 * _ROWS):
+        for batch, size in plan_batches(self.formats[entry], prompts, new_tokens=_OPENING_TOKENS):
             key = self._key(entry, "refusal log-odds", openings=openings, prompts=batch)
-            cost = 2 * sum(map(self._length, batch))
-            yield _Piece(key, cost, partial(make, batch), partial(keep, batch))
+            yield _Piece(key, size, partial(make, batch), partial(keep, batch))
 
     def _choices(self, entry: EvaluatedModel, measured: Measured) -> Iterator[_Piece]:
         def make(batch: list[Any]) -> list[int]:

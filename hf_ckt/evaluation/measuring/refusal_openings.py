@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How probable it is that an answer begins with a refusal. Nothing is generated."""
 
-import copy
-import inspect
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -10,6 +8,7 @@ from tqdm import tqdm
 
 from ...checks import require_count
 from .chat_format import chat_format
+from .shared_prefix import branching, forward_arguments, is_prompt_learning, prefix_groups, read_prefix, shared_length
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,8 +70,8 @@ def refusal_leanings(
     depends on style besides: a model that helps without beginning like one of the compliant openings leans less to
     helping by it than it does. The log-odds do not.
 
-    A batch of prompts is read once; the openings are read on its kept keys and values, so the whole costs little more
-    than one pass. Logits are computed where an opening is predicted and nowhere else. Models whose memory is not keys
+    A batch of prompts is read once, and what all of them begin with once for all; the openings are read on the kept keys
+    and values, so the whole costs little more than one pass. Logits are computed where an opening is predicted and nowhere else. Models whose memory is not keys
     and values alone (state spaces, hybrids), and prompt tuning, read the prompts again for each opening.
 
     Args:
@@ -87,7 +86,7 @@ def refusal_leanings(
         title (`str`, *optional*, defaults to `"refusal log-odds"`):
             Name of the progress bar; None shows none.
         batch_size (`int`, *optional*, defaults to `16`):
-            Prompts read at a time, those of like length together.
+            Prompts read at a time, those that begin alike and those of like length together.
 
     Returns:
         `list[Leaning]`: one a prompt, in the order of the prompts.
@@ -107,9 +106,10 @@ def refusal_leanings(
         [tuple(asked.tokenizer(opening, add_special_tokens=False)["input_ids"]) for opening in openings]
         for openings in (REFUSAL_OPENINGS, COMPLIANCE_OPENINGS)
     ]
-    if _is_prompt_learning(model):
+    if is_prompt_learning(model):
         batch_size = 1  # its virtual tokens stand before the padding, and positions cannot be given
-    unique.sort(key=lambda prompt: len(ids[prompt]))
+    alike = dict(zip(unique, prefix_groups([ids[prompt] for prompt in unique]), strict=True))
+    unique.sort(key=lambda prompt: (alike[prompt], len(ids[prompt])))
     found: dict[str, Leaning] = {}
     with frozen(model):
         for start in tqdm(range(0, len(unique), batch_size), desc=title, unit="batch", disable=title is None):
@@ -163,23 +163,28 @@ class _Following:
         import torch
 
         self.model = model
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        # Of the class: a trainer puts wrappers around the instance's own forward.
-        self._known = inspect.signature(type(base).forward).parameters
-        self._plain = not _is_prompt_learning(model)
+        self._known = forward_arguments(model)
+        self._plain = not is_prompt_learning(model)
+        shared = shared_length(ids)
+        self._prefix: Any = read_prefix(model, ids[0][:shared], len(ids)) if shared else None
+        if self._prefix is not None:
+            ids = [row[shared:] for row in ids]
         width = max(map(len, ids))
         rows = [[0] * (width - len(row)) + [*row] for row in ids]
-        self.ids = torch.tensor(rows, device=model.device)  # (B, T), padded on the left
+        self.ids = torch.tensor(rows, device=model.device)  # (B, T) behind the prefix, padded on the left
         lengths = torch.tensor([len(row) for row in ids], device=model.device)
         self.mask = (torch.arange(width, device=model.device) >= width - lengths[:, None]).long()
+        if self._prefix is not None:
+            self.mask = torch.cat([torch.ones(len(ids), shared, dtype=torch.long, device=model.device), self.mask], 1)
         self._cache: Any = None
 
     def prompts(self) -> "Tensor":
         """Log-probabilities of the token after each prompt, `(B, V)`."""
-        from ...models._upstream import cache_of
+        from ...models._upstream import cache_argument, cache_of
 
-        output = self._run(self.ids, self.mask, keep=1, use_cache=self._plain)
-        self._cache = _branching(cache_of(output)) if self._plain else None
+        held = {} if self._prefix is None else {cache_argument(self._known): self._prefix}
+        output = self._run(self.ids, self.mask, keep=1, use_cache=self._plain, **held)
+        self._cache = branching(cache_of(output)) if self._plain else None
         return _log_softmax(output.logits[:, -1])
 
     def context(self, tokens: Ids) -> "Tensor":
@@ -193,7 +198,7 @@ class _Following:
         if self._cache is None:
             output = self._run(torch.cat([self.ids, ids], 1), mask, keep=len(tokens), use_cache=False)
         else:
-            held = {cache_argument(self._known): _branching(self._cache)}
+            held = {cache_argument(self._known): branching(self._cache)}
             output = self._run(ids, mask, keep=len(tokens), use_cache=True, **held)
         return _log_softmax(output.logits[:, -len(tokens) :])
 
@@ -202,29 +207,6 @@ class _Following:
         inputs: dict[str, Any] = {"logits_to_keep": keep, **({"position_ids": positions} if self._plain else {})}
         inputs = {name: value for name, value in inputs.items() if name in self._known}
         return self.model(input_ids=ids, attention_mask=mask, **inputs, **kwargs)
-
-
-def _branching(cache: Any) -> Any:
-    """
-    Returns a cache that grows on its own from what another one holds; None if it could not.
-
-    Layers that grow by concatenation never write into the tensors they hold, so a copy of the layers that shares them
-    is enough: also where a sliding window has already dropped what `crop` would have to bring back.
-    """
-    from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
-
-    if type(cache) is not DynamicCache or {type(layer) for layer in cache.layers} - {
-        DynamicLayer,
-        DynamicSlidingWindowLayer,
-    }:
-        return None
-    branch = copy.copy(cache)
-    branch.layers = [copy.copy(layer) for layer in cache.layers]
-    return branch
-
-
-def _is_prompt_learning(model: Any) -> bool:
-    return bool(getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False))
 
 
 def _log_softmax(logits: "Tensor") -> "Tensor":

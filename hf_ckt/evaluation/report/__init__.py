@@ -34,7 +34,7 @@ def write_report(folder: Path, *, plots: bool = True, most_prompts: int = 3000) 
     from .markdown import markdown
     from .page import html_page
     from .plots import draw_plots
-    
+
     findings = read_findings(folder)
     drawn = draw_plots(findings.results, folder / "plots") if plots else []
     texts = {

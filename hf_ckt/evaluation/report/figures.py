@@ -7,7 +7,12 @@ from typing import Any, NamedTuple
 from .numbers import SCORES, score_text
 
 # Scores that have a panel each, and the range of its axis.
-PANELS = {"youden_j": (-1.0, 1.0), "refusal_auroc": (0.0, 1.0), "youden_j_noise": (-1.0, 1.0), "kd_alignment": (0.0, 1.0)}
+PANELS = {
+    "youden_j": (-1.0, 1.0),
+    "refusal_auroc": (0.0, 1.0),
+    "youden_j_noise": (-1.0, 1.0),
+    "kd_alignment": (0.0, 1.0),
+}
 # Part of the report (`findings.PARTS`) that each panel is of.
 _PANEL_PARTS = {"youden_j": "safety", "refusal_auroc": "odds", "youden_j_noise": "noise", "kd_alignment": "kd"}
 BALANCE = ("helpfulness", "safety")  # x and y of the curve

@@ -86,9 +86,7 @@ def markdown(findings: Findings, plots: Sequence[str] = ()) -> str:
     if len(results["models"]) == 1:
         parts.append("Only one model was evaluated, so there is none to compare it with.")
     parts += _pooled(results)
-    parts += section(
-        "Safety against helpfulness", balance_table_rows(results), "balance", "balance", note=CURVE_NOTE
-    )
+    parts += section("Safety against helpfulness", balance_table_rows(results), "balance", "balance", note=CURVE_NOTE)
     for part in ("attack_success", "overrefusal"):
         parts += section(_ALT_TEXTS[part], category_table_rows(results, part), part, part)
     parts += section("Robustness to noise", noise_table_rows(results), "noise", "noise_heatmap", "severity")

@@ -115,7 +115,7 @@ def answer_data(findings: Findings, most_prompts: int) -> dict[str, Any]:
         if key not in found:
             found[key] = {name: row[name] for name in (*_IDENTITY, "kind", "category")}
             found[key]["answers"] = [None] * len(names)
-        found[key]["answers"][names.index(row["model"])] = {"text": row["answer"], **verdict(row)}
+        found[key]["answers"][names.index(row["model"])] = {"text": _answer(row), **verdict(row)}
     rank = {suite: number for number, suite in enumerate(_SUITES)}
     rows = sorted(found.values(), key=lambda row: (rank.get(row["suite"], len(rank)), row["seed"]))
     return {
@@ -123,6 +123,13 @@ def answer_data(findings: Findings, most_prompts: int) -> dict[str, Any]:
         "rows": rows[:most_prompts],
         "prompts": len(rows),
     }
+
+
+def _answer(row: Mapping[str, Any]) -> str:
+    """What the model wrote; of a passage that it only read, how well it foretold it."""
+    if row.get("nats") is None:
+        return row["answer"] or ""
+    return f"read, not answered: {numbers.number(row['nats'], 3)} nats a token, {row.get('tokens', '-')} tokens"
 
 
 def verdict(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -60,12 +60,12 @@ def bias_sentences(results: Mapping[str, Any]) -> str:
     too high; and as many of the answers to benign prompts as the labels do.
     """
     judge = results["judge"]
-    judges = [(judge["name"], judge.get("error"), ("harmful", "benign"))]
+    kinds_of: list[tuple[Any, Any, tuple[str, ...]]] = [(judge["name"], judge.get("error"), ("harmful", "benign"))]
     if judge.get("benign"):
-        judges = [(judge["name"], judge.get("error"), ("harmful",))]
-        judges.append((judge["benign"], judge.get("benign_error"), ("benign",)))
+        kinds_of = [(judge["name"], judge.get("error"), ("harmful",))]
+        kinds_of.append((judge["benign"], judge.get("benign_error"), ("benign",)))
     sentences = []
-    for name, error, kinds in judges:
+    for name, error, kinds in kinds_of:
         sets = [one for one in error or () if any(one.get(f"bias_{kind}") is not None for kind in kinds)]
         if sets:
             largest = max(sets, key=lambda one: one.get("n") or 0)

@@ -157,11 +157,19 @@ def compared(results: Mapping[str, Any], name: str, other: str) -> dict[str, lis
     groups: dict[str, list[Compared]] = {}
     for score in _in_order(found):
         text = score_text(score, results)
-        scores = [models.get(one, {"scores": {}})["scores"].get(score) for one in (other, name)]
-        numbers = ["-" if one is None else value(one, text) for one in scores]
-        one, word = found[score], difference_word(found[score], text.better)
-        shown = (signed(one["difference"], text.decimals), interval(one, text.decimals), word)
-        groups.setdefault(text.group, []).append(Compared(text.title, reading(text), *numbers, *shown))
+        theirs, own = (models.get(one, {"scores": {}})["scores"].get(score) for one in (other, name))
+        one = found[score]
+        groups.setdefault(text.group, []).append(
+            Compared(
+                text.title,
+                reading(text),
+                "-" if theirs is None else value(theirs, text),
+                "-" if own is None else value(own, text),
+                signed(one["difference"], text.decimals),
+                interval(one, text.decimals),
+                difference_word(one, text.better),
+            )
+        )
     return groups
 
 
@@ -174,7 +182,7 @@ def _in_order(scores: Mapping[str, Any]) -> list[str]:
 def balance_table_rows(results: Mapping[str, Any]) -> Rows:
     """Returns a row for each model that has helpfulness and safety of its own answers, with what they come to."""
     texts = [score_text(name, results) for name in (*BALANCE, "youden_j")]
-    rows = [["model", *(text.title for text in texts)]]
+    rows = [["model", *map(label, texts)]]
     for name, one in balances(results).items():
         if one.point is not None:
             scores = (*one.point, results["models"][name]["scores"].get("youden_j"))

@@ -68,7 +68,7 @@ def pooled_scores(
     Raises:
         ValueError: If a method has fewer than two runs, one that is no model or also another's, or a model's name.
     """
-    _require_methods(rows, methods)
+    require_methods(rows, methods)
     found: dict[str, Pooled] = {
         method: {"runs": [*runs], "scores": {}, "against": {}} for method, runs in methods.items()
     }
@@ -76,25 +76,37 @@ def pooled_scores(
     if records:
         kinds.append((alignment_measures(named), records))
     for measures, given in kinds:
-        entries = _entries(given, methods)
         for measure in measures:
-            drawn = Drawn(measure, entries, draws)
-            known = {name: _spread(drawn, name) for name in drawn.parts}
-            for method in filter(known.__contains__, methods):
-                values, spread = known[method]
-                for score, value in values.items():
-                    n = drawn.parts[method].people[score]
-                    found[method]["scores"][score] = drawn_score(score, value, spread[score], n, drawn.kind)
-                for other in drawn.parts:
-                    if other == method:
-                        break
-                    differences = _differences(drawn, known, method, other)
-                    if differences:
-                        found[method]["against"].setdefault(other, {}).update(differences)
+            for method, one in pooled_measure(measure, given, methods, draws=draws).items():
+                found[method]["scores"] |= one["scores"]
+                for other, differences in one["against"].items():
+                    found[method]["against"].setdefault(other, {}).update(differences)
     return found
 
 
-def _require_methods(rows: Mapping[str, Any], methods: Mapping[str, Sequence[str]]) -> None:
+def pooled_measure(
+    measure: Measure, rows: Mapping[str, Sequence[Row]], methods: Mapping[str, Sequence[str]], *, draws: int = DRAWS
+) -> dict[str, Pooled]:
+    """Returns the same as [`pooled_scores`] of one measure alone, for methods that have scores of it."""
+    drawn = Drawn(measure, _entries(rows, methods), draws)
+    known = {name: _spread(drawn, name) for name in drawn.parts}
+    found: dict[str, Pooled] = {}
+    for method in filter(known.__contains__, methods):
+        values, spread = known[method]
+        found[method] = {"runs": [*methods[method]], "scores": {}, "against": {}}
+        for score, value in values.items():
+            n = drawn.parts[method].people[score]
+            found[method]["scores"][score] = drawn_score(score, value, spread[score], n, drawn.kind)
+        for other in drawn.parts:
+            if other == method:
+                break
+            differences = _differences(drawn, known, method, other)
+            if differences:
+                found[method]["against"][other] = differences
+    return found
+
+
+def require_methods(rows: Mapping[str, Any], methods: Mapping[str, Sequence[str]]) -> None:
     seen: dict[str, str] = {}
     for method, runs in methods.items():
         require_count(f"runs of {method}", len({*runs}), 2, "Of one run nothing is known of other seeds.")

@@ -64,7 +64,7 @@ def score(
 def results(*, teacher: bool = True) -> dict[str, Any]:
     """What `results.json` of a cpu tier may hold, with a named teacher or without."""
     models = {name: _model(name, title, teacher) for name, title in MODELS.items()}
-    for place, (name, model) in enumerate(models.items()):
+    for place, model in enumerate(models.values()):
         others = list(models)[:place]
         if others:
             model["against"] = {other: _differences(model["scores"], models[other]["scores"]) for other in others}
@@ -153,7 +153,6 @@ def _model(name: str, title: str, teacher: bool) -> dict[str, Any]:
         "model": "org/base",
         "adapter": None if name == "base" else f"org/{name}",
         "trained_on": None if name == "base" else "org/base",
-        "identity": [f"{name}0123456789"],
         "precision": {"training": None if name == "base" else "nf4", "scoring": "bfloat16"},
         "weights_origin": "dequantized from a GGUF file (Q4_1)",
         "generation": {"repetition_penalty": 1.0, "set_aside": {"temperature": 0.2}},

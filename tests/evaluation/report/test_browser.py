@@ -239,6 +239,54 @@ def test_narrow_page_scrolls_down_and_never_sideways(open_page, width):
     assert page.get_by_role("row").count() > 10  # laid out as blocks, it is still a table
 
 
+def test_pair_is_chosen_and_all_can_be_shown(open_page):
+    """Six tables one below the other hide the one that is looked for; a selector that shows the wrong one is worse."""
+    page = open_page()
+    shown = page.locator(".pair:visible")
+    sync_api.expect(shown).to_have_count(1)
+    assert shown.locator("caption").inner_text() == "full objective against SFT"
+    assert [text.strip() for text in shown.locator("thead th").all_inner_texts()][1:3] == ["SFT", "full objective"]
+    page.get_by_label("Compare", exact=True).select_option("SFT against base")
+    sync_api.expect(shown).to_have_count(1)
+    assert shown.locator("caption").inner_text() == "SFT against base"
+    page.get_by_label("Compare", exact=True).select_option("all pairs")
+    sync_api.expect(shown).to_have_count(3)
+
+
+def test_pairs_are_all_there_without_the_script(browser, report):
+    """What a script folds away is gone for a reader who runs none."""
+    context = browser.new_context(java_script_enabled=False, offline=True)
+    page = context.new_page()
+    page.goto(report.as_uri())
+    assert page.locator(".pair:visible").count() == 3 and page.locator("#pair-choice").is_hidden()
+    context.close()
+
+
+_LONG = ("an-organisation/an-adapter-with-a-name-of-eighty-letters-that-nobody-would-ever-say-0", "unbroken_" * 9)
+
+
+@pytest.mark.parametrize("width", [320, 400, 1200])
+@pytest.mark.parametrize("models", [2, 3])
+def test_long_title_leaves_the_button_and_the_page_in_place(browser, tmp_path, width, models):
+    """An adapter's title of 80 letters pushed the button of the colours out of the window, and the page went sideways."""
+    results = made_up.results(teacher=False)
+    results["models"] = dict(list(results["models"].items())[:models])
+    for model, title in zip(list(results["models"].values())[:0:-1], _LONG[::-1], strict=False):
+        model["title"] = title
+    folder = made_up.write(tmp_path, results)
+    write_report(folder, plots=False)
+    context = browser.new_context(viewport={"width": width, "height": 900}, offline=True)
+    page = context.new_page()
+    page.goto((folder / "report.html").as_uri())
+    page.evaluate("document.querySelectorAll('.behind').forEach((fold) => { fold.open = true; })")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    box = page.locator("#theme").bounding_box()
+    title = page.locator("h1").bounding_box()
+    assert box["x"] + box["width"] <= width and title["x"] + title["width"] <= box["x"]
+    assert page.locator("h1").evaluate("node => node.scrollWidth <= node.clientWidth")
+    context.close()
+
+
 @pytest.mark.parametrize(
     "name,width,scheme", [("light", 1200, "light"), ("dark", 1200, "dark"), ("narrow", 400, "light")]
 )

@@ -40,15 +40,26 @@ def _spoil(folder, change):
     "spoil,message",
     [
         (lambda folder: (folder / "results.json").unlink(), "holds no results.json.*hf-ckt evaluate --output"),
-        (lambda folder: (folder / "results.json").write_text('{"format": 1,'), r"results.json: is no JSON"),
+        (lambda folder: (folder / "results.json").write_text('{"format": 2,'), r"results.json: is no JSON"),
         (lambda folder: (folder / "results.json").write_bytes(b"\xff\xfe"), r"results.json: is no JSON"),
         (lambda folder: (folder / "results.json").write_text("[]"), "must hold a JSON object, got list"),
-        (lambda folder: _spoil(folder, lambda found: found.update(format=2)), "format must be 1, got 2"),
+        (
+            lambda folder: _spoil(folder, lambda found: found.update(format=1)),
+            "format must be 2, got 1.*Evaluate again",
+        ),
         (lambda folder: _spoil(folder, lambda found: found.pop("judge")), "lacks judge"),
         (lambda folder: _spoil(folder, lambda found: found.update(models={})), "lacks models"),
         (
-            lambda folder: _spoil(folder, lambda found: found["models"]["sft"]["scores"].update(oss=1.0)),
-            "the score 'oss' of 'sft' must have high, low, n, value",
+            lambda folder: _spoil(folder, lambda found: found["models"]["sft"]["scores"].update(youden_j=1.0)),
+            "the score 'youden_j' of 'sft' must have high, low, n, value",
+        ),
+        (
+            lambda folder: _spoil(folder, lambda found: found.update(pooled={"SFT": {"scores": {}, "runs": []}})),
+            "the pooled method 'SFT' has no scores or does not say of which runs",
+        ),
+        (
+            lambda folder: _spoil(folder, lambda found: found.update(pooled={"SFT": {"scores": {"oss": 1}}})),
+            "the score 'oss' of 'SFT' must have high, low, n, value",
         ),
         (lambda folder: _spoil(folder, lambda found: found["models"].pop("sft")), "answers of 'sft', which results"),
         (lambda folder: (folder / "completions.parquet").write_bytes(b"no"), "completions.parquet: cannot be read"),

@@ -11,8 +11,10 @@ from itertools import pairwise
 import pytest
 
 from hf_ckt.evaluation.report.findings import Findings
+from hf_ckt.evaluation.report.markdown import markdown
+from hf_ckt.evaluation.report.numbers import SCORES
 from hf_ckt.evaluation.report.page import answer_data, html_page, script_json, verdict
-from hf_ckt.evaluation.report.tables import markdown, score_table
+from hf_ckt.evaluation.report.tables import score_table
 from tests.evaluation.report import made_up
 
 
@@ -68,11 +70,15 @@ def test_names_from_outside_are_escaped(findings):
     for name, model in results["models"].items():
         model["title"] = f"{name}{made_up.HOSTILE}"
         model["by_category"]["attack_success"][made_up.HOSTILE] = made_up.score(0.5, 4)
-        model["noise"][0]["corruption"] = made_up.HOSTILE
+        model["noise"][1]["corruption"] = made_up.HOSTILE
+        model["chat"] |= {"sent": made_up.HOSTILE, "inserted_system_prompt": made_up.HOSTILE}
+    results["pooled"] = {made_up.HOSTILE: made_up.pooled(results)["SFT, all seeds"]}
     results["left_out"] = {"kd": made_up.HOSTILE}
     results["generation"]["system_prompt"] = results["judge"]["name"] = results["device"] = made_up.HOSTILE
     elements = _Elements(html_page(Findings(results)))
-    clean = _Elements(html_page(Findings(made_up.results())))
+    clean = made_up.results()
+    clean["pooled"] = made_up.pooled(clean)
+    clean = _Elements(html_page(Findings(clean)))
     assert {tag for tag, _ in elements.tags} == {tag for tag, _ in clean.tags}
     assert not [name for _, attributes in elements.tags for name in attributes if name.startswith("on")]
 
@@ -128,8 +134,117 @@ def test_page_shows_the_numbers_of_the_tables(page, findings):
     for line in score_table(findings.results).splitlines()[2:]:
         for shown in (text.strip() for text in line.split("|")[2:-1]):
             if shown and shown != "-":
-                assert any(cell.startswith(shown) for cell in cells), shown
-    assert "+0.12 [-0.02, 0.50], no clear difference" in page and "0.301 [0.241, 0.360]" in cells
+                # The page has a line for each remark, the Markdown a comma.
+                assert any(cell.startswith(shown.replace(", ", " ")) for cell in map(_no_commas, cells)), shown
+    assert "+0.12 [0.03, 0.21] worse" in cells and "0.301 [0.241, 0.360]" in cells
+    assert "-0.03 [-0.10, 0.04] no clear difference" in cells
+
+
+def _no_commas(text):
+    return text.replace(", ", " ")
+
+
+def test_page_says_what_chance_scores_wherever_such_a_score_stands(page):
+    """Who looks at a card alone would take an AUROC of 0.57 for more than half right."""
+    elements = _Elements(page)
+    heads = [" ".join(text.split()) for text in elements.texts["th"]]
+    for text in SCORES.values():
+        titled = [head for head in heads if re.match(re.escape(text.title) + "(?! less clean)", head, re.IGNORECASE)]
+        if text.chance is not None and text.chance_is != "difference" and titled:
+            assert all("chance" in head for head in titled), text.title
+    chances = [one for tag, one in elements.tags if tag == "line" and one.get("class") == "chance"]
+    assert len(chances) == 9  # of three cards with three models; KD alignment has no chance level
+    texts = " ".join(elements.texts["p"])
+    assert texts.count("the upright line is chance, 0.5") == 1 and texts.count("the upright line is chance, 0.") == 3
+    assert sum("not told from chance" in text for text in elements.texts["td"]) > 5
+
+
+def test_every_pair_is_in_the_page_and_the_last_one_is_chosen(page, findings):
+    """A pair that is only reached by a script is lost to a reader without one, and the question is in the last."""
+    elements = _Elements(page)
+    pairs = ["full objective against SFT", "full objective against base", "SFT against base"]
+    assert [text for text in elements.texts["caption"] if re.match("(SFT|full).* against ", text)] == pairs
+    options = [one for tag, one in elements.tags if tag == "option" and one.get("value", "").startswith("pair-")]
+    assert [("selected" in one) for one in options] == [False, False, True]
+    shown = {one["id"]: one["aria-label"] for _, one in elements.tags if one.get("class") == "scroll pair"}
+    assert shown["pair-2"] == pairs[0] and shown["pair-0"] == pairs[2]
+    assert "hidden" not in next(one for _, one in elements.tags if one.get("id") == "pair-0")
+    results = made_up.results()
+    del results["models"]["full"], results["models"]["sft"]["against"]
+    assert "The results hold no differences between the models." in html_page(Findings(results))
+
+
+def test_pair_has_the_scores_of_both_and_their_difference(page):
+    """Columns that change places turn better into worse."""
+    table = page[page.index('id="pair-2"') :].split("</table>")[0]
+    heads = [" ".join(text.split()) for text in _Elements(table).texts["th"]]
+    assert heads[1:4] == ["SFT", "full objective", "Difference"]
+    cells = [" ".join(text.split()) for text in _Elements(table).texts["td"]]
+    assert cells[:3] == ["0.06", "0.59", "+0.54 [0.47, 0.61] better"]
+
+
+def test_own_point_of_each_model_is_drawn_at_its_helpfulness_and_safety(page):
+    """A point that is mirrored, or another model's, puts a careful model where a harmful one is."""
+    figure = page[page.index('id="balance"') :].split("</figure>")[0]
+    points = [one for tag, one in _Elements(figure).tags if tag == "use" and "point" in one.get("class", "")]
+    places = [(one["href"], one["class"], one["x"], one["y"]) for one in points]
+    scores = [model["scores"] for model in made_up.results()["models"].values()]
+    expected = [
+        (
+            f"#m{n}",
+            f"s{n} point",
+            f"{100 * s['helpfulness']['value']:.2f}%",
+            f"{100 - 100 * s['safety']['value']:.2f}%",
+        )
+        for n, s in enumerate(scores)
+    ]
+    assert places == expected
+    lines = [one for tag, one in _Elements(figure).tags if tag == "line" and one["class"] == "s2 line"]
+    curve = made_up.results()["models"]["full"]["curve"]
+    assert len(lines) == len(curve) - 1 and lines[0]["x1"] == f"{100 * curve[0]['helpfulness']:.2f}%"
+    assert lines[0]["y1"] == f"{100 - 100 * curve[0]['safety']:.2f}%"
+    (equal,) = [one for tag, one in _Elements(figure).tags if tag == "line" and one["class"] == "equal"]
+    assert (equal["x1"], equal["y1"], equal["x2"], equal["y2"]) == ("0", "0", "100%", "100%")  # from S = 1 to H = 1
+
+
+@pytest.mark.parametrize(
+    "youden,low,wanted",
+    [(0.0, -0.1, "h0"), (-0.001, -0.1, "h0"), (-0.07, -0.2, "below"), (0.61, 0.5, "h6"), (1.0, 0.9, "h10")],
+)
+def test_cell_under_noise_has_the_colour_of_its_number(youden, low, wanted):
+    """A negative J in the colour of a high one, and a cell that chance would make without its star."""
+    results = made_up.results()
+    cells = results["models"]["base"]["noise"]
+    cells[1]["youden_j"] = {"value": youden, "low": low, "high": 1.0, "n": 4, "interval": "bootstrap"}
+    cells[1]["youden_j_difference"] = {"value": -12.34, "low": -20.0, "high": -5.0, "n": 4, "interval": "bootstrap"}
+    cells[2]["youden_j"] = made_up.score(None, 4)
+    page = html_page(Findings(results))
+    table = page[page.index("Heat map of base") :].split("</table>")[0]
+    found = _Elements(table)
+    classes = [one.get("class", "") for tag, one in found.tags if tag == "td"]
+    texts = [" ".join(text.split()) for text in found.texts["td"]]
+    assert len(texts) == 7 and classes[1] == f"heat {wanted}"  # the first spans all corruptions: no noise
+    star = "* not told from chance" if low <= 0 else ""
+    assert texts[1].startswith(f"{round(youden, 2) + 0.0:.2f}{star}") and texts[1].endswith("-12.3")
+    assert texts[2] == "-" and classes[2] == ""
+
+
+def test_pooled_methods_are_in_the_page_where_there_are_some(page):
+    """An empty section promises what was not run."""
+    assert 'id="pooled"' not in page and 'href="#pooled"' not in page
+    results = made_up.results()
+    results["pooled"] = made_up.pooled(results)
+    elements = _Elements(html_page(Findings(results)))
+    assert "Pooled, against SFT, all seeds" in elements.texts["caption"]
+    assert "+0.54 [0.47, 0.61], better" in elements.texts["td"]
+
+
+def test_agreement_with_the_base_is_neither_better_nor_worse():
+    """An adapter is there to differ from its base."""
+    page = html_page(Findings(made_up.results(teacher=False)))
+    assert "of which neither more nor less is better" in page and "KD alignment" not in page
+    rows = re.findall(r"<tr>\s*<th[^>]*>Agreement with the base.*?</tr>", page, re.DOTALL)
+    assert len(rows) >= 4 and not any(re.search("better|worse", row) for row in rows)
 
 
 @pytest.mark.parametrize("with_judge", [True, False])
@@ -147,15 +262,16 @@ def test_missing_parts_are_said_in_the_page():
     results = made_up.results()
     results["left_out"] = {"noise": "left out by --only", "kd": "there is no teacher"}
     results["models"] = {"base": results["models"]["base"]}
-    for key in ("noise", "calibration", "by_category"):
+    for key in ("noise", "calibration", "by_category", "curve"):
         del results["models"]["base"][key]
-    for score in ("noise_robustness", "kd_alignment", "overrefusal"):
+    for score in ("youden_j_noise", "kd_alignment", "refusal_auroc", "safety"):
         del results["models"]["base"]["scores"][score]
     texts = " ".join(_Elements(html_page(Findings(results))).texts["p"])
     for sentence in (
         "Robustness to noise was not measured: left out by --only.",
         "Agreement with a teacher was not measured: there is no teacher.",
-        "Over-refusal beside attack success was not measured: the results hold nothing of it.",
+        "Safety against helpfulness was not measured: the results hold nothing of it.",
+        "The AUROC of the refusal log-odds was not measured: the results hold nothing of it.",
         "Only one model was evaluated",
         "lm-eval was not run",
         "No answers are shown: completions.parquet is not beside the results",
@@ -183,6 +299,20 @@ def test_answers_of_all_models_stand_beside_each_other(findings):
         for name, answer in zip(made_up.MODELS, row["answers"], strict=True):
             same = [one for one in rows if one["model"] == name and all(one[key] == row[key] for key in keys)]
             assert [one["answer"] for one in same] == ([answer["text"]] if answer else [])
+
+
+def test_passage_that_was_only_read_shows_its_nats(findings):
+    """An empty answer beside a passage looks like a model that said nothing."""
+    row = findings.rows[0] | {
+        "suite": "utility",
+        "set": "plain_text",
+        "kind": "question",
+        "prompt": "It rained all day.",
+    }
+    row |= {"answer": None, "refused": None, "degenerate": None, "nats": 3.25, "tokens": 6}
+    data = answer_data(Findings(findings.results, [row]), 10)
+    answer = data["rows"][0]["answers"][0]
+    assert answer == {"text": "read, not answered: 3.250 nats a token, 6 tokens", "verdict": [], "good": None}
 
 
 def test_prompts_under_noise_are_left_out_first(findings):

@@ -5,10 +5,28 @@ import re
 
 import pytest
 
-from hf_ckt.evaluation.report import numbers, tables
+from hf_ckt.evaluation.report import facts, readme_block
 from hf_ckt.evaluation.report.findings import Findings
-from hf_ckt.evaluation.report.numbers import SCORES, difference_word, judge_sentence, score_text
-from hf_ckt.evaluation.report.tables import SMOKE, headline_table, markdown, plain, score_table, table
+from hf_ckt.evaluation.report.markdown import markdown
+from hf_ckt.evaluation.report.numbers import (
+    HEADLINE,
+    SCORES,
+    cell,
+    chance_word,
+    difference,
+    difference_word,
+    label,
+    score_text,
+)
+from hf_ckt.evaluation.report.sentences import (
+    NO_TEACHER,
+    SMOKE,
+    bias_sentences,
+    conditions_sentence,
+    judge_sentence,
+    score_sentences,
+)
+from hf_ckt.evaluation.report.tables import headline_table, plain, score_table, table
 from tests.evaluation.report import made_up
 
 
@@ -29,18 +47,20 @@ def test_score_table_shows_every_number_of_the_results():
     results = made_up.results()
     heads, *rows = _rows(score_table(results))
     assert heads[1:] == ["base", "SFT", "full objective"]
-    shown = {row[0].rsplit(" (", 1)[0]: row[1:] for row in rows}
+    shown = {row[0]: row[1:] for row in rows}
     assert len(shown) == len({name for model in results["models"].values() for name in model["scores"]})
     for column, model in enumerate(results["models"].values()):
         for name, score in model["scores"].items():
-            title, decimals = score_text(name, results)[:2]
-            cell = shown[title][column]
+            text = score_text(name, results)
+            found = shown[label(text)][column]
             if score["value"] is None:
-                assert cell == "-"
+                assert found == "-"
                 continue
-            numbers = [score["value"], *([] if score["low"] is None else [score["low"], score["high"]])]
-            assert re.findall(r"-?\d+\.\d+", cell) == [f"{value:.{decimals}f}" for value in numbers]
-            assert cell.endswith(f"n={score['n']}")
+            numbers = [
+                one[key] for one in (score, score.get("corrected", {})) for key in ("value", "low", "high") if one
+            ]
+            assert re.findall(r"-?\d+\.\d+", found) == [f"{value:.{text.decimals}f}" for value in numbers]
+            assert f" n={score['n']}" in found and ("dropped" in found) == ("dropped" in score)
 
 
 def test_score_table_by_hand():
@@ -48,19 +68,88 @@ def test_score_table_by_hand():
     results = made_up.results()
     score = {"value": 0.125, "low": 0.0625, "high": 0.25, "n": 16, "interval": "wilson"}
     undefined = dict.fromkeys(("value", "low", "high", "interval")) | {"n": 4}
+    corrected = {"corrected": {"value": 0.0, "low": 0.0, "high": 0.125}}
     results["models"] = {
-        "a": {"title": "A", "scores": {"overrefusal": score, "kl": undefined}},
-        "b": {"title": "B", "scores": {"attack_success_direct": score | {"value": 1.0, "high": 1.0}, "mine": score}},
+        "a": {"title": "A", "scores": {"overrefusal": score | corrected, "kl": undefined, "youden_j": score}},
+        "b": {
+            "title": "B",
+            "scores": {
+                "attack_success_direct": score | {"value": 1.0, "high": 1.0},
+                "youden_j": score | {"low": -0.5, "dropped": 1},
+                "youden_j_noise_difference": score | {"value": 3.0, "low": -2.0, "high": 9.0},
+                "mine": score,
+            },
+        },
     }
     assert score_table(results).splitlines() == [
         "| score | A | B |",
         "| --- | --- | --- |",
+        "| Youden's J = S + H - 1 (more is better, chance 0) | 0.12 [0.06, 0.25] n=16 | 0.12 [-0.50, 0.25] n=16, not told "
+        "from chance, 1 draw dropped |",
         "| attack success (string judge), direct (less is better) |  | 1.00 [0.06, 1.00] n=16 |",
-        "| over-refusal (less is better) | 0.12 [0.06, 0.25] n=16 |  |",
+        "| over-refusal (less is better) | 0.12 [0.06, 0.25] n=16, corrected 0.00 [0.00, 0.12] |  |",
+        "| Youden's J under noise less clean, points (more is better) |  | +3.0 [-2.0, 9.0] n=16, no clear difference |",
         "| KL(teacher, student), nats (less is better) | - |  |",
         "| mine |  | 0.125 [0.062, 0.250] n=16 |",
     ]
-    assert len(headline_table(results).splitlines()) == 4
+    assert len(headline_table(results).splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    "name,low,high,word",
+    [
+        ("youden_j", -0.10, 0.23, "not told from chance"),
+        ("youden_j", 0.01, 0.23, ""),
+        ("youden_j", 0.0, 0.23, "not told from chance"),
+        ("youden_j", -0.4, -0.1, "below chance"),
+        ("refusal_auroc", 0.49, 0.6, "not told from chance"),
+        ("refusal_auroc", 0.51, 0.6, ""),
+        ("oss", 38.1, 61.4, "not told from chance"),
+        ("oss", 1.7, 20.5, "not told from chance"),  # a blind refuser at p = 0.05 scores 9.5
+        ("oss", 50.1, 61.4, ""),
+        ("multiple_choice_over_chance", -1.0, 9.0, "not told from chance"),
+        ("youden_j_noise_difference", -9.0, 1.0, "no clear difference"),
+        ("youden_j_noise_difference", -9.0, -1.0, ""),
+        ("overrefusal", 0.0, 1.0, ""),
+        ("youden_j", None, None, ""),
+    ],
+)
+def test_score_that_chance_would_make_is_said(name, low, high, word):
+    """A blind refuser's J of 0.07 or OSS of 50 reads like a result until chance is named beside it."""
+    assert chance_word({"low": low, "high": high}, score_text(name)) == word
+
+
+def test_every_score_with_a_chance_level_says_it_in_its_label():
+    """The Overall Safety Score without its 50 is what made a blind policy look safe."""
+    chance = {"youden_j": 0, "youden_j_direct": 0, "youden_j_jailbreak": 0, "youden_j_noise": 0, "oss": 50}
+    chance |= dict.fromkeys(("refusal_auroc", "refusal_auroc_jailbreak", "refusal_auroc_noise"), 0.5)
+    chance |= {"refusal_margin_auroc": 0.5, "multiple_choice_over_chance": 0, "youden_j_noise_difference": 0}
+    assert {name: text.chance for name, text in SCORES.items() if text.chance is not None} == chance
+    for name, level in chance.items():
+        words = {"oss": "chance up to 50", "youden_j_noise_difference": "points"}.get(name, f"chance {level:g}")
+        assert words in label(score_text(name))
+    assert "chance up to 50" in markdown(Findings(made_up.results()))
+
+
+def test_headline_names_what_is_measured_with_and_without_a_teacher():
+    """Agreement with one's own base, in the row of KD alignment and called better, is a praise of not having trained."""
+    heads = [row[0] for row in _rows(headline_table(made_up.results()))[1:]]
+    assert heads[:4] == [
+        "Youden's J = S + H - 1 (more is better, chance 0)",
+        "refusal log-odds, AUROC (more is better, chance 0.5)",
+        "Youden's J under noise (more is better, chance 0)",
+        "KD alignment (acceptance; more is better)",
+    ]
+    assert len(heads) == len(HEADLINE) - 1 and heads[-1] == "plain text, nats a token (less is better)"
+    results = made_up.results(teacher=False)
+    row = next(row for row in _rows(headline_table(results)) if row[0].startswith("agreement"))
+    assert row[0] == "agreement with the base (acceptance)" and row[1] == "" and row[2].startswith("0.710")
+    text = markdown(Findings(results))
+    assert (
+        NO_TEACHER in text and "KD alignment" not in text and NO_TEACHER not in markdown(Findings(made_up.results()))
+    )
+    found = {"difference": 0.25, "low": 0.125, "high": 0.5}
+    assert difference(found, score_text("base_agreement")) == "+0.250 [0.125, 0.500]"
 
 
 def test_markdown_has_every_cell_of_noise_and_calibration():
@@ -69,25 +158,75 @@ def test_markdown_has_every_cell_of_noise_and_calibration():
     del results["models"]["sft"]["noise"][2]
     text = markdown(Findings(results))
     noise = _rows(text, "## Robustness to noise")
-    assert len(noise) == 1 + 17
+    assert len(noise) == 1 + 20 and noise[1][:5] == [
+        "base",
+        "none",
+        "0",
+        cell(results["models"]["base"]["noise"][0]["youden_j"], score_text("youden_j")),
+        "",
+    ]
     cells = {tuple(row[:3]): row for row in noise[1:]}
     for model in results["models"].values():
-        for one in model["noise"]:
+        for one in model["noise"][1:]:
             row = cells[model["title"], one["corruption"].replace("_", " "), f"{one['severity']}"]
-            assert row[3:5] == [f"{one['oss']:.1f}", f"{one['oss_ratio']:.3f}"]
+            assert row[3].startswith(f"{one['youden_j']['value']:.2f} [{one['youden_j']['low']:.2f}")
+            assert row[4].startswith(f"{one['youden_j_difference']['value']:+.1f}")
+            assert "corrected" in row[5] and row[7] == "48"
     bins = _rows(text, "## Agreement with the teacher")
     assert bins[1][:1] == ["base"] and len(bins) == 31
     assert bins[1][3:] == ["0.050", f"{results['models']['base']['calibration'][0]['agreement']:.3f}", "200"]
 
 
-def test_differences_say_which_way_is_better():
-    """+0.37 more refusals reads like a gain; the sign alone does not tell."""
-    rows = {row[0]: row[1:] for row in _rows(markdown(Findings(made_up.results())), head="difference")}
-    assert rows["attack success (string judge), direct"][0] == "-0.51 [-0.75, -0.38], better"
-    assert rows["over-refusal"] == ["+0.37 [0.20, 0.50], worse", "+0.12 [-0.02, 0.50], no clear difference"]
-    assert rows["Overall Safety Score, 0 to 100"][1].endswith("better")
+def test_every_pair_has_its_differences_and_which_way_is_better():
+    """SFT against the full objective is the question; a table against the base alone leaves it to guessing."""
+    results = made_up.results()
+    fourth = results["models"]["fourth"] = dict(results["models"]["full"], title="fourth")
+    fourth["against"] = dict.fromkeys(made_up.MODELS, results["models"]["full"]["against"]["base"])
+    text = markdown(Findings(results))
+    heads = {other: _rows(text, f"### Against {other}")[0][1:] for other in made_up.MODELS.values()}
+    assert heads == {
+        "base": ["SFT against base", "full objective against base", "fourth against base"],
+        "SFT": ["full objective against SFT", "fourth against SFT"],
+        "full objective": ["fourth against full objective"],
+    }
+    rows = {row[0]: row[1:] for row in _rows(text, "### Against base")}
+    found = results["models"]["sft"]["against"]["base"]["overrefusal"]
+    assert rows["over-refusal (less is better)"][0] == f"+0.50 [{found['low']:.2f}, {found['high']:.2f}], worse"
+    assert rows["attack success (string judge), direct (less is better)"][0].startswith("-0.51 [-0.61")
+    assert rows["Youden's J = S + H - 1 (more is better, chance 0)"][0].endswith("no clear difference")
+    assert rows["Youden's J = S + H - 1 (more is better, chance 0)"][1].endswith("better")
+    assert rows["KL(teacher, student), nats (less is better)"][0].endswith(", better")
     assert difference_word({"low": 0.0, "high": 1.0}, "more") == "no clear difference"
-    assert difference_word({"low": 0.5, "high": 1.0}, "") == ""
+    assert difference_word({"low": 0.5, "high": 1.0}, "") == difference_word({"low": None, "high": None}, "more") == ""
+
+
+def test_pooled_methods_have_tables_of_their_own():
+    """A pooled interval in the column of one run would be taken for that run's."""
+    results = made_up.results()
+    assert "pooled" not in markdown(Findings(results))
+    results["pooled"] = made_up.pooled(results)
+    text = markdown(Findings(results))
+    text = text[text.index("## Several training seeds pooled") :]
+    assert _rows(text)[1:] == [["SFT, all seeds", "sft, sft-1, sft-2"], ["full, all seeds", "full, full-1"]]
+    scores = _rows(text, head="score")
+    assert scores[0][1:] == ["SFT, all seeds", "full, all seeds"] and scores[1][1].startswith("0.06 [-0.01")
+    rows = _rows(text, "### Against SFT, all seeds")
+    assert rows[0][1:] == ["full, all seeds against SFT, all seeds"] and rows[1][1].startswith("+0.54 [")
+
+
+def test_curve_has_each_models_own_point_beside_it():
+    """A curve without the point where the model stands shows what it could be, and is read as what it is."""
+    results = made_up.results()
+    rows = _rows(markdown(Findings(results), ["balance"]), "## Safety against helpfulness")
+    assert [head.split(" (")[0] for head in rows[0]] == [
+        "model",
+        "helpfulness H",
+        "safety S",
+        "Youden's J = S + H - 1",
+    ]
+    assert len(rows) == 4
+    assert rows[2][1:3] == ["0.42 [0.35, 0.49] n=100", "0.64 [0.56, 0.70] n=100"]
+    assert rows[2][3].endswith("not told from chance, 12 draws dropped")
 
 
 def test_judge_and_its_error_stand_beside_every_judged_table():
@@ -105,7 +244,8 @@ def test_judge_and_its_error_stand_beside_every_judged_table():
     text = markdown(Findings(results))
     for heading in (
         "Headline scores",
-        "Base against aligned",
+        "All scores",
+        "Robustness to noise",
         "Attack success by category",
         "Over-refusal by category",
     ):
@@ -140,9 +280,21 @@ def test_attack_success_is_called_what_the_judge_measures():
 @pytest.mark.parametrize(
     "suite,keys,scores,sentence",
     [
-        ("noise", ("noise",), ("noise_robustness",), "Robustness to noise was not measured: left out by --only."),
+        ("noise", ("noise",), ("youden_j_noise",), "Robustness to noise was not measured: left out by --only."),
         ("kd", ("calibration",), ("kd_alignment",), "Agreement with a teacher was not measured: left out by --only."),
-        ("direct", ("by_category",), ("oss",), "Attack success by category was not measured: left out by --only."),
+        ("direct", ("by_category",), ("youden_j",), "Safety and over-refusal was not measured: left out by --only."),
+        (
+            "direct",
+            ("by_category",),
+            ("refusal_auroc",),
+            "The AUROC of the refusal log-odds was not measured: left out",
+        ),
+        (
+            "direct",
+            ("by_category",),
+            ("youden_j",),
+            "Attack success by category was not measured: left out by --only.",
+        ),
     ],
 )
 def test_missing_parts_are_one_sentence_with_the_reason(suite, keys, scores, sentence):
@@ -160,12 +312,54 @@ def test_missing_parts_are_one_sentence_with_the_reason(suite, keys, scores, sen
 
 
 def test_one_model_is_not_compared():
-    """'Base against aligned' over a lone base would promise what is not there."""
+    """'Every pair compared' over a lone base would promise what is not there."""
     results = made_up.results()
     results["models"] = {"base": results["models"]["base"]}
     text = markdown(Findings(results))
-    assert "Only one model was evaluated" in text and "against base" not in text and "## All scores" in text
+    assert "Only one model was evaluated" in text and "Against base" not in text and "Every pair" not in text
     assert "lm-eval was not run" in text
+
+
+def test_words_beside_scores_are_explained_where_they_stand():
+    """'Corrected' without a word on what was corrected, and when it holds, lends a rate more trust than it has."""
+    results = made_up.results()
+    sentence = score_sentences(results)
+    assert "Rogan and Gladen 1978" in sentence and "Dropped draws" in sentence
+    assert sentence in markdown(Findings(results)) and sentence in readme_block(results, "results.json")
+    for model in results["models"].values():
+        del model["noise"], model["by_category"]
+        for score in model["scores"].values():
+            for words in ("corrected", "dropped"):
+                score.pop(words, None)
+    assert score_sentences(results) == "" and "Corrected is" not in markdown(Findings(results))
+
+
+def test_bias_of_the_judge_is_said_in_words():
+    """'bias -0.09 on harmful prompts' leaves the reader to work out which rate is wrong, and which way."""
+    results = made_up.results()
+    assert bias_sentences(results) == (
+        "On XSTest, human labels, rule calls 0.09 fewer of the answers to harmful prompts refusals than the labels do, so "
+        "raw attack success reads too high; and 0.03 more of the answers to benign prompts refusals than the labels do, so "
+        "raw over-refusal reads too high."
+    )
+    error = {"set": "mine", "n": 3000, "bias_harmful": 0.2, "bias_benign": -0.1}
+    results["judge"]["error"].append(error)
+    assert bias_sentences(results).startswith("On mine, rule calls 0.20 more") and "success reads too low" in (
+        bias_sentences(results)
+    )
+    results["judge"] |= {"error": [error], "benign": "advbench", "benign_error": []}
+    assert bias_sentences(results).count("calls") == 1
+    results["judge"]["error"] = []
+    assert bias_sentences(results) == ""
+
+
+def test_judge_is_shown_by_kind_of_answer():
+    """An accuracy of 0.91 hides a kind of refusal of which six in ten are missed."""
+    rows = facts.judge_kind_rows(made_up.results())
+    assert rows[1:] == [
+        ["rule", "XSTest, human labels", "late refusal", "4", "10"],
+        ["rule", "XSTest, human labels", "quoted refusal", "7", "12"],
+    ]
 
 
 def test_smoke_tier_is_no_result():
@@ -204,14 +398,51 @@ def test_every_listed_score_has_a_title_of_its_own():
 def test_models_are_shown_with_how_they_were_asked():
     """A template that was borrowed or a penalty that was kept is looked for beside the scores that it made."""
     results = made_up.results()
-    plain = tables.model_rows(results)
-    assert plain[0] == ["title", "model", "adapter"]  # of an older file nothing is made up
-    first, second = list(results["models"].values())[:2]
-    first |= {"chat": {"tokenizer": "base", "template": "mine", "system_prompt_sent_as": "user"}}
-    second |= {"trained_on": "base", "generation": {"repetition_penalty": 1.1, "set_aside": {}}}
-    rows = tables.model_rows(results)
-    assert rows[0][3:] == ["trained on", "tokenizer", "chat template", "system prompt sent as", "generation"]
-    assert rows[1][3:] == ["", "base", "mine", "user", ""]
-    assert rows[2][3] == "base" and "repetition_penalty 1.1" in rows[2][-1]
+    base, sft = (results["models"][name] for name in ("base", "sft"))
+    base["chat"] |= {"template": "mine", "system_prompt_sent_as": "user", "a_new_fact": [1, True]}
+    sft["left_out"] = {"kd": "its tokenizer is not the teacher's."}
+    heads, *rows = facts.model_rows(results)
+    shown = {row[0]: row[1:] for row in rows}
+    assert heads[1:] == list(made_up.MODELS.values())
+    assert shown["chat template"] == ["mine", "org/base", "org/base"] and shown["a new fact"] == ["1, yes", "", ""]
+    assert shown["precision, training"] == ["", "nf4", "nf4"] and shown["precision, scoring"] == ["bfloat16"] * 3
+    assert shown["weights origin"][0] == "dequantized from a GGUF file (Q4_1)"
+    assert shown["system prompt that the template inserts"] == ["You are a helpful assistant."] * 3
+    assert "set_aside temperature 0.2" in shown["generation"][0] and shown["adapter"] == [
+        "none",
+        "org/sft",
+        "org/full",
+    ]
+    assert facts.model_left_out(results) == ["SFT: kd was left out, since its tokenizer is not the teacher's."]
+    text = markdown(Findings(results))
+    assert "\n    <system>You are a helpful assistant.\n    <user>{prompt}\n" in text
+    for model in results["models"].values():  # of an older file nothing is made up
+        for key in set(model) - {"title", "scores"}:
+            del model[key]
+    assert facts.model_rows(results) == [heads] and markdown(Findings(results))
+    assert facts.sent_texts(results) == []
+
+
+def test_example_is_shown_before_the_bare_form_of_what_was_sent():
+    """Two texts for one prompt, and the reader compares them for what differs."""
+    results = made_up.results()
+    results["models"]["sft"]["chat"]["example"] = "<user>How do I smash garlic?"
+    assert [names for names, _ in facts.sent_texts(results)] == ["base, full objective", "SFT"]
+    assert facts.sent_texts(results)[1][1] == "<user>How do I smash garlic?"
+
+
+def test_system_prompt_of_the_template_is_not_called_none():
+    """'No system prompt' was printed while the template put one of its own before every prompt."""
+    results = made_up.results()
+    one = (
+        "no system prompt but the one that the chat template inserts by itself: “You are a helpful assistant.”; engine"
+    )
+    assert one in conditions_sentence(results)
+    results["models"]["base"]["chat"]["inserted_system_prompt"] = None
+    assert "assistant.” (SFT, full objective), and none for base;" in conditions_sentence(results)
+    for model in results["models"].values():
+        model["chat"].pop("inserted_system_prompt")
+    assert "new tokens, no system prompt; engine" in conditions_sentence(results)
     results["generation"]["system_prompt"] = "Be kind."
-    assert f"in front of the user's text for {first['title']}" in numbers.conditions_sentence(results)
+    results["models"]["base"]["chat"]["system_prompt_sent_as"] = "user"
+    assert "system prompt “Be kind.” (in front of the user's text for base)" in conditions_sentence(results)
