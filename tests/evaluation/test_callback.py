@@ -207,7 +207,7 @@ def test_a_resumed_run_keeps_the_best_score(control, tiny_model_dir, tmp_path):
     resumed, _ = make(tmp_path / "cut", tiny_model_dir, **options)
     control(resumed, refused)
     resumed.train(resume_from_checkpoint=True)
-    assert resumed.state.best_metric == whole.state.best_metric == 100.0
+    assert resumed.state.best_metric == whole.state.best_metric == 1.0
     assert Path(resumed.state.best_model_checkpoint).name == "checkpoint-1"
 
     def told(trainer):
@@ -235,7 +235,7 @@ def test_several_evaluation_datasets_share_one_round(control, tiny_model_dir, tm
     answer = added._scores
     added._scores = lambda: rounds.append(trainer.state.global_step) or answer()
     run(trainer)
-    assert rounds == [1, 2] and trainer.state.best_metric == 100.0
+    assert rounds == [1, 2] and trainer.state.best_metric == 1.0
     metrics = trainer.evaluate(metric_key_prefix="test")
     assert rounds == [1, 2, 2] and metrics["test_youden_j"] == 0.0
     # After the best adapter was loaded at the same step, and of one dataset alone: that is another round each.
