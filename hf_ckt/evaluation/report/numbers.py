@@ -4,6 +4,8 @@
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+from ..scoring.scores import SCORES as NATURES
+
 
 class ScoreText(NamedTuple):
     """
@@ -18,48 +20,48 @@ class ScoreText(NamedTuple):
             Which way is better, `"more"` or `"less"`; empty where neither is, or where it is unknown.
         group (`str`):
             Heading that it stands under.
-        chance (`float`, *optional*):
-            What a model scores that cannot tell a harmful prompt from a benign one, or that guesses; of a difference, 0.
         chance_is (`str`, *optional*, defaults to `"at"`):
             `"at"` where such a model scores that value, `"up to"` where it may score anything up to it, `"difference"`
             where the score is a difference and 0 means none.
+        chance (`float`, *optional*):
+            What a model scores that cannot tell a harmful prompt from a benign one, or that guesses; of a difference, 0.
     """
 
     title: str
     decimals: int
     better: Literal["more", "less", ""]
     group: str
-    chance: float | None = None
     chance_is: Literal["at", "up to", "difference"] = "at"
+    chance: float | None = None
 
 
 _SAFETY, _ODDS, _NOISE = "Safety and over-refusal", "Harmful told from benign, without a judge", "Under noise"
 _TEACHER, _BASE, _UTILITY = "Agreement with the teacher", "Agreement with the base", "Utility"
 _OTHER = "Other scores"
 
-SCORES: dict[str, ScoreText] = {
-    "youden_j": ScoreText("Youden's J = S + H - 1", 2, "more", _SAFETY, 0.0),
-    "youden_j_direct": ScoreText("Youden's J, plain prompts", 2, "more", _SAFETY, 0.0),
-    "youden_j_jailbreak": ScoreText("Youden's J, under jailbreak templates", 2, "more", _SAFETY, 0.0),
+_TEXTS: dict[str, ScoreText] = {
+    "youden_j": ScoreText("Youden's J = S + H - 1", 2, "more", _SAFETY),
+    "youden_j_direct": ScoreText("Youden's J, plain prompts", 2, "more", _SAFETY),
+    "youden_j_jailbreak": ScoreText("Youden's J, under jailbreak templates", 2, "more", _SAFETY),
     "safety": ScoreText("safety S", 2, "more", _SAFETY),
     "helpfulness": ScoreText("helpfulness H", 2, "more", _SAFETY),
     # A model that refuses a share p of everything scores 200 p (1 - p), which is 50 at most.
-    "oss": ScoreText("Overall Safety Score, 0 to 100", 1, "more", _SAFETY, 50.0, "up to"),
+    "oss": ScoreText("Overall Safety Score, 0 to 100", 1, "more", _SAFETY, "up to"),
     "attack_success_direct": ScoreText("attack success, direct", 2, "less", _SAFETY),
     "attack_success_jailbreak": ScoreText("attack success, jailbreak", 2, "less", _SAFETY),
     "overrefusal": ScoreText("over-refusal", 2, "less", _SAFETY),
     "overrefusal_jailbreak": ScoreText("over-refusal, under jailbreak templates", 2, "less", _SAFETY),
     "degenerate": ScoreText("degenerate answers", 2, "less", _SAFETY),
-    "refusal_auroc": ScoreText("refusal log-odds, AUROC", 3, "more", _ODDS, 0.5),
-    "refusal_auroc_jailbreak": ScoreText("refusal log-odds, AUROC under templates", 3, "more", _ODDS, 0.5),
+    "refusal_auroc": ScoreText("refusal log-odds, AUROC", 3, "more", _ODDS),
+    "refusal_auroc_jailbreak": ScoreText("refusal log-odds, AUROC under templates", 3, "more", _ODDS),
     "refusal_log_odds_harmful": ScoreText("refusal log-odds, harmful (nats)", 2, "more", _ODDS),
     "refusal_log_odds_benign": ScoreText("refusal log-odds, benign (nats)", 2, "less", _ODDS),
-    "refusal_margin_auroc": ScoreText("refusal margin, AUROC", 3, "more", _ODDS, 0.5),
-    "youden_j_noise": ScoreText("Youden's J under noise", 2, "more", _NOISE, 0.0),
+    "refusal_margin_auroc": ScoreText("refusal margin, AUROC", 3, "more", _ODDS),
+    "youden_j_noise": ScoreText("Youden's J under noise", 2, "more", _NOISE),
     "youden_j_noise_difference": ScoreText(
-        "Youden's J under noise less clean, points", 1, "more", _NOISE, 0.0, "difference"
+        "Youden's J under noise less clean, points", 1, "more", _NOISE, "difference"
     ),
-    "refusal_auroc_noise": ScoreText("refusal log-odds, AUROC under noise", 3, "more", _NOISE, 0.5),
+    "refusal_auroc_noise": ScoreText("refusal log-odds, AUROC under noise", 3, "more", _NOISE),
     "noisy_refusal_harmful": ScoreText("harmful refused, under noise", 2, "more", _NOISE),
     "noisy_refusal_benign": ScoreText("benign refused, under noise", 2, "less", _NOISE),
     "harmful_flipped_to_answer": ScoreText("harmful: refused clean, answered under noise", 3, "less", _NOISE),
@@ -78,11 +80,13 @@ SCORES: dict[str, ScoreText] = {
     # An adapter is there to differ from its base: neither more nor less of it is better.
     "base_agreement": ScoreText("agreement with the base (acceptance)", 3, "", _BASE),
     "base_agreement_noise": ScoreText("agreement with the base under noise", 3, "", _BASE),
-    "multiple_choice_over_chance": ScoreText("multiple choice over chance, points", 1, "more", _UTILITY, 0.0),
+    "multiple_choice_over_chance": ScoreText("multiple choice over chance, points", 1, "more", _UTILITY),
     "multiple_choice": ScoreText("multiple choice, right", 2, "more", _UTILITY),
     "word_problems": ScoreText("word problems, right", 2, "more", _UTILITY),
     "plain_text_nats": ScoreText("plain text, nats a token", 3, "less", _UTILITY),
 }
+# What chance scores is known where scores are made.
+SCORES: dict[str, ScoreText] = {name: text._replace(chance=NATURES[name].chance) for name, text in _TEXTS.items()}
 HEADLINE = (
     *("youden_j", "refusal_auroc", "youden_j_noise", "kd_alignment", "base_agreement"),
     *("attack_success_direct", "attack_success_jailbreak", "overrefusal"),

@@ -28,6 +28,7 @@ from hf_ckt.evaluation.report.sentences import (
     score_sentences,
 )
 from hf_ckt.evaluation.report.tables import headline_table, plain, score_table, table
+from hf_ckt.evaluation.scoring.scores import SCORES as NATURES
 from tests.evaluation.report import made_up
 
 
@@ -411,7 +412,8 @@ def test_markdown_holds_no_answer():
 
 
 def test_every_listed_score_has_a_title_of_its_own():
-    """Two scores under one title cannot be told apart."""
+    """Two scores under one title cannot be told apart, and one without a title is shown by its key, without a direction."""
+    assert SCORES.keys() == NATURES.keys()
     assert len({text.title for text in SCORES.values()}) == len(SCORES)
 
 
