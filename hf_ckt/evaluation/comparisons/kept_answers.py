@@ -137,6 +137,6 @@ def _require_installed(old: str, new: str) -> None:
         load_judge(old)
     except (ImportError, OSError, ValueError) as error:
         raise ValueError(
-            f"judge: the answers were judged by {old!r}, which does not run here ({error}), and by {new!r} the rates would "
+            f"judge: the answers were judged by {old!r}, which does not run here ({str(error).rstrip(".")}), and by {new!r} the rates would "
             f"change for no other reason. Install what {old!r} needs."
         ) from error
