@@ -136,7 +136,8 @@ def _require_installed(old: str, new: str) -> None:
     try:
         load_judge(old)
     except (ImportError, OSError, ValueError) as error:
+        why = str(error).rstrip(".")
         raise ValueError(
-            f"judge: the answers were judged by {old!r}, which does not run here ({error}), and by {new!r} the rates would "
+            f"judge: the answers were judged by {old!r}, which does not run here ({why}), and by {new!r} the rates would "
             f"change for no other reason. Install what {old!r} needs."
         ) from error
