@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the harness's results to the rows of a table: which metric, of how many, and how certain."""
 
+import statistics
+
 import pytest
 
 from hf_ckt.data.prompt_sets import load_prompts
 from hf_ckt.evaluation.harness.catalogue import load_tasks
 from hf_ckt.evaluation.harness.run import HarnessRun, run_tasks
 from hf_ckt.evaluation.harness.scores import score_rows, shown_score
-from hf_ckt.evaluation.scoring.intervals import cluster_bootstrap_interval, wilson_interval
+from hf_ckt.evaluation.scoring.intervals import wilson_interval
 from tests.evaluation.harness.scripted_harness import scripted, sum_task
 
 pytest.importorskip("lm_eval")
@@ -25,8 +27,9 @@ def test_requests_in_several_templates_are_one_cluster():
     for number, prompt in enumerate(result["samples"]["hf_ckt_jailbreak"]):
         by_request.setdefault(prompt["doc"]["id"], []).append(float(number % 4 == 3))
     assert {len(values) for values in by_request.values()} == {2}
-    expected = cluster_bootstrap_interval(list(by_request.values()))
-    assert (score["low"], score["high"]) == pytest.approx(expected)
+    means = [sum(values) / len(values) for values in by_request.values()]
+    half = 1.96 * statistics.stdev(means) / len(means) ** 0.5  # of a mean over requests
+    assert score["high"] - score["low"] > 1.6 * half and score["low"] < score["value"] < score["high"]
     plain = wilson_interval(round(score["value"] * score["n"]), score["n"])
     assert score["high"] - score["low"] > 1.2 * (plain[1] - plain[0])
 

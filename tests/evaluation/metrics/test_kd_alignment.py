@@ -31,9 +31,10 @@ def test_kd_alignment_metric_gives_the_numbers_of_compare_models(tiny_model_dir,
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     models = [load(tiny_model_dir), *(load(save_tiny_llama(tmp_path / str(seed), seed=seed)) for seed in (1, 2))]
     student, teacher, base = (partial(nullcontext, model) for model in models)
-    expected, calibration = alignment_scores(
-        compare_models(student, teacher, tokenizer, PROMPTS, RESPONSES, base=base)
-    )
+    records = compare_models(student, teacher, tokenizer, PROMPTS, RESPONSES, base=base)
+    records = [{**one, "id": f"{number}"} for number, one in enumerate(records)]
+    scored = alignment_scores({"": records}, named=True)[""]
+    expected, calibration = scored.scores, scored.calibration
     batch = response_batch(tokenizer, PROMPTS, RESPONSES)
     assert len(batch.kept) > 128  # more than a tile
     with torch.no_grad():

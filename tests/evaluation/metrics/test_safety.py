@@ -7,26 +7,46 @@ from datasets import Dataset
 
 from hf_ckt.evaluation.judges import is_degenerate, is_refusal, load_judge
 from hf_ckt.evaluation.metrics.safety import SafetyMetric
-from hf_ckt.evaluation.scoring.safety import categories, safety_scores
+from hf_ckt.evaluation.scoring.compared import score_models
 from tests.evaluation.verdicts import row
 
 REFUSAL, HELP, NOTHING = "I can't help with that, sorry.", "Mix flour and water, then give it time.", ""
 ASKED = [
     *(("direct", f"h/{n}", REFUSAL if n % 3 else HELP, "fraud") for n in range(6)),
-    *(("jailbreak", f"h/{n % 2}", REFUSAL if n % 4 else NOTHING, "fraud") for n in range(6)),
+    *(("jailbreak", f"{'hb'[n % 2]}/{n % 4}", REFUSAL if n % 4 else NOTHING, "fraud") for n in range(6)),
     *(("overrefusal", f"b/{n}", [HELP, REFUSAL, NOTHING][n % 3], "home") for n in range(7)),
 ]
 ANSWERS = [answer for _, _, answer, _ in ASKED]
-REFERENCES = [{"suite": suite, "prompt_id": name, "category": category} for suite, name, _, category in ASKED]
-ROWS = [
-    row(suite, name, is_refusal(answer), degenerate=is_degenerate(answer), category=category, set="")
-    for suite, name, answer, category in ASKED
+KINDS = [{"h": "harmful", "b": "benign"}[name[0]] for _, name, _, _ in ASKED]
+REFERENCES = [
+    {"suite": suite, "prompt_id": name, "category": category, "template": f"t{at % 3}" if suite == "jailbreak" else ""}
+    | {"kind": kind if suite == "jailbreak" else None}  # what the suite does not say by itself
+    for at, ((suite, name, _, category), kind) in enumerate(zip(ASKED, KINDS, strict=True))
 ]
+ROWS = [
+    row(
+        asked["suite"],
+        asked["prompt_id"],
+        is_refusal(answer),
+        degenerate=is_degenerate(answer),
+        category=asked["category"],
+        template=asked["template"],
+        kind=kind,
+        set="",
+    )
+    for asked, answer, kind in zip(REFERENCES, ANSWERS, KINDS, strict=True)
+]
+
+
+def plain_functions(rows):
+    found = score_models({"": rows})[""]
+    return {**found.scores, "by_category": found.by_category}
 
 
 def test_safety_metric_gives_the_numbers_of_the_plain_functions():
     """Two ways to one number that do not meet leave the reader to choose."""
-    expected = {**safety_scores(ROWS), "by_category": categories(ROWS)}
+    expected = plain_functions(ROWS)
+    assert "youden_j_jailbreak" in expected
     assert SafetyMetric().compute(predictions=ANSWERS, references=REFERENCES) == expected
     verdicts = [{"refused": one["refused"], "degenerate": one["degenerate"]} for one in ROWS]
     assert SafetyMetric().compute(predictions=verdicts, references=REFERENCES) == expected
@@ -35,7 +55,7 @@ def test_safety_metric_gives_the_numbers_of_the_plain_functions():
 def test_safety_metric_takes_booleans_as_verdicts():
     """True read as an answer, or the other way round, turns every rate into its opposite."""
     refused = [one["refused"] for one in ROWS]
-    expected = safety_scores([one | {"degenerate": False} for one in ROWS])
+    expected = plain_functions([one | {"degenerate": False} for one in ROWS])
     for verdicts in (refused, np.array(refused)):
         found = SafetyMetric().compute(predictions=verdicts, references=REFERENCES)
         assert {name: found[name] for name in expected} == expected

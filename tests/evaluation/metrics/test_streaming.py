@@ -11,9 +11,9 @@ import torch
 
 from hf_ckt.evaluation.metrics import metric_folder
 from hf_ckt.evaluation.metrics.kd_alignment import KDAlignmentMetric
-from hf_ckt.evaluation.metrics.noise_robustness import NoiseRobustnessMetric
-from hf_ckt.evaluation.metrics.refusal_margin import RefusalMarginMetric
+from hf_ckt.evaluation.metrics.refusal_log_odds import RefusalLogOddsMetric
 from hf_ckt.evaluation.metrics.safety import SafetyMetric
+from hf_ckt.evaluation.metrics.safety_under_noise import SafetyUnderNoiseMetric
 
 LOGITS = torch.tensor([[0.0, 1.0, 2.0], [2.0, 0.0, 1.0], [1.0, 0.0, -1.0], [0.0, 3.0, 1.0]])
 NOISE = [
@@ -25,8 +25,8 @@ SUITES = [("direct", "h/1"), ("jailbreak", "h/1"), ("overrefusal", "b/1"), ("ove
 # name -> (class, four predictions, four references)
 METRICS = {
     "kd_alignment": (KDAlignmentMetric, LOGITS, LOGITS.flip(0)),
-    "noise_robustness": (NoiseRobustnessMetric, [True, False, True, True], NOISE),
-    "refusal_margin": (RefusalMarginMetric, [1.0, -2.0, 0.5, 0.0], ["harmful", "benign", "benign", "harmful"]),
+    "safety_under_noise": (SafetyUnderNoiseMetric, [True, False, True, True], NOISE),
+    "refusal_log_odds": (RefusalLogOddsMetric, [1.0, -2.0, 0.5, 0.0], ["harmful", "benign", "benign", "harmful"]),
     "safety": (
         SafetyMetric,
         ["I can't help with that.", "Sure, here is how.", "Mix flour and water.", ""],
@@ -137,10 +137,10 @@ def test_metric_writes_no_batch_to_disk(name, tmp_path):
 
 def test_metrics_combine():
     """`evaluate.combine` hands each metric the inputs of all of them."""
-    margins, kinds = METRICS["refusal_margin"][1:]
-    both = evaluate.combine([RefusalMarginMetric(), RefusalMarginMetric()], force_prefix=True)
-    found = both.compute(predictions=margins, references=kinds)
-    assert len(found) == 6
+    log_odds, kinds = METRICS["refusal_log_odds"][1:]
+    both = evaluate.combine([RefusalLogOddsMetric(), RefusalLogOddsMetric()], force_prefix=True)
+    found = both.compute(predictions=log_odds, references=kinds)
+    assert len(found) == 8
 
 
 def _rounded(value):

@@ -41,6 +41,13 @@ def expected_quantities(student: np.ndarray, teacher: np.ndarray) -> dict[str, l
     }
 
 
+def alignment(records, named=True, **settings):
+    """Scores and calibration of one model's records."""
+    given = [{"id": f"r{number:03}", **one} for number, one in enumerate(records)]
+    found = alignment_scores({"a": given}, named=named, **settings)["a"]
+    return found.scores, found.calibration
+
+
 def drawn(shape, seed=0, scale=2.0):
     return np.random.default_rng(seed).normal(size=shape) * scale
 
@@ -65,7 +72,7 @@ def test_token_alignment_is_scipys(vocab, teacher_vocab):
 def test_a_model_agrees_with_itself(seed, vocab, scale):
     """What is not 1, or 0, at equality measures something else than agreement."""
     logits = torch.tensor(drawn((9, vocab), seed, scale))
-    scores, _ = alignment_scores([tile_record(logits, logits.clone()), tile_record(logits[:3], logits[:3])], draws=20)
+    scores, _ = alignment([tile_record(logits, logits.clone()), tile_record(logits[:3], logits[:3])], draws=20)
     values = {name: score["value"] for name, score in scores.items() if name != "calibration_error"}
     assert values == pytest.approx(
         {"kd_alignment": 1, "top1_agreement": 1, "top10_overlap": 1, "kl": 0, "jsd": 0}, abs=1e-9
@@ -92,7 +99,7 @@ def test_calibration_is_that_of_a_plain_loop():
         alignment_record({name: value[rows] for name, value in quantities.items()})
         for rows in (slice(0, 200), slice(200, None))
     ]
-    scores, bins = alignment_scores(parts, draws=20)
+    scores, bins = alignment(parts, draws=20)
     error = 0.0
     for number in range(10):
         inside = [one for one in tokens if number / 10 <= one[0] < (number + 1) / 10 or (number, one[0]) == (9, 1.0)]
@@ -109,7 +116,7 @@ def test_calibration_is_that_of_a_plain_loop():
         )
     assert scores["calibration_error"]["value"] == pytest.approx(error)
     # A bin without a token is left out: it has no confidence.
-    one = alignment_scores([alignment_record({name: value[-2:-1] for name, value in quantities.items()})])
+    one = alignment([alignment_record({name: value[-2:-1] for name, value in quantities.items()})])
     assert [(found["low"], found["n"]) for found in one[1]] == [(0.9, 1)]
 
 
@@ -123,7 +130,7 @@ def test_alignment_scores_weigh_tokens_the_same_and_resample_responses():
         responses.append(values)
         quantities = {name: torch.zeros(size) for name in ("agreement", "top10_overlap", "kl", "jsd", "confidence")}
         records.append(alignment_record({**quantities, "acceptance": torch.tensor(values, dtype=torch.float64)}))
-    score = alignment_scores(records)[0]["kd_alignment"]
+    score = alignment(records)[0]["kd_alignment"]
     assert score["value"] == pytest.approx(sum(map(sum, responses)) / sum(map(len, responses)))
     means = []
     for _ in range(3000):
@@ -131,8 +138,9 @@ def test_alignment_scores_weigh_tokens_the_same_and_resample_responses():
         means.append(sum(map(sum, some)) / sum(map(len, some)))
     means.sort()
     assert (score["low"], score["high"]) == pytest.approx((means[75], means[2924]), abs=0.015) and score["n"] == 40
-    shuffled = rng.sample(records, 40)
-    assert alignment_scores(shuffled) == alignment_scores(records)
+    given = [{**one, "id": f"r{number}"} for number, one in enumerate(records)]
+    shuffled = rng.sample(given, 40)
+    assert alignment_scores({"a": shuffled}, named=True) == alignment_scores({"a": given}, named=True)
 
 
 def test_gap_closed_by_hand():
@@ -144,17 +152,73 @@ def test_gap_closed_by_hand():
         for name, logits in (("base", base), ("half", half))
     }
     for student, expected in ((teacher, 1), (base, 0), (half, 1 - kl["half"] / kl["base"])):
-        scores, _ = alignment_scores([tile_record(student, teacher, base)], draws=20)
+        scores, _ = alignment([tile_record(student, teacher, base)], draws=20)
         assert scores["gap_closed"]["value"] == pytest.approx(expected, abs=1e-9)
-    assert "gap_closed" not in alignment_scores([tile_record(half, teacher)], draws=20)[0]
+    assert "gap_closed" not in alignment([tile_record(half, teacher)], draws=20)[0]
     # A base that is the teacher leaves no gap to close.
-    assert alignment_scores([tile_record(half, teacher, teacher)], draws=20)[0]["gap_closed"]["value"] is None
+    assert alignment([tile_record(half, teacher, teacher)], draws=20)[0]["gap_closed"]["value"] is None
 
 
 def test_alignment_of_nothing_raises():
     """0 / 0 would print as NaN in the main table."""
     with pytest.raises(ValueError, match="records: there are none"):
-        alignment_scores([])
+        alignment_scores({"a": []}, named=True)
+
+
+def records_of(scale, count=30, seed=0, ids=range(100)):
+    """A student that lies this far from its teacher, on responses that are the same for every scale."""
+    generator = np.random.default_rng(seed)
+    found = []
+    for _, name in zip(range(count), ids, strict=False):
+        teacher, noise, base = (generator.normal(size=(12, 9)) * 2 for _ in range(3))
+        student = torch.tensor(teacher + scale * noise)
+        found.append(tile_record(student, torch.tensor(teacher), torch.tensor(base)) | {"id": f"r{name:03}"})
+    return found
+
+
+def test_agreement_with_the_base_is_no_kd_alignment():
+    """Without a teacher the untrained base has the best agreement of all, and would lead the table."""
+    records = [one | {"noise": number >= 20} for number, one in enumerate(records_of(1.0))]
+    found = alignment_scores({"a": records}, named=False)["a"]
+    assert {*found.scores} == {"base_agreement", "base_agreement_noise"} and not found.calibration
+    named = alignment_scores({"a": records}, named=True)["a"]
+    assert named.scores["kd_alignment"]["value"] == found.scores["base_agreement"]["value"]
+    assert [named.scores[name]["n"] for name in ("kd_alignment", "kd_alignment_noise", "kl")] == [20, 10, 20]
+    assert named.scores["kd_alignment"]["value"] == alignment(records[:20])[0]["kd_alignment"]["value"]
+
+
+def test_differences_in_agreement_are_paired_by_response():
+    """Responses differ by far more than two students do on each."""
+    near, far = records_of(0.8), records_of(0.9)
+    found = alignment_scores({"far": far, "near": near[::-1]}, named=True)
+    difference, own = found["near"].against["far"]["kl"], found["near"].scores["kl"]
+    per_response = [
+        (one["sums"]["kl"] - other["sums"]["kl"]) / one["tokens"] for one, other in zip(near, far, strict=True)
+    ]
+    assert difference["difference"] == pytest.approx(np.mean(per_response))
+    half = 1.96 * np.std(per_response, ddof=1) / 30**0.5
+    assert difference["high"] - difference["low"] == pytest.approx(2 * half, rel=0.2)
+    assert difference["high"] - difference["low"] < 0.6 * (own["high"] - own["low"])
+    some = alignment_scores({"far": far[:20], "near": near[10:]}, named=True)["near"].against["far"]["kl"]
+    assert some["difference"] == pytest.approx(np.mean(per_response[10:20]))
+    assert alignment_scores({"far": far[:10], "near": near[10:]}, named=True)["near"].against == {}
+
+
+def test_perfect_agreement_is_no_point():
+    """[1, 1] of 30 responses says that the student holds the teacher's distribution everywhere."""
+    scores, _ = alignment(records_of(0.0))
+    for name in ("kd_alignment", "top1_agreement", "top10_overlap"):
+        assert scores[name]["value"] == pytest.approx(1) and scores[name]["low"] < 0.95
+    assert scores["kl"]["value"] == pytest.approx(0) and scores["kl"]["interval"] is None
+
+
+def test_undefined_draws_are_counted():
+    """An interval of half of the draws looks like one of all of them."""
+    records = [{**one, "sums": {**one["sums"], "base_kl": 0.0}} for one in records_of(1.0, 3)]
+    records[0]["sums"]["base_kl"] = 50.0
+    found = alignment(records, draws=3_000)[0]["gap_closed"]
+    # (2 / 3)^3 of the draws hold only responses in which the base is the teacher
+    assert found["dropped"] == pytest.approx(3_000 * 8 / 27, rel=0.1)
 
 
 def test_jsd_is_in_bits():

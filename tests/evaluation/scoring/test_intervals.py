@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Intervals of rates and of means over clusters; `test_interval_coverage.py` has what they cover."""
+"""Intervals of rates and of means over clusters"""
 
 import math
 import random
@@ -13,6 +13,7 @@ from hf_ckt.evaluation.scoring.intervals import (
     cluster_bootstrap_interval,
     percentile_interval,
     resampled_means,
+    student_t_quantile,
     wilson_interval,
 )
 
@@ -168,3 +169,19 @@ def test_resampled_means_want_a_stratum_for_each_cluster():
         resampled_means(np.ones((0, 1)), np.ones((0, 1)))
     with pytest.raises(ValueError, match="draws: must be 1 or more"):
         resampled_means(np.ones((3, 1)), np.ones((3, 1)), draws=0)
+
+
+@pytest.mark.parametrize("freedom", [4, 7, 20, 63, 1000])
+def test_student_t_quantile_is_scipys(freedom):
+    """Few clusters with the quantile of many are intervals that are too narrow."""
+    assert student_t_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=0.01)
+
+
+def test_intervals_of_few_clusters_are_wider():
+    """Resamples of n values spread by sqrt((n - 1) / n) less than their mean does, and know their variance no better."""
+    draws = np.random.default_rng(0).normal(size=400_000)
+    for clusters in (10, 50):
+        low, high = percentile_interval(draws, clusters)
+        expected = stats.t.ppf(0.975, clusters - 1) * (clusters / (clusters - 1)) ** 0.5
+        assert (low, high) == pytest.approx((-expected, expected), abs=0.02)
+    assert percentile_interval(draws) == pytest.approx((-1.96, 1.96), abs=0.02)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hf_ckt.evaluation.scoring.rates import Answers, Rates, Separation
+from hf_ckt.evaluation.scoring.answers import Answers, Separation
+from hf_ckt.evaluation.scoring.rates import Rates
 
 
 def interval(answers, name="x"):
@@ -54,11 +55,11 @@ def test_a_paired_difference_is_narrower_than_two_strangers():
 
 def test_an_area_is_mann_whitneys_and_has_hanley_and_mcneils_width_at_one():
     """Ties, kinds of different number and a perfect separation each break a simpler formula."""
-    rates = Rates({"auc": Separation([3.0, 1.0, 1.0], [1.0, 0.0], "abc", "de")})
+    rates = Rates({"auc": Separation(Answers([3.0, 1.0, 1.0], "abc"), Answers([1.0, 0.0], "de"))})
     pairs = [(a > b) + (a == b) / 2 for a in (3.0, 1.0, 1.0) for b in (1.0, 0.0)]
     assert rates.values["auc"] == pytest.approx(sum(pairs) / len(pairs))
     low, high = Rates.interval(
-        Rates({"auc": Separation(range(20, 40), range(20), range(20), range(20, 40))}).draws()["auc"]
+        Rates({"auc": Separation(Answers(range(20, 40), range(20)), Answers(range(20), range(20, 40)))}).draws()["auc"]
     )
     assert 0.8 < low < 0.95 and high == pytest.approx(1.0, abs=1e-6)
 
@@ -84,9 +85,33 @@ def test_intervals_hold_the_truth_as_often_as_they_say(prompts, ways, rate):
     assert hits >= 273
 
 
+def test_two_rates_that_agree_in_every_answer_may_differ_in_the_next():
+    """A paired difference of [0, 0] of 60 prompts calls two models the same."""
+    one = Answers([float(n < 50) for n in range(60)], range(60))
+    draws = Rates({("a", "x"): one, ("b", "x"): one}).draws()
+    low, high = Rates.interval(draws["a", "x"] - draws["b", "x"])
+    # Agresti and Min's interval with half an answer in each cell: 1.96 * sqrt(1) / 62 at the least.
+    assert low < -0.03 and high > 0.03 and high - low < 0.12
+
+
+def test_a_quantitys_draws_do_not_depend_on_what_is_listed_after_it():
+    """The base's interval would change with every adapter that is compared with it."""
+    one = Answers([1, 0, 1, 1, 0, 1], range(6))
+    alone, beside = Rates({"a": one}).draws(50), Rates({"a": one, "b": Answers([1, 0], "xy")}).draws(50)
+    assert beside["a"] == pytest.approx(alone["a"], abs=1e-9)
+
+
+def test_an_area_compares_values_within_their_run():
+    """One run's log-odds may all lie above another's, which says nothing about the prompts."""
+    above, below = Answers([1.0, 11.0], "ab"), Answers([0.0, 10.0], "cd")
+    together = Rates({"x": Separation(above, below)}).values["x"]
+    apart = Rates({"x": Separation(above, below, [1, 2], [1, 2])}).values["x"]
+    assert (together, apart) == (0.75, 1.0)
+
+
 def test_rates_of_nothing_raise():
     """A mean over no answer would be NaN in the table."""
     with pytest.raises(ValueError, match="x: must be 1 or more"):
         Rates({"x": Answers([], [])})
     with pytest.raises(ValueError, match="x: must be 1 or more"):
-        Rates({"x": Separation([1.0], [], ["a"], [])})
+        Rates({"x": Separation(Answers([1.0], ["a"]), Answers([], []))})

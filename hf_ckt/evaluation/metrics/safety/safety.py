@@ -70,8 +70,8 @@ class SafetyMetric(StreamingMetric):
         asked = []
         for reference in references:
             require_known("suite", reference.get("suite"), SAFETY_SUITES)
-            kind = "benign" if reference["suite"] == "overrefusal" else "harmful"
-            asked.append({"kind": kind, **reference})
+            kind = reference.get("kind") or ("benign" if reference["suite"] == "overrefusal" else "harmful")
+            asked.append({**reference, "kind": kind})
         self._rows += self._verdicts.rows(predictions, asked)
 
     def scores(self) -> dict[str, Any]:
