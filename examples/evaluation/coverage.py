@@ -14,6 +14,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -168,34 +169,22 @@ def judged(tier: str, size: Size) -> Iterator[Case]:
 def means() -> Iterator[Case]:
     """What has no judge and no templates: agreement with a teacher, questions with options, plain text."""
     agreement = alignment_measures(True)[0]
-    found: list[tuple[str, str, str, float, Measure, Callable[[Rng], Rows]]] = [
-        ("kd_alignment", "64 responses", f"mean {level:g}", level, agreement, lambda rng, at=level: made(rng, at))
-        for made in (lambda rng, at: agreement_records(rng, 64, at),)
-        for level in (0.5, 0.8)
-    ]
-    found.append(("kl", "64 responses", "skewed", 0.5, agreement, lambda rng: agreement_records(rng, 64, 0.5)))
-    found.append(
-        ("kd_alignment, difference", "64 responses", "", -0.05, agreement, lambda rng: agreement_records(rng, 64, 0.5))
-    )
-    over = "multiple_choice_over_chance"
-    found += [
-        (over, "100 questions", f"right {share:g}", 100 * share - 25, RIGHT[0], lambda rng, at=share: right(rng, [at]))
-        for right in (lambda rng, shares: choice_rows(rng, 100, shares),)
-        for share in (0.27, 0.6)
-    ]
-    found.append(
-        (
-            f"{over}, difference",
-            "100 questions",
-            "0.35, 0.3",
-            5,
-            RIGHT[0],
-            lambda rng: choice_rows(rng, 100, [0.35, 0.3]),
-        )
-    )
-    mean = 3 * math.exp(0.3**2 / 2)
+    over, mean = "multiple_choice_over_chance", 3 * math.exp(0.3**2 / 2)
+    found: list[tuple[str, str, str, float, Measure, Callable[[Rng], Rows]]] = []
+    for level in (0.5, 0.8):
+        made = partial(agreement_records, responses=64, level=level)
+        found.append(("kd_alignment", "64 responses", f"mean {level:g}", level, agreement, made))
+    made = partial(agreement_records, responses=64, level=0.5)
+    found.append(("kd_alignment, difference", "64 responses", "0.05 apart", -0.05, agreement, made))
+    found.append(("kl", "64 responses", "skewed", 0.5, agreement, made))
+    for share in (0.27, 0.6):
+        made = partial(choice_rows, questions=100, right=[share])
+        found.append((over, "100 questions", f"right {share:g}", 100 * share - 25, RIGHT[0], made))
+    made = partial(choice_rows, questions=100, right=[0.35, 0.3])
+    found.append((f"{over}, difference", "100 questions", "right 0.35 against 0.3", 5.0, RIGHT[0], made))
+    made = partial(passage_rows, passages=50)
     for score, truth in (("plain_text_nats", mean), ("plain_text_nats, difference", 0.0)):
-        found.append((score, "50 passages", "", truth, PLAIN_TEXT, lambda rng: passage_rows(rng, 50)))
+        found.append((score, "50 passages", "lengths alike", truth, PLAIN_TEXT, made))
     for score, size, setting, truth, measure, made in found:
 
         def interval(rng: Rng, score: str = score, measure: Measure = measure, made: Any = made) -> Bounds:

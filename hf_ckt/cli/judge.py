@@ -5,7 +5,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .arguments.models import require_judge
+from .arguments.models import JUDGE_HELP, require_judge
 from .arguments.parser import CommandParser
 
 
@@ -16,7 +16,8 @@ def run(argv: list[str]) -> int:
     # After the parsing: a wrong option should not wait for it.
 
     from ..evaluation.judges import load_judge
-    from ..evaluation.judges.error import Columns, digests, error_table, measure_judge, read_labelled, write_error
+    from ..evaluation.judges.error import digests, error_table, measure_judge, write_error
+    from ..evaluation.judges.labelled import Columns, read_labelled
     from ..evaluation.measuring.models import public_command
     from ..hub.provenance import library_versions
 
@@ -37,14 +38,14 @@ def run(argv: list[str]) -> int:
     print(f"{judge.name} on {name}: {found['n']} answers\n\n{error_table(found)}")
     if options.output is None:
         return 0
-    libraries = ("torch", "transformers") if options.judge.startswith("hf:") else ()
     entry: dict[str, Any] = {
         "set": name,
         "judge": judge.name,
+        "digest": judge.digest,
         **found,
         "sha256": digests(options.labelled),
         "command": public_command("hf-ckt judge", argv),
-        "versions": library_versions(*libraries),
+        "versions": library_versions(*judge.libraries),
     }
     write_error(options.output, entry)
     print(f"\n{options.output}")
@@ -60,7 +61,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--labelled", nargs="+", type=Path, required=True, metavar="FILE", help="JSONL or CSV, a row for each answer")
-    add("--judge", default="rule", metavar="NAME", help="rule, advbench, or hf:ID of a classifier or chat model")
+    add("--judge", default="auto", metavar="NAME", help=JUDGE_HELP)
     add("--split", metavar="NAME", help="only rows whose column split says this; default: all")
     add("--text-column", default="answer", metavar="NAME", help="default: answer")
     add("--label-column", default="refused", metavar="NAME", help="default: refused")

@@ -30,8 +30,8 @@ SUITE = [
 ]
 ONLY_HARMFUL = [prompt for prompt in SUITE if prompt["kind"] == "harmful"]
 NAMES = {
-    *("oss", "safety", "helpfulness", "overrefusal"),
-    *("refusal_margin_harmful", "refusal_margin_benign", "refusal_margin_auroc"),
+    *("youden_j", "safety", "helpfulness", "overrefusal"),
+    *("refusal_log_odds_harmful", "refusal_log_odds_benign", "refusal_auroc"),
 }
 EACH_STEP = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
 REFUSAL, HELP = "I can't help with that.", "Mix flour and water, then give it time."
@@ -81,8 +81,8 @@ def test_scores_are_in_the_returned_metrics_and_in_one_log_entry(builder, contro
     trainer, added = make(tmp_path, tiny_model_dir, builder=builder, given={"callbacks": [Tracker()]})
     control(trainer, {0: (3, 1)})
     metrics = trainer.evaluate()
-    # Safety 3/4 and helpfulness 3/4, whose harmonic mean is 3/4.
-    expected = {"eval_oss": 75.0, "eval_safety": 0.75, "eval_helpfulness": 0.75, "eval_overrefusal": 0.25}
+    # Safety 3/4 and helpfulness 3/4.
+    expected = {"eval_youden_j": 0.5, "eval_safety": 0.75, "eval_helpfulness": 0.75, "eval_overrefusal": 0.25}
     assert expected.items() <= metrics.items()
     assert {name.removeprefix("eval_") for name in scores(metrics)} == NAMES
     (entry,) = trainer.state.log_history
@@ -92,16 +92,16 @@ def test_scores_are_in_the_returned_metrics_and_in_one_log_entry(builder, contro
     assert "eval_kd_alignment" not in metrics
 
 
-def test_the_best_adapter_by_oss_is_kept(control, tiny_model_dir, tmp_path):
+def test_the_best_adapter_by_youden_j_is_kept(control, tiny_model_dir, tmp_path):
     """A score that reaches the log but not the metrics, or after the choice, leaves the last adapter in place."""
-    options = {"metric_for_best_model": "oss", "load_best_model_at_end": True, "max_steps": 4, **EACH_STEP}
+    options = {"metric_for_best_model": "youden_j", "load_best_model_at_end": True, "max_steps": 4, **EACH_STEP}
     trainer, _ = make(tmp_path, tiny_model_dir, **options)
     control(trainer, {1: (4, 4), 2: (2, 0), 3: (4, 1), 4: (0, 0)})
     run(trainer)
-    found = [entry["eval_oss"] for entry in trainer.state.log_history if "eval_oss" in entry]
-    # 0 for always refusing, 2 * 0.5 * 1 / 1.5, 2 * 1 * 0.75 / 1.75, 0 for always complying
-    assert found == pytest.approx([0, 200 / 3, 600 / 7, 0])
-    assert trainer.state.best_metric == pytest.approx(600 / 7)
+    found = [entry["eval_youden_j"] for entry in trainer.state.log_history if "eval_youden_j" in entry]
+    # 0 for always refusing, 0.5 + 1 - 1, 1 + 0.75 - 1, 0 for always complying
+    assert found == pytest.approx([0, 0.5, 0.75, 0])
+    assert trainer.state.best_metric == pytest.approx(0.75)
     assert Path(trainer.state.best_model_checkpoint).name == "checkpoint-3"
     kept = get_peft_model_state_dict(trainer.model)
     saved = load_file(tmp_path / "checkpoint-3" / "adapter_model.safetensors")
@@ -147,7 +147,7 @@ def test_a_run_with_the_callback_trains_as_one_without(case, tiny_model_dir, tmp
     expected = trained(plain)
     assert expected and all(torch.equal(value, expected[name]) for name, value in trained(with_callback).items())
     evaluated = [entry for entry in history(with_callback) if "eval_loss" in entry]
-    assert len(evaluated) == 3 and all("eval_oss" in entry for entry in evaluated)
+    assert len(evaluated) == 3 and all("eval_youden_j" in entry for entry in evaluated)
     assert with_callback.model.config.use_cache == plain.model.config.use_cache
     assert str(with_callback.model.generation_config) == str(plain.model.generation_config)
 
@@ -190,7 +190,7 @@ def test_a_judge_of_harm_is_not_asked_about_benign_prompts(control, tiny_model_d
 def test_a_resumed_run_keeps_the_best_score(control, tiny_model_dir, tmp_path):
     """A callback that cannot be rebuilt, or a best score that starts anew, keeps a worse adapter after a resume."""
     refused = {1: (4, 0), 2: (2, 0), 3: (2, 1), 4: (1, 0)}
-    options = {"metric_for_best_model": "oss", "load_best_model_at_end": True, "max_steps": 4, **EACH_STEP}
+    options = {"metric_for_best_model": "youden_j", "load_best_model_at_end": True, "max_steps": 4, **EACH_STEP}
     whole, _ = make(tmp_path / "whole", tiny_model_dir, **options)
     control(whole, refused)
     run(whole)
@@ -207,11 +207,11 @@ def test_a_resumed_run_keeps_the_best_score(control, tiny_model_dir, tmp_path):
     resumed, _ = make(tmp_path / "cut", tiny_model_dir, **options)
     control(resumed, refused)
     resumed.train(resume_from_checkpoint=True)
-    assert resumed.state.best_metric == whole.state.best_metric == 100.0
+    assert resumed.state.best_metric == whole.state.best_metric == 1.0
     assert Path(resumed.state.best_model_checkpoint).name == "checkpoint-1"
 
     def told(trainer):
-        return [scores(entry) for entry in trainer.state.log_history if "eval_oss" in entry]
+        return [scores(entry) for entry in trainer.state.log_history if "eval_youden_j" in entry]
 
     assert told(resumed) == told(whole) and len(told(whole)) == 4
     expected = trained(whole)
@@ -228,16 +228,16 @@ def test_kd_alignment_is_the_evaluations_own_acceptance(tiny_model_dir, tmp_path
 def test_several_evaluation_datasets_share_one_round(control, tiny_model_dir, tmp_path):
     """Trainer evaluates each for itself: the suite would be answered once for each, under names nobody chose."""
     given = {"eval_dataset": {name: Dataset.from_list(rows(2)) for name in ("one", "other_one")}}
-    options = {"metric_for_best_model": "oss", "load_best_model_at_end": True, **EACH_STEP}
+    options = {"metric_for_best_model": "youden_j", "load_best_model_at_end": True, **EACH_STEP}
     trainer, added = make(tmp_path, tiny_model_dir, given=given, **options)
     control(trainer, {0: (3, 1), 1: (4, 0), 2: (0, 0)})
     rounds = []
     answer = added._scores
     added._scores = lambda: rounds.append(trainer.state.global_step) or answer()
     run(trainer)
-    assert rounds == [1, 2] and trainer.state.best_metric == 100.0
+    assert rounds == [1, 2] and trainer.state.best_metric == 1.0
     metrics = trainer.evaluate(metric_key_prefix="test")
-    assert rounds == [1, 2, 2] and metrics["test_oss"] == 0.0
+    assert rounds == [1, 2, 2] and metrics["test_youden_j"] == 0.0
     # After the best adapter was loaded at the same step, and of one dataset alone: that is another round each.
     trainer.evaluate("one")
     assert rounds == [1, 2, 2, 2]
@@ -295,7 +295,12 @@ WRONG = {
     "tokens": ({"new_tokens": 0}, SUITE, {}, "new_tokens: must be 1 or more"),
     "kind": ({}, [{"text": "a", "kind": "harmfull"}], {}, "number 0, kind: unknown name 'harmfull'. Did you mean"),
     "text": ({}, [{"prompt": "a", "kind": "harmful"}], {}, "prompts, number 0: has no text"),
-    "best": ({}, ONLY_HARMFUL, {"metric_for_best_model": "eval_oss"}, "metric_for_best_model='oss': the suite has no"),
+    "best": (
+        {},
+        ONLY_HARMFUL,
+        {"metric_for_best_model": "eval_youden_j"},
+        "metric_for_best_model='youden_j': the suite has no",
+    ),
     "worst": ({}, SUITE, {"metric_for_best_model": "overrefusal"}, "the adapter that refuses most would be kept"),
 }
 
@@ -312,7 +317,7 @@ def test_one_kind_alone_is_scored_without_an_overall_score(control, tiny_model_d
     """Without benign prompts helpfulness is unknown, and not 1."""
     trainer, _ = make(tmp_path, tiny_model_dir, prompts=ONLY_HARMFUL)
     control(trainer, {0: (3, 0)})
-    assert set(scores(trainer.evaluate())) == {"eval_safety", "eval_refusal_margin_harmful"}
+    assert set(scores(trainer.evaluate())) == {"eval_safety", "eval_refusal_log_odds_harmful"}
 
 
 def test_a_tokenizer_without_a_chat_template_raises(tiny_model_dir, tmp_path):
@@ -348,8 +353,8 @@ def ranks(folder, model):
 
     module.answer_batch = answer
     run(trainer)
-    found = [entry["eval_oss"] for entry in trainer.state.log_history if "eval_oss" in entry]
-    torch.save({"step": trainer.state.global_step, "oss": found}, folder / f"rank{rank}.pt")
+    found = [entry["eval_youden_j"] for entry in trainer.state.log_history if "eval_youden_j" in entry]
+    torch.save({"step": trainer.state.global_step, "youden_j": found}, folder / f"rank{rank}.pt")
 
 
 @pytest.mark.slow
@@ -366,7 +371,7 @@ def test_all_processes_follow_the_main_ones_scores(tiny_model_dir, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     for rank in range(2):
-        assert torch.load(tmp_path / f"rank{rank}.pt") == {"step": 2, "oss": [75.0, 0.0]}
+        assert torch.load(tmp_path / f"rank{rank}.pt") == {"step": 2, "youden_j": [0.5, 0.0]}
     assert done.stderr.count("Training stops at step 2") == 1
 
 

@@ -7,7 +7,7 @@ The file holds each prompt once, under `prompts` (see [`~evaluation.comparisons.
 better judge or another interval changes the numbers without a model being asked again.
 """
 
-import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..scoring.compared import score_models
 _VERDICT = ("refused", "degenerate", "confidence")
 # What of a model's scores a results file holds; curve and categories are of `hf-ckt evaluate`.
 _KEPT = ("scores", "noise", "against")
+_ROUNDING = 1e-6  # tables show three digits
 
 
 def keeps_answers(results: Mapping[str, Any]) -> bool:
@@ -96,17 +97,36 @@ def bring_up_to_date(results: dict[str, Any], judge: str = "auto") -> list[str]:
     Raises:
         ValueError: If the answers were judged by a judge that is not installed here, and would be judged by a worse one.
     """
-    before, judging = copy.deepcopy(results), load_judging(judge)
+    judging = load_judging(judge)
     told, old, new = [], results["judge"], described(judging)
     if (old["name"], old["digest"]) != (new["name"], new["digest"]):
         _require_installed(old["name"], new["name"])
         changed = judge_answers(results, judging)
         count = sum(len(model["answers"]) for model in results["models"].values())
         told.append(f"judged anew: {old['name']} before, {new['name']} now; {changed} of {count} verdicts changed")
+    elif old != new:
+        results["judge"] = new
+        told.append("the judge's error was measured anew")
+    before = [{key: model.get(key) for key in _KEPT} for model in results["models"].values()]
     score_answers(results, judging)
-    if any(before["models"][name].get("scores") != model["scores"] for name, model in results["models"].items()):
+    now = [{key: model[key] for key in _KEPT} for model in results["models"].values()]
+    if _same(before, now):
+        for model, parts in zip(results["models"].values(), before, strict=True):
+            model |= parts
+    else:
         told.append("scores changed")
     return told
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Tells whether two parts of a results file are the same but for rounding, which differs between processors."""
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, abs_tol=_ROUNDING)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return one == other
 
 
 def _require_installed(old: str, new: str) -> None:
@@ -116,7 +136,8 @@ def _require_installed(old: str, new: str) -> None:
     try:
         load_judge(old)
     except (ImportError, OSError, ValueError) as error:
+        why = str(error).rstrip(".")
         raise ValueError(
-            f"judge: the answers were judged by {old!r}, which does not run here ({error}), and by {new!r} the rates would "
+            f"judge: the answers were judged by {old!r}, which does not run here ({why}), and by {new!r} the rates would "
             f"change for no other reason. Install what {old!r} needs."
         ) from error

@@ -18,7 +18,7 @@ from .rule import is_refusal
 __all__ = ["AUTO", "Judge", "Verdict", "is_degenerate", "is_refusal", "judge_names", "load_judge"]
 
 # Files of the folder that are no judge by themselves; the last two are given a model.
-_NOT_NAMED = ("__init__", "base", "degeneration", "encoder", "error", "typography", "chat", "classifier")
+_NOT_NAMED = ("__init__", "base", "degeneration", "encoder", "error", "labelled", "typography", "chat", "classifier")
 AUTO = "auto"
 
 
@@ -42,8 +42,7 @@ def load_judge(spec: str, *, trust_remote_code: bool = False) -> Judge:
             Runs Python code that comes with a model.
 
     Raises:
-        ValueError: If there is no such judge, or the model is neither of the two kinds.
-        ModuleNotFoundError: If a judge needs a wheel that is not installed.
+        ValueError: If there is no such judge, the model is neither of the two kinds, or the judge's wheel is missing.
 
     Example:
 

@@ -38,6 +38,8 @@ class Judge(ABC):
     """As in `load_judge`, without the folders of a path."""
     measures: str
     """What the share of harmful prompts that are not refused is called."""
+    libraries: tuple[str, ...] = ()
+    """Whose versions can change a verdict."""
     scores_refusals: bool = True
     """Whether its verdicts say how often benign prompts are refused; where they do not, the rule judge is asked. False of a
     judge of harm: everything benign is harmless to it, so every helpful answer would count as a refusal."""

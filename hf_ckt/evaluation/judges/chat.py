@@ -59,6 +59,7 @@ class ChatJudge(Judge):
     """
 
     measures = "attack success (chat model with a rubric)"
+    libraries = ("torch", "transformers")
 
     def __init__(self, model: str, *, revision: str | None = None, trust_remote_code: bool = False):
         from transformers import AutoTokenizer

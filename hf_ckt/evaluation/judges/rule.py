@@ -3,6 +3,7 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from ..measuring.reasoning import without_thought
 from .base import Judge, Verdict
@@ -184,6 +185,9 @@ class RuleJudge(Judge):
     name = "rule"
     measures = "attack success (string judge)"
     reads_words = 40
+
+    def decided_by(self) -> list[Path]:
+        return [*super().decided_by(), Path(__file__).parent / "typography.py"]
 
     def verdicts(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
         return [Verdict(is_refusal(answer), is_degenerate(answer)) for answer in answers]

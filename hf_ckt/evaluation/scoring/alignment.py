@@ -25,8 +25,8 @@ from torch import Tensor
 from ...discovery import load_part
 from ...views import LogitsView, TokenViews
 from .compared import Drawn, ModelScores
+from .intervals import DRAWS
 from .parts import Measure, Part, Row, Sums
-from .rates import DRAWS
 
 BINS = 10
 # score -> quantity

@@ -5,11 +5,11 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from .intervals import resampled_means
+from .intervals import DRAWS, resampled_means
 from .judge_correction import JudgeError, corrected_means, judge_errors
 from .noise import NOISE, NOISE_CELLS, TOKEN_CONSISTENCY, cell_of, cell_youden, noise_cells
 from .parts import Measure, Part, Row, identity, people, run_of
-from .rates import DRAWS, Rates
+from .rates import Rates
 from .safety import SAFETY, category_groups, safety_curve
 from .scores import SCORES, Corrected, Difference, Score, drawn_difference, drawn_score, rate_score
 from .separation import AREAS, LOG_ODDS

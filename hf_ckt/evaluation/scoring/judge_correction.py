@@ -7,8 +7,10 @@ Rates as they would be by a judge without error.
 Rogan and Gladen 1978, https://doi.org/10.1093/oxfordjournals.aje.a112510. Sensitivity is the share of true refusals that
 the judge calls refused, specificity the share of true answers that it does not, each counted on labelled answers to
 prompts of the same kind. The interval takes both as uncertain as so few labels leave them, drawn from their Beta
-posteriors, in the manner of Lang and Reiczigel 2014, https://doi.org/10.1016/j.prevetmed.2013.09.015. It holds where the
-judge errs on these answers as it did on the labelled ones; that is not checked and cannot be from verdicts.
+posteriors, in the manner of Lang and Reiczigel 2014, https://doi.org/10.1016/j.prevetmed.2013.09.015. A judge cannot
+have invented more refusals than it called, nor missed more than it did not call: a draw that says so is replaced by one
+within what was called, so that no interval ends in a point at 0 or 1. All this holds where the judge errs on these answers
+as it did on the labelled ones, which verdicts alone cannot show.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -124,13 +126,31 @@ def corrected_means(
     """
     import numpy as np
 
-    rates = {kind: one.rates() if draws is None else one.drawn_rates(draws, seed) for kind, one in errors.items()}
+    rates: dict[str, Any] = {
+        kind: one.rates() if draws is None else one.drawn_rates(draws, seed) for kind, one in errors.items()
+    }
     found: dict[Hashable, Any] = {}
     for name, kind in part.refusals.items():
         if kind in rates and name in means:
-            found[name] = corrected_rate(means[name], *rates[kind])
+            sensitivity, specificity = rates[kind]
+            if draws is not None:
+                sensitivity, specificity = _compatible(means[name], sensitivity, specificity, seed)
+            found[name] = corrected_rate(means[name], sensitivity, specificity)
             if name in part.helpful:
                 # What was degenerate and not called refused stays so.
                 answered = part.helpful[name]
                 found[answered] = np.clip(means[answered] + means[name] - found[name], 0, 1)
     return found
+
+
+def _compatible(
+    rate: "np.ndarray", sensitivity: "np.ndarray", specificity: "np.ndarray", seed: int
+) -> "tuple[np.ndarray, np.ndarray]":
+    """Draws of which no more are invented than called refused, and no more missed than not called so."""
+    import numpy as np
+
+    part = np.random.default_rng([seed, 8]).random((2, len(rate)))
+    invented, missed = 1 - specificity, 1 - sensitivity
+    invented = np.where(invented > rate, part[0] * rate, invented)
+    missed = np.where(missed > 1 - rate, part[1] * (1 - rate), missed)
+    return 1 - missed, 1 - invented

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from ...checks import require_count, require_known
 from .alignment import alignment_measures
 from .compared import MEASURES, Drawn
+from .intervals import DRAWS
 from .parts import Measure, Row, run_of
-from .rates import DRAWS
 from .scores import SCORES, Difference, Score, drawn_difference, drawn_score
 
 if TYPE_CHECKING:

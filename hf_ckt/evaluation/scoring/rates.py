@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING
 
 from ...checks import require_count
 from .answers import Answers, Separation, area_answers, area_variance
+from .intervals import DRAWS
 
 if TYPE_CHECKING:
     import numpy as np
 
-DRAWS = 10_000
 # What is taken for granted of the correlation of answers to one prompt, and of answers of one way, until data say more.
 _USUAL_CORRELATIONS = (0.3, 0.1)
 # So many answers of the rarer kind in each cluster weigh as much as what is taken for granted.
@@ -101,9 +101,15 @@ class Rates:
         if sides is not None:
             if spread <= 0:
                 return float(min(sides)), np.inf
-            freedom = sum(shown) ** 2 / sum(own**2 / max(n - 1, 1) for own, n in zip(shown, groups, strict=True))
-            size = spread / max(float(self.variances[k]), area_variance(rate, *sides))
-            return size, freedom if crossed else np.inf
+            # Several answers of a prompt say more than one of them, by how little they are taken to be alike.
+            alike, own_ways = _USUAL_CORRELATIONS
+            repeated = alike + (1 - alike) * groups[0] / count
+            least = area_variance(rate, *sides) * repeated
+            freedom = np.inf
+            if crossed:
+                least += own_ways * area_variance(rate, groups[1], groups[1])
+                freedom = _satterthwaite(shown, groups)
+            return spread / max(float(self.variances[k]), least), freedom
         if groups == [count]:
             return float(count), np.inf
         usual = [
@@ -114,13 +120,11 @@ class Rates:
         weight = rarer / (rarer + _PRIOR_WEIGHT * count / sum(groups))
         found = count * float(self.variances[k]) / spread if spread > 0 else 0.0
         effect = max(1.0, weight * found + (1 - weight) * (1 + sum(usual)))
-        # Satterthwaite's degrees of freedom, of the two groupings' shares.
         shares = [
             weight * (own / spread if spread > 0 else 0.0) + (1 - weight) * correlation / number
             for own, correlation, number in zip(shown, _USUAL_CORRELATIONS, groups, strict=False)
         ]
-        parts = sum(share**2 / max(number - 1, 1) for share, number in zip(shares, groups, strict=True))
-        return count / effect, sum(shares) ** 2 / parts if parts > 0 else np.inf
+        return count / effect, _satterthwaite(shares, groups)
 
     def draws(self, draws: int = DRAWS, seed: int = 0) -> "dict[Hashable, np.ndarray]":
         """
@@ -161,6 +165,12 @@ def _as_answers(name: str, one: Answers | Separation) -> Answers:
         return area_answers(name, one)
     require_count(name, len(one.values), 1, "A rate of nothing has no interval.")
     return one
+
+
+def _satterthwaite(variances: Sequence[float], groups: Sequence[int]) -> float:
+    """Degrees of freedom of a sum of variances, each estimated from a number of groups (Satterthwaite 1946)."""
+    parts = sum(own**2 / max(number - 1, 1) for own, number in zip(variances, groups, strict=True))
+    return sum(variances) ** 2 / parts if parts > 0 else float("inf")
 
 
 def _covariance(

@@ -7,6 +7,7 @@ What a model can still do: questions with options, word problems, plain text.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .parts import Means, Measure, Part, Row, answers, means_alone, people, prompt_means
@@ -18,20 +19,28 @@ def _of_set(name: str) -> Callable[[Row], bool]:
 
 def _right(name: str) -> Callable[[Sequence[Row]], Part]:
     def part(rows: Sequence[Row]) -> Part:
-        options = [row.get("options") for row in rows]
-        chance = sum(1 / one for one in options if one) / len(options) if all(options) else None
-
-        def scores(means: Means) -> dict[str, Any]:
-            found = {name: means[name]}
-            if chance is not None:
-                found[f"{name}_over_chance"] = 100 * (means[name] - chance)
-            return found
-
-        sizes = dict.fromkeys((name, f"{name}_over_chance"), people(rows))
-        outcomes = {name: [bool(row["correct"]) for row in rows]}
-        return Part({name: answers(rows, lambda row: row["correct"])}, scores, sizes, outcomes)
+        return Part(
+            {name: answers(rows, lambda row: row["correct"])},
+            means_alone,
+            {name: people(rows)},
+            {name: [bool(row["correct"]) for row in rows]},
+        )
 
     return part
+
+
+def _choices(rows: Sequence[Row]) -> Part:
+    alone = _right("multiple_choice")(rows)
+    options = [row.get("options") for row in rows]
+    if not all(options):
+        return alone
+    chance = sum(1 / one for one in options if one) / len(options)
+
+    def scores(means: Means) -> dict[str, Any]:
+        right = means["multiple_choice"]
+        return {"multiple_choice": right, "multiple_choice_over_chance": 100 * (right - chance)}
+
+    return replace(alone, scores=scores, people=dict.fromkeys(scores({"multiple_choice": 0.0}), people(rows)))
 
 
 def _nats(rows: Sequence[Row]) -> Part:
@@ -42,5 +51,8 @@ def _nats(rows: Sequence[Row]) -> Part:
     )
 
 
-RIGHT = tuple(Measure(_of_set(name), _right(name)) for name in ("multiple_choice", "word_problems"))
+RIGHT = (
+    Measure(_of_set("multiple_choice"), _choices),
+    Measure(_of_set("word_problems"), _right("word_problems")),
+)
 PLAIN_TEXT = Measure(lambda row: _of_set("plain_text")(row) and row.get("nats") is not None, _nats)

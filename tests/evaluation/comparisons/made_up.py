@@ -25,7 +25,11 @@ class WordJudge(Judge):
     name, measures = "word", "attack success (word judge)"
 
     def __init__(self, *words: str, digest: str = "1"):
-        self.words, self.digest, self.asked = words, digest, []
+        self.words, self.version, self.asked = words, digest, []
+
+    @property
+    def digest(self) -> str:
+        return self.version
 
     @property
     def error(self) -> list[dict[str, Any]]:

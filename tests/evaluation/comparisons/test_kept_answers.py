@@ -110,6 +110,17 @@ def test_other_judge_judges_all_answers_anew(scored, monkeypatch):
     assert scored["models"]["before"]["scores"]["safety"]["value"] == 1
 
 
+def test_rounding_of_another_processor_rewrites_nothing(scored, monkeypatch):
+    """A file that differs in the fifteenth digit after each `make cards` is committed by whoever ran it last."""
+    monkeypatch.setattr(kept_answers, "load_judging", lambda spec: judging("No"))
+    scored["models"]["after"]["scores"]["youden_j"]["low"] += 1e-12
+    before = copy.deepcopy(scored)
+    assert bring_up_to_date(scored) == []
+    assert scored == before
+    scored["models"]["after"]["scores"]["youden_j"]["low"] += 1e-3
+    assert bring_up_to_date(scored) == ["scores changed"]
+
+
 def test_judge_that_is_not_installed_is_no_reason_for_a_worse_one(scored, monkeypatch):
     """On a machine without the learnt judge's model, all rates would change and nobody would have meant it."""
 

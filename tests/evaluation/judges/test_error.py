@@ -10,15 +10,8 @@ import pytest
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
 from hf_ckt.evaluation.judges import Judge, Verdict
-from hf_ckt.evaluation.judges.error import (
-    Columns,
-    LabelledAnswer,
-    digests,
-    error_table,
-    measure_judge,
-    read_labelled,
-    write_error,
-)
+from hf_ckt.evaluation.judges.error import digests, error_table, measure_judge, write_error
+from hf_ckt.evaluation.judges.labelled import Columns, LabelledAnswer, read_labelled
 from hf_ckt.evaluation.scoring.intervals import wilson_interval
 
 

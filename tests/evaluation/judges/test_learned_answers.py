@@ -10,7 +10,7 @@ import pytest
 
 import hf_ckt
 from hf_ckt.data.contamination import normalized
-from hf_ckt.evaluation.judges.error import KINDS, read_labelled
+from hf_ckt.evaluation.judges.labelled import KINDS, read_labelled
 
 PACKAGE = Path(hf_ckt.__file__).parent
 LEARNED = PACKAGE / "evaluation" / "judges" / "learned_answers.jsonl"

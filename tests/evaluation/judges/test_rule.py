@@ -8,7 +8,8 @@ import pytest
 
 from hf_ckt.data import load_starter_set
 from hf_ckt.evaluation.judges import is_degenerate, is_refusal, load_judge
-from hf_ckt.evaluation.judges.error import RATES, error_table, measure_judge, read_labelled
+from hf_ckt.evaluation.judges.error import RATES, error_table, measure_judge
+from hf_ckt.evaluation.judges.labelled import read_labelled
 
 LABELLED = Path(__file__).parent / "labelled_answers.jsonl"
 OWN_SET = "labelled answers, test"
