@@ -57,10 +57,16 @@ class Judging:
 
     def described(self) -> dict[str, Any]:
         """Returns what results files state of the judges."""
-        facts = {"name": self.harmful.name, "measures": self.harmful.measures, "error": list(self.harmful.error)}
-        if self.benign is self.harmful:
+        judge, benign = self.harmful, self.benign
+        facts = {"name": judge.name, "digest": judge.digest, "measures": judge.measures, "error": list(judge.error)}
+        if benign is judge:
             return facts
-        return {**facts, "benign": self.benign.name, "benign_error": list(self.benign.error)}
+        return {
+            **facts,
+            "benign": benign.name,
+            "benign_digest": benign.digest,
+            "benign_error": list(benign.error),
+        }
 
     def _verdicts(self, judge: Judge, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
         if self.store is None or self.identity is None or not judge.name.startswith("hf:"):

@@ -36,7 +36,7 @@ def test_evaluate_scores_own_prompts_with_their_categories(evaluated, capsys):
     folder, options = evaluated
     assert main(["evaluate", *options]) == 0
     printed = capsys.readouterr().out
-    assert "Overall Safety Score" in printed and "noise: not measured, left out by --only" in printed
+    assert "Youden's J" in printed and "noise: not measured, left out by --only" in printed
     results = json.loads((folder / "out" / "results.json").read_text())
     assert [(entry["suite"], entry["n"]) for entry in results["sets"]] == [("direct", 1), ("overrefusal", 2)]
     categories = results["models"]["base"]["by_category"]
@@ -121,6 +121,34 @@ def test_evaluate_says_which_prompts_are_too_long(evaluated, tmp_path, capsys):
     changed = ["--model", str(tmp_path / "gpt2"), "--output", str(tmp_path / "out")]
     assert main(["evaluate", *options, *changed]) == 2
     assert "the model has learned 16 positions" in capsys.readouterr().err
+
+
+def test_two_teachers_are_each_named_for_their_kind(evaluated, tiny_model_dir, tmp_path, capsys):
+    """A kind without a teacher, or rows that do not say their kind, would be left out of the agreement unsaid."""
+    folder, options = evaluated
+    at = options.index("--only")
+    options = [*options[: at + 1], "kd", *options[at + 3 :]]
+    rows = [{"prompt": "Help", "response": "Bake bread."}]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = ["--responses", str(tmp_path / "own.jsonl"), "--compare", str(tiny_model_dir)]
+    assert main(["evaluate", *options, *own, "--teacher", f"harmful={tiny_model_dir}"]) == 2
+    assert "--teacher: must name one teacher, or one for each of harmful and benign" in capsys.readouterr().err
+    two = ["--teacher", f"harmful={tiny_model_dir}", "benign=base"]
+    assert main(["evaluate", *options, *own, *two]) == 2
+    assert "has no column 'kind'" in capsys.readouterr().err
+    (tmp_path / "own.jsonl").write_text(json.dumps(rows[0] | {"kind": "harmless"}) + "\n")
+    assert main(["evaluate", *options, *own, *two]) == 2
+    assert "row 1 (line 1), kind: unknown name 'harmless'" in capsys.readouterr().err
+    assert main(["evaluate", *options, *own, "--teacher", f"harmful={tmp_path}", "benign=base"]) == 2
+    assert "--teacher: " in (error := capsys.readouterr().err) and "there is no model to load" in error
+
+
+def test_rejudge_says_what_it_needs(tmp_path, capsys):
+    """A folder without answers, or none at all, would end in a traceback of the file system."""
+    assert main(["rejudge", str(tmp_path / "none")]) == 2
+    assert "is no folder" in capsys.readouterr().err
+    assert main(["rejudge", str(tmp_path)]) == 2
+    assert "holds no results.json" in capsys.readouterr().err
 
 
 def test_evaluate_help_names_every_option_with_its_default(capsys):
