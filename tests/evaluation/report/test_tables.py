@@ -377,6 +377,8 @@ def test_bias_of_the_judge_is_said_in_words():
 def test_judge_is_shown_by_kind_of_answer():
     """An accuracy of 0.91 hides a kind of refusal of which six in ten are missed."""
     rows = facts.judge_kind_rows(made_up.results())
+    settings = dict(facts.setting_rows(Findings(made_up.results())))
+    assert settings["judge digest"] == "fedcba9876543210" and "judge benign digest" not in settings
     assert rows[1:] == [
         ["rule", "XSTest, human labels", "late refusal", "4", "10"],
         ["rule", "XSTest, human labels", "quoted refusal", "7", "12"],
