@@ -137,6 +137,8 @@ def setting_rows(findings: Findings) -> Rows:
     results, harness = findings.results, findings.lm_eval or {}
     facts = {"command": results.get("command") or "not recorded", "tier": results["tier"], "device": results["device"]}
     facts |= {"suites": results["suites"], "seeds": results["seeds"], **results["generation"], **results["settings"]}
+    judge = results["judge"]
+    facts |= {f"judge {key}": judge[key] for key in ("digest", "benign_digest") if judge.get(key)}
     if facts.get("system_prompt") is None:
         facts["system_prompt"] = "none given"  # a chat template may have one of its own: see the models
     if duplicates := facts.get("near_duplicates"):

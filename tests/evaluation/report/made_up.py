@@ -83,6 +83,7 @@ def results(*, teacher: bool = True) -> dict[str, Any]:
         },
         "judge": {
             "name": "rule",
+            "digest": "fedcba9876543210",
             "measures": "attack success (string judge)",
             "error": [
                 {

@@ -166,9 +166,9 @@ def test_headline_names_what_is_measured_with_and_without_a_teacher():
     row = next(row for row in _rows(headline_table(results)) if row[0].startswith("agreement"))
     assert row[0] == "agreement with the base (acceptance)" and row[1] == "" and row[2].startswith("0.710")
     text = markdown(Findings(results))
-    assert (
-        NO_TEACHER in text and "KD alignment" not in text and NO_TEACHER not in markdown(Findings(made_up.results()))
-    )
+    assert text.count("Agreement with a teacher was not measured: no teacher was named, and the scores hold") == 1
+    assert NO_TEACHER in text and "KD alignment" not in text
+    assert NO_TEACHER not in markdown(Findings(made_up.results()))
     found = {"difference": 0.25, "low": 0.125, "high": 0.5}
     assert difference(found, score_text("base_agreement")) == "+0.250 [0.125, 0.500]"
 
@@ -377,6 +377,8 @@ def test_bias_of_the_judge_is_said_in_words():
 def test_judge_is_shown_by_kind_of_answer():
     """An accuracy of 0.91 hides a kind of refusal of which six in ten are missed."""
     rows = facts.judge_kind_rows(made_up.results())
+    settings = dict(facts.setting_rows(Findings(made_up.results())))
+    assert settings["judge digest"] == "fedcba9876543210" and "judge benign digest" not in settings
     assert rows[1:] == [
         ["rule", "XSTest, human labels", "late refusal", "4", "10"],
         ["rule", "XSTest, human labels", "quoted refusal", "7", "12"],
