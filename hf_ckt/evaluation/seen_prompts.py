@@ -29,24 +29,24 @@ def asked_prompts(asked: Questions) -> dict[str, list[EvalPrompt]]:
     prompts = {suite: list(mine.values()) for suite, mine in found.items()}
     clean = [one for one in asked.exchanges if not one.noise]
     if clean:
-        kinds: Any = {"harmful": "harmful"}
-        prompts["kd"] = [EvalPrompt(one.id, "kd", kinds.get(one.kind, "benign"), "", one.prompt) for one in clean]
-    questions = [(one.id, one.question) for one in (*asked.choices, *asked.problems)]
+        prompts["kd"] = [EvalPrompt(one.id, "kd", "benign", "", one.prompt) for one in clean]
+    questions = [(one.id, one.question) for one in asked.choices]
+    questions += [(one.id, one.question) for one in asked.problems]
     questions += [(one.id, one.text) for one in asked.passages]
     if questions:
         prompts["utility"] = [EvalPrompt(name, "utility", "benign", "", text) for name, text in questions]
     return prompts
 
 
-def training_facts(asked: Questions, training: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
+def training_facts(asked: Questions, training: Mapping[str, Sequence[str]] | Sequence[str] | None) -> dict[str, Any]:
     """
     Compares all that is asked with all that was trained on.
 
     Args:
         asked ([`Questions`]):
             What will be asked.
-        training (`Mapping[str, Sequence[str]]`, *optional*):
-            What users say in the training data, by file. None: nothing is compared.
+        training (`Mapping[str, Sequence[str]]` or `Sequence[str]`, *optional*):
+            What users say in the training data, by file or from one. None: nothing is compared.
 
     Returns:
         `dict` for the settings of a results file: `training_set_checked`, true where every prompt was compared with every
@@ -58,6 +58,8 @@ def training_facts(asked: Questions, training: Mapping[str, Sequence[str]] | Non
     """
     if training is None:
         return {"training_set_checked": False, "training_compared": None, "near_duplicates": None}
+    if not isinstance(training, Mapping):
+        training = {"training texts": training}
     prompts = asked_prompts(asked)
     # The suite `noise` asks prompts of the other suites again.
     unique = {prompt.id: prompt for mine in prompts.values() for prompt in mine}

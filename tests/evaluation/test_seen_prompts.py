@@ -95,6 +95,7 @@ def test_training_set_is_called_checked_only_where_it_was():
         "prompts": {"direct": 1, "jailbreak": 1, "overrefusal": 1, "noise": 2, "kd": 1, "utility": 2},
         "texts": {"rows.jsonl": 2},
     }
+    assert training_facts(asked, ["Pick a card."])["training_compared"]["texts"] == {"training texts": 1}
 
 
 def test_missing_library_is_said(monkeypatch, caplog):

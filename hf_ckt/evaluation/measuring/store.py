@@ -12,6 +12,7 @@ from ...checkpoints import replace_json
 
 # Files up to this size are told apart by their content; above, by size and time of writing.
 _READ_WHOLE = 64 * 2**20
+_SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".tiktoken", ".py")
 
 
 class PieceStore:
@@ -54,13 +55,14 @@ class PieceStore:
 
 def fingerprint(folder: Path) -> str:
     """
-    Returns what tells the weights and settings in a folder from others: a digest of its JSON, model and template files.
+    Returns what tells the weights and settings in a folder from others: a digest of its JSON, model, template and tokenizer
+    files, and of code that may come with it.
 
     Large files go by name, size and time of writing: reading many gigabytes would take longer than it is worth.
     """
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".safetensors", ".jinja", ".model"):
+        if path.suffix in _SUFFIXES or path.name in ("merges.txt", "vocab.txt"):
             stat = path.stat()
             content = (
                 path.read_bytes() if stat.st_size <= _READ_WHOLE else str((stat.st_size, stat.st_mtime_ns)).encode()

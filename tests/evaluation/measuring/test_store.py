@@ -58,3 +58,12 @@ def test_fingerprint_follows_content_and_not_time(tmp_path, monkeypatch):
     by_time = fingerprint(tmp_path)
     os.utime(file, (2, 2))
     assert fingerprint(tmp_path) != by_time
+
+
+@pytest.mark.parametrize("name", ["merges.txt", "qwen.tiktoken", "modeling_own.py", "tokenizer.model"])
+def test_fingerprint_follows_every_file_that_changes_an_answer(tmp_path, name):
+    """A tokenizer in files of another kind, or the model's own code, was changed under the answers of the old one."""
+    (tmp_path / name).write_text("first")
+    first = fingerprint(tmp_path)
+    (tmp_path / name).write_text("other")
+    assert fingerprint(tmp_path) != first
