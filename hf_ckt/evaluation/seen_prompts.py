@@ -27,9 +27,9 @@ def asked_prompts(asked: Questions) -> dict[str, list[EvalPrompt]]:
         prompt = EvalPrompt(row["prompt_id"], row["set"], row["kind"], row["category"], row["request"])
         found.setdefault(row["suite"], {})[prompt.id] = prompt
     prompts = {suite: list(mine.values()) for suite, mine in found.items()}
-    clean = [one for one in asked.exchanges if not one.noise]
+    clean = {one.prompt: one.id for one in reversed(asked.exchanges) if not one.noise}
     if clean:
-        prompts["kd"] = [EvalPrompt(one.id, "kd", "benign", "", one.prompt) for one in clean]
+        prompts["kd"] = [EvalPrompt(name, "kd", "benign", "", text) for text, name in reversed(clean.items())]
     questions = [(one.id, one.question) for one in asked.choices]
     questions += [(one.id, one.question) for one in asked.problems]
     questions += [(one.id, one.text) for one in asked.passages]

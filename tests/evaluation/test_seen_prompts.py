@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from hf_ckt.data.prompt_sets import ChoiceQuestion, EvalPrompt, WordProblem
-from hf_ckt.evaluation.measuring.suites import Questions, ask
+from hf_ckt.evaluation.measuring.suites import Exchange, Questions, ask
 from hf_ckt.evaluation.measuring.tiers import TIERS
 from hf_ckt.evaluation.seen_prompts import asked_prompts, compare_with_training, training_facts
 
@@ -24,7 +24,7 @@ def _asked() -> Questions:
         ("direct", "jailbreak", "overrefusal", "noise", "kd"),
         harmful=[EvalPrompt("mine/0", "mine", "harmful", "", HARMFUL)],
         benign=[EvalPrompt("mine/1", "mine", "benign", "", BENIGN)],
-        responses=[(RESPONSE, "The ostrich."), (RESPONSE, "An ostrich.")],
+        responses=[Exchange(f"kd/{n}", "", RESPONSE, text) for n, text in enumerate(("The ostrich.", "An ostrich."))],
     )
     asked.choices = [ChoiceQuestion("choice/0", "", CHOICE, ("a", "b", "c", "d"), 0)]
     asked.problems = [WordProblem("problem/0", PROBLEM, "7")]
@@ -37,7 +37,7 @@ def test_everything_that_is_asked_is_compared():
     texts = {suite: [prompt.text for prompt in prompts] for suite, prompts in found.items()}
     assert texts == {
         "direct": [HARMFUL],
-        "jailbreak": [HARMFUL],  # without the template around it
+        "jailbreak": [HARMFUL, BENIGN],  # without the template around them
         "overrefusal": [BENIGN],
         "noise": [HARMFUL, BENIGN],
         "kd": [RESPONSE],
@@ -92,7 +92,7 @@ def test_training_set_is_called_checked_only_where_it_was():
     facts = training_facts(asked, {"rows.jsonl": ["Pick a card.", "Tell a joke."]})
     assert facts["training_set_checked"] and facts["near_duplicates"]["prompts"] == 0
     assert facts["training_compared"] == {
-        "prompts": {"direct": 1, "jailbreak": 1, "overrefusal": 1, "noise": 2, "kd": 1, "utility": 2},
+        "prompts": {"direct": 1, "jailbreak": 2, "overrefusal": 1, "noise": 2, "kd": 1, "utility": 2},
         "texts": {"rows.jsonl": 2},
     }
     assert training_facts(asked, ["Pick a card."])["training_compared"]["texts"] == {"training texts": 1}

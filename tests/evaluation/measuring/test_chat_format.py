@@ -170,7 +170,7 @@ def test_adapter_trained_with_a_cloned_template_is_evaluated(made, tmp_path):
     assert found["adapter"]["sent"] == "<|ask|>{prompt}<|tell|>" == found["base"]["sent"]
     assert (found["adapter"]["tokenizer"], found["base"]["tokenizer"]) == ("cloned", "base")
     assert found["base"]["template"] == "cloned"
-    assert 0 < results["models"]["adapter"]["scores"]["kd_alignment"]["value"] < 1
+    assert 0 < results["models"]["adapter"]["scores"]["base_agreement"]["value"] < 1
 
 
 @pytest.mark.parametrize(
