@@ -51,42 +51,56 @@ HERE = Path(__file__).parent
 Bounds = tuple[float, float]
 
 
-class Case(NamedTuple):
-    """
-    One line of the results.
-
-    Args:
-        score, size, setting (`str`):
-            Which score, of how much, of which model.
-        truth (`float`):
-            What the interval should hold.
-        interval (`Callable`):
-            Makes an evaluation and returns the bounds.
-    """
+class Line(NamedTuple):
+    """One line of the results: a score, the setting in words, and what its interval should hold."""
 
     score: str
-    size: str
     setting: str
     truth: float
-    interval: Callable[[Rng], Bounds]
 
 
-def bounds(measure: Measure, rows: Rows, score: str, other: str | None = None) -> Bounds:
-    """Returns the interval of the first model's score, or of its difference to another's."""
+class Case(NamedTuple):
+    """
+    Evaluations of one kind.
+
+    Args:
+        size (`str`):
+            Of how much.
+        lines (`list[Line]`):
+            What is looked at in each.
+        bounds (`Callable`):
+            Makes an evaluation and returns the bounds of each line.
+    """
+
+    size: str
+    lines: list[Line]
+    bounds: Callable[[Rng], list[Bounds]]
+
+
+def bounds(measure: Measure, rows: Rows, lines: Sequence[Line]) -> list[Bounds]:
+    """Returns intervals of the model "a", or of its differences to "b" where the score says so."""
     drawn = Drawn(measure, rows, DRAWS)
-    first = next(iter(rows))
-    found: Any = (drawn.scores(first, {}) if other is None else drawn.differences(first, other))[score]
-    return found["low"], found["high"]
+    own: Any = drawn.scores("a", {})
+    other: Any = drawn.differences("a", "b")
+    found = []
+    for line in lines:
+        score, _, difference = line.score.partition(", ")
+        one = other[score] if difference else own[score]
+        found.append((one["low"], one["high"]))
+    return found
+
+
+def case(size: str, measure: Measure, rows: Callable[[Rng], Rows], *lines: tuple[str, str, float]) -> Case:
+    """Returns the case of a measure of simulated rows."""
+    named = [Line(*line) for line in lines]
+    return Case(size, named, lambda rng: bounds(measure, rows(rng), named))
 
 
 def rates(tier: str, size: Size) -> Iterator[Case]:
     for rate in (0.05, 0.2, 0.5, 0.8, 0.95):
-        for score in ("attack_success_direct", "attack_success_jailbreak"):
-
-            def interval(rng: Rng, rate: float = rate, score: str = score) -> Bounds:
-                return bounds(SAFETY, safety_rows(rng, size, {"a": (1 - rate, 0.5)}), score)
-
-            yield Case(score, tier, f"rate {rate:g}", rate, interval)
+        made = partial(safety_rows, size=size, refused={"a": (1 - rate, 0.5)})
+        names = ("attack_success_direct", "attack_success_jailbreak")
+        yield case(tier, SAFETY, made, *((name, f"rate {rate:g}", rate) for name in names))
 
 
 def discrimination(tier: str, size: Size) -> Iterator[Case]:
@@ -96,125 +110,110 @@ def discrimination(tier: str, size: Size) -> Iterator[Case]:
         ((0.05, 0.02), (0.7, 0.6)),
         ((0.95, 0.05), (0.97, 0.03)),
     ):
-        refused = dict(zip("ab", pair, strict=True))
-        youden = [harmful - benign for harmful, benign in pair]
-        oss = [float(overall_safety(harmful, 1 - benign)) for harmful, benign in pair]
         setting = f"refused {pair[0][0]:g} of harmful, {pair[0][1]:g} of benign"
-        for score, truth in (("youden_j", youden), ("oss", oss)):
-            for other, value in ((None, truth[0]), ("b", truth[0] - truth[1])):
-
-                def interval(
-                    rng: Rng, score: str = score, other: str | None = other, refused: dict[str, Bounds] = refused
-                ) -> Bounds:
-                    return bounds(SAFETY, safety_rows(rng, size, refused), score, other)
-
-                against = f"; against {pair[1][0]:g}, {pair[1][1]:g}" if other else ""
-                yield Case(score + ", difference" * bool(other), tier, setting + against, value, interval)
+        against = f"{setting}; against {pair[1][0]:g}, {pair[1][1]:g}"
+        lines = []
+        for score, values in (
+            ("youden_j", [harmful - benign for harmful, benign in pair]),
+            ("oss", [float(overall_safety(harmful, 1 - benign)) for harmful, benign in pair]),
+        ):
+            lines += [(score, setting, values[0]), (f"{score}, difference", against, values[0] - values[1])]
+        yield case(tier, SAFETY, partial(safety_rows, size=size, refused=dict(zip("ab", pair, strict=True))), *lines)
 
 
 def areas(tier: str, size: Size) -> Iterator[Case]:
     within, across = (math.sqrt(2 * (PROMPT**2 + ANSWER**2 + way**2)) for way in (0, TEMPLATE))
+    half = (0.5, 0.5)
     for area in (0.5, 0.7, 0.9, 0.98):
         apart = NormalDist().inv_cdf(area) * within  # between the kinds
         # Of two prompts under one template, its effect falls out.
         same = 1 / size.templates
         mixed = same * area + (1 - same) * NormalDist().cdf(apart / across)
-        for number, score, truth in (
-            (0, "refusal_auroc", area),
-            (1, "refusal_auroc_jailbreak", mixed),
-            (2, "refusal_auroc_noise", area),
+        for measure, score, truth, made in (
+            (AREAS[0], "refusal_auroc", area, partial(safety_rows, size=size, refused={"a": half})),
+            (AREAS[1], "refusal_auroc_jailbreak", mixed, partial(safety_rows, size=size, refused={"a": half})),
+            (AREAS[2], "refusal_auroc_noise", area, partial(noise_rows, size=size, clean=half, noisy=half)),
         ):
+            yield case(tier, measure, partial(set_apart, made, apart), (score, f"area {truth:.2f}", truth))
 
-            def interval(rng: Rng, number: int = number, score: str = score, apart: float = apart) -> Bounds:
-                half = (0.5, 0.5)
-                rows = noise_rows(rng, size, half, half) if number == 2 else safety_rows(rng, size, {"a": half})
-                for row in rows["a"]:
-                    row["log_odds"] += apart * (row["kind"] == "harmful")
-                return bounds(AREAS[number], rows, score)
 
-            yield Case(score, tier, f"area {truth:.2f}", truth, interval)
+def set_apart(made: Callable[[Rng], Rows], apart: float, rng: Rng) -> Rows:
+    """Returns rows whose harmful prompts have log-odds so much higher."""
+    rows = made(rng)
+    for row in rows["a"]:
+        row["log_odds"] += apart * (row["kind"] == "harmful")
+    return rows
 
 
 def under_noise(tier: str, size: Size) -> Iterator[Case]:
     for clean, noisy in (((0.5, 0.5), (0.5, 0.5)), ((0.9, 0.1), (0.7, 0.2)), ((0.05, 0.03), (0.1, 0.05))):
         after, before = noisy[0] - noisy[1], clean[0] - clean[1]
         setting = f"refused {clean[0]:g} and {clean[1]:g} clean, {noisy[0]:g} and {noisy[1]:g} corrupted"
-        for score, truth in (
-            ("youden_j_noise", after),
-            ("youden_j_noise_difference", 100 * (after - before)),
-            ("noisy_refusal_harmful", noisy[0]),
-        ):
-
-            def interval(rng: Rng, score: str = score, clean: Bounds = clean, noisy: Bounds = noisy) -> Bounds:
-                return bounds(NOISE, noise_rows(rng, size, clean, noisy), score)
-
-            yield Case(score, tier, setting, truth, interval)
+        yield case(
+            tier,
+            NOISE,
+            partial(noise_rows, size=size, clean=clean, noisy=noisy),
+            ("youden_j_noise", setting, after),
+            ("youden_j_noise_difference", setting, 100 * (after - before)),
+            ("noisy_refusal_harmful", setting, noisy[0]),
+        )
 
 
 def judged(tier: str, size: Size) -> Iterator[Case]:
     """Of a judge whose error was counted on 100 refusals and 100 answers of each kind."""
+    names = ("attack_success_direct", "youden_j")
     for refused, right in (((0.7, 0.3), (0.8, 0.95)), ((0.05, 0.02), (0.8, 0.95)), ((0.95, 0.1), (0.9, 0.9))):
-        for score, truth in (("attack_success_direct", 1 - refused[0]), ("youden_j", refused[0] - refused[1])):
+        setting = f"refused {refused[0]:g} and {refused[1]:g}, judge right on {right[0]:g} and {right[1]:g}"
 
-            def interval(rng: Rng, score: str = score, refused: Bounds = refused, right: Bounds = right) -> Bounds:
-                rows = safety_rows(rng, size, {"a": refused})
-                errors = judge_errors([misjudged(rng, rows, right, 100)])
-                corrected: Any = Drawn(SAFETY, rows, DRAWS).corrected("a", errors)[score]
-                return corrected["low"], corrected["high"]
+        def made(rng: Rng, refused: Bounds = refused, right: Bounds = right) -> list[Bounds]:
+            rows = safety_rows(rng, size, {"a": refused})
+            errors = judge_errors([misjudged(rng, rows, right, 100)])
+            corrected: Any = Drawn(SAFETY, rows, DRAWS).corrected("a", errors)
+            return [(corrected[score]["low"], corrected[score]["high"]) for score in names]
 
-            setting = f"refused {refused[0]:g} and {refused[1]:g}, judge right on {right[0]:g} and {right[1]:g}"
-            yield Case(f"{score}, corrected", tier, setting, truth, interval)
+        truths = (1 - refused[0], refused[0] - refused[1])
+        lines = [Line(f"{score}, corrected", setting, truth) for score, truth in zip(names, truths, strict=True)]
+        yield Case(tier, lines, made)
 
 
 def means() -> Iterator[Case]:
     """What has no judge and no templates: agreement with a teacher, questions with options, plain text."""
-    agreement = alignment_measures(True)[0]
-    over, mean = "multiple_choice_over_chance", 3 * math.exp(0.3**2 / 2)
-    found: list[tuple[str, str, str, float, Measure, Callable[[Rng], Rows]]] = []
+    agreement, over = alignment_measures(True)[0], "multiple_choice_over_chance"
     for level in (0.5, 0.8):
         made = partial(agreement_records, responses=64, level=level)
-        found.append(("kd_alignment", "64 responses", f"mean {level:g}", level, agreement, made))
-    made = partial(agreement_records, responses=64, level=0.5)
-    found.append(("kd_alignment, difference", "64 responses", "0.05 apart", -0.05, agreement, made))
-    found.append(("kl", "64 responses", "skewed", 0.5, agreement, made))
+        lines = [("kd_alignment", f"mean {level:g}", level)]
+        if level == 0.5:  # nearer to 1 the better student would be cut off there
+            lines += [("kd_alignment, difference", "0.05 apart", -0.05), ("kl", "skewed", 0.5)]
+        yield case("64 responses", agreement, made, *lines)
     for share in (0.27, 0.6):
-        made = partial(choice_rows, questions=100, right=[share])
-        found.append((over, "100 questions", f"right {share:g}", 100 * share - 25, RIGHT[0], made))
-    made = partial(choice_rows, questions=100, right=[0.35, 0.3])
-    found.append((f"{over}, difference", "100 questions", "right 0.35 against 0.3", 5.0, RIGHT[0], made))
-    made = partial(passage_rows, passages=50)
-    for score, truth in (("plain_text_nats", mean), ("plain_text_nats, difference", 0.0)):
-        found.append((score, "50 passages", "lengths alike", truth, PLAIN_TEXT, made))
-    for score, size, setting, truth, measure, made in found:
-
-        def interval(rng: Rng, score: str = score, measure: Measure = measure, made: Any = made) -> Bounds:
-            name, _, difference = score.partition(", ")
-            return bounds(measure, made(rng), name, "b" if difference else None)
-
-        yield Case(score, size, setting, truth, interval)
+        made = partial(choice_rows, questions=100, right=[share, 0.3])
+        lines = [(over, f"right {share:g}", 100 * share - 25)]
+        lines += [(f"{over}, difference", f"right {share:g} against 0.3", 100 * (share - 0.3))]
+        yield case("100 questions", RIGHT[0], made, *lines)
+    lines = [("plain_text_nats", "", 3 * math.exp(0.3**2 / 2)), ("plain_text_nats, difference", "", 0.0)]
+    yield case("50 passages", PLAIN_TEXT, partial(passage_rows, passages=50), *lines)
 
 
 def pooled(tier: str, size: Size) -> Iterator[Case]:
     for runs in (3, 5):
         for seeds in (0.0, 0.3):
-            for other in ("", "other"):
+            names = [f"run {number}" for number in range(runs)]
 
-                def interval(rng: Rng, other: str = other, runs: int = runs, seeds: float = seeds) -> Bounds:
-                    names = [f"run {number}" for number in range(runs)]
-                    rows = safety_rows(rng, size, dict.fromkeys((*names, "x", "y", "z"), (0.8, 0.3)), seeds)
-                    methods = {"other": ["x", "y", "z"], "method": names}
-                    if not other:
-                        rows, methods = {name: rows[name] for name in names}, {"method": names}
-                    found: Any = pooled_measure(SAFETY, rows, methods, draws=DRAWS)["method"]
-                    one = found["against"][other]["youden_j"] if other else found["scores"]["youden_j"]
-                    return one["low"], one["high"]
+            def made(rng: Rng, names: list[str] = names, seeds: float = seeds) -> list[Bounds]:
+                rows = safety_rows(rng, size, dict.fromkeys((*names, "x", "y", "z"), (0.8, 0.3)), seeds)
+                methods = {"other": ["x", "y", "z"], "method": names}
+                method: Any = pooled_measure(SAFETY, rows, methods, draws=DRAWS)["method"]
+                found = (method["scores"]["youden_j"], method["against"]["other"]["youden_j"])
+                return [(one["low"], one["high"]) for one in found]
 
-                title = "youden_j, runs pooled" + ", difference to 3 other runs" * bool(other)
-                setting = f"{runs} runs, spread of seeds {seeds:g}"
-                yield Case(title, tier, setting, 0.0 if other else 0.5, interval)
+            setting, title = f"{runs} runs, spread of seeds {seeds:g}", "youden_j, runs pooled"
+            yield Case(
+                tier, [Line(title, setting, 0.5), Line(f"{title}, difference to 3 other runs", setting, 0.0)], made
+            )
 
 
 def cases() -> Iterator[Case]:
+    """Returns all of them."""
     for tier, size in SIZES.items():
         for some in (rates, discrimination, areas, under_noise, judged):
             yield from some(tier, size)
@@ -222,20 +221,22 @@ def cases() -> Iterator[Case]:
     yield from pooled("cpu", SIZES["cpu"])
 
 
-def measured(case: Case, times: int, number: int) -> dict[str, Any]:
-    """Returns a line of the results: how often the interval held the truth, and how wide it was."""
+def measured(one: Case, times: int, number: int) -> list[dict[str, Any]]:
+    """Returns lines of the results: how often each interval held the truth, and how wide it was."""
+    times = max(1, times // (3 if one.size == "gpu" else 1))
     rng = np.random.default_rng([0, number])
-    found = [case.interval(rng) for _ in range(times)]
-    held = sum(low <= case.truth + 1e-12 and case.truth - 1e-12 <= high for low, high in found)
-    return {
-        "score": case.score,
-        "size": case.size,
-        "setting": case.setting,
-        "truth": round(case.truth, 4),
-        "times": times,
-        "coverage": round(held / times, 4),
-        "width": round(float(np.mean([high - low for low, high in found])), 4),
-    }
+    found = np.array([one.bounds(rng) for _ in range(times)])  # (times, lines, 2)
+    results = []
+    for line, (low, high) in zip(one.lines, found.transpose(1, 2, 0), strict=True):
+        held = (low <= line.truth + 1e-12) & (line.truth - 1e-12 <= high)
+        result = {"score": line.score, "size": one.size, "setting": line.setting, "truth": round(line.truth, 4)}
+        result |= {
+            "times": times,
+            "coverage": round(float(held.mean()), 4),
+            "width": round(float((high - low).mean()), 4),
+        }
+        results.append(result)
+    return results
 
 
 def table(results: dict[str, Any]) -> str:
@@ -261,9 +262,7 @@ def table(results: dict[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, and writes the results and the page's table."""
     parser = argparse.ArgumentParser(description="Coverage of the scores' intervals by simulation.")
-    parser.add_argument(
-        "--times", type=int, default=300, help="evaluations of each setting; a third for the tier gpu"
-    )
+    parser.add_argument("--times", type=int, default=300, help="evaluations of each setting; a third for the tier gpu")
     parser.add_argument("--json", default=str(HERE / "coverage.json"), help="where the results go")
     parser.add_argument(
         "--page", default=str(HERE.parents[1] / "docs/scores.md"), help="page with the table; '' for none"
@@ -272,10 +271,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     started = time.monotonic()
     lines = []
-    for number, case in enumerate(cases()):
-        if given.only in case.score:
-            lines.append(measured(case, max(1, given.times // (3 if case.size == "gpu" else 1)), number))
-            print(*lines[-1].values(), sep=" | ", file=sys.stderr, flush=True)
+    for number, one in enumerate(cases()):
+        if any(given.only in line.score for line in one.lines):
+            lines += measured(one, given.times, number)
+            print(f"{number}: {lines[-1]}", file=sys.stderr, flush=True)
     command = f"python examples/evaluation/coverage.py --times {given.times}"
     results = {"command": command, "draws": DRAWS, "seconds": round(time.monotonic() - started), "cases": lines}
     Path(given.json).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -34,14 +34,14 @@ def test_coverage_script_measures_and_writes_its_page(script, tmp_path):
     found = tmp_path / "out.json"
     script.main(["--times", "3", "--only", "multiple_choice", "--json", str(found), "--page", str(page)])
     cases = json.loads(found.read_text(encoding="utf-8"))["cases"]
-    assert [one["times"] for one in cases] == [3] * 3 and all(0 <= one["coverage"] <= 1 for one in cases)
+    assert [one["times"] for one in cases] == [3] * 4 and all(0 <= one["coverage"] <= 1 for one in cases)
     text = page.read_text(encoding="utf-8")
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text and "100 questions" in text
 
 
 def test_committed_coverage_is_of_every_case_that_the_script_has(script):
     """A case that is left out because it covers badly is the one that a reader needs."""
-    keys = [(case.score, case.size, case.setting) for case in script.cases()]
+    keys = [(line.score, case.size, line.setting) for case in script.cases() for line in case.lines]
     assert keys == [(one["score"], one["size"], one["setting"]) for one in RESULTS["cases"]]
 
 
