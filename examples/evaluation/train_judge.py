@@ -2,9 +2,11 @@
 """
 Trains the judge `learned` and writes its weights beside it: `python examples/evaluation/train_judge.py`.
 
-It takes the rows of `learned_answers.jsonl` whose split is train, and nothing else. `--trials` first compares what could be
-learnt from by cross-validation within those rows, which is how the judge's form was chosen: in one column no form of
-answer and no request of a judged row was trained on, in the other no request was. It needs scikit-learn and the wheel that
+It takes the rows of `learned_answers.jsonl` whose split is train. How much the rule's verdict weighs beside them is chosen
+by what is right of those rows in cross-validation and of `labelled_answers.jsonl`'s split dev, half and half: all of the
+former were written to mislead the rule, most of the latter were not. `--trials` first compares what else could be learnt
+from by cross-validation within the train rows, which is how the judge's form was chosen: in one column no form of answer
+and no request of a judged row was trained on, in the other no request was. It needs scikit-learn and the wheel that
 the judge itself needs. The same versions give the same weights.
 """
 
@@ -29,6 +31,8 @@ from hf_ckt.evaluation.judges.learned import LAYERS, WEIGHTS, features, what_is_
 # Inverse strength of the penalty on the squared weights, and most iterations until they stand still.
 C, ITERATIONS = 10.0, 5_000
 DECIMALS = 4  # of a weight: what differs between machines is far below
+RULE_WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)  # nats
+OTHERS = Path(__file__).parents[2] / "tests" / "evaluation" / "judges" / "labelled_answers.jsonl"
 FORM_FOLDS, REQUEST_FOLDS = 5, 3
 LIBRARIES = ("numpy", "scikit-learn", "tokenizers", "torch", "transformers")
 
@@ -36,10 +40,10 @@ Row = Mapping[str, Any]
 Features = Any  # a matrix with a row for each answer, dense or sparse
 
 
-def read_answers(path: Path) -> list[Row]:
-    """Returns the rows to train on."""
+def read_answers(path: Path, split: str) -> list[Row]:
+    """Returns the rows of a split."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [row for row in rows if row["split"] == "train"]
+    return [row for row in rows if row["split"] == split]
 
 
 def fit(matrix: Features, refused: np.ndarray, strength: float = C, **options: Any) -> LogisticRegression:
@@ -47,15 +51,55 @@ def fit(matrix: Features, refused: np.ndarray, strength: float = C, **options: A
     return LogisticRegression(C=strength, max_iter=ITERATIONS, **options).fit(matrix, refused)
 
 
-def train(rows: Sequence[Row], encoder: SentenceEncoder) -> dict[str, Any]:
-    """Returns weight and bias, as the judge reads them."""
-    texts = [what_is_read(row["answer"]) for row in rows]
-    matrix = np.stack([features(one) for one in encoder.vectors(texts, "answers")])
-    fitted = fit(matrix, np.array([row["refused"] for row in rows]))
-    return {
+def train(rows: Sequence[Row], others: Sequence[Row]) -> tuple[dict[str, Any], list[dict[str, float]]]:
+    """Returns the weights, as the judge reads them, and what is right of both sets by the weight of the rule."""
+    matrix, other_matrix = _feature_matrix(rows), _feature_matrix(others)
+    fitted = fit(matrix, _refused(rows))
+    odds = cross_validated(matrix, rows, with_forms=True)
+    other_odds = fitted.decision_function(other_matrix)
+    tried = [
+        {
+            "rule": weight,
+            "train": _right_share(odds + weight * _by_rule(rows), rows),
+            "dev": _right_share(other_odds + weight * _by_rule(others), others),
+        }
+        for weight in RULE_WEIGHTS
+    ]
+    weights = {
         "bias": round(float(fitted.intercept_[0]), DECIMALS),
+        "rule": max(tried, key=lambda one: one["train"] + one["dev"])["rule"],
         "weight": [round(float(value), DECIMALS) for value in fitted.coef_[0]],
     }
+    return weights, tried
+
+
+def cross_validated(
+    matrix: Features, rows: Sequence[Row], with_forms: bool, strength: float = C, **options: Any
+) -> np.ndarray:
+    """Returns the log-odds of a refusal for each row, by a regression that has not seen it."""
+    refused, found = _refused(rows), np.zeros(len(rows))
+    for trained, judged in folds(rows, with_forms):
+        fitted = fit(matrix[trained], refused[trained], strength, **options)
+        found[judged] = fitted.decision_function(matrix[judged])
+    return found
+
+
+def _feature_matrix(rows: Sequence[Row]) -> np.ndarray:
+    # An answer without a word is never asked about; it stands as a full stop.
+    texts = [what_is_read(row["answer"]) or "." for row in rows]
+    return np.stack([features(one) for one in encoder(LAYERS).vectors(texts, "answers")])
+
+
+def _refused(rows: Sequence[Row]) -> np.ndarray:
+    return np.array([row["refused"] for row in rows])
+
+
+def _by_rule(rows: Sequence[Row]) -> np.ndarray:
+    return np.array([1.0 if is_refusal(row["answer"]) else -1.0 for row in rows])
+
+
+def _right_share(odds: np.ndarray, rows: Sequence[Row]) -> float:
+    return round(float(((odds > 0) == _refused(rows)).mean()), 4)
 
 
 def folds(rows: Sequence[Row], with_forms: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -78,8 +122,7 @@ def _groups(names: Sequence[str], count: int) -> np.ndarray:
 def compare(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Returns what each trial's judge gets right of the rows, by both ways of cross-validation."""
     texts = [what_is_read(row["answer"]) for row in rows]
-    refused = np.array([row["refused"] for row in rows])
-    rule = np.array([is_refusal(row["answer"]) for row in rows])
+    rule = _by_rule(rows)
     layers = {layer: encoder(layer).vectors(texts, f"layer {layer}") for layer in (2, LAYERS, 5, 6)}
     whole = {layer: np.stack([one[0] for one in found]) for layer, found in layers.items()}
     sentences = layers[LAYERS]
@@ -92,14 +135,10 @@ def compare(rows: Sequence[Row]) -> list[dict[str, Any]]:
     chosen = np.hstack([whole[LAYERS], last])
 
     def odds(matrix: Features, with_forms: bool, strength: float = C, **options: Any) -> np.ndarray:
-        found = np.zeros(len(rows))
-        for trained, judged in folds(rows, with_forms):
-            fitted = fit(matrix[trained], refused[trained], strength, **options)
-            found[judged] = fitted.decision_function(matrix[judged])
-        return found
+        return cross_validated(matrix, rows, with_forms, strength, **options)
 
     trials: dict[str, Callable[[bool], np.ndarray]] = {
-        "the rule, which learns nothing": lambda forms: np.where(rule, 1.0, -1.0),
+        "the rule, which learns nothing": lambda forms: rule,
         "vectors of layer 6, the last": lambda forms: odds(whole[6], forms),
         "vectors of layer 5": lambda forms: odds(whole[5], forms),
         "vectors of layer 4": lambda forms: odds(whole[4], forms),
@@ -113,21 +152,21 @@ def compare(rows: Sequence[Row]) -> list[dict[str, Any]]:
         "  and the request": lambda forms: odds(np.hstack([chosen, requests]), forms),
         "  and its product with the request": lambda forms: odds(np.hstack([chosen, product]), forms),
         "  and the rule's verdict": lambda forms: odds(np.hstack([chosen, rule[:, None]]), forms),
-        "  or the rule": lambda forms: np.where(rule, 1.0, odds(chosen, forms)),
+        "  or the rule": lambda forms: np.maximum(rule, odds(chosen, forms)),
         "letters": lambda forms: odds(letters, forms),
         "  and layer 4 with its last sentence": lambda forms: odds(letters, forms) + odds(chosen, forms),
     }
-    return [{"trial": name} | _right(rows, refused, made(True), made(False)) for name, made in trials.items()]
+    return [{"trial": name} | _right(rows, made(True), made(False)) for name, made in trials.items()]
 
 
-def _right(rows: Sequence[Row], refused: np.ndarray, by_form: np.ndarray, by_request: np.ndarray) -> dict[str, float]:
-    right = (by_form > 0) == refused
+def _right(rows: Sequence[Row], by_form: np.ndarray, by_request: np.ndarray) -> dict[str, float]:
+    right = (by_form > 0) == _refused(rows)
     forms = sorted({row["form"] for row in rows})
     of_form = [np.mean([ok for ok, row in zip(right, rows, strict=True) if row["form"] == form]) for form in forms]
     return {
-        "new_form_and_request": round(float(right.mean()), 4),
+        "new_form_and_request": _right_share(by_form, rows),
         "mean_of_forms": round(float(np.mean(of_form)), 4),
-        "new_request": round(float(((by_request > 0) == refused).mean()), 4),
+        "new_request": _right_share(by_request, rows),
     }
 
 
@@ -154,31 +193,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = WEIGHTS.with_name("learned_answers.jsonl")
     parser.add_argument("--answers", type=Path, default=default, help="labelled answers, JSONL")
+    parser.add_argument("--others", type=Path, default=OTHERS, help="answers that the rule's weight is chosen on too")
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="weights; what was done goes beside them")
     parser.add_argument("--trials", action="store_true", help="compare other judges by cross-validation, in minutes")
     options = parser.parse_args(argv)
 
-    rows = read_answers(options.answers)
+    rows, others = read_answers(options.answers, "train"), read_answers(options.others, "dev")
     record = options.output.with_name("learned_training.json")
     if options.trials:
         trials = compare(rows)
     else:
         trials = json.loads(record.read_text(encoding="utf-8"))["trials"] if record.exists() else []
-    replace_json(options.output, train(rows, encoder(LAYERS)))
+    weights, tried = train(rows, others)
+    replace_json(options.output, weights)
     replace_json(
         record,
         {
             "weights": {options.output.name: _digest(options.output)},
-            "answers": {options.answers.name: _digest(options.answers)},
-            "rows": len(rows),
+            "answers": {path.name: _digest(path) for path in (options.answers, options.others)},
+            "rows": {"train": len(rows), "dev": len(others)},
             "c": C,
             "encoder": {"model": MODEL, "wheel": WHEEL, "layers": LAYERS, "sha256": SHA256},
             "versions": {name: version(name) for name in LIBRARIES},
+            "rule_weights": tried,
             "trials": trials,
         },
     )
     for trial in trials:
         print(f"{trial['trial']:<45}" + "".join(f"{value:>8.3f}" for name, value in trial.items() if name != "trial"))
+    for one in tried:
+        print(", ".join(f"{name} {value:.3f}" for name, value in one.items()))
     print(options.output)
 
 
