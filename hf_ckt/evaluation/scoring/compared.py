@@ -179,7 +179,7 @@ def score_models(
         rows (`Mapping[str, Sequence[Mapping]]`):
             By model, in the order of the results: `suite`, `set`, `prompt_id`, `kind`, `template`, `corruption`, `severity`,
             `seed`, and what was measured: `refused`, `degenerate`, `log_odds`, `margin`, `token_consistency`, `correct`,
-            `options`, `nats`, `tokens`. What the rows of a suite are missing for gives no score. Their order does not matter.
+            `options`, `nats`, `tokens`. A score whose rows are missing is left out. Their order does not matter.
         error, benign_error (`Sequence[Mapping]`, *optional*):
             See [`~evaluation.scoring.judge_correction.judge_errors`].
         draws (`int`, *optional*, defaults to `10000`):
