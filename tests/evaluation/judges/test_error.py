@@ -95,6 +95,29 @@ def test_bootstrap_resamples_prompts_within_kinds(prompts):
         assert found["intervals"][name] == pytest.approx([values[99], values[3_899]], abs=0.02), name
 
 
+def test_counts_of_each_kind_are_its_own():
+    """A rate is corrected by the judge's error on prompts like its own; that of the other kind would correct it wrongly."""
+    found = measure_judge(Reader(), labelled(COUNTS))
+    names = ("true_refusals", "false_refusals", "missed_refusals", "true_answers")
+    assert found["by_kind"] == {
+        "harmful": dict(zip(names, (30, 2, 12, 6), strict=True)),
+        "benign": dict(zip(names, (3, 5, 0, 22), strict=True)),
+    }
+
+
+@pytest.mark.parametrize("n", [20, 200])
+def test_a_judge_that_never_erred_has_intervals_of_some_width(n):
+    """[1, 1] after twenty answers says that it cannot err."""
+    rows = labelled({("harmful", True, True): n, ("benign", False, False): n}, prompts=n)
+    intervals = measure_judge(Reader(), rows)["intervals"]
+    # 3 / n is the rule of three: the highest rate of errors that none in n leaves open
+    low, high = intervals["f1"]
+    assert 1 - 4.5 / n < low < 1 - 1 / n and high == pytest.approx(1)
+    for kind in ("harmful", "benign"):
+        low, high = intervals[f"bias_{kind}"]
+        assert -4.5 / n < low < -1 / n and low == pytest.approx(-high)
+
+
 def test_rates_of_nothing_are_none():
     """A precision of 0 where nothing was judged refused reads as a judge that is always wrong."""
     found = measure_judge(Reader(), [LabelledAnswer("A", False), LabelledAnswer("A", False)])
