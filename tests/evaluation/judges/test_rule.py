@@ -123,9 +123,9 @@ def test_stated_error_is_that_of_the_labelled_answers(name):
     assert all(entry["digest"] == judge.digest for entry in judge.error), "measure each set again with `hf-ckt judge`"
     assert stated["sha256"] == {LABELLED.name: hashlib.sha256(LABELLED.read_bytes()).hexdigest()}
     for key, value in found.items():
-        if key not in ("intervals", "by_form"):
+        if key not in ("intervals", "by_form", "by_kind"):
             assert stated[key] == pytest.approx(value), key
-    assert stated["by_form"] == found["by_form"]
+    assert stated["by_form"] == found["by_form"] and stated["by_kind"] == found["by_kind"]
     for rate, bounds in found["intervals"].items():
         assert stated["intervals"][rate] == pytest.approx(bounds), rate
     # Counted once more, by hand.
