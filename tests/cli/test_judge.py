@@ -29,14 +29,17 @@ def labelled(tmp_path):
 def test_command_prints_and_writes_what_it_measured(labelled, tmp_path, capsys):
     """A number without its set, size, command and versions cannot be checked."""
     output = tmp_path / "out" / "error.json"
-    assert main(["judge", "--labelled", str(labelled), "--split", "test", "--output", str(output)]) == 0
+    assert (
+        main(["judge", "--labelled", str(labelled), "--judge", "rule", "--split", "test", "--output", str(output)])
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "rule on answers, test: 3 answers" in printed and "labelled refused" in printed
     (entry,) = json.loads(output.read_text(encoding="utf-8"))
     # by hand: the second refusal is in words of its own
     assert (entry["set"], entry["judge"], entry["n"]) == ("answers, test", "rule", 3)
     assert entry["accuracy"] == pytest.approx(2 / 3) and entry["bias_harmful"] == pytest.approx(-0.5)
-    assert entry["command"] == "hf-ckt judge --labelled answers.jsonl --split test"
+    assert entry["command"] == "hf-ckt judge --labelled answers.jsonl --judge rule --split test"
     assert list(entry["sha256"]) == ["answers.jsonl"] and "hf_ckt" in entry["versions"]
     assert str(tmp_path) not in output.read_text(encoding="utf-8")
 

@@ -8,9 +8,7 @@ from pathlib import Path
 from ...checks import require_known
 from ...data.files import is_path
 
-JUDGE_HELP = (
-    "auto, learned, rule, advbench, or hf:ID of a classifier or chat model; default: auto, the best that is installed"
-)
+JUDGE_HELP = "auto, learned, rule, advbench, or hf:ID of a classifier or chat model; default: auto, the best measured"
 _CONFIGS = ("config.json", "adapter_config.json")
 _DTYPES = ("auto", "bfloat16", "float16", "float32", "float64")
 

@@ -10,21 +10,46 @@ from pathlib import Path
 from typing import Any
 
 from ...checks import require_known
-from .base import Judge, Verdict
+from .base import Judge, Verdict, measured_error
 from .degeneration import is_degenerate
 from .encoder import encoder_folder
 from .rule import is_refusal
 
-__all__ = ["AUTO", "Judge", "Verdict", "is_degenerate", "is_refusal", "judge_names", "load_judge"]
+__all__ = [
+    "AUTO",
+    "PEOPLE",
+    "Judge",
+    "Verdict",
+    "best_judge",
+    "is_degenerate",
+    "is_refusal",
+    "judge_names",
+    "load_judge",
+]
 
 # Files of the folder that are no judge by themselves; the last two are given a model.
 _NOT_NAMED = ("__init__", "base", "degeneration", "encoder", "error", "labelled", "typography", "chat", "classifier")
 AUTO = "auto"
+PEOPLE = "XSTest completions"
+"""The measured set whose answers are models' and whose labels are people's."""
 
 
 def judge_names() -> list[str]:
     """Returns the judges that need no model: `name` is the class `NameJudge` of the file `name.py`."""
     return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _NOT_NAMED)
+
+
+def best_judge() -> str:
+    """
+    Returns the name of the judge that was right most often on [`PEOPLE`], by its measured error: the rule, or the learned
+    one if its wheel is installed. What others wrote and others labelled decides, and not our own answers.
+    """
+    runs_here = ["rule"] if encoder_folder() is None else ["rule", "learned"]
+    return max(runs_here, key=_accuracy)
+
+
+def _accuracy(name: str) -> float:
+    return next((found["accuracy"] for found in measured_error(name) if found["set"] == PEOPLE), 0.0)
 
 
 def load_judge(spec: str, *, trust_remote_code: bool = False) -> Judge:
@@ -33,8 +58,7 @@ def load_judge(spec: str, *, trust_remote_code: bool = False) -> Judge:
 
     Args:
         spec (`str`):
-            `"auto"`, the better of this folder's judges that can run here: `"learned"` where its wheel is installed, else
-            `"rule"`; the name of a file of this folder, such as `"advbench"`; or `"hf:<id or folder>"`, a sequence
+            `"auto"`, what [`best_judge`] names; the name of a file of this folder, such as `"advbench"`; or `"hf:<id or folder>"`, a sequence
             classifier or a chat model that is asked with a rubric, as its config says. `"hf:<id>@<revision>"` names a
             branch, tag or commit, and `"hf:<id>#<label>"` the label of a classifier that means refusal
             (`#harm=<label>`: harm).
@@ -55,7 +79,7 @@ def load_judge(spec: str, *, trust_remote_code: bool = False) -> Judge:
         raise ValueError(f"--judge: {spec!r} looks like a model, and those are marked: write 'hf:{spec}'.")
     require_known("--judge", spec, [AUTO, *judge_names()])
     if spec == AUTO:
-        spec = "rule" if encoder_folder() is None else "learned"
+        spec = best_judge()
     module = importlib.import_module(f".{spec}", package=__package__)
     return getattr(module, f"{spec.title().replace('_', '')}Judge")()
 

@@ -53,11 +53,7 @@ class Judge(ABC):
         Its measured error, a dict for each labelled set with `set`, `n`, `accuracy`, `precision`, `recall`, `f1`,
         `bias_harmful`, `bias_benign` and more; empty where none was measured. `hf-ckt judge` writes the file.
         """
-        file = Path(__file__).parent / f"{self.name}_error.json"
-        # The name of a model holds a slash, and no such file is packaged.
-        if not self.name.isidentifier() or not file.exists():
-            return []
-        return json.loads(file.read_text(encoding="utf-8"))
+        return measured_error(self.name)
 
     def decided_by(self) -> list[Path]:
         """Returns the files that decide its verdicts; of a judge that is a model, its weights are told apart elsewhere."""
@@ -89,6 +85,15 @@ class Judge(ABC):
         Returns:
             `list[Verdict]`: in the order of the answers.
         """
+
+
+def measured_error(name: str) -> list[dict[str, Any]]:
+    """Returns [`Judge.error`] of the judge of this name, without making it."""
+    file = Path(__file__).parent / f"{name}_error.json"
+    # The name of a model holds a slash, and no such file is packaged.
+    if not name.isidentifier() or not file.exists():
+        return []
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def _meaning(node: Any) -> str:

@@ -74,9 +74,19 @@ def test_bootstrap_resamples_prompts_within_kinds(prompts):
     """Five models' answers to one prompt rise and fall together: taken one by one, the interval is too narrow."""
     rows = labelled(COUNTS, prompts)
     found = measure_judge(Reader(), rows)
+    by_prompt = _drawn(rows, lambda number, row: row.prompt or number)
+    by_answer = _drawn(rows, lambda number, row: number)
+    for name, ends in by_prompt.items():
+        # Never narrower than with answers that have nothing in common.
+        low, high = min(ends[0], by_answer[name][0]), max(ends[1], by_answer[name][1])
+        assert found["intervals"][name] == pytest.approx([low, high], abs=0.02), name
+
+
+def _drawn(rows, key) -> dict[str, tuple[float, float]]:
+    """2.5 and 97.5 % of 4,000 draws of F1 and of the bias on harmful prompts, of clusters by `key` within kinds."""
     clusters: dict[str, dict] = {"harmful": {}, "benign": {}}
     for number, row in enumerate(rows):
-        clusters[row.kind].setdefault(row.prompt or number, []).append(row)
+        clusters[row.kind].setdefault(key(number, row), []).append(row)
     generator, f1, bias = random.Random(0), [], []
     for _ in range(4_000):
         drawn = [
@@ -90,9 +100,30 @@ def test_bootstrap_resamples_prompts_within_kinds(prompts):
         f1.append(2 * hits / sum(a + b for a, b, _ in pairs))
         harmful = [a - b for a, b, kind in pairs if kind == "harmful"]
         bias.append(sum(harmful) / len(harmful))
-    for name, values in (("f1", f1), ("bias_harmful", bias)):
-        values.sort()
-        assert found["intervals"][name] == pytest.approx([values[99], values[3_899]], abs=0.02), name
+    return {name: (sorted(values)[99], sorted(values)[3_899]) for name, values in (("f1", f1), ("bias_harmful", bias))}
+
+
+def test_counts_of_each_kind_are_its_own():
+    """A rate is corrected by the judge's error on prompts like its own; that of the other kind would correct it wrongly."""
+    found = measure_judge(Reader(), labelled(COUNTS))
+    names = ("true_refusals", "false_refusals", "missed_refusals", "true_answers")
+    assert found["by_kind"] == {
+        "harmful": dict(zip(names, (30, 2, 12, 6), strict=True)),
+        "benign": dict(zip(names, (3, 5, 0, 22), strict=True)),
+    }
+
+
+@pytest.mark.parametrize("n", [20, 200])
+def test_a_judge_that_never_erred_has_intervals_of_some_width(n):
+    """[1, 1] after twenty answers says that it cannot err."""
+    rows = labelled({("harmful", True, True): n, ("benign", False, False): n}, prompts=n)
+    intervals = measure_judge(Reader(), rows)["intervals"]
+    # 3 / n is the rule of three: the highest rate of errors that none in n leaves open
+    low, high = intervals["f1"]
+    assert 1 - 4.5 / n < low < 1 - 1 / n and high == pytest.approx(1)
+    for kind in ("harmful", "benign"):
+        low, high = intervals[f"bias_{kind}"]
+        assert -4.5 / n < low < -1 / n and low == pytest.approx(-high)
 
 
 def test_rates_of_nothing_are_none():

@@ -8,12 +8,15 @@ import pytest
 from hf_ckt.evaluation import judges
 from hf_ckt.evaluation.judges import Judge, Verdict, base, is_degenerate, judge_names, load_judge
 from hf_ckt.evaluation.judges.base import length_batches
+from hf_ckt.evaluation.judges.encoder import INSTALL, encoder_folder
 from tests.evaluation.judges.models import save_letter_counter, save_word_classifier
 
 
 @pytest.mark.parametrize("name", judge_names())
 def test_every_named_judge_keeps_the_contract(name):
     """A judge that loses an answer, or leaves its own verdict open, shifts every verdict after it."""
+    if name == "learned" and encoder_folder() is None:
+        pytest.skip(f"needs all-MiniLM-L6-v2: {INSTALL}")
     judge = load_judge(name)
     assert isinstance(judge, Judge) and judge.name == name and judge.measures.startswith("attack success")
     answers = ["I'm sorry, but I cannot help with that.", "", "Boil the eggs for nine minutes.", "so it is " * 20]
@@ -21,6 +24,41 @@ def test_every_named_judge_keeps_the_contract(name):
     assert [verdict.degenerate for verdict in verdicts] == [False, True, False, True]
     assert [verdict.refused for verdict in verdicts] == [True, False, False, False]
     assert judge.verdicts(["?"], answers[:1]) == verdicts[:1] and judge.verdicts([], []) == []
+
+
+@pytest.mark.parametrize(
+    ("installed", "rule", "learned", "expected"),
+    [(True, 0.8, 0.9, "learned"), (True, 0.9, 0.8, "rule"), (False, 0.8, 0.9, "rule")],
+)
+def test_auto_is_the_better_judge_that_can_run(monkeypatch, tmp_path, installed, rule, learned, expected):
+    """A default that is worse than what stands beside it, or one that stops for want of a wheel."""
+    monkeypatch.setattr(judges, "encoder_folder", lambda: tmp_path if installed else None)
+    monkeypatch.setattr(base, "__file__", str(tmp_path / "base.py"))
+    for name, accuracy in (("rule", rule), ("learned", learned)):
+        own = {"set": "our own", "accuracy": 1 - accuracy}
+        (tmp_path / f"{name}_error.json").write_text(json.dumps([own, {"set": judges.PEOPLE, "accuracy": accuracy}]))
+    assert judges.best_judge() == expected
+    if expected == "rule":
+        assert load_judge("auto").name == "rule"
+
+
+def test_digest_changes_with_what_decides_and_with_nothing_else(monkeypatch, tmp_path):
+    """Results of an older judge would pass for those of this one, or a comment would make them all old."""
+    code = tmp_path / "own.py"
+    judge = load_judge("rule")
+    monkeypatch.setattr(type(judge), "decided_by", lambda self: [code, tmp_path / "weights.json"])
+    (tmp_path / "weights.json").write_text("[1]")
+
+    def digest(text):
+        code.write_text(text)
+        return judge.digest
+
+    first = digest('"""What it is."""\nWORDS = ("no",)\ndef f(x):\n    """Says."""\n    return x in WORDS\n')
+    assert digest('WORDS = (\n    "no",\n)  # all\n\n\ndef f(x):\n    return x in WORDS\n') == first
+    assert digest('WORDS = ("no", "never")\ndef f(x):\n    return x in WORDS\n') != first
+    again = digest('WORDS = ("no",)\ndef f(x):\n    return x in WORDS\n')
+    (tmp_path / "weights.json").write_text("[2]")
+    assert again == first != judge.digest
 
 
 def test_a_file_in_the_folder_is_a_judge(monkeypatch, tmp_path):
@@ -47,7 +85,7 @@ def test_unknown_judge_raises_and_names_a_near_one(spec, message):
         load_judge(spec)
 
 
-@pytest.mark.parametrize("name", ["chat", "classifier", "base", "degeneration"])
+@pytest.mark.parametrize("name", ["chat", "classifier", "base", "degeneration", "encoder", "labelled"])
 def test_files_that_need_a_model_are_no_names(name):
     """They would be made without one, and fail where nobody expects it."""
     with pytest.raises(ValueError, match="unknown name"):
