@@ -181,10 +181,11 @@ def _training_texts(sources: list[str]) -> dict[str, list[str]] | None:
     from ..data.files import load_rows, shown_name
 
     found: dict[str, list[str]] = {}
-    for source in sources:
-        rows = load_rows(source)
+    for source in dict.fromkeys(sources):
+        rows, name = load_rows(source), shown_name(source)
         try:
-            found.setdefault(shown_name(source), []).extend(training_texts(rows))
+            # Two files of one name in two folders are two files.
+            found[name if name not in found else f"{name} ({len(found) + 1})"] = list(training_texts(rows))
         except (ValueError, TypeError) as error:
             raise ValueError(f"--train-data: {shown_name(source)}: {error}") from error
     return found

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..checks import require_count, require_known, require_within
-from ..data.contamination import require_unseen, training_texts
+from ..data.contamination import training_texts
 from ..data.prompt_sets import EvalPrompt, load_prompts
 from ..models.backbone import frozen
 from .judges import Judge, load_judge
@@ -30,6 +30,7 @@ from .measuring.suites import ask
 from .measuring.tiers import TIERS
 from .results import completion_rows
 from .scoring.compared import score_models
+from .seen_prompts import compare_with_training
 
 logger = logging.getLogger(__name__)
 
@@ -272,7 +273,7 @@ def _tokenizer(trainer: Any) -> Any:
 
 
 def _require_unseen_by(trainer: Any, tokenizer: Any, prompts: Sequence[EvalPrompt]) -> None:
-    """Raises if a prompt occurs in the training set; says so once where that cannot be known."""
+    """Raises if a prompt occurs in the training set, warns of reworded ones, and says so where neither can be known."""
     dataset = trainer.train_dataset
     if dataset is None:
         return
@@ -281,9 +282,10 @@ def _require_unseen_by(trainer: Any, tokenizer: Any, prompts: Sequence[EvalPromp
         name for name in ("prompt", "messages", getattr(trainer.args, "dataset_text_field", "text")) if name in columns
     ]
     if fields:
-        require_unseen(prompts, training_texts(dataset.with_format(None).select_columns(fields), fields))
+        texts = training_texts(dataset.with_format(None).select_columns(fields), fields)
+        compare_with_training(prompts, {"training set": list(texts)})
     elif "input_ids" in columns:
-        require_unseen(prompts, _decoded(dataset, tokenizer))
+        compare_with_training(prompts, {"training set": list(_decoded(dataset, tokenizer))})
     elif trainer.args.process_index == 0:
         logger.warning(
             "SafetyEvalCallback: the training set %s, so it was not checked for the %d prompts of the suite. Scores on "

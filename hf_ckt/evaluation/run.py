@@ -164,7 +164,9 @@ def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]
     formats = _formats(options, [*listed, *teachers.values()])
 
     backbones, engine = Backbones(options.loading), _engine(options)
-    for said in run_warnings(listed, options.loading, (judging.harmful, judging.benign), tier.new_tokens):
+    everyone = dict.fromkeys((*listed, *teachers.values()))
+    warnings = run_warnings(everyone, options.loading, (judging.harmful, judging.benign), tier.new_tokens)
+    for said in warnings:
         logger.warning(said)
     measurement = Measurement(
         asked,
@@ -187,6 +189,7 @@ def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]
         "suites": suites,
         "left_out": left_out,
         "settings": _settings(options, judging, tier, teachers) | training,
+        "warnings": warnings,
         "judge": judging.described(),
         "generation": {
             "decoding": OWN if options.keep_generation_config else GREEDY,
@@ -249,10 +252,14 @@ def _engine(options: Evaluation) -> str:
             "--keep-generation-config: vLLM does not know all that a generation configuration may ask for (beams, n-grams "
             "that must not come again), and would leave it out unsaid. Use --engine transformers."
         )
-    # Left to itself, a run that keeps the configuration takes the engine that follows all of it.
-    if options.engine == "transformers" or (
-        options.engine == "auto" and (not usable or options.keep_generation_config)
-    ):
+    if options.loading.as_trained and options.engine == "vllm":
+        raise ValueError(
+            "--as-trained: vLLM holds one backbone in one precision, and adapters of another one would be answered over it. "
+            "Use --engine transformers, or --load-in-4bit for all."
+        )
+    # Left to itself, a run takes the engine that can do all of it.
+    whole = options.keep_generation_config or options.loading.as_trained
+    if options.engine == "transformers" or (options.engine == "auto" and (not usable or whole)):
         return "transformers"
     if not usable:
         raise ValueError(

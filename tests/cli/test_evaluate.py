@@ -125,7 +125,7 @@ def test_evaluate_says_which_prompts_are_too_long(evaluated, tmp_path, capsys):
 
 def test_two_teachers_are_each_named_for_their_kind(evaluated, tiny_model_dir, tmp_path, capsys):
     """A kind without a teacher, or rows that do not say their kind, would be left out of the agreement unsaid."""
-    folder, options = evaluated
+    _, options = evaluated
     at = options.index("--only")
     options = [*options[: at + 1], "kd", *options[at + 3 :]]
     rows = [{"prompt": "Help", "response": "Bake bread."}]

@@ -21,7 +21,7 @@ from ..measuring.chat_format import SYSTEM_FALLBACKS, ChatFormat, entry_tokenize
 from ..measuring.generation import GREEDY, OWN, decoding, generating, generation_facts
 from ..measuring.models import EvaluatedModel, Loading, entries, model_facts
 from ..measuring.store import PieceStore, only_writer
-from ..measuring.weights import precision_warnings, weights_facts
+from ..measuring.weights import loading_of, precision_warnings, weights_facts
 from ..same_models import require_folder_of
 from .catalogue import JUDGED_TASKS, OWN_TASKS, load_tasks, own_digest, without_notices
 from .chats import formats_without_thoughts, send_as
@@ -282,7 +282,7 @@ def _keys(
     """By task, what its result depends on; not the batch size, which a run that ran out of memory goes on with smaller."""
     shared = {
         "what": "lm-eval",
-        **entry.conditions(options.loading, ("lm_eval",)),
+        **entry.conditions(loading_of(entry, options.loading), ("lm_eval",)),
         "limit": options.limit,
         "num_fewshot": options.num_fewshot,
         "chat_template": options.chat_template,

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from .adapters import adapter_settings, require_every_key, resize_as_trained
 from .models import EvaluatedModel, Loading, public_name
+from .weights import loading_of
 
 _BACKBONES = 2
 # Path, and the adapter that has this copy for itself; None: shared.
@@ -29,7 +30,8 @@ class Backbones:
     Gives each entry's model when it is asked for. Adapters on a backbone share it, but for those that change its own
     weights as they are loaded (more tokens, trained biases, initialisations that rewrite it, layers put in twice): on what
     they leave behind, base and other adapters would be other models, so each of them has a copy of its own. At most two backbones are in
-    memory, a student's and another teacher's, and a third one takes the place of the one that was used longest ago.
+    memory in one precision, a student's and another teacher's, and a third one takes the place of the one that was used
+    longest ago.
 
     Args:
         loading ([`Loading`]):
@@ -38,6 +40,7 @@ class Backbones:
 
     loading: Loading = field(default_factory=Loading)
     _loaded: dict[_Key, _Loaded] = field(default_factory=dict)  # the last used last
+    _otherwise: dict[Loading, "Backbones"] = field(default_factory=dict)  # for adapters that were trained over others
     _alone: set[_Key] = field(default_factory=set)
 
     @contextmanager
@@ -48,6 +51,11 @@ class Backbones:
         Raises:
             ValueError: If the adapter does not fit the backbone with every one of its weights.
         """
+        loading = loading_of(entry, self.loading)
+        if loading.facts() != self.loading.facts():
+            with self._otherwise.setdefault(loading, Backbones(loading)).active(entry) as model:
+                yield model
+            return
         if entry.adapter is not None:
             backbone = self._with_adapter(entry.model, entry.adapter)
             backbone.model.set_adapter(backbone.adapters[entry.adapter])
@@ -63,6 +71,7 @@ class Backbones:
     def clear(self) -> None:
         """Lets go of all models."""
         self._loaded.clear()
+        self._otherwise.clear()
         gc.collect()
 
     def _load(self, key: _Key) -> _Loaded:

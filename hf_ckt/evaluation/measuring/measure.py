@@ -19,6 +19,7 @@ from .suites import Exchange, Questions
 from .text_nats import TextNats, text_nats
 from .tiers import Tier
 from .utility import choice_answers, choice_prompt
+from .weights import loading_of
 
 _ROWS = 16  # of the pieces that generate nothing
 _OPENING_TOKENS = 8  # about, that are read behind a prompt for its log-odds
@@ -192,7 +193,8 @@ class Measurement:
                 yield replace(piece, keep=keep)
 
     def _key(self, entry: EvaluatedModel, what: str, **more: Any) -> dict[str, Any]:
-        conditions = entry.conditions(self.backbones.loading, ("torch", "transformers"))
+        engine = ("vllm",) if self.engine is not None else ()
+        conditions = entry.conditions(loading_of(entry, self.backbones.loading), engine)
         return {"what": what, **conditions, "chat": self.formats[entry].facts(), **more}
 
     def _answers(

@@ -32,17 +32,20 @@ class Loading:
             `"nf4"` or `"int8"` by bitsandbytes.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Runs Python code that comes with the model.
+        as_trained (`bool`, *optional*, defaults to `False`):
+            Whether an adapter's backbone is loaded in the precision that it was trained over, where its folder records it.
     """
 
     dtype: str | None = None
     quantization: str | None = None
     trust_remote_code: bool = False
+    as_trained: bool = False
 
     @classmethod
     def of(cls, options: Namespace) -> "Loading":
         """Returns what [`add_model_options`] has read."""
         quantization = "nf4" if options.load_in_4bit else "int8" if options.load_in_8bit else None
-        return cls(options.dtype, quantization, options.trust_remote_code)
+        return cls(options.dtype, quantization, options.trust_remote_code, options.as_trained)
 
     def facts(self) -> dict[str, Any]:
         """Returns what results files state."""
@@ -50,6 +53,7 @@ class Loading:
             "dtype": self.kwargs()["dtype"],
             "quantization": self.quantization,
             "trust_remote_code": self.trust_remote_code,
+            "as_trained": self.as_trained,
         }
 
     def libraries(self) -> tuple[str, ...]:
@@ -58,7 +62,7 @@ class Loading:
         and decodes, what makes tokens and prompts. Not accelerate and safetensors, which place weights and read bytes: a
         version of theirs that changed a weight would change every user's.
         """
-        quantizer = () if self.quantization is None else ("bitsandbytes",)
+        quantizer = ("bitsandbytes",) if self.quantization is not None or self.as_trained else ()
         return ("torch", "transformers", "peft", "tokenizers", "jinja2", *quantizer)
 
     def kwargs(self) -> dict[str, Any]:
@@ -259,6 +263,8 @@ def add_model_options(parser: ArgumentParser) -> None:
     quantized = parser.add_mutually_exclusive_group()
     quantized.add_argument("--load-in-4bit", action="store_true", help="the base in NF4, by bitsandbytes")
     quantized.add_argument("--load-in-8bit", action="store_true", help="the base in 8 bits, by bitsandbytes")
+    trained = "each adapter over its backbone in the precision that it was trained over, where its folder records it"
+    quantized.add_argument("--as-trained", action="store_true", help=trained)
     add("--trust-remote-code", action="store_true", help="run Python code that comes with the models")
     other = "score an adapter on another base than the one that it records; default: refuse"
     add("--allow-other-base", action="store_true", help=other)

@@ -4,11 +4,23 @@
 import hashlib
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from .models import EvaluatedModel, Loading, source_file
+
+
+def loading_of(entry: EvaluatedModel, loading: Loading) -> Loading:
+    """Returns how an entry's backbone is loaded: as its adapter was trained, where that is asked for and recorded."""
+    from ...models.precision import precision_name
+
+    trained = trained_precision(entry) if loading.as_trained else None
+    if trained is None:
+        return loading
+    name = precision_name(trained)
+    return replace(loading, dtype=trained["compute"], quantization=name if name in ("nf4", "int8") else None)
 
 
 def weights_facts(entry: EvaluatedModel, loading: Loading) -> dict[str, Any]:
@@ -50,7 +62,7 @@ def scored_precision(entry: EvaluatedModel, loading: Loading) -> dict[str, str]:
     """Returns the precision that an entry's backbone is loaded in; a base that was saved quantized stays so."""
     from ...models.precision import quantization_name
 
-    own = quantization_name(entry.saved_quantization)
+    own, loading = quantization_name(entry.saved_quantization), loading_of(entry, loading)
     dtype = loading.facts()["dtype"]
     return {"weights": own or loading.quantization or dtype, "compute": dtype}
 
@@ -84,7 +96,7 @@ def precision_warnings(entries: Iterable[EvaluatedModel], loading: Loading) -> l
 def _remedy(precision: str) -> str:
     flags = {"nf4": "--load-in-4bit", "int8": "--load-in-8bit"}
     if precision in flags:
-        return f"Score it with {flags[precision]}."
+        return f"Score it with {flags[precision]}, or every adapter with --as-trained."
     if re.fullmatch(r"b?float\d+", precision):
         return f"Score it with --dtype {precision} and without --load-in-4bit or --load-in-8bit."
     return f"Give as --model the base that was saved in {precision}."

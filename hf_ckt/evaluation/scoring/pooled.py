@@ -12,7 +12,7 @@ answers every prompt in its own way; that part is in the draws over prompts alre
 4.3 and not 1.96: so little is known of other seeds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ...checks import require_count, require_known
@@ -106,19 +106,20 @@ def pooled_measure(
     return found
 
 
-def require_methods(rows: Mapping[str, Any], methods: Mapping[str, Sequence[str]]) -> None:
+def require_methods(names: Collection[str], methods: Mapping[str, Sequence[str]]) -> None:
+    """Raises ValueError if a method has fewer than two runs, one that is no model or also another's, or a model's name."""
     seen: dict[str, str] = {}
     for method, runs in methods.items():
         require_count(f"runs of {method}", len({*runs}), 2, "Of one run nothing is known of other seeds.")
         for run in runs:
-            require_known(f"runs of {method}", run, list(rows))
+            require_known(f"runs of {method}", run, list(names))
             if run in seen:
                 raise ValueError(
                     f"runs of {method}: {run!r} is also one of {seen[run]!r}, and would be compared with itself. Give each "
                     "run to one method."
                 )
             seen[run] = method
-        if method in rows and method not in runs:
+        if method in names and method not in runs:
             raise ValueError(
                 f"methods: {method!r} is also the name of a model that is none of its runs, so a difference to it could be "
                 "to either. Give the method another name."

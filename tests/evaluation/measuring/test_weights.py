@@ -121,3 +121,38 @@ def test_base_that_was_saved_quantized_is_scored_so(tiny_model_dir, tmp_path):
     assert "bitsandbytes" not in plain.conditions(Loading("float32"))["versions"]
     assert "bitsandbytes" in plain.conditions(Loading("float32", "nf4"))["versions"]
     assert {"torch", "transformers", "peft", "tokenizers", "jinja2"} <= plain.conditions(Loading())["versions"].keys()
+
+
+def test_each_adapter_is_loaded_over_what_it_was_trained_over(tiny_model_dir, adapters, tmp_path):
+    """Of a teacher trained over float32 and a student over NF4, one would always be scored over another backbone."""
+    import torch
+
+    from hf_ckt.evaluation.measuring.backbones import Backbones
+
+    listed = [EvaluatedModel("base", str(tiny_model_dir))]
+    for name, (weights, compute) in {"student": ("nf4", "float32"), "teacher": ("float32", "float32")}.items():
+        folder = save_adapter(tiny_model_dir, tmp_path / name)
+        _record(folder, weights, compute)
+        listed.append(EvaluatedModel(name, str(tiny_model_dir), folder))
+    listed.append(EvaluatedModel("unknown", str(tiny_model_dir), adapters[0]))
+    loading = Loading(dtype="bfloat16", as_trained=True)
+    backbones, found = Backbones(loading), {}
+    for entry in [*listed, *listed]:
+        with backbones.active(entry) as model:
+            quantized = bool(getattr(model.config, "quantization_config", None))
+            kept = model.get_input_embeddings().weight.dtype
+            found[entry.name] = (quantized, kept)
+    assert found == {
+        "base": (False, torch.bfloat16),
+        "student": (True, torch.float32),
+        "teacher": (False, torch.float32),
+        "unknown": (False, torch.bfloat16),
+    }
+    assert not precision_warnings(listed, loading)
+    assert [weights_facts(entry, loading)["scored_precision"]["weights"] for entry in listed] == [
+        "bfloat16",
+        "nf4",
+        "float32",
+        "bfloat16",
+    ]
+    assert len(precision_warnings(listed, Loading(dtype="bfloat16"))) == 2
