@@ -84,6 +84,7 @@ cards: install bench-page  ## Judge kept answers anew if the judge has changed; 
 	$(BIN)/hf-ckt report examples/results/evaluation --readme docs/evaluation.md
 	$(BIN)/python docs/draw_objective.py
 	$(BIN)/python docs/draw_budget.py
+	$(BIN)/python docs/judge_tables.py
 
 format: install  ## Rewrite files to the house style
 	$(BIN)/ruff check --fix .

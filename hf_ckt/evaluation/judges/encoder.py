@@ -76,7 +76,7 @@ class SentenceEncoder:
         tokenizer.enable_padding()
         config = BertConfig.from_json_file(self._folder / "config.json")
         config.num_hidden_layers = self._layers
-        model = BertModel(config, add_pooling_layer=False)
+        model: Any = BertModel(config, add_pooling_layer=False)
         weights = load(contents["model.safetensors"])
         model.load_state_dict({name: weights[name] for name in model.state_dict()})
         return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
