@@ -5,6 +5,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from .arguments.models import JUDGE_HELP
 from .arguments.parser import CommandParser
 
 
@@ -77,13 +78,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     add("--suite", choices=TIERS, default="smoke", help="how much: smoke takes minutes on 2 cores and no download")
     add("--only", nargs="+", metavar="NAME", help="direct, jailbreak, overrefusal, noise, kd, utility; default: all")
-    add(
-        "--judge",
-        default="auto",
-        metavar="NAME",
-        help="auto: learned where its weights are installed, else rule; rule, learned, advbench, or hf:ID of a classifier or "
-        "chat model",
-    )
+    add("--judge", default="auto", metavar="NAME", help=JUDGE_HELP)
     add(
         "--pool",
         nargs="+",

@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-from .arguments.models import require_judge
+from .arguments.models import JUDGE_HELP, require_judge
 from .arguments.parser import CommandParser
 
 
@@ -15,7 +15,7 @@ def run(argv: list[str]) -> int:
         "verdict enters stays as it is. No model is evaluated.",
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="written by `hf-ckt evaluate --output`")
-    parser.add_argument("--judge", default="auto", metavar="NAME", help="as of `hf-ckt evaluate`; default: auto")
+    parser.add_argument("--judge", default="auto", metavar="NAME", help=JUDGE_HELP)
     parser.add_argument(
         "--trust-remote-code", action="store_true", help="run Python code that comes with a judge that is a model"
     )

@@ -74,7 +74,7 @@ class Judging:
         verdicts = []
         for start in range(0, len(pairs), _AT_A_TIME):
             batch = pairs[start : start + _AT_A_TIME]
-            key = {"what": "verdicts", "judge": judge.name, "model": self.identity, "pairs": batch}
+            key = {"what": "verdicts", "judge": [judge.name, judge.digest], "model": self.identity, "pairs": batch}
             verdicts += [Verdict(**one) for one in self.store.piece(key, partial(_as_dicts, judge, batch))]
         return verdicts
 
