@@ -144,36 +144,3 @@ def student_t_quantile(freedom: float) -> float:
         z * (((3 * squared + 19) * squared + 17) * squared - 15) / 384,
     )
     return sum(term / freedom**power for power, term in enumerate(terms))
-
-
-def cluster_bootstrap_interval(
-    clusters: Sequence[Sequence[float]], *, draws: int = DRAWS, seed: int = 0
-) -> tuple[float, float]:
-    """
-    Returns the 95 % percentile bootstrap interval of a mean over values that come in clusters; see
-    [`resampled_means`].
-
-    Args:
-        clusters (`Sequence[Sequence[float]]`):
-            Values by cluster; every value weighs the same.
-        draws (`int`, *optional*, defaults to `10000`), seed (`int`, *optional*, defaults to `0`):
-            As for [`resampled_means`].
-
-    Raises:
-        ValueError: If there is no cluster, or an empty one.
-
-    Example:
-
-    >>> low, high = cluster_bootstrap_interval([[0.0, 0.0], [1.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
-    >>> low, high
-    (0.25, 1.0)
-    """
-    require_count("clusters", min([len(clusters), *map(len, clusters)]), 1, "A mean of nothing has no interval.")
-    # Imported here: rates are judged without numpy, and the command line reads this module's names.
-    import numpy as np
-
-    sums = np.array([[sum(values)] for values in clusters], dtype=float)
-    counts = np.array([[len(values)] for values in clusters], dtype=float)
-    low, high = percentile_interval(resampled_means(sums, counts, draws=draws, seed=seed)[:, 0])
-    assert low is not None and high is not None  # no cluster is empty
-    return low, high

@@ -10,7 +10,6 @@ from scipy import stats
 
 from hf_ckt.evaluation.scoring import intervals as module
 from hf_ckt.evaluation.scoring.intervals import (
-    cluster_bootstrap_interval,
     percentile_interval,
     resampled_means,
     student_t_quantile,
@@ -49,6 +48,12 @@ def test_wilson_interval_of_nothing_raises():
         wilson_interval(3, 2)
 
 
+def cluster_interval(clusters, *, draws=10_000, seed=0):
+    """The interval of a mean over values that come in clusters."""
+    sums, counts = (np.array([[of(values)] for values in clusters], float) for of in (sum, len))
+    return percentile_interval(resampled_means(sums, counts, draws=draws, seed=seed)[:, 0])
+
+
 def test_bootstrap_of_clusters_covers_what_it_claims_and_one_of_single_values_does_not():
     """Corruptions of one prompt rise and fall together: drawn one by one, the interval is far too narrow."""
     rng = random.Random(0)
@@ -60,27 +65,26 @@ def test_bootstrap_of_clusters_covers_what_it_claims_and_one_of_single_values_do
             clusters.append([shared + rng.gauss(0, 0.2) for _ in range(6)])
         singles = [[value] for values in clusters for value in values]
         for name, given in (("clusters", clusters), ("values", singles)):
-            low, high = cluster_bootstrap_interval(given, draws=400, seed=seed)
+            low, high = cluster_interval(given, draws=400, seed=seed)
             covered[name] += low <= 0 <= high
     assert covered["clusters"] / 200 > 0.9 and covered["values"] / 200 < 0.7
 
 
 def test_bootstrap_weighs_every_value_the_same_and_repeats_itself():
     """A mean of the clusters' means would weigh a prompt with one corruption like one with six."""
-    low, high = cluster_bootstrap_interval([[1.0] * 9, [0.0]], draws=1000)
+    low, high = cluster_interval([[1.0] * 9, [0.0]], draws=1000)
     assert (low, high) == (0.0, 1.0)
     given = [[float(n % 3 == 0)] * (n % 4 + 1) for n in range(30)]
-    assert cluster_bootstrap_interval(given) == cluster_bootstrap_interval(given)
+    assert cluster_interval(given) == cluster_interval(given)
     mean = sum(map(sum, given)) / sum(map(len, given))
-    low, high = cluster_bootstrap_interval(given)
+    low, high = cluster_interval(given)
     assert low < mean < high
 
 
 def test_bootstrap_of_nothing_raises():
     """It would print NaN beside a rate."""
-    for given in ([], [[1.0], []]):
-        with pytest.raises(ValueError, match="clusters: must be 1 or more"):
-            cluster_bootstrap_interval(given)
+    with pytest.raises(ValueError, match="clusters: must be 1 or more"):
+        resampled_means(np.zeros((0, 1)), np.zeros((0, 1)))
 
 
 def test_bootstrap_interval_is_that_of_scipy():
@@ -89,7 +93,7 @@ def test_bootstrap_interval_is_that_of_scipy():
     theirs = stats.bootstrap(
         (values,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval
-    low, high = cluster_bootstrap_interval([[value] for value in values], draws=20_000)
+    low, high = cluster_interval([[value] for value in values], draws=20_000)
     # Each side's own draws move its bounds by about 0.002.
     assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.012)
 
