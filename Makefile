@@ -81,6 +81,7 @@ gpu: install smollm2  ## Run everything that needs a GPU, in order of value, unt
 cards: install bench-page  ## Judge kept answers anew if the judge has changed; write model_cards/, tables and pictures from the results files
 	$(BIN)/python -m hf_ckt.evaluation.comparisons.cards examples/results/*.json --cards model_cards \
 	    --pages README.md docs/*.md
+	$(BIN)/hf-ckt rejudge examples/results/evaluation
 	$(BIN)/hf-ckt report examples/results/evaluation --readme docs/evaluation.md
 	$(BIN)/python docs/draw_objective.py
 	$(BIN)/python docs/draw_budget.py

@@ -29,7 +29,8 @@ def rejudge(folder: Path, spec: str = "auto", *, trust_remote_code: bool = False
         `dict`: what `results.json` holds.
 
     Raises:
-        ValueError: If another process writes to the folder, or it holds no evaluation with its answers.
+        ValueError: If another process writes to the folder, it holds no evaluation with its answers, or these were kept
+            without the requests that a judge which is a model may read.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: is no folder, so there are no answers to judge. Give what `--output` named.")
@@ -40,6 +41,12 @@ def rejudge(folder: Path, spec: str = "auto", *, trust_remote_code: bool = False
                 f"{folder}: holds no completions.parquet with answers, so there is nothing to judge. Evaluate again."
             )
         results = findings.results
+        judged = [row for row in findings.rows if row["kind"] in ("harmful", "benign")]
+        if spec.startswith("hf:") and not all(row["request"] for row in judged):
+            raise ValueError(
+                f"{folder}: its answers were kept without the requests, which {spec!r} may read: its verdicts would be on other "
+                "texts. Take a judge that reads the answer alone, or evaluate again."
+            )
         judging = load_judging(spec, trust_remote_code=trust_remote_code, store=PieceStore(folder / "pieces"))
         rows: dict[str, list[dict[str, Any]]] = {name: [] for name in results["models"]}
         for row in judging.judged(findings.rows):
