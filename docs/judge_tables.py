@@ -3,7 +3,7 @@
 Writes the tables of `judges.md` from the judges' measured errors: `python docs/judge_tables.py`.
 
 The errors are those beside the judges, written by `hf-ckt judge`; what older versions of a judge got is in
-`examples/results/earlier_judges.json`, and what was tried in training in `learned_training.json`.
+`examples/evaluation/earlier_judges.json`, and what was tried in training in `learned_training.json`.
 """
 
 import json
@@ -16,7 +16,7 @@ from hf_ckt.evaluation.judges.base import measured_error
 from hf_ckt.evaluation.judges.learned import WEIGHTS
 
 PAGE = Path(__file__).with_name("judges.md")
-EARLIER = Path(__file__).parents[1] / "examples" / "results" / "earlier_judges.json"
+EARLIER = Path(__file__).parents[1] / "examples" / "evaluation" / "earlier_judges.json"
 OWN, HARD = "labelled answers, test", "learned answers, heldout"
 NAMES = ("advbench", "rule", "learned")
 

@@ -34,12 +34,18 @@ def result_card(results: dict[str, Any], name: str) -> Any:
 
 
 def page_block(results: dict[str, Any], source: str) -> str:
-    """Returns the table of a results file for a page, with the line that says how it was measured."""
-    rows = comparison_rows(results)
+    """
+    Returns the table of a results file for a page, with the line that says how it was measured. Of the rates corrected for
+    the judge's error it says where they are: beside the raw ones they would double a table that is read at a glance.
+    """
+    shown = copy.deepcopy(results)
+    corrected = [score.pop("corrected", None) for model in shown["models"].values() for score in model["scores"].values()]
+    rows = comparison_rows(shown)
     columns = list(rows[0])
     lines = [columns, ["---"] * len(columns), *([row[column] for column in columns] for row in rows)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{table}\n\n{measured_sentence(results)} From `{source}`."
+    where = ", with rates corrected for the judge's error" if any(corrected) else ""
+    return f"{table}\n\n{measured_sentence(shown)} From `{source}`{where}."
 
 
 def write_pages(file: Path, cards: Path, pages: Sequence[Path]) -> list[str]:
