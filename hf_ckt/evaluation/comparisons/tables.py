@@ -11,8 +11,7 @@ from ..report.sentences import judge_sentence, score_sentences
 # In this order, those that were measured.
 _SHOWN = (
     *("youden_j", "refusal_auroc", "youden_j_noise", "youden_j_noise_difference", "refusal_auroc_noise"),
-    *("safety", "helpfulness", "noisy_refusal_harmful", "noisy_refusal_benign"),
-    *("token_consistency", "kd_alignment", "kd_alignment_noise", "top1_agreement"),
+    *("safety", "helpfulness", "token_consistency", "kd_alignment", "kd_alignment_noise"),
 )
 # Of these, what a model differs by from the one that the file names.
 _COMPARED = ("youden_j", "refusal_auroc", "youden_j_noise", "refusal_auroc_noise", "token_consistency")
