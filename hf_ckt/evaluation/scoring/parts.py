@@ -80,10 +80,15 @@ def prompt_of(row: Row) -> tuple[str, str, str]:
     return row["kind"], row["set"], row["prompt_id"]
 
 
+def response_of(record: Row) -> tuple[str, str, str]:
+    """Returns which response a record is of; prompts of two kinds may have the same id."""
+    return "response", record.get("kind") or "", record["id"]
+
+
 def identity(row: Row) -> tuple:
     """Returns what makes a row, or a record of a response, the same question to two models."""
     if "suite" not in row:
-        return ("response", row["id"], bool(row.get("noise")))
+        return (*response_of(row), bool(row.get("noise")))
     names = ("suite", "template", "corruption", "severity", "seed")
     return (*prompt_of(row), *(row.get(name) or "" for name in names))
 
