@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is scored of one model's rows: quantities that rates or means are taken of, and the scores that they make up."""
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -96,6 +97,15 @@ def identity(row: Row) -> tuple:
 def helpful(row: Row) -> bool:
     """Returns whether an answer is neither refused nor degenerate."""
     return not (row["refused"] or row["degenerate"])
+
+
+def measured(row: Row, column: str) -> bool:
+    """
+    Returns whether a column holds a number. What a model that overflows makes of a prompt is none: it would be above, or
+    below, all others.
+    """
+    value = row.get(column)
+    return value is not None and math.isfinite(value)
 
 
 def run_of(row: Row) -> str:
