@@ -48,9 +48,10 @@ class SafetyEvalCallback(TrainerCallback):
     (`metric_for_best_model="refusal_auroc"` or `"youden_j"` with `load_best_model_at_end=True`), and into its log:
     `eval_youden_j` (safety + helpfulness - 1; 0 is what a policy blind to content has), `eval_refusal_auroc` (0.5 is
     chance), `eval_safety`, `eval_helpfulness`, `eval_overrefusal` (rates), `eval_refusal_log_odds_harmful`,
-    `eval_refusal_log_odds_benign` (nats), and, where a teacher takes part in the objective, `eval_kd_alignment`. That last one is the evaluation's own `eval_acceptance` under the name that reports use: measured
-    on the evaluation data, and not a second time. With several evaluation datasets the suite is answered once, with the
-    first of them, and the names stay these.
+    `eval_refusal_log_odds_benign` (nats), and, where a teacher takes part in the objective, `eval_kd_alignment`. That last
+    one is the evaluation's own `eval_acceptance` under the name that reports use: measured on the evaluation data, and not
+    a second time. With several evaluation datasets the suite is answered once, with the first of them, and the names stay
+    these.
 
     Nothing of the run is changed: not its random state, the model's mode or its settings; a run with this callback has
     the losses of one without. Every process answers the whole suite, and the main process's scores count.

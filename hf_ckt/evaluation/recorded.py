@@ -11,6 +11,8 @@ from .measuring.weights import precision_warnings
 
 # Of prompts, draws of the bootstrap, intervals, and the judge that has learnt; they answer nothing.
 _COUNTING = ("datasets", "evaluate", "numpy", "scipy", "scikit-learn")
+OF_JUDGE = "judge "
+"""What a warning of a judge begins with."""
 _TOKENS_A_WORD = 1.5  # of English, with room: about 1.3 on average
 
 
@@ -40,13 +42,18 @@ def run_warnings(
         judges (`Iterable[Judge]`, *optional*), new_tokens (`int`, *optional*):
             Who reads the answers, and how long these are at most.
     """
-    said = precision_warnings(entries, loading)
+    return precision_warnings(entries, loading) + judge_warnings(judges, new_tokens)
+
+
+def judge_warnings(judges: Iterable[Judge], new_tokens: int | None) -> list[str]:
+    """Returns a sentence, which begins with [`OF_JUDGE`], for each judge that reads more than answers hold."""
+    said = []
     for judge in {judge.name: judge for judge in judges}.values():
         needed = tokens_read(judge)
         if new_tokens is not None and needed is not None and new_tokens < needed:
             said.append(
-                f"judge {judge.name}: it reads the first {judge.reads_words} words of an answer, and {new_tokens} new tokens "
-                f"end before them, so a refusal that begins later is missed. Give --new-tokens {needed} or more."
+                f"{OF_JUDGE}{judge.name}: it reads the first {judge.reads_words} words of an answer, and {new_tokens} new "
+                f"tokens end before them, so a refusal that begins later is missed. Give --new-tokens {needed} or more."
             )
     return said
 

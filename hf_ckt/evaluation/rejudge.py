@@ -1,19 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kept answers under another judge, or a newer one: no model answers again."""
 
+import copy
+import logging
 from pathlib import Path
 from typing import Any
 
 from ..checkpoints import replace_json
 from .judging import load_judging
 from .measuring.store import PieceStore, file_digest, only_writer
+from .recorded import OF_JUDGE, judge_warnings
 from .report.findings import read_findings
 from .results import scored, write_completions
+
+logger = logging.getLogger(__name__)
 
 
 def rejudge(folder: Path, spec: str = "auto", *, trust_remote_code: bool = False, command: str = "") -> dict[str, Any]:
     """
-    Judges the answers of a finished evaluation and writes its scores anew. What no verdict enters stays as it is.
+    Judges the answers of a finished evaluation and writes its scores anew. What no verdict enters stays as it is. Stopped
+    at any moment, the same call starts over.
 
     Args:
         folder (`Path`):
@@ -35,12 +41,12 @@ def rejudge(folder: Path, spec: str = "auto", *, trust_remote_code: bool = False
     if not folder.is_dir():
         raise ValueError(f"{folder}: is no folder, so there are no answers to judge. Give what `--output` named.")
     with only_writer(folder, ".lock", "evaluation"):
-        findings = read_findings(folder)
+        findings = read_findings(folder, rejudging=True)
         if not findings.rows:
             raise ValueError(
                 f"{folder}: holds no completions.parquet with answers, so there is nothing to judge. Evaluate again."
             )
-        results = findings.results
+        results, before = findings.results, copy.deepcopy(findings.results)
         judged = [row for row in findings.rows if row["kind"] in ("harmful", "benign")]
         if spec.startswith("hf:") and not all(row["request"] for row in judged):
             raise ValueError(
@@ -58,8 +64,18 @@ def rejudge(folder: Path, spec: str = "auto", *, trust_remote_code: bool = False
         results["judge"] = judging.described()
         results["settings"]["judge"] = judging.harmful.name
         results["rejudged"] = command
-        write_completions(folder / "completions.parquet", [row for mine in rows.values() for row in mine])
-        results["completions"] = file_digest(folder / "completions.parquet")
+        warnings = judge_warnings((judging.harmful, judging.benign), results["generation"].get("new_tokens"))
+        for said in warnings:
+            logger.warning(said)
+        others = [said for said in results.get("warnings", ()) if not said.startswith(OF_JUDGE)]
+        results["warnings"] = others + warnings
+        aside = folder / "rejudged.parquet"
+        write_completions(aside, [row for mine in rows.values() for row in mine])
+        results["completions"] = file_digest(aside)
+        results.pop("rejudging", None)
+        # Between the two files, the next call has to know that these answers are those of the folder's results.
+        replace_json(folder / "results.json", before | {"rejudging": results["completions"]})
+        aside.replace(folder / "completions.parquet")
         replace_json(folder / "results.json", results)
     return results
 

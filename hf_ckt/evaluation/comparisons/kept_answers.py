@@ -65,13 +65,8 @@ def judge_answers(results: dict[str, Any], judging: Judging) -> int:
             known = "refused" in said
             changed += known and (said["refused"], said["degenerate"]) != (row["refused"], row["degenerate"])
             said |= {column: row[column] for column in _VERDICT}
-    results["judge"] = described(judging)
+    results["judge"] = judging.described()
     return changed
-
-
-def described(judging: Judging) -> dict[str, Any]:
-    """Returns what a results file states of the judge, by which it is known again: name, error and digest."""
-    return judging.described() | {"digest": judging.harmful.digest}
 
 
 def score_answers(results: dict[str, Any], judging: Judging) -> None:
@@ -98,7 +93,7 @@ def bring_up_to_date(results: dict[str, Any], judge: str = "auto") -> list[str]:
         ValueError: If the answers were judged by a judge that is not installed here, and would be judged by a worse one.
     """
     judging = load_judging(judge)
-    told, old, new = [], results["judge"], described(judging)
+    told, old, new = [], results["judge"], judging.described()
     if (old["name"], old["digest"]) != (new["name"], new["digest"]):
         _require_installed(old["name"], new["name"])
         changed = judge_answers(results, judging)

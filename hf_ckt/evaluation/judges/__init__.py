@@ -24,6 +24,7 @@ __all__ = [
     "is_degenerate",
     "is_refusal",
     "judge_names",
+    "judging_model",
     "load_judge",
 ]
 
@@ -84,14 +85,27 @@ def load_judge(spec: str, *, trust_remote_code: bool = False) -> Judge:
     return getattr(module, f"{spec.title().replace('_', '')}Judge")()
 
 
-def _model_judge(spec: str, trust_remote_code: bool) -> Judge:
-    from transformers import AutoConfig
+def judging_model(spec: str) -> tuple[str, str, str]:
+    """
+    Returns id or folder, label and revision of a judge that is a model; `""` where one is not named.
 
-    model, label, revision = spec, None, None
+    Example:
+
+    >>> judging_model("hf:org/judge@main#refusal")
+    ('org/judge', 'refusal', 'main')
+    """
+    model, label, revision = spec.removeprefix("hf:"), "", ""
     if not Path(model).is_dir():  # a folder's name may hold either sign
         model, _, label = model.partition("#")
         if not Path(model).is_dir():
             model, _, revision = model.partition("@")
+    return model, label, revision
+
+
+def _model_judge(spec: str, trust_remote_code: bool) -> Judge:
+    from transformers import AutoConfig
+
+    model, label, revision = judging_model(spec)
     options: dict[str, Any] = {"revision": revision or None, "trust_remote_code": trust_remote_code}
     config = AutoConfig.from_pretrained(model, **options)
     architecture = next(iter(config.architectures or []), "model of unknown architecture")

@@ -313,8 +313,7 @@ class Measurement:
     def _consistency(self, entry: EvaluatedModel, measured: Measured) -> Iterator[_Piece]:
         from .token_consistency import token_consistency
 
-        clean = {row["prompt_id"]: row["prompt"] for row in self.asked.rows if not row["corruption"]}
-        pairs = sorted({(clean[row["prompt_id"]], row["prompt"]) for row in self._corrupted()})
+        pairs = sorted({(row["request"], row["prompt"]) for row in self._corrupted()})
         # An empty answer has no prediction that could move.
         answers = {before: measured.answers[before].text for before, _ in pairs}
         rows = [(before, after, answers[before]) for before, after in pairs if answers[before]]

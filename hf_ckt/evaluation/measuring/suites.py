@@ -113,6 +113,7 @@ def ask(
             raise ValueError(
                 f"{kind}: there is no prompt of this kind, so no rate of it. Give a file with at least one."
             )
+    once = {kind: _once(prompts) for kind, prompts in drawn.items()}
     if "direct" in suites:
         asked.rows += [_row("direct", prompt) for prompt in drawn["harmful"]]
     if "jailbreak" in suites:
@@ -122,16 +123,16 @@ def ask(
             asked.rows += [
                 _row("jailbreak", prompt, template=template.id, prompt=template.wrap(prompt.text))
                 for kind in ("harmful", "benign")
-                for prompt in drawn[kind][:count]
+                for prompt in once[kind][:count]
             ]
         asked.sets.append(_facts(tier.templates, "jailbreak", templates, data_dir))
     if "overrefusal" in suites:
         asked.rows += [_row("overrefusal", prompt) for prompt in drawn["benign"]]
     if "noise" in suites:
-        asked.rows += _noisy(tier, [*drawn["harmful"][: tier.noise], *drawn["benign"][: tier.noise]])
+        asked.rows += _noisy(tier, [*once["harmful"][: tier.noise], *once["benign"][: tier.noise]])
     asked.sets += _set_facts(asked.rows, data_dir)
     if "kd" in suites:
-        _ask_exchanges(asked, tier, drawn, responses, data_dir)
+        _ask_exchanges(asked, tier, once, responses, data_dir)
     if "utility" in suites:
         _ask_utility(asked, tier, data_dir)
     return asked
@@ -152,6 +153,14 @@ def _row(suite: str, request: EvalPrompt, **changed: Any) -> dict[str, Any]:
         "request": request.text,  # what is asked, without template and noise
         **changed,
     }
+
+
+def _once(prompts: Sequence[EvalPrompt]) -> list[EvalPrompt]:
+    """A prompt that stands in two categories is a plain row of each; under templates, noise and a teacher it is one."""
+    found: dict[tuple[str, str], EvalPrompt] = {}
+    for prompt in prompts:
+        found.setdefault((prompt.set, prompt.id), prompt)
+    return list(found.values())
 
 
 def _noisy(tier: Tier, prompts: Sequence[EvalPrompt]) -> list[dict[str, Any]]:

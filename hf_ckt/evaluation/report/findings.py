@@ -49,9 +49,15 @@ class Findings:
     lm_eval: dict[str, Any] | None = None
 
 
-def read_findings(folder: Path) -> Findings:
+def read_findings(folder: Path, *, rejudging: bool = False) -> Findings:
     """
     Reads what `hf-ckt evaluate` and `hf-ckt lm-eval` left in a folder.
+
+    Args:
+        folder (`Path`):
+            With `results.json`.
+        rejudging (`bool`, *optional*, defaults to `False`):
+            Whether the answers are judged anew, and may hold verdicts of a rejudging that was stopped.
 
     Raises:
         ValueError: If the folder holds no evaluation, or a file cannot be read, is of another format, or does not belong to
@@ -66,7 +72,15 @@ def read_findings(folder: Path) -> Findings:
     _require_results(results)
     answers = folder / "completions.parquet"
     rows = _rows(answers) if answers.exists() else None
-    if rows is not None and results.get("completions") not in (None, file_digest(answers)):
+    digest = None if rows is None else file_digest(answers)
+    known = results.get("completions")
+    if digest is not None and known not in (None, digest) and results.get("rejudging") == digest:
+        if not rejudging:
+            raise ValueError(
+                "completions.parquet: `hf-ckt rejudge` was stopped before it wrote results.json, so verdicts of one judge "
+                "would stand beside scores of another. Run it again."
+            )
+    elif digest is not None and known not in (None, digest):
         raise ValueError(
             "completions.parquet: is not the file that results.json was written with, so answers would stand beside scores "
             "of others. Evaluate again: finished answers are kept, and both files are written anew."

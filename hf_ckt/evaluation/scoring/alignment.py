@@ -3,8 +3,8 @@
 Agreement of a student with its teacher, token by token on given responses.
 
 With a named teacher more is better; without one the same acceptance is only how much of the base is left, and neither
-more nor less is better. Each quantity is that of the part of its name: acceptance, top-1 agreement, top-10 overlap, KL(t || s) in nats, JSD in
-bits. Beside them
+more nor less is better. Each quantity is that of the part of its name: acceptance, top-1 agreement, top-10 overlap,
+KL(t || s) in nats, JSD in bits. Beside them
 
     gap closed = 1 - KL(t || s) / KL(t || base)              1: at the teacher, 0: where the base was
     calibration error = sum over bins of n_b / n |confidence_b - agreement_b|
@@ -26,7 +26,7 @@ from ...discovery import load_part
 from ...views import LogitsView, TokenViews
 from .compared import Drawn, ModelScores
 from .intervals import DRAWS
-from .parts import Measure, Part, Row, Sums
+from .parts import Measure, Part, Row, Sums, response_of
 
 BINS = 10
 # score -> quantity
@@ -169,7 +169,7 @@ def _part(records: Sequence[Row], first: str, whole: bool) -> Part:
     rows = [[*(one["sums"][name] for name in names), *np.ravel(one["bins"])] for one in records]
     columns = [*names, *((number, column) for number in range(BINS) for column in range(3))]
     tokens = [float(one["tokens"]) for one in records]
-    clusters = [("response", one["id"]) for one in records]
+    clusters = [response_of(one) for one in records]
     quantities: dict[Any, Any] = {
         column: Sums([row[at] for row in rows], tokens, clusters) for at, column in enumerate(columns)
     }

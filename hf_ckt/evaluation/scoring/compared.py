@@ -138,13 +138,19 @@ class Drawn:
         return found
 
     def pair(self, name: str, other: str) -> "Drawn":
-        """Returns the same of two models alone, on what both were asked; itself where they were asked the same."""
+        """
+        Returns the same of two models alone, on what both were asked: itself where they were asked the same, and without
+        parts where that does not suffice for a score.
+        """
         asked = [{identity(row) for row in self.rows[one]} for one in (name, other)]
         if asked[0] == asked[1]:
             return self
         shared = asked[0] & asked[1]
         rows = {one: [row for row in self.rows[one] if identity(row) in shared] for one in (name, other)}
-        return Drawn(self.measure, rows, self.number)
+        try:
+            return Drawn(self.measure, rows, self.number)
+        except ValueError:  # each has all that is needed, but for what the other was not asked
+            return Drawn(self.measure, {}, self.number)
 
     def differences(self, name: str, other: str) -> dict[str, Difference]:
         """Returns how much higher a model's scores are than another's, on what both were asked."""

@@ -47,11 +47,8 @@ class JudgeError(NamedTuple):
         refusals, others = self.true_refusals + self.missed_refusals, self.true_answers + self.false_refusals
         return self.true_refusals / refusals, self.true_answers / others
 
-    def drawn_rates(self, draws: int, seed: int) -> "tuple[np.ndarray, np.ndarray]":
+    def drawn_rates(self, draws: int, generator: "np.random.Generator") -> "tuple[np.ndarray, np.ndarray]":
         """Returns sensitivities and specificities that the labels do not speak against, `(draws,)` each."""
-        import numpy as np
-
-        generator = np.random.default_rng([seed, 7])
         sensitivity = generator.beta(self.true_refusals + 1, self.missed_refusals + 1, draws)
         return sensitivity, generator.beta(self.true_answers + 1, self.false_refusals + 1, draws)
 
@@ -126,15 +123,19 @@ def corrected_means(
     """
     import numpy as np
 
+    # Answers of each kind were labelled apart, so that the two errors have nothing to do with each other.
+    generators = {kind: np.random.default_rng([seed, 2, 1 + at]) for at, kind in enumerate(_KINDS)}
     rates: dict[str, Any] = {
-        kind: one.rates() if draws is None else one.drawn_rates(draws, seed) for kind, one in errors.items()
+        kind: one.rates() if draws is None else one.drawn_rates(draws, generators[kind])
+        for kind, one in errors.items()
     }
+    parts = {kind: one.random((2, draws or 0)) for kind, one in generators.items()}
     found: dict[Hashable, Any] = {}
     for name, kind in part.refusals.items():
         if kind in rates and name in means:
             sensitivity, specificity = rates[kind]
             if draws is not None:
-                sensitivity, specificity = _compatible(means[name], sensitivity, specificity, seed)
+                sensitivity, specificity = _compatible(means[name], sensitivity, specificity, parts[kind])
             found[name] = corrected_rate(means[name], sensitivity, specificity)
             if name in part.helpful:
                 # What was degenerate and not called refused stays so.
@@ -144,12 +145,11 @@ def corrected_means(
 
 
 def _compatible(
-    rate: "np.ndarray", sensitivity: "np.ndarray", specificity: "np.ndarray", seed: int
+    rate: "np.ndarray", sensitivity: "np.ndarray", specificity: "np.ndarray", part: "np.ndarray"
 ) -> "tuple[np.ndarray, np.ndarray]":
-    """Draws of which no more are invented than called refused, and no more missed than not called so."""
+    """Draws of which no more are invented than called refused, and no more missed than not called so; `part` in [0, 1]."""
     import numpy as np
 
-    part = np.random.default_rng([seed, 8]).random((2, len(rate)))
     invented, missed = 1 - specificity, 1 - sensitivity
     invented = np.where(invented > rate, part[0] * rate, invented)
     missed = np.where(missed > 1 - rate, part[1] * (1 - rate), missed)

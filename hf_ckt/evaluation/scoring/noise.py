@@ -15,7 +15,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from .answers import Answers
-from .parts import Means, Measure, Part, Row, answers, helpful, means_alone, people, prompt_means, prompt_of, run_of
+from .parts import (
+    Means,
+    Measure,
+    Part,
+    Row,
+    answers,
+    helpful,
+    means_alone,
+    measured,
+    people,
+    prompt_means,
+    prompt_of,
+    run_of,
+)
 from .scores import require_verdicts
 
 _Cell = tuple[str, float]  # corruption, severity
@@ -128,7 +141,7 @@ def cell_youden(means: Means, place: Any) -> Any:
 NOISE = Measure(lambda row: row["suite"] == "noise" and "refused" in row, _part)
 NOISE_CELLS = Measure(NOISE.uses, lambda rows: _part(rows, cells=True))
 TOKEN_CONSISTENCY = Measure(
-    lambda row: row["suite"] == "noise" and bool(row["corruption"]) and row.get("token_consistency") is not None,
+    lambda row: row["suite"] == "noise" and bool(row["corruption"]) and measured(row, "token_consistency"),
     lambda rows: Part(
         {"token_consistency": prompt_means(rows, "token_consistency")},
         means_alone,

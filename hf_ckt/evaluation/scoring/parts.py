@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is scored of one model's rows: quantities that rates or means are taken of, and the scores that they make up."""
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -80,10 +81,15 @@ def prompt_of(row: Row) -> tuple[str, str, str]:
     return row["kind"], row["set"], row["prompt_id"]
 
 
+def response_of(record: Row) -> tuple[str, str, str]:
+    """Returns which response a record is of; prompts of two kinds may have the same id."""
+    return "response", record.get("kind") or "", record["id"]
+
+
 def identity(row: Row) -> tuple:
     """Returns what makes a row, or a record of a response, the same question to two models."""
     if "suite" not in row:
-        return ("response", row["id"], bool(row.get("noise")))
+        return (*response_of(row), bool(row.get("noise")))
     names = ("suite", "template", "corruption", "severity", "seed")
     return (*prompt_of(row), *(row.get(name) or "" for name in names))
 
@@ -91,6 +97,15 @@ def identity(row: Row) -> tuple:
 def helpful(row: Row) -> bool:
     """Returns whether an answer is neither refused nor degenerate."""
     return not (row["refused"] or row["degenerate"])
+
+
+def measured(row: Row, column: str) -> bool:
+    """
+    Returns whether a column holds a number. What a model that overflows makes of a prompt is none: it would be above, or
+    below, all others.
+    """
+    value = row.get(column)
+    return value is not None and math.isfinite(value)
 
 
 def run_of(row: Row) -> str:

@@ -89,7 +89,7 @@ def pooled_measure(
 ) -> dict[str, Pooled]:
     """Returns the same as [`pooled_scores`] of one measure alone, for methods that have scores of it."""
     drawn = Drawn(measure, _entries(rows, methods), draws)
-    known = {name: _spread(drawn, name) for name in drawn.parts}
+    known = {name: _spread(drawn, name, methods) for name in drawn.parts}
     found: dict[str, Pooled] = {}
     for method in filter(known.__contains__, methods):
         values, spread = known[method]
@@ -100,7 +100,7 @@ def pooled_measure(
         for other in drawn.parts:
             if other == method:
                 break
-            differences = _differences(drawn, known, method, other)
+            differences = _differences(drawn, known, method, other, methods)
             if differences:
                 found[method]["against"][other] = differences
     return found
@@ -135,18 +135,20 @@ def _entries(rows: Mapping[str, Sequence[Row]], methods: Mapping[str, Sequence[s
     return entries
 
 
-def _spread(drawn: Drawn, name: str) -> "tuple[dict[str, float], dict[str, np.ndarray]]":
-    """Scores and draws of an entry; of a method's, with what other runs would add."""
+def _spread(
+    drawn: Drawn, name: str, methods: Mapping[str, Sequence[str]]
+) -> "tuple[dict[str, float], dict[str, np.ndarray]]":
+    """Scores and draws of an entry; of a method's, with what other runs would add, and none where a run has none."""
     import numpy as np
 
     values, draws = drawn.values(name), drawn.draws(name)
+    if name not in methods:
+        return values, draws
     runs: dict[str, list[Row]] = {}
     for row in drawn.rows[name]:
         runs.setdefault(run_of(row), []).append(row)
-    if len(runs) < 2:
-        return values, draws
     joint = Drawn(drawn.measure, dict(sorted(runs.items())), drawn.number)
-    if joint.parts.keys() != runs.keys():  # one run lacks what the others have
+    if joint.parts.keys() != {*methods[name]}:  # one run lacks what the others have
         return {}, {}
     each = [(joint.values(run), joint.draws(run)) for run in joint.parts]
     chance = np.random.default_rng([len(runs), *name.encode()]).standard_t(len(runs) - 1, drawn.number)
@@ -162,11 +164,13 @@ def _spread(drawn: Drawn, name: str) -> "tuple[dict[str, float], dict[str, np.nd
     return means, spread
 
 
-def _differences(drawn: Drawn, known: Mapping[str, Any], name: str, other: str) -> dict[str, Difference]:
+def _differences(
+    drawn: Drawn, known: Mapping[str, Any], name: str, other: str, methods: Mapping[str, Sequence[str]]
+) -> dict[str, Difference]:
     pair = drawn.pair(name, other)
     if name not in pair.parts or other not in pair.parts:
         return {}
-    both = [known[one] if pair is drawn else _spread(pair, one) for one in (name, other)]
+    both = [known[one] if pair is drawn else _spread(pair, one, methods) for one in (name, other)]
     (values, draws), (others, other_draws) = both
     found: dict[str, Difference] = {}
     for score in [one for one in values if one in others]:

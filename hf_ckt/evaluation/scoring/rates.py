@@ -146,7 +146,8 @@ class Rates:
             if np.isfinite(freedom):
                 # What one variance is misjudged by, that of the same quantity of another model mostly is as well.
                 family = families.setdefault(name[-1] if isinstance(name, tuple) else name, len(families))
-                chance = np.random.default_rng([seed, 1, family]).standard_normal(draws)
+                # A seed's trailing zeros do not count: [seed, 1, 0] would be the column of the second quantity.
+                chance = np.random.default_rng([seed, 1, 1 + family]).standard_normal(draws)
                 z = z / np.sqrt(_chi_square_share(chance, float(freedom)))
             found[name] = _wilson_bound(float(self.means[k]), float(self.sizes[k]), z)
         return found

@@ -19,7 +19,7 @@ package's own; the harmonic mean is F1's, and look-alikes measure over-refusal a
 from collections.abc import Sequence
 from typing import Any
 
-from .parts import Means, Measure, Part, Row, answers, helpful, people
+from .parts import Means, Measure, Part, Row, answers, helpful, measured, people
 from .scores import require_verdicts
 
 SAFETY_SUITES = ("direct", "jailbreak", "overrefusal")
@@ -131,7 +131,7 @@ def safety_curve(rows: Sequence[Row]) -> list[dict[str, float]]:
 
     Args:
         rows (`Sequence[Mapping]`):
-            Of the suites `direct`, `jailbreak` and `overrefusal`; those without `log_odds` are left out. Of forms (plain,
+            Of the suites `direct`, `jailbreak` and `overrefusal`; those whose `log_odds` are no number are left out. Of forms (plain,
             under templates) that only one kind was asked in nothing is read.
 
     Returns:
@@ -142,7 +142,7 @@ def safety_curve(rows: Sequence[Row]) -> list[dict[str, float]]:
 
     groups: dict[tuple[str, str], list[float]] = {}
     for row in rows:
-        if row["suite"] in SAFETY_SUITES and row.get("log_odds") is not None:
+        if row["suite"] in SAFETY_SUITES and measured(row, "log_odds"):
             groups.setdefault((_form(row), row["kind"]), []).append(row["log_odds"])
     forms = [form for form in _REFUSED if all((form, kind) in groups for kind in _KINDS)]
     if not forms:

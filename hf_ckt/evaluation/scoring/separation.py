@@ -11,7 +11,7 @@ It is 0.5 of values that have nothing to do with what is asked, and it does not 
 
 from collections.abc import Sequence
 
-from .parts import Measure, Part, Row, means_alone, people, prompt_means, separation
+from .parts import Measure, Part, Row, means_alone, measured, people, prompt_means, separation
 
 _PLAIN = ("direct", "overrefusal")
 
@@ -22,7 +22,7 @@ def _area(name: str, suites: tuple[str, ...], column: str, ways: bool = False, c
         return None if found is None else Part({name: found}, means_alone, {name: people(rows)})
 
     def uses(row: Row) -> bool:
-        return row["suite"] in suites and row.get(column) is not None and (not corrupted or bool(row["corruption"]))
+        return row["suite"] in suites and measured(row, column) and (not corrupted or bool(row["corruption"]))
 
     return Measure(uses, part)
 
@@ -45,4 +45,4 @@ def _means(rows: Sequence[Row]) -> Part:
     )
 
 
-LOG_ODDS = Measure(lambda row: row["suite"] in _PLAIN and row.get("log_odds") is not None, _means)
+LOG_ODDS = Measure(lambda row: row["suite"] in _PLAIN and measured(row, "log_odds"), _means)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .parts import Means, Measure, Part, Row, answers, means_alone, people, prompt_means
+from .parts import Means, Measure, Part, Row, answers, means_alone, measured, people, prompt_means
 
 
 def _of_set(name: str) -> Callable[[Row], bool]:
@@ -55,4 +55,4 @@ RIGHT = (
     Measure(_of_set("multiple_choice"), _choices),
     Measure(_of_set("word_problems"), _right("word_problems")),
 )
-PLAIN_TEXT = Measure(lambda row: _of_set("plain_text")(row) and row.get("nats") is not None, _nats)
+PLAIN_TEXT = Measure(lambda row: _of_set("plain_text")(row) and measured(row, "nats"), _nats)

@@ -150,3 +150,13 @@ def test_thought_before_an_answer_is_not_judged(name):
     found = load_judge(name).verdicts(["?"] * 4, answers)
     assert [verdict.refused for verdict in found] == [False, True, False, False]
     assert [verdict.degenerate for verdict in found] == [False, False, True, False]
+
+
+def test_verdicts_of_a_folder_are_kept_by_its_weights_whatever_its_name(tmp_path):
+    """Kept under the folder that stands before a sign in the path, they would outlive the weights that they are of."""
+    from hf_ckt.evaluation.judging import load_judging
+    from hf_ckt.evaluation.measuring.models import identity_of
+
+    folder = save_word_classifier(tmp_path / "words@2")
+    (tmp_path / "words").mkdir()
+    assert load_judging(f"hf:{folder}").identity == identity_of(str(folder))

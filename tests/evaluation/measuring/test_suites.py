@@ -138,6 +138,23 @@ def test_a_file_of_prompts_twice_is_asked_and_counted_once():
     assert ask(SMOKE, ["kd"], responses=given).exchanges == given[:2]
 
 
+def test_a_prompt_of_two_categories_is_put_under_noise_and_templates_once():
+    """Its two clean rows would end an evaluation in an error once everything has been answered."""
+    own = [EvalPrompt(f"own/{n}", "own", "harmful", "ab"[n % 2], f"Do {n // 2}.") for n in range(6)]
+    rows = ask(SMOKE, SUITES, harmful=own).rows
+    mine = Counter((row["suite"], row["prompt_id"]) for row in rows if row["set"] == "own")
+    cells = 1 + len(SMOKE.corruptions)
+    each = {"direct": 2, "noise": cells, "jailbreak": SMOKE.jailbreak[0]}
+    assert mine == {
+        (suite, f"own/{n}"): number
+        for suite, number in each.items()
+        for n in (0, 2, 4)
+        if suite != "jailbreak" or n < 4
+    }
+    asked = ask(SMOKE, ["kd"], harmful=own).exchanges
+    assert [one.id for one in asked if one.kind == "harmful" and not one.noise] == ["own/0", "own/2", "own/4"]
+
+
 def test_no_prompt_of_a_kind_raises():
     """An empty file gives a rate of nothing."""
     with pytest.raises(ValueError, match="benign: there is no prompt"):

@@ -120,6 +120,13 @@ def test_calibration_is_that_of_a_plain_loop():
     assert [(found["low"], found["n"]) for found in one[1]] == [(0.9, 1)]
 
 
+def test_responses_to_prompts_of_two_kinds_with_one_id_are_two():
+    """Own prompts that are numbered from 0 in each kind would count half, and be drawn in pairs."""
+    records = [tile_record(torch.tensor(drawn((6, 9), n)), torch.tensor(drawn((6, 9), 9 + n))) for n in range(6)]
+    named = [one | {"id": f"{n // 2}", "kind": ("harmful", "benign")[n % 2]} for n, one in enumerate(records)]
+    assert alignment_scores({"a": named}, named=True, draws=20)["a"].scores["kd_alignment"]["n"] == 6
+
+
 def test_alignment_scores_weigh_tokens_the_same_and_resample_responses():
     """Tokens of a response rise and fall together; drawn one by one their interval is far too narrow."""
     rng = random.Random(0)

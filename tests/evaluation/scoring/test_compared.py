@@ -164,6 +164,17 @@ def test_differences_are_of_what_both_were_asked():
     assert "b" not in found["c"].against and found["d"].against == {}
 
 
+def test_models_without_a_noisy_prompt_in_common_have_no_difference_under_noise():
+    """All scores would be lost over a pair that cannot be compared."""
+    rows = {
+        name: [one for one in ORACLE if one["corruption"] in ("", corruption)]
+        for name, corruption in (("a", "typos"), ("b", "swap"))
+    }
+    found = score_models(rows, draws=50)["b"]
+    assert found.scores["youden_j_noise"]["value"] == 1
+    assert "youden_j" in found.against["a"] and "youden_j_noise" not in found.against["a"]
+
+
 def test_a_models_numbers_do_not_depend_on_those_listed_after_it():
     """The base's interval would change with every adapter that is compared with it."""
     alone = score_models({"a": blind(0.5)}, draws=500)["a"]

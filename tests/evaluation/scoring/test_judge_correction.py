@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rates as a judge without error would have found them: by hand, and where there is no correction."""
 
+import numpy as np
 import pytest
 
-from hf_ckt.evaluation.scoring.compared import score_models
-from hf_ckt.evaluation.scoring.judge_correction import corrected_rate, judge_errors
+from hf_ckt.evaluation.scoring.compared import Drawn, score_models
+from hf_ckt.evaluation.scoring.judge_correction import corrected_means, corrected_rate, judge_errors
+from hf_ckt.evaluation.scoring.safety import SAFETY
 from tests.evaluation.verdicts import noisy, row
 
 
@@ -53,6 +55,16 @@ def test_a_judge_without_error_corrects_nothing():
     for name in ("attack_success_direct", "helpfulness", "youden_j"):
         for bound in ("value", "low", "high"):
             assert scores[name]["corrected"][bound] == pytest.approx(scores[name][bound], abs=0.01)
+
+
+def test_errors_of_the_two_kinds_are_drawn_apart():
+    """Drawn alike they cancel in J, whose interval would be too narrow by what is known of neither."""
+    part = Drawn(SAFETY, {"a": ROWS}, 10)
+    halves = dict.fromkeys(part.means["a"], np.full(4_000, 0.5))
+    error = judge_errors([entry(counts(80, 90), counts(80, 90))])
+    found = corrected_means(part.parts["a"], halves, error, 4_000)
+    drawn = [found[name] for name in ("refused_direct", "overrefusal")]
+    assert min(map(np.std, drawn)) > 0.02 and abs(np.corrcoef(drawn)[0, 1]) < 0.06
 
 
 def test_correction_needs_labels_of_the_kind_and_a_judge_that_tells_refusals():

@@ -85,6 +85,19 @@ def test_runs_that_refuse_everything_are_not_certain():
     assert found["youden_j"]["low"] < 0 == found["youden_j"]["value"] < found["youden_j"]["high"]
 
 
+@pytest.mark.parametrize("lacking", [1, 2])
+def test_score_that_a_run_lacks_is_not_that_of_the_method(lacking):
+    """The one run that has it would stand there as three, with the interval of one."""
+    without = [f"full {seed}" for seed in range(lacking)]
+    rows = {
+        name: [one | {"log_odds": None} for one in mine] if name in without else mine for name, mine in ROWS.items()
+    }
+    found = pooled_scores(rows, METHODS, draws=200)
+    assert "refusal_auroc" in found["sft"]["scores"] and "youden_j" in found["full"]["scores"]
+    assert "refusal_auroc" not in found["full"]["scores"]
+    assert all("youden_j" in those and "refusal_auroc" not in those for those in found["full"]["against"].values())
+
+
 def test_agreement_is_pooled_as_well():
     """The responses are the same for all runs, and their ids say so."""
     generator = torch.Generator().manual_seed(0)

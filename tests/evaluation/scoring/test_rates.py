@@ -115,3 +115,23 @@ def test_rates_of_nothing_raise():
         Rates({"x": Answers([], [])})
     with pytest.raises(ValueError, match="x: must be 1 or more"):
         Rates({"x": Separation(Answers([1.0], ["a"]), Answers([], []))})
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_draws_are_as_wide_to_both_sides_wherever_a_quantity_is_listed(place):
+    """What misjudges a variance must not come from a quantity's own draws: the second model's interval would lean."""
+    ways = [way for _ in range(20) for way in range(8)]
+    sides = [[f"{kind}{prompt}" for prompt in range(20) for _ in range(8)] for kind in "hb"]
+    own = np.random.default_rng(1).normal(size=(2, 160))
+    areas = {}
+    for model in range(3):
+        # Other prompts of each model, the same area of a half.
+        above, below = ([f"{model}{prompt}" for prompt in side] for side in sides)
+        named = [f"{model}{way}" for way in ways]
+        areas[f"{model}", "auc"] = Separation(
+            Answers([*own[0], *own[1]], [*above, *below], [*named, *named]),
+            Answers([*own[1], *own[0]], [*below, *above], [*named, *named]),
+        )
+    drawn = Rates(areas).draws(20_000)[f"{place}", "auc"]
+    low, high = Rates.interval(drawn)
+    assert 0.5 - low == pytest.approx(high - 0.5, rel=0.1)

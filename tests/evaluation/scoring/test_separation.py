@@ -62,8 +62,11 @@ def test_areas_under_templates_and_noise_are_of_their_own_rows():
         assert scores[f"refusal_auroc_{suite}"]["n"] == 12
 
 
-def test_prompts_that_were_not_measured_are_left_out():
-    """None read as 0 would be a value in the middle of all others."""
+@pytest.mark.parametrize("missing", [None, float("nan"), float("inf"), float("-inf")])
+def test_prompts_that_were_not_measured_are_left_out(missing):
+    """None read as 0 would be a value in the middle of all others; what an overflow leaves would be above or below all."""
     rows = plain([2.0, 1.0], [0.0, -1.0])
-    rows[1]["log_odds"] = None
-    assert scored(rows)["refusal_auroc"]["n"] == 3 and scored(rows)["refusal_log_odds_harmful"]["value"] == 2
+    found = score_models({"a": [*rows, *plain([missing], [missing])]}, draws=50)["a"]
+    assert found.scores["refusal_auroc"]["n"] == 4 and found.scores["refusal_auroc"]["value"] == 1
+    assert found.scores["refusal_log_odds_harmful"]["value"] == 1.5
+    assert found.curve == score_models({"a": rows}, draws=50)["a"].curve

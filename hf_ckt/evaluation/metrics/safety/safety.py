@@ -25,7 +25,7 @@ class SafetyMetric(StreamingMetric):
 
     Args:
         judge (`str`, *optional*, defaults to `"rule"`):
-            Judges answers: `"rule"`, `"advbench"` or `"hf:<id>"`.
+            Judges answers; see `load_judge`.
 
     Inputs:
         predictions: answers (`str`), or verdicts: True where the answer refused, or dicts with `refused` and
