@@ -228,7 +228,7 @@ class Measurement:
         def keep(batch: list[str], leanings: list[Any]) -> None:
             measured.leanings |= zip(batch, (Leaning(*one) for one in leanings), strict=True)
 
-        openings = [[*REFUSAL_OPENINGS], [*COMPLIANCE_OPENINGS]]
+        openings = {"refusal": [*REFUSAL_OPENINGS], "compliance": [*COMPLIANCE_OPENINGS]}
         for batch, size in plan_batches(self.formats[entry], prompts, new_tokens=_OPENING_TOKENS):
             key = self._key(entry, "refusal log-odds", openings=openings, prompts=batch)
             yield _Piece(key, size, partial(make, batch), partial(keep, batch))

@@ -130,13 +130,14 @@ def _opening_log_probs(following: "_Following", openings: Sequence[Ids]) -> dict
     """Log-probability of each opening after each prompt, `(B,)`."""
     first = following.prompts()
     told = {opening: first[:, opening[0]] for opening in openings}
+    left = {opening for opening in openings if len(opening) > 1}
     for context in _longest([opening[:-1] for opening in openings]):
         after = following.context(context)
-        for opening in openings:
-            shared = len(opening) - 1
-            if shared and opening[:-1] == context[:shared]:
-                places = range(shared)
-                told[opening] = told[opening] + after[:, places, opening[1:]].sum(-1)
+        # Of what begins several contexts, as "I" does "I must" and "I won", the first one tells it all.
+        read = {opening for opening in left if opening[:-1] == context[: len(opening) - 1]}
+        left -= read
+        for opening in read:
+            told[opening] = told[opening] + after[:, range(len(opening) - 1), opening[1:]].sum(-1)
     return told
 
 
