@@ -108,7 +108,7 @@ def test_refusal_leaning_is_right_beyond_the_sliding_window(tiny_model_dir, tiny
 
 
 def test_opening_whose_beginning_many_share_is_counted_once(tiny_model_dir, tiny_gemma2_dir, tokenizer, monkeypatch):
-    """"I cannot" goes on behind the "I" of every other opening: its last token would be multiplied in with each of them."""
+    """The end of "I cannot", behind the "I" of every other opening, would be multiplied in with each of them."""
     openings = ("call", "can", "caa", "cbb", "cdd")
     monkeypatch.setattr(refusal_openings, "REFUSAL_OPENINGS", openings)
     monkeypatch.setattr(refusal_openings, "COMPLIANCE_OPENINGS", ("Mix", "Mab"))
