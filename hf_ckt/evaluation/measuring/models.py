@@ -322,8 +322,8 @@ def source_file(source: str, name: str) -> str | None:
     )
 
 
-def identity_of(model: str) -> str:
-    """Returns a digest of a folder's files, or a Hub id with its commit; OSError names what cannot be had."""
+def identity_of(model: str, revision: str | None = None) -> str:
+    """Returns a digest of a folder's files, or a Hub id with the commit of a revision; OSError names what cannot be had."""
     if Path(model).is_dir():
         return fingerprint(Path(model))
     from transformers.utils import cached_file
@@ -331,7 +331,8 @@ def identity_of(model: str) -> str:
 
     # The file lies in a folder named by the commit.
     try:
-        file = find_adapter_config_file(model) or cached_file(model, "config.json")
+        at: dict[str, Any] = {"revision": revision}
+        file = find_adapter_config_file(model, **at) or cached_file(model, "config.json", **at)
     except OSError as error:
         # Without network its words name no model.
         raise OSError(f"{model!r} is no folder of this machine, and cannot be had from the Hub ({error})") from error
