@@ -29,7 +29,7 @@ class Loading:
             Of the weights that are not quantized; bfloat16 by default where the machine multiplies it natively, else
             float32.
         quantization (`str`, *optional*):
-            `"nf4"` or `"int8"` by bitsandbytes.
+            `"nf4"`, `"fp4"` or `"int8"` by bitsandbytes.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Runs Python code that comes with the model.
         as_trained (`bool`, *optional*, defaults to `False`):
@@ -74,9 +74,9 @@ class Loading:
         if self.quantization is not None:
             from transformers import BitsAndBytesConfig
 
-            four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+            four = {"load_in_4bit": True, "bnb_4bit_quant_type": self.quantization, "bnb_4bit_compute_dtype": dtype}
             kwargs["quantization_config"] = BitsAndBytesConfig(
-                **(four if self.quantization == "nf4" else {"load_in_8bit": True})
+                **({"load_in_8bit": True} if self.quantization == "int8" else four)
             )
         return kwargs
 
