@@ -108,11 +108,19 @@ class EvaluatedModel:
         return [identity_of(self.model), self.adapter and identity_of(self.adapter)]
 
     @cached_property
+    def _saved(self) -> dict[str, Any]:
+        file = source_file(self.model, "config.json")
+        return {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+
+    @property
     def saved_quantization(self) -> dict[str, Any] | None:
         """The quantization that the backbone was saved with, which it keeps however it is loaded; None without."""
-        file = source_file(self.model, "config.json")
-        found = None if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
-        return None if found is None else found.get("quantization_config")
+        return self._saved.get("quantization_config")
+
+    @property
+    def saved_dtype(self) -> str | None:
+        """The dtype that the backbone was saved in, where its configuration says so."""
+        return self._saved.get("dtype") or self._saved.get("torch_dtype")
 
     def conditions(self, loading: Loading, libraries: Sequence[str] = ()) -> dict[str, Any]:
         """

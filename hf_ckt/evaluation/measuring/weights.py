@@ -66,6 +66,8 @@ def scored_precision(entry: EvaluatedModel, loading: Loading) -> dict[str, str]:
 
     own, loading = quantization_name(entry.saved_quantization), loading_of(entry, loading)
     dtype = loading.facts()["dtype"]
+    if dtype == "auto":  # as it was saved, which not every configuration says
+        dtype = entry.saved_dtype or dtype
     return {"weights": own or loading.quantization or dtype, "compute": dtype}
 
 
@@ -87,7 +89,7 @@ def precision_warnings(entries: Iterable[EvaluatedModel], loading: Loading) -> l
         if trained is None:
             continue
         before, now = precision_name(trained), precision_name(scored_precision(entry, loading))
-        if before != now:
+        if now not in (before, "auto"):
             said.append(
                 f"{entry.name}: its adapter was trained over a backbone in {before} and is scored over one in {now}, so it is "
                 f"not the model that was trained. {_remedy(before)}"

@@ -108,6 +108,18 @@ def test_other_precision_is_said_with_its_remedy(tiny_model_dir, adapter, traine
         assert said[0].startswith("student: ") and re.search(remedy, said[0])
 
 
+def test_dtype_that_the_model_decides_is_the_one_it_was_saved_in(tiny_model_dir, adapter):
+    """An adapter over the very backbone that it was trained over would be said to be another model."""
+    config = json.loads((tiny_model_dir / "config.json").read_text())
+    saved = config.get("dtype") or config["torch_dtype"]
+    entry = EvaluatedModel("student", str(tiny_model_dir), adapter)
+    _record(adapter, saved, saved)
+    assert scored_precision(entry, Loading("auto")) == {"weights": saved, "compute": saved}
+    assert not precision_warnings([entry], Loading("auto"))
+    _record(adapter, "nf4", saved)
+    assert len(precision_warnings([entry], Loading("auto"))) == 1
+
+
 def test_base_that_was_saved_quantized_is_scored_so(tiny_model_dir, tmp_path):
     """Its own configuration decides how it is loaded, not an option that was left out."""
     folder = tmp_path / "quantized"
