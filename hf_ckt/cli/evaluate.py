@@ -140,7 +140,13 @@ def _teacher(given: list[str] | None) -> Any:
     """One name for all prompts, or one for each kind: `entries` says which kinds there are."""
     if given is None or (len(given) == 1 and not given[0].startswith(("harmful=", "benign="))):
         return given and given[0]
-    return {kind: path for kind, _, path in (one.partition("=") for one in given)}
+    pairs = [one.partition("=")[::2] for one in given]
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError(
+            f"--teacher: names a kind of prompt twice ({' '.join(given)}), and one of both would be left out unsaid. Write "
+            "harmful=ID benign=ID."
+        )
+    return dict(pairs)
 
 
 def _own_responses(options: argparse.Namespace) -> Any:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from .judges import Judge, Verdict, judging_model, load_judge
+from .judges import Judge, Verdict, load_judge, model_of
 from .measuring.models import identity_of
 from .measuring.store import PieceStore
 
@@ -91,7 +91,10 @@ def load_judging(spec: str, *, trust_remote_code: bool = False, store: PieceStor
             Where verdicts that take long are kept.
     """
     judge = load_judge(spec, trust_remote_code=trust_remote_code)
-    identity = identity_of(judging_model(spec)[0]) if spec.startswith("hf:") else None
+    identity = None
+    if spec.startswith("hf:"):
+        model, _, revision = model_of(spec)
+        identity = identity_of(model, revision)
     return Judging(judge, judge if judge.scores_refusals else load_judge("rule"), store, identity)
 
 

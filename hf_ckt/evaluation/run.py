@@ -230,6 +230,11 @@ def _scored(
         if measurement.teachers and not measurement.comparable(entry):
             why = "its tokenizer is not the teacher's, so their predictions cannot be compared"
             found["models"][entry.name]["left_out"] = {"kd": why}
+    if options.teacher is not None:
+        found["teachers"] = {
+            kind: {**model_facts(one), **weights_facts(one, options.loading)}
+            for kind, one in measurement.teachers.items()
+        }
     return found
 
 
@@ -276,7 +281,7 @@ def _settings(
     return {
         "judge": judging.harmful.name,
         "allow_other_base": options.allow_other_base,
-        "teacher": named if len({*named.values()}) > 1 else next(iter(named.values()), None),
+        "teacher": named if len({*teachers.values()}) > 1 and named else next(iter(named.values()), None),
         **options.loading.facts(),
         "corruptions": list(tier.corruptions),
         "severities": list(tier.severities),

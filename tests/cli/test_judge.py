@@ -26,6 +26,13 @@ def labelled(tmp_path):
     return path
 
 
+def test_judge_in_a_folder_whose_name_holds_a_sign_is_found(labelled, tmp_path, capsys):
+    """A folder named after its version, judge@2, would be looked for under half its name."""
+    judge = save_word_classifier(tmp_path / "judge@2")
+    assert main(["judge", "--labelled", str(labelled), "--judge", f"hf:{judge}"]) == 0
+    assert "hf:judge@2 on answers: 4 answers" in capsys.readouterr().out
+
+
 def test_command_prints_and_writes_what_it_measured(labelled, tmp_path, capsys):
     """A number without its set, size, command and versions cannot be checked."""
     output = tmp_path / "out" / "error.json"

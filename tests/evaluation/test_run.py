@@ -3,6 +3,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -190,6 +191,12 @@ def test_each_kind_of_prompt_is_compared_with_its_own_teacher(tiny_model_dir, ad
     )
     results = evaluate(routed, tmp_path / "routed")
     assert results["settings"]["teacher"] == {"harmful": "aligned", "benign": tiny_model_dir.name}
+    models = results["models"]
+    told = {kind: {name: one[name] for name in ("identity", "weights")} for kind, one in results["teachers"].items()}
+    assert told == {
+        kind: {name: models[model][name] for name in ("identity", "weights")}
+        for kind, model in (("harmful", "adapter"), ("benign", "base"))
+    }
     found = {}
     for name, teacher in (("own", str(adapter)), ("base", str(tiny_model_dir))):
         one = evaluate(replace(routed, teacher=teacher), tmp_path / name)
@@ -198,6 +205,32 @@ def test_each_kind_of_prompt_is_compared_with_its_own_teacher(tiny_model_dir, ad
     assert "kd_alignment" not in found["own"]["adapter"]["scores"]
     alone = found["base"]["adapter"]["scores"]["kd_alignment"]["value"]
     assert alone < results["models"]["adapter"]["scores"]["kd_alignment"]["value"] < 1
+
+
+def test_base_that_borrows_another_template_is_read_again(tiny_model_dir, tmp_path):
+    """What was kept of the base under one adapter's template would stand for it under another's."""
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model_dir, base)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    template, tokenizer.chat_template = tokenizer.chat_template, None
+    shutil.rmtree(base)
+    load(tiny_model_dir).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    adapters = []
+    for number, mine in enumerate((template, template.replace("<|im_start|>", "<|im_start|> Well"))):
+        torch.manual_seed(number)
+        adapters.append(str(tmp_path / f"adapter{number}"))
+        get_peft_model(load(base), LoraConfig(r=4, init_lora_weights=False)).save_pretrained(adapters[-1])
+        tokenizer.chat_template = mine
+        tokenizer.save_pretrained(adapters[-1])
+    first, second = adapters
+    options = Evaluation(str(base), compare=[first, second], teacher=second, only=("kd",), judge="rule")
+    turned = replace(options, compare=[second, first])
+    found = [
+        evaluate(one, tmp_path / name)["models"]["adapter0"]["scores"]["gap_closed"]["value"]
+        for one, name in ((options, "out"), (turned, "out"), (turned, "anew"))
+    ]
+    assert found[0] != found[1] == found[2]
 
 
 def test_runs_of_one_method_are_pooled(tiny_model_dir, adapter, tmp_path):

@@ -35,7 +35,9 @@ def require_model(option: str, name: str | None) -> None:
 def require_judge(spec: str) -> None:
     """Checks the name within `hf:NAME@REVISION#LABEL`; other judges are no models."""
     if spec.startswith("hf:"):
-        require_model("--judge", re.split("[@#]", spec.removeprefix("hf:"))[0])
+        from ...evaluation.judges import model_of
+
+        require_model("--judge", model_of(spec)[0])
 
 
 def require_models(options: argparse.Namespace) -> None:

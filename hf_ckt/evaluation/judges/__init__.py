@@ -24,8 +24,8 @@ __all__ = [
     "is_degenerate",
     "is_refusal",
     "judge_names",
-    "judging_model",
     "load_judge",
+    "model_of",
 ]
 
 # Files of the folder that are no judge by themselves; the last two are given a model.
@@ -75,7 +75,7 @@ def load_judge(spec: str, *, trust_remote_code: bool = False) -> Judge:
     [Verdict(refused=True, degenerate=False, confidence=None)]
     """
     if spec.startswith("hf:"):
-        return _model_judge(spec.removeprefix("hf:"), trust_remote_code)
+        return _model_judge(spec, trust_remote_code)
     if "/" in spec or Path(spec).is_dir():
         raise ValueError(f"--judge: {spec!r} looks like a model, and those are marked: write 'hf:{spec}'.")
     require_known("--judge", spec, [AUTO, *judge_names()])
@@ -85,39 +85,39 @@ def load_judge(spec: str, *, trust_remote_code: bool = False) -> Judge:
     return getattr(module, f"{spec.title().replace('_', '')}Judge")()
 
 
-def judging_model(spec: str) -> tuple[str, str, str]:
+def model_of(spec: str) -> tuple[str, str | None, str | None]:
     """
-    Returns id or folder, label and revision of a judge that is a model; `""` where one is not named.
+    Returns the Hub id or folder that a judge is loaded from, the label that is named behind it, and the revision.
 
     Example:
 
-    >>> judging_model("hf:org/judge@main#refusal")
-    ('org/judge', 'refusal', 'main')
+    >>> model_of("hf:org/judge@v2#refusal"), model_of("hf:org/judge")
+    (('org/judge', 'refusal', 'v2'), ('org/judge', None, None))
     """
     model, label, revision = spec.removeprefix("hf:"), "", ""
     if not Path(model).is_dir():  # a folder's name may hold either sign
         model, _, label = model.partition("#")
         if not Path(model).is_dir():
             model, _, revision = model.partition("@")
-    return model, label, revision
+    return model, label or None, revision or None
 
 
 def _model_judge(spec: str, trust_remote_code: bool) -> Judge:
     from transformers import AutoConfig
 
-    model, label, revision = judging_model(spec)
-    options: dict[str, Any] = {"revision": revision or None, "trust_remote_code": trust_remote_code}
+    model, label, revision = model_of(spec)
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = AutoConfig.from_pretrained(model, **options)
     architecture = next(iter(config.architectures or []), "model of unknown architecture")
     if "SequenceClassification" in architecture:
         from .classifier import ClassifierJudge
 
-        return ClassifierJudge(model, label or None, **options)
+        return ClassifierJudge(model, label, **options)
     generates = ("CausalLM", "LMHead", "ConditionalGeneration")
     if any(name in architecture for name in generates) and not config.is_encoder_decoder:
         if label:
             raise ValueError(
-                f"--judge: {spec!r} names a label, and the model is a {architecture}, which has none. Leave '#{label}' out."
+                f"--judge: {spec.removeprefix('hf:')!r} names a label, and the model is a {architecture}, which has none. Leave '#{label}' out."
             )
         from .chat import ChatJudge
 

@@ -233,16 +233,12 @@ def _writer(model: Any, asked: ChatFormat, config: Any, *, share: bool) -> Write
     from ...models.positions import learned_positions, require_room
 
     def write(rows: list[list[int]], answer_tokens: int, thinking_tokens: int | None) -> list[Written]:
+        inputs = padded(asked.tokenizer, rows).to(model.device)
         shared = shared_length(rows) if share else 0
-        prefix = rows[0][:shared]
         with torch.no_grad():
-            cache = read_prefix(model, prefix, len(rows)) if shared else None
+            cache = read_prefix(model, rows[0][:shared], [*map(len, rows)]) if shared else None
         if cache is not None:
-            # The padding stands behind what is shared: `generate` counts positions by the mask.
-            inputs = padded(asked.tokenizer, [row[shared:] for row in rows], prefix).to(model.device)
             inputs[cache_argument(forward_arguments(model))] = cache
-        else:
-            inputs = padded(asked.tokenizer, rows).to(model.device)
         start = inputs["input_ids"].shape[1]
         options: dict[str, Any] = {"tokenizer": asked.tokenizer} if config.stop_strings else {}
         most = answer_tokens
@@ -298,12 +294,12 @@ def left_padded(tokenizer: Any, prompts: Sequence[str], system_prompt: str | Non
     return padded(asked.tokenizer, asked.ids(prompts, answering=True))
 
 
-def padded(tokenizer: Any, rows: Sequence[Sequence[int]], prefix: Sequence[int] = ()) -> Any:
-    """Returns rows of ids as a batch of tensors, padded on the left, behind a prefix of all of them."""
+def padded(tokenizer: Any, rows: Sequence[Sequence[int]]) -> Any:
+    """Returns rows of ids as a batch of tensors, padded on the left."""
     import torch
     from transformers import BatchEncoding
 
     width, fill = max(map(len, rows)), tokenizer.pad_token_id or 0
-    ids = torch.tensor([[*prefix] + [fill] * (width - len(row)) + list(row) for row in rows])
-    mask = torch.tensor([[1] * len(prefix) + [0] * (width - len(row)) + [1] * len(row) for row in rows])
+    ids = torch.tensor([[fill] * (width - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
     return BatchEncoding({"input_ids": ids, "attention_mask": mask})

@@ -228,7 +228,7 @@ class Measurement:
         def keep(batch: list[str], leanings: list[Any]) -> None:
             measured.leanings |= zip(batch, (Leaning(*one) for one in leanings), strict=True)
 
-        openings = [[*REFUSAL_OPENINGS], [*COMPLIANCE_OPENINGS]]
+        openings = {"refusal": [*REFUSAL_OPENINGS], "compliance": [*COMPLIANCE_OPENINGS]}
         for batch, size in plan_batches(self.formats[entry], prompts, new_tokens=_OPENING_TOKENS):
             key = self._key(entry, "refusal log-odds", openings=openings, prompts=batch)
             yield _Piece(key, size, partial(make, batch), partial(keep, batch))
@@ -280,6 +280,8 @@ class Measurement:
         apart = base.identity() not in (entry.identity(), teacher.identity())
         measurable = apart and base.model in (entry.model, teacher.model)
         others = [partial(self.backbones.active, base)] if measurable else []
+        # A base without a template is asked in an adapter's words, and which one's does not follow from the base.
+        lent = {"base_chat": self.formats[base].facts()} if others and self.formats[base].template_source else {}
 
         def make(batch: list[tuple[Exchange, str]]) -> list[dict[str, Any]]:
             return compare_models(
@@ -307,6 +309,7 @@ class Measurement:
                 base=base.identity() if others else None,
                 max_tokens=tokens,
                 rows=[(exchange.prompt, response) for exchange, response in batch],
+                **lent,
             )
             yield _Piece(key, 0, partial(make, batch), partial(keep, batch))
 

@@ -29,7 +29,7 @@ class Loading:
             Of the weights that are not quantized; bfloat16 by default where the machine multiplies it natively, else
             float32.
         quantization (`str`, *optional*):
-            `"nf4"` or `"int8"` by bitsandbytes.
+            `"nf4"`, `"fp4"` or `"int8"` by bitsandbytes.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Runs Python code that comes with the model.
         as_trained (`bool`, *optional*, defaults to `False`):
@@ -74,9 +74,9 @@ class Loading:
         if self.quantization is not None:
             from transformers import BitsAndBytesConfig
 
-            four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+            four = {"load_in_4bit": True, "bnb_4bit_quant_type": self.quantization, "bnb_4bit_compute_dtype": dtype}
             kwargs["quantization_config"] = BitsAndBytesConfig(
-                **(four if self.quantization == "nf4" else {"load_in_8bit": True})
+                **({"load_in_8bit": True} if self.quantization == "int8" else four)
             )
         return kwargs
 
@@ -108,11 +108,19 @@ class EvaluatedModel:
         return [identity_of(self.model), self.adapter and identity_of(self.adapter)]
 
     @cached_property
+    def _saved(self) -> dict[str, Any]:
+        file = source_file(self.model, "config.json")
+        return {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+
+    @property
     def saved_quantization(self) -> dict[str, Any] | None:
         """The quantization that the backbone was saved with, which it keeps however it is loaded; None without."""
-        file = source_file(self.model, "config.json")
-        found = None if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
-        return None if found is None else found.get("quantization_config")
+        return self._saved.get("quantization_config")
+
+    @property
+    def saved_dtype(self) -> str | None:
+        """The dtype that the backbone was saved in, where its configuration says so."""
+        return self._saved.get("dtype") or self._saved.get("torch_dtype")
 
     def conditions(self, loading: Loading, libraries: Sequence[str] = ()) -> dict[str, Any]:
         """
@@ -322,8 +330,8 @@ def source_file(source: str, name: str) -> str | None:
     )
 
 
-def identity_of(model: str) -> str:
-    """Returns a digest of a folder's files, or a Hub id with its commit; OSError names what cannot be had."""
+def identity_of(model: str, revision: str | None = None) -> str:
+    """Returns a digest of a folder's files, or a Hub id with the commit of a revision; OSError names what cannot be had."""
     if Path(model).is_dir():
         return fingerprint(Path(model))
     from transformers.utils import cached_file
@@ -331,7 +339,8 @@ def identity_of(model: str) -> str:
 
     # The file lies in a folder named by the commit.
     try:
-        file = find_adapter_config_file(model) or cached_file(model, "config.json")
+        at: dict[str, Any] = {"revision": revision}
+        file = find_adapter_config_file(model, **at) or cached_file(model, "config.json", **at)
     except OSError as error:
         # Without network its words name no model.
         raise OSError(f"{model!r} is no folder of this machine, and cannot be had from the Hub ({error})") from error

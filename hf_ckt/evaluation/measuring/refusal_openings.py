@@ -130,13 +130,14 @@ def _opening_log_probs(following: "_Following", openings: Sequence[Ids]) -> dict
     """Log-probability of each opening after each prompt, `(B,)`."""
     first = following.prompts()
     told = {opening: first[:, opening[0]] for opening in openings}
+    left = {opening for opening in openings if len(opening) > 1}
     for context in _longest([opening[:-1] for opening in openings]):
         after = following.context(context)
-        for opening in openings:
-            shared = len(opening) - 1
-            if shared and opening[:-1] == context[:shared]:
-                places = range(shared)
-                told[opening] = told[opening] + after[:, places, opening[1:]].sum(-1)
+        # Of what begins several contexts, as "I" does "I must" and "I won", the first one tells it all.
+        read = {opening for opening in left if opening[:-1] == context[: len(opening) - 1]}
+        left -= read
+        for opening in read:
+            told[opening] = told[opening] + after[:, range(len(opening) - 1), opening[1:]].sum(-1)
     return told
 
 
@@ -165,17 +166,14 @@ class _Following:
         self.model = model
         self._known = forward_arguments(model)
         self._plain = not is_prompt_learning(model)
-        shared = shared_length(ids)
-        self._prefix: Any = read_prefix(model, ids[0][:shared], len(ids)) if shared else None
-        if self._prefix is not None:
-            ids = [row[shared:] for row in ids]
         width = max(map(len, ids))
         rows = [[0] * (width - len(row)) + [*row] for row in ids]
-        self.ids = torch.tensor(rows, device=model.device)  # (B, T) behind the prefix, padded on the left
+        self.ids = torch.tensor(rows, device=model.device)  # (B, T), padded on the left
         lengths = torch.tensor([len(row) for row in ids], device=model.device)
         self.mask = (torch.arange(width, device=model.device) >= width - lengths[:, None]).long()
-        if self._prefix is not None:
-            self.mask = torch.cat([torch.ones(len(ids), shared, dtype=torch.long, device=model.device), self.mask], 1)
+        shared = shared_length(ids)
+        self._prefix: Any = read_prefix(model, ids[0][:shared], [*map(len, ids)]) if shared else None
+        self._read = 0 if self._prefix is None else shared
         self._cache: Any = None
 
     def prompts(self) -> "Tensor":
@@ -183,7 +181,7 @@ class _Following:
         from ...models._upstream import cache_argument, cache_of
 
         held = {} if self._prefix is None else {cache_argument(self._known): self._prefix}
-        output = self._run(self.ids, self.mask, keep=1, use_cache=self._plain, **held)
+        output = self._run(self.ids[:, self._read :], self.mask, keep=1, use_cache=self._plain, **held)
         self._cache = branching(cache_of(output)) if self._plain else None
         return _log_softmax(output.logits[:, -1])
 

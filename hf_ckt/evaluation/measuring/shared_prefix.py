@@ -42,17 +42,21 @@ def shared_length(rows: Sequence[Sequence[int]]) -> int:
     return length if length >= LEAST_TOKENS and len(rows) >= _LEAST_ROWS else 0
 
 
-def read_prefix(model: Any, ids: Sequence[int], rows: int) -> Any:
+def read_prefix(model: Any, ids: Sequence[int], lengths: Sequence[int]) -> Any:
     """
-    Returns a cache that holds the keys and values of some tokens for so many rows.
+    Returns a cache with the keys and values of what rows begin with, as if each row had been read as far, padded on the left
+    to the longest.
+
+    Padding between the beginning and the rest would do for most models, whose positions are given; but some count columns
+    for the distance of two tokens (MPT), or for how far a layer looks back (GPT-Neo).
 
     Args:
         model (`PreTrainedModel` or `PeftModel`):
             In eval mode.
         ids (`Sequence[int]`):
             What the rows begin with.
-        rows (`int`):
-            How many there are.
+        lengths (`Sequence[int]`):
+            Tokens of each row.
 
     Returns:
         `DynamicCache`, or None of a model that keeps anything else of the past, or less of it than all.
@@ -70,7 +74,14 @@ def read_prefix(model: Any, ids: Sequence[int], rows: int) -> Any:
     cache = cache_of(output)
     if type(cache) is not DynamicCache or {type(layer) for layer in cache.layers} != {DynamicLayer}:
         return None
-    cache.batch_repeat_interleave(rows)
+    if any(layer.get_seq_length() != len(ids) for layer in cache.layers):
+        return None  # a layer for something that this model lacks
+    padding = [max(lengths) - length for length in lengths]
+    for layer in cache.layers:
+        # What is moved out at the end is read again with the rest; it comes back in where the padding is, which none sees.
+        layer.keys, layer.values = (
+            torch.cat([kept.roll(columns, dims=-2) for columns in padding]) for kept in (layer.keys, layer.values)
+        )
     return cache
 
 

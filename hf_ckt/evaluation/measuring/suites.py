@@ -93,7 +93,8 @@ def ask(
         data_dir (`Path`, *optional*):
             Folder written by `hf-ckt data fetch`; None asks the Hub.
         harmful, benign (`Sequence[EvalPrompt]`, *optional*):
-            The user's own prompts in place of the tier's sets; all of them are asked.
+            The user's own prompts in place of the tier's sets; all of them are asked. What is asked of some alone, under
+            templates, under noise and for agreement, is asked of a draw of them: files are often sorted.
         responses (`Sequence[Exchange]`, *optional*):
             The user's own prompts with responses for the suite `kd`, in place of the teacher's own answers.
 
@@ -113,7 +114,13 @@ def ask(
             raise ValueError(
                 f"{kind}: there is no prompt of this kind, so no rate of it. Give a file with at least one."
             )
-    once = {kind: _once(prompts) for kind, prompts in drawn.items()}
+    given = {"harmful": harmful, "benign": benign}
+    # What is asked in several ways is asked once of each text; of the user's own, a draw.
+    some = {kind: _once(prompts) for kind, prompts in drawn.items()}
+    some = {
+        kind: prompts if given[kind] is None else _sample(prompts, len(prompts), f"own {kind}")
+        for kind, prompts in some.items()
+    }
     if "direct" in suites:
         asked.rows += [_row("direct", prompt) for prompt in drawn["harmful"]]
     if "jailbreak" in suites:
@@ -123,16 +130,16 @@ def ask(
             asked.rows += [
                 _row("jailbreak", prompt, template=template.id, prompt=template.wrap(prompt.text))
                 for kind in ("harmful", "benign")
-                for prompt in once[kind][:count]
+                for prompt in some[kind][:count]
             ]
         asked.sets.append(_facts(tier.templates, "jailbreak", templates, data_dir))
     if "overrefusal" in suites:
         asked.rows += [_row("overrefusal", prompt) for prompt in drawn["benign"]]
     if "noise" in suites:
-        asked.rows += _noisy(tier, [*once["harmful"][: tier.noise], *once["benign"][: tier.noise]])
+        asked.rows += _noisy(tier, [*some["harmful"][: tier.noise], *some["benign"][: tier.noise]])
     asked.sets += _set_facts(asked.rows, data_dir)
     if "kd" in suites:
-        _ask_exchanges(asked, tier, once, responses, data_dir)
+        _ask_exchanges(asked, tier, some, responses, data_dir)
     if "utility" in suites:
         _ask_utility(asked, tier, data_dir)
     return asked

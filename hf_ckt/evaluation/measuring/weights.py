@@ -11,6 +11,8 @@ from typing import Any
 
 from .models import EvaluatedModel, Loading, source_file
 
+_BITSANDBYTES = ("nf4", "fp4", "int8")
+
 
 def loading_of(entry: EvaluatedModel, loading: Loading) -> Loading:
     """Returns how an entry's backbone is loaded: as its adapter was trained, where that is asked for and recorded."""
@@ -20,7 +22,7 @@ def loading_of(entry: EvaluatedModel, loading: Loading) -> Loading:
     if trained is None:
         return loading
     name = precision_name(trained)
-    return replace(loading, dtype=trained["compute"], quantization=name if name in ("nf4", "int8") else None)
+    return replace(loading, dtype=trained["compute"], quantization=name if name in _BITSANDBYTES else None)
 
 
 def weights_facts(entry: EvaluatedModel, loading: Loading) -> dict[str, Any]:
@@ -64,6 +66,8 @@ def scored_precision(entry: EvaluatedModel, loading: Loading) -> dict[str, str]:
 
     own, loading = quantization_name(entry.saved_quantization), loading_of(entry, loading)
     dtype = loading.facts()["dtype"]
+    if dtype == "auto":  # as it was saved, which not every configuration says
+        dtype = entry.saved_dtype or dtype
     return {"weights": own or loading.quantization or dtype, "compute": dtype}
 
 
@@ -85,7 +89,7 @@ def precision_warnings(entries: Iterable[EvaluatedModel], loading: Loading) -> l
         if trained is None:
             continue
         before, now = precision_name(trained), precision_name(scored_precision(entry, loading))
-        if before != now:
+        if now not in (before, "auto"):
             said.append(
                 f"{entry.name}: its adapter was trained over a backbone in {before} and is scored over one in {now}, so it is "
                 f"not the model that was trained. {_remedy(before)}"
@@ -97,6 +101,8 @@ def _remedy(precision: str) -> str:
     flags = {"nf4": "--load-in-4bit", "int8": "--load-in-8bit"}
     if precision in flags:
         return f"Score it with {flags[precision]}, or every adapter with --as-trained."
+    if precision == "fp4":  # what bitsandbytes does where a configuration says 4 bits and no more
+        return "Score every adapter with --as-trained."
     if re.fullmatch(r"b?float\d+", precision):
         return f"Score it with --dtype {precision} and without --load-in-4bit or --load-in-8bit."
     return f"Give as --model the base that was saved in {precision}."

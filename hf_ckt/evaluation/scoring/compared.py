@@ -140,12 +140,15 @@ class Drawn:
     def pair(self, name: str, other: str) -> "Drawn":
         """
         Returns the same of two models alone, on what both were asked: itself where they were asked the same, and without
-        parts where that does not suffice for a score.
+        parts where that does not suffice for a score, or where a text is other tokens to them: means over tokens are then no
+        two values of one quantity.
         """
-        asked = [{identity(row) for row in self.rows[one]} for one in (name, other)]
+        asked = [{identity(row): row.get("tokens") for row in self.rows[one]} for one in (name, other)]
         if asked[0] == asked[1]:
             return self
-        shared = asked[0] & asked[1]
+        shared = asked[0].keys() & asked[1].keys()
+        if any(asked[0][one] != asked[1][one] for one in shared):
+            return Drawn(self.measure, {}, self.number)
         rows = {one: [row for row in self.rows[one] if identity(row) in shared] for one in (name, other)}
         try:
             return Drawn(self.measure, rows, self.number)

@@ -59,7 +59,7 @@ def alone(model, tokenizer, prompt, system_prompt=None):
         chat(prompt, system_prompt), add_generation_prompt=True, return_dict=True, return_tensors="pt"
     )["input_ids"]
     sides = []
-    for openings in (REFUSAL_OPENINGS, COMPLIANCE_OPENINGS):
+    for openings in (refusal_openings.REFUSAL_OPENINGS, refusal_openings.COMPLIANCE_OPENINGS):
         total = 0.0
         for opening in openings:
             tokens = tokenizer(opening, add_special_tokens=False)["input_ids"]
@@ -105,6 +105,17 @@ def test_refusal_leaning_is_right_beyond_the_sliding_window(tiny_model_dir, tiny
     lengths = [len(tokenizer(prompt)["input_ids"]) for prompt in prompts]
     assert min(lengths) < model.config.sliding_window < max(lengths) - 20
     compare("gemma2", model, tokenizer, prompts)
+
+
+def test_opening_whose_beginning_many_share_is_counted_once(tiny_model_dir, tiny_gemma2_dir, tokenizer, monkeypatch):
+    """The end of "I cannot", behind the "I" of every other opening, would be multiplied in with each of them."""
+    openings = ("call", "can", "caa", "cbb", "cdd")
+    monkeypatch.setattr(refusal_openings, "REFUSAL_OPENINGS", openings)
+    monkeypatch.setattr(refusal_openings, "COMPLIANCE_OPENINGS", ("Mix", "Mab"))
+    tokens = [tokenizer(opening, add_special_tokens=False)["input_ids"] for opening in openings]
+    assert sum(len(other) > 2 and other[:1] == tokens[1][:1] for other in tokens) > 1 and len(tokens[1]) == 2
+    model = build("llama", tiny_model_dir, tiny_gemma2_dir).eval()
+    compare("llama", model, tokenizer, PROMPTS)
 
 
 def test_refusal_leaning_keeps_order_repeats_and_mode(tiny_model_dir, tiny_gemma2_dir, tokenizer):

@@ -20,8 +20,26 @@ def tokenizer(tiny_model_dir):
     return AutoTokenizer.from_pretrained(tiny_model_dir)
 
 
+def mpt():
+    """Its distances between tokens are those of their columns, padding counted."""
+    from transformers import MptConfig, MptForCausalLM
+
+    return MptForCausalLM(MptConfig(d_model=32, n_heads=4, n_layers=2, vocab_size=200, initializer_range=0.5))
+
+
+def gpt_neo():
+    """Every other layer looks back over so many columns, padding counted, and yet keeps all keys."""
+    from transformers import GPTNeoConfig, GPTNeoForCausalLM
+
+    sizes = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "vocab_size": 200, "initializer_range": 0.5}
+    ids = {"bos_token_id": None, "eos_token_id": None}
+    return GPTNeoForCausalLM(GPTNeoConfig(attention_types=[[["global", "local"], 1]], window_size=16, **sizes, **ids))
+
+
 def build(kind, tiny_model_dir, tiny_gemma2_dir):
     torch.manual_seed(0)
+    if kind in ("mpt", "gpt neo"):
+        return {"mpt": mpt, "gpt neo": gpt_neo}[kind]().eval()
     folder = tiny_gemma2_dir if kind == "gemma2" else tiny_model_dir
     dtype = torch.float32 if kind == "gemma2" else torch.float64
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
@@ -33,11 +51,11 @@ def build(kind, tiny_model_dir, tiny_gemma2_dir):
     return (get_peft_model(model, adapters[kind]).to(dtype) if kind in adapters else model).eval()
 
 
-@pytest.mark.parametrize("kind", ["llama", "lora", "gemma2", "prompt tuning", "prefix tuning"])
+@pytest.mark.parametrize("kind", ["llama", "lora", "gemma2", "mpt", "gpt neo", "prompt tuning", "prefix tuning"])
 def test_shared_beginning_changes_no_answer_and_no_log_odds(
     kind, tiny_model_dir, tiny_gemma2_dir, tokenizer, monkeypatch
 ):
-    """Padding between the shared and the own part that is attended to, or shifted positions, give other answers."""
+    """Padding that is attended to or counted as a distance, or shifted positions, give other answers."""
     model = build(kind, tiny_model_dir, tiny_gemma2_dir)
     prompts = [STORY + request for request in REQUESTS]
     found = {}
@@ -50,7 +68,7 @@ def test_shared_beginning_changes_no_answer_and_no_log_odds(
     whole, shared = found.values()
     assert shared[0] == whole[0] and len({answer.text for answer in whole[0]}) > 1
     for one, other in zip(whole[1], shared[1], strict=True):
-        assert one == pytest.approx(other, abs=1e-4 if kind == "gemma2" else 1e-9)
+        assert one == pytest.approx(other, abs=1e-4 if kind in ("gemma2", "mpt", "gpt neo") else 1e-9)
 
 
 def test_shared_beginning_is_read_once(tiny_model_dir, tiny_gemma2_dir, tokenizer, monkeypatch):

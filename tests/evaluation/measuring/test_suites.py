@@ -105,6 +105,27 @@ def test_noise_has_the_severity_of_its_cell(monkeypatch):
     assert Counter(seen) == {0.1: 16, 0.3: 16}
 
 
+def test_part_of_a_sorted_file_is_a_draw_of_all_of_it():
+    """Its first prompts alone would be one category's, and their noise and jailbreaks would stand for all."""
+    own = {
+        kind: [EvalPrompt(f"own/{kind}-{n}", "own", kind, "ab"[n >= 50], f"{kind} {n}") for n in range(100)]
+        for kind in ("harmful", "benign")
+    }
+    asked = ask(replace(SMOKE, jailbreak=(4, 20), noise=20, responses=(40, 8)), SUITES[:5], **own)
+    names = {kind: [prompt.id for prompt in mine] for kind, mine in own.items()}
+    for suite, kind in (("direct", "harmful"), ("overrefusal", "benign")):
+        assert [row["prompt_id"] for row in asked.rows if row["suite"] == suite] == names[kind]
+    parts = [[row["prompt_id"] for row in asked.rows if row["suite"] == suite] for suite in ("jailbreak", "noise")]
+    parts.append([one.id for one in asked.exchanges if not one.noise])
+    for part in parts:
+        for kind in own:
+            mine = {name for name in part if kind in name}
+            late = sum(int(name.rpartition("-")[2]) >= 50 for name in mine)
+            assert len(mine) == 20 and 4 <= late <= 16
+    again = ask(replace(SMOKE, jailbreak=(4, 20), noise=20, responses=(40, 8)), SUITES[:5], **own)
+    assert again.rows == asked.rows and again.exchanges == asked.exchanges
+
+
 def test_prompts_are_spread_over_sets_of_any_size(monkeypatch):
     """Sixty prompts of the first set alone would be a rate on that set under the name of both."""
     sizes = {"a": 100, "b": 100, "c": 3}

@@ -91,7 +91,8 @@ def test_both_precisions_are_stated(tiny_model_dir, adapter):
             Loading("float32"),
             "in bfloat16 and is scored over one in float32.*--dtype bfloat16",
         ),
-        (("fp4", "float32"), Loading("float32"), "the base that was saved in fp4"),
+        (("fp4", "float32"), Loading("float32"), "in fp4 and is scored over one in float32.*--as-trained"),
+        (("gptq", "float32"), Loading("float32"), "the base that was saved in gptq"),
         (("nf4", "bfloat16"), Loading("float32", "nf4"), None),
         (("float32", "bfloat16"), Loading("bfloat16"), None),
     ],
@@ -105,6 +106,18 @@ def test_other_precision_is_said_with_its_remedy(tiny_model_dir, adapter, traine
     assert len(said) == (remedy is not None)
     if remedy is not None:
         assert said[0].startswith("student: ") and re.search(remedy, said[0])
+
+
+def test_dtype_that_the_model_decides_is_the_one_it_was_saved_in(tiny_model_dir, adapter):
+    """An adapter over the very backbone that it was trained over would be said to be another model."""
+    config = json.loads((tiny_model_dir / "config.json").read_text())
+    saved = config.get("dtype") or config["torch_dtype"]
+    entry = EvaluatedModel("student", str(tiny_model_dir), adapter)
+    _record(adapter, saved, saved)
+    assert scored_precision(entry, Loading("auto")) == {"weights": saved, "compute": saved}
+    assert not precision_warnings([entry], Loading("auto"))
+    _record(adapter, "nf4", saved)
+    assert len(precision_warnings([entry], Loading("auto"))) == 1
 
 
 def test_base_that_was_saved_quantized_is_scored_so(tiny_model_dir, tmp_path):
@@ -130,7 +143,8 @@ def test_each_adapter_is_loaded_over_what_it_was_trained_over(tiny_model_dir, ad
     from hf_ckt.evaluation.measuring.backbones import Backbones
 
     listed = [EvaluatedModel("base", str(tiny_model_dir))]
-    for name, (weights, compute) in {"student": ("nf4", "float32"), "teacher": ("float32", "float32")}.items():
+    recorded = {"student": ("nf4", "float32"), "teacher": ("float32", "float32"), "four bits": ("fp4", "float32")}
+    for name, (weights, compute) in recorded.items():
         folder = save_adapter(tiny_model_dir, tmp_path / name)
         _record(folder, weights, compute)
         listed.append(EvaluatedModel(name, str(tiny_model_dir), folder))
@@ -139,20 +153,22 @@ def test_each_adapter_is_loaded_over_what_it_was_trained_over(tiny_model_dir, ad
     backbones, found = Backbones(loading), {}
     for entry in [*listed, *listed]:
         with backbones.active(entry) as model:
-            quantized = bool(getattr(model.config, "quantization_config", None))
+            quantized = getattr(getattr(model.config, "quantization_config", None), "bnb_4bit_quant_type", None)
             kept = model.get_input_embeddings().weight.dtype
             found[entry.name] = (quantized, kept)
     assert found == {
-        "base": (False, torch.bfloat16),
-        "student": (True, torch.float32),
-        "teacher": (False, torch.float32),
-        "unknown": (False, torch.bfloat16),
+        "base": (None, torch.bfloat16),
+        "student": ("nf4", torch.float32),
+        "teacher": (None, torch.float32),
+        "four bits": ("fp4", torch.float32),
+        "unknown": (None, torch.bfloat16),
     }
     assert not precision_warnings(listed, loading)
     assert [weights_facts(entry, loading)["scored_precision"]["weights"] for entry in listed] == [
         "bfloat16",
         "nf4",
         "float32",
+        "fp4",
         "bfloat16",
     ]
-    assert len(precision_warnings(listed, Loading(dtype="bfloat16"))) == 2
+    assert len(precision_warnings(listed, Loading(dtype="bfloat16"))) == 3

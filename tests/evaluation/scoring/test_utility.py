@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from hf_ckt.evaluation.scoring.compared import score_models
+from hf_ckt.evaluation.scoring.pooled import pooled_scores
 from tests.evaluation.verdicts import row
 
 
@@ -46,6 +47,20 @@ def test_plain_text_weighs_tokens_the_same():
     score = score_models({"a": rows})["a"].scores["plain_text_nats"]
     assert score["value"] == pytest.approx((2 * 10 + 3 * 30 + 5 * 60) / 100) and score["n"] == 3
     assert score["interval"] == "bootstrap" and score["low"] < score["value"] < score["high"]
+
+
+def test_plain_text_of_other_tokens_is_not_compared():
+    """Nats a token fall as a vocabulary gets smaller, and the model with the longer texts would be the better one."""
+    base = [
+        row("utility", f"p/{n}", None, set="plain_text", kind="question", nats=2 + n / 10, tokens=50) for n in range(8)
+    ]
+    other = [one | {"nats": one["nats"] / 2, "tokens": 100 - (n == 0) * 50} for n, one in enumerate(base)]
+    third = [one | {"nats": one["nats"] - n / 100} for n, one in enumerate(other)]
+    found = score_models({"base": base, "a": other, "b": third})
+    assert not found["a"].against and found["b"].against.keys() == {"a"}
+    assert all("plain_text_nats" in one.scores for one in found.values())
+    pooled = pooled_scores({"base": base, "a": other, "b": third}, {"both": ["a", "b"]})
+    assert not pooled["both"]["against"] and "plain_text_nats" in pooled["both"]["scores"]
 
 
 def test_plain_text_is_paired_with_the_base():
