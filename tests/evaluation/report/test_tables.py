@@ -90,7 +90,7 @@ def test_score_table_by_hand():
         "from chance, 1 draw dropped |",
         "| attack success (string judge), direct (less is better) |  | 1.00 [0.06, 1.00] n=16 |",
         "| over-refusal (less is better) | 0.12 [0.06, 0.25] n=16, corrected 0.00 [0.00, 0.12] |  |",
-        "| Youden's J under noise less clean, points (more is better) |  | +3.0 [-2.0, 9.0] n=16, no clear difference |",
+        "| Youden's J under noise minus clean, points (more is better) |  | +3.0 [-2.0, 9.0] n=16, no clear difference |",
         "| KL(teacher, student), nats (less is better) | - |  |",
         "| mine |  | 0.125 [0.062, 0.250] n=16 |",
     ]
@@ -155,9 +155,11 @@ def test_every_score_with_a_chance_level_says_it_in_its_label():
 def test_headline_names_what_is_measured_with_and_without_a_teacher():
     """Agreement with one's own base, in the row of KD alignment and called better, is a praise of not having trained."""
     heads = [row[0] for row in _rows(headline_table(made_up.results()))[1:]]
-    assert heads[:4] == [
+    assert heads[:6] == [
         "Youden's J = S + H - 1 (more is better, chance 0)",
-        "refusal log-odds, AUROC (more is better, chance 0.5)",
+        "safety S (more is better)",
+        "helpfulness H (more is better)",
+        "AUROC of the refusal log-odds (more is better, chance 0.5)",
         "Youden's J under noise (more is better, chance 0)",
         "KD alignment (acceptance; more is better)",
     ]
