@@ -30,6 +30,7 @@ from .sentences import (
     conditions_sentence,
     judge_sentence,
     score_sentences,
+    warning_sentences,
 )
 from .tables import (
     Rows,
@@ -79,6 +80,7 @@ def markdown(findings: Findings, plots: Sequence[str] = ()) -> str:
         return [f"## {title}", *([note] if note else []), *pictures, *shown, below]
 
     parts = ["# Evaluation", *([f"**{SMOKE}**"] if results["tier"] == "smoke" else [])]
+    parts += [f"**{plain(said)}**" for said in warning_sentences(results)]
     parts += ["## Headline scores", *(["![Headline scores](plots/headline.svg)"] if "headline" in plots else [])]
     parts += [headline_table(results), *_under_scores(results), judged]
     parts += [plain(not_measured(results, part)) for part in missing_panels(results)]
@@ -138,6 +140,6 @@ def _method(findings: Findings) -> list[str]:
     parts += [table(rows) for rows in (judge_rows(results), judge_kind_rows(results)) if len(rows) > 1]
     parts.append(table(set_rows(results)))
     if len(near_duplicate_rows(results)) > 1:
-        parts += ["These prompts are much like a training text, so their rates may be recall:"]
+        parts += ["These prompts are near-duplicates of a training text, so a rate on them may be recall:"]
         parts.append(table(near_duplicate_rows(results)))
     return [*parts, table(version_rows(findings))]

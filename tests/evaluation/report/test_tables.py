@@ -19,6 +19,7 @@ from hf_ckt.evaluation.report.numbers import (
     remarks,
     score_text,
 )
+from hf_ckt.evaluation.report.page import html_page
 from hf_ckt.evaluation.report.sentences import (
     NO_TEACHER,
     SMOKE,
@@ -452,11 +453,11 @@ def test_models_are_shown_with_how_they_were_asked():
 def test_prompts_much_like_a_training_text_are_listed_and_counted():
     """A count alone lets nobody look at the pairs, and a hundred pairs in one cell of the settings hide all others."""
     results = made_up.results()
-    assert "much like a training text" not in markdown(Findings(results))
+    assert "near-duplicate" not in markdown(Findings(results))
     pairs = [["harmbench/3", "train.jsonl", 17, 0.914], ["harmbench/9", "train.jsonl", 2, 0.851]]
     results["settings"]["near_duplicates"] = {"threshold": 0.8, "prompts": 2, "pairs": pairs}
     text = markdown(Findings(results))
-    assert _rows(text, "much like a training text")[1:] == [
+    assert _rows(text, "These prompts are near-duplicates")[1:] == [
         ["harmbench/3", "train.jsonl", "17", "0.91"],
         ["harmbench/9", "train.jsonl", "2", "0.85"],
     ]
@@ -464,6 +465,30 @@ def test_prompts_much_like_a_training_text_are_listed_and_counted():
     assert settings["near duplicates"] == "threshold 0.8, prompts 2" and settings["system prompt"] == "none given"
     results["settings"]["near_duplicates"] = None
     assert facts.near_duplicate_rows(results)[1:] == []
+
+
+def test_warnings_of_the_run_stand_before_the_numbers():
+    """That an adapter was scored over another backbone than its own was in the file, and in no report."""
+    results = made_up.results()
+    assert "**" not in markdown(Findings(results)).split("## Headline scores")[0]
+    results["warnings"] = ["sft: was trained over nf4 and is scored over <bfloat16>."]
+    results["settings"]["near_duplicates"] = {"threshold": 0.8, "prompts": 2, "pairs": []}
+    before, after = markdown(Findings(results)).split("## Headline scores")
+    assert "**sft: was trained over nf4 and is scored over &lt;bfloat16>.**" in before and "nf4 and is" not in after
+    assert "**2 prompts are near-duplicates of a training text: a rate on them may be recall.**" in before
+    page = html_page(Findings(results))
+    assert page.index("scored over &lt;bfloat16&gt;.") < page.index('id="headline"')
+    assert page.index("2 prompts are near-duplicates") < page.index('id="headline"')
+    block = readme_block(results, "results.json")
+    assert "sft: was trained over nf4" in block and "2 prompts are near-duplicates" in block
+
+
+def test_settings_say_that_answers_were_judged_again():
+    """The command that made the answers names another judge than the one whose verdicts are counted."""
+    results = made_up.results()
+    assert "judged again by" not in dict(facts.setting_rows(Findings(results)))
+    results["rejudged"] = "hf-ckt rejudge --judge advbench"
+    assert dict(facts.setting_rows(Findings(results)))["judged again by"] == "hf-ckt rejudge --judge advbench"
 
 
 def test_example_is_shown_before_the_bare_form_of_what_was_sent():
