@@ -39,7 +39,9 @@ def page_block(results: dict[str, Any], source: str) -> str:
     the judge's error it says where they are: beside the raw ones they would double a table that is read at a glance.
     """
     shown = copy.deepcopy(results)
-    corrected = [score.pop("corrected", None) for model in shown["models"].values() for score in model["scores"].values()]
+    corrected = [
+        score.pop("corrected", None) for model in shown["models"].values() for score in model["scores"].values()
+    ]
     rows = comparison_rows(shown)
     columns = list(rows[0])
     lines = [columns, ["---"] * len(columns), *([row[column] for column in columns] for row in rows)]
