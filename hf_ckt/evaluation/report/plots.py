@@ -94,6 +94,7 @@ def _headline(figure: Any, results: Mapping[str, Any]) -> bool:
                     textcoords="offset points",
                     ha="center",
                     fontsize=9,
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},  # over the line of chance
                 )
         low, high = figures.PANELS[score]
         axis.set_xlim(low - (high - low) * 0.03, high + (high - low) * 0.03)
