@@ -70,7 +70,7 @@ def markdown(findings: Findings, plots: Sequence[str] = ()) -> str:
     """
     results = findings.results
     conditions = plain(conditions_sentence(results))
-    judged = f"{conditions} {plain(judge_sentence(results))}"
+    judged = f"{conditions} {plain(judge_sentence(results, largest=True))}"
 
     def section(title: str, rows: Rows, part: str, *names: str, note: str = "", below: str = judged) -> list[str]:
         pictures = [f"![{_ALT_TEXTS[name]}](plots/{name}.svg)" for name in names if name in plots]
@@ -136,7 +136,7 @@ def _method(findings: Findings) -> list[str]:
     for names, text in sent_texts(results):
         # Indented, so that nothing in it is markup.
         parts += [f"Sent to {plain(names)} for one prompt:", "\n".join(f"    {line}" for line in text.splitlines())]
-    parts.append(table(setting_rows(findings)))
+    parts += [plain(judge_sentence(results)), table(setting_rows(findings))]
     parts += [table(rows) for rows in (judge_rows(results), judge_kind_rows(results)) if len(rows) > 1]
     parts.append(table(set_rows(results)))
     if len(near_duplicate_rows(results)) > 1:

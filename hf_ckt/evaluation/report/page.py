@@ -75,7 +75,7 @@ def html_page(findings: Findings, *, most_prompts: int = 3000) -> str:
         no_teacher=any("base_agreement" in model["scores"] for model in results["models"].values()),
         findings=findings,
         results=results,
-        judge=sentences.judge_sentence(results),
+        judge=sentences.judge_sentence(results, largest=True),
         conditions=sentences.conditions_sentence(results),
         not_measured=lambda part: not_measured(results, part),
     )

@@ -304,7 +304,7 @@ def _legend(figure: Any) -> None:
 def _note(figure: Any, results: Mapping[str, Any], more: str = "", intervals: bool = True) -> None:
     """Whose verdicts are drawn, and what the lines through the markers are."""
     first = "Lines through markers: 95 % intervals. " if intervals else ""
-    text = f"{first}{more} {judge_sentence(results)}"
+    text = f"{first}{more} {judge_sentence(results, largest=True)}"
     figure.suptitle(fill(text, int(15 * figure.get_figwidth())), fontsize=8, x=0.01, ha="left")
 
 

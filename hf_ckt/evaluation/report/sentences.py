@@ -50,9 +50,15 @@ def warning_sentences(results: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def judge_sentence(results: Mapping[str, Any]) -> str:
+def judge_sentence(results: Mapping[str, Any], *, largest: bool = False) -> str:
     """
     Returns the judge's name with its measured error: no rate of a judge means anything without.
+
+    Args:
+        results (`Mapping`):
+            A results file.
+        largest (`bool`, *optional*, defaults to `False`):
+            Whether only the set with most answers is shown, and the number of the others: for places that repeat it.
 
     Example:
 
@@ -60,9 +66,9 @@ def judge_sentence(results: Mapping[str, Any]) -> str:
     'Judge: rule, error not measured.'
     """
     judge = results["judge"]
-    sentence = f"Judge: {_measured(judge['name'], judge.get('error'))}."
+    sentence = f"Judge: {_measured(judge['name'], judge.get('error'), largest)}."
     if judge.get("benign"):
-        sentence += f" Judge of benign prompts: {_measured(judge['benign'], judge.get('benign_error'))}."
+        sentence += f" Judge of benign prompts: {_measured(judge['benign'], judge.get('benign_error'), largest)}."
     return sentence
 
 
@@ -137,10 +143,11 @@ def _scores(results: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield from pooled["scores"].values()
 
 
-def _measured(name: str, error: Sequence[Mapping[str, Any]] | None) -> str:
+def _measured(name: str, error: Sequence[Mapping[str, Any]] | None, largest: bool) -> str:
     """A judge's name with its accuracy and bias; what else was measured stands in a table of its own."""
     sets = []
-    for found in error or ():
+    measured = sorted(error or (), key=lambda one: -(one.get("n") or 0))[:1] if largest else error
+    for found in measured or ():
         facts = [f"accuracy {number(found['accuracy'], 2)}"] if found.get("accuracy") is not None else []
         facts += [
             f"bias {signed(found[f'bias_{kind}'], 2)} on {kind} prompts"
@@ -148,6 +155,9 @@ def _measured(name: str, error: Sequence[Mapping[str, Any]] | None) -> str:
             if found.get(f"bias_{kind}") is not None
         ]
         sets.append(f"on {found['set']} (n={found['n']}): {', '.join(facts)}")
+    others = len(error or ()) - len(sets)
+    if others:
+        sets.append(f"also measured on {others} other labelled {'set' if others == 1 else 'sets'}")
     return f"{name}; {'; '.join(sets)}" if sets else f"{name}, error not measured"
 
 

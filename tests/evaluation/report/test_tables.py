@@ -282,6 +282,22 @@ def test_judge_and_its_error_stand_beside_every_judged_table():
     )
 
 
+def test_judge_of_several_sets_is_told_in_full_once():
+    """Three sets of numbers under each of nine tables are read under none of them."""
+    results = made_up.results()
+    small = {"set": "small set", "n": 10, "accuracy": 0.5, "bias_harmful": -0.4, "bias_benign": None}
+    results["judge"]["error"].insert(0, small)
+    assert judge_sentence(results, largest=True) == (
+        "Judge: rule; on XSTest, human labels (n=2250): accuracy 0.91, bias +0.03 on benign prompts, bias -0.09 on harmful "
+        "prompts; also measured on 1 other labelled set."
+    )
+    full = "on small set (n=10): accuracy 0.50, bias -0.40 on harmful prompts; on XSTest, human labels (n=2250)"
+    assert full in judge_sentence(results)
+    text, page = markdown(Findings(results)), html_page(Findings(results))
+    assert text.count(full) == page.count(full) == 1
+    assert text.count("also measured on 1 other labelled set") > 5 and full in readme_block(results, "results.json")
+
+
 def test_harness_is_shown_with_its_own_conditions():
     """Merged into one table, versions and settings of two runs would each be claimed of the other."""
     text = markdown(Findings(made_up.results(), lm_eval=made_up.lm_eval()))
