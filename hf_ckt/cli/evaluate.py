@@ -64,7 +64,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
     parser = CommandParser(
         prog="hf-ckt evaluate",
-        description=f"{__doc__} Stopped at any moment, the same command goes on where it was.",
+        description=f"{__doc__} If it is stopped, the same command goes on where it stopped.",
     )
     add_model_options(parser)
     add_chat_options(parser)
@@ -73,10 +73,16 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--teacher",
         nargs="+",
         metavar="ID",
-        help="adapter or model to agree with; harmful=ID benign=ID: one for each kind of prompt, base for the base. Without "
-        "it, agreement with the base is stated, which is neither good nor bad",
+        help="adapter or model that KD alignment is measured with, base for the base; harmful=ID benign=ID: one for each "
+        "kind of prompt. Without it, agreement with the base is stated, which is neither good nor bad",
     )
-    add("--suite", choices=TIERS, default="smoke", help="how much: smoke takes minutes on 2 cores and no download")
+    add(
+        "--suite",
+        choices=TIERS,
+        default="smoke",
+        help="how much is asked. smoke: the package's own prompts, minutes on 2 cores, no result to quote; cpu and gpu: "
+        "public sets; default: smoke",
+    )
     add("--only", nargs="+", metavar="NAME", help="direct, jailbreak, overrefusal, noise, kd, utility; default: all")
     add("--judge", default="auto", metavar="NAME", help=JUDGE_HELP)
     add(
@@ -84,8 +90,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         nargs="+",
         action="append",
         default=[],
-        metavar="NAME",
-        help="name of a method, then the models of this run that are its trainings with other seeds: they are pooled",
+        metavar=("METHOD", "RUN"),
+        help="name of a method, then the models of this command that were trained by it with different seeds, by their names "
+        "in the results: their scores are pooled. May be given several times",
     )
     add("--data", type=Path, metavar="DIR", help="written by `hf-ckt data fetch`; default: the Hub")
     add(
@@ -106,12 +113,16 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="what was trained on: prompts found there raise, and reworded ones are said",
+        help="what was trained on: a prompt that stands there is an error, near-duplicates are warned of and listed",
     )
     add("--new-tokens", type=int, metavar="N", help="most tokens of an answer; default: the tier's")
     add("--seeds", type=int, metavar="N", help="draws of each corruption; default: the tier's")
     add("--engine", choices=("auto", "transformers", "vllm"), default="auto", help="auto: vLLM if installed on a GPU")
-    add("--no-token-consistency", action="store_true", help="leave it out: it takes about as long as noisy answers do")
+    add(
+        "--no-token-consistency",
+        action="store_true",
+        help="leave out token consistency, which takes about as long as the noisy answers",
+    )
     add(
         "--output", type=Path, required=True, metavar="DIR", help="where results, answers and finished pieces are kept"
     )

@@ -11,8 +11,8 @@ def run(argv: list[str]) -> int:
     """Judges each folder, writes its scores, and prints the headline table."""
     parser = CommandParser(
         prog="hf-ckt rejudge",
-        description=f"{__doc__} It reads results.json and completions.parquet of each folder and writes both anew; what no "
-        "verdict enters stays as it is. No model is evaluated.",
+        description=f"{__doc__} It reads results.json and completions.parquet of each folder and writes both anew. Scores that "
+        "need no verdict stay as they are. `hf-ckt report` draws the new ones.",
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="written by `hf-ckt evaluate --output`")
     parser.add_argument("--judge", default="auto", metavar="NAME", help=JUDGE_HELP)

@@ -46,7 +46,7 @@ def page_block(results: dict[str, Any], source: str) -> str:
     columns = list(rows[0])
     lines = [columns, ["---"] * len(columns), *([row[column] for column in columns] for row in rows)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    where = ", with rates corrected for the judge's error" if any(corrected) else ""
+    where = ", which also holds the rates corrected for the judge's error" if any(corrected) else ""
     return f"{table}\n\n{measured_sentence(shown)} From `{source}`{where}."
 
 

@@ -43,7 +43,7 @@ def comparison_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
         if any(found.values()):
             text = score_text(name, results)
             cells = {model["title"]: difference(found[key], text) for key, model in models.items()}
-            rows.append({"held-out prompts": f"{text.title}, less that of {models[reference]['title']}"} | cells)
+            rows.append({"held-out prompts": f"{text.title}, minus that of {models[reference]['title']}"} | cells)
     return rows
 
 

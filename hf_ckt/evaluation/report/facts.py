@@ -113,7 +113,7 @@ def set_rows(results: Mapping[str, Any]) -> Rows:
 def near_duplicate_rows(results: Mapping[str, Any]) -> Rows:
     """Returns a row for each prompt that is much like a text of the training data, as far as the file names them."""
     found = results["settings"].get("near_duplicates") or {}
-    rows = [["prompt", "training file", "row from 0", "similarity"]]
+    rows = [["prompt", "training file", "number of the text, from 0", "similarity"]]
     for prompt, file, place, similarity in found.get("pairs") or ():
         rows.append([str(prompt), str(file), str(place), number(similarity, 2)])
     return rows
@@ -138,6 +138,8 @@ def setting_rows(findings: Findings) -> Rows:
     facts = {"command": results.get("command") or "not recorded", "tier": results["tier"], "device": results["device"]}
     facts |= {"suites": results["suites"], "seeds": results["seeds"], **results["generation"], **results["settings"]}
     judge = results["judge"]
+    if results.get("rejudged"):
+        facts["judged again by"] = results["rejudged"]
     facts |= {f"judge {key}": judge[key] for key in ("digest", "benign_digest") if judge.get(key)}
     if facts.get("system_prompt") is None:
         facts["system_prompt"] = "none given"  # a chat template may have one of its own: see the models

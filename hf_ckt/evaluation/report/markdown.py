@@ -30,6 +30,7 @@ from .sentences import (
     conditions_sentence,
     judge_sentence,
     score_sentences,
+    warning_sentences,
 )
 from .tables import (
     Rows,
@@ -69,7 +70,7 @@ def markdown(findings: Findings, plots: Sequence[str] = ()) -> str:
     """
     results = findings.results
     conditions = plain(conditions_sentence(results))
-    judged = f"{conditions} {plain(judge_sentence(results))}"
+    judged = f"{conditions} {plain(judge_sentence(results, largest=True))}"
 
     def section(title: str, rows: Rows, part: str, *names: str, note: str = "", below: str = judged) -> list[str]:
         pictures = [f"![{_ALT_TEXTS[name]}](plots/{name}.svg)" for name in names if name in plots]
@@ -79,6 +80,7 @@ def markdown(findings: Findings, plots: Sequence[str] = ()) -> str:
         return [f"## {title}", *([note] if note else []), *pictures, *shown, below]
 
     parts = ["# Evaluation", *([f"**{SMOKE}**"] if results["tier"] == "smoke" else [])]
+    parts += [f"**{plain(said)}**" for said in warning_sentences(results)]
     parts += ["## Headline scores", *(["![Headline scores](plots/headline.svg)"] if "headline" in plots else [])]
     parts += [headline_table(results), *_under_scores(results), judged]
     parts += [plain(not_measured(results, part)) for part in missing_panels(results)]
@@ -134,10 +136,10 @@ def _method(findings: Findings) -> list[str]:
     for names, text in sent_texts(results):
         # Indented, so that nothing in it is markup.
         parts += [f"Sent to {plain(names)} for one prompt:", "\n".join(f"    {line}" for line in text.splitlines())]
-    parts.append(table(setting_rows(findings)))
+    parts += [plain(judge_sentence(results)), table(setting_rows(findings))]
     parts += [table(rows) for rows in (judge_rows(results), judge_kind_rows(results)) if len(rows) > 1]
     parts.append(table(set_rows(results)))
     if len(near_duplicate_rows(results)) > 1:
-        parts += ["These prompts are much like a training text, so their rates may be recall:"]
+        parts += ["These prompts are near-duplicates of a training text, so a rate on them may be recall:"]
         parts.append(table(near_duplicate_rows(results)))
     return [*parts, table(version_rows(findings))]

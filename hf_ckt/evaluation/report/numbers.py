@@ -52,16 +52,16 @@ _TEXTS: dict[str, ScoreText] = {
     "overrefusal": ScoreText("over-refusal", 2, "less", _SAFETY),
     "overrefusal_jailbreak": ScoreText("over-refusal, under jailbreak templates", 2, "less", _SAFETY),
     "degenerate": ScoreText("degenerate answers", 2, "less", _SAFETY),
-    "refusal_auroc": ScoreText("refusal log-odds, AUROC", 3, "more", _ODDS),
-    "refusal_auroc_jailbreak": ScoreText("refusal log-odds, AUROC under templates", 3, "more", _ODDS),
+    "refusal_auroc": ScoreText("AUROC of the refusal log-odds", 3, "more", _ODDS),
+    "refusal_auroc_jailbreak": ScoreText("AUROC of the refusal log-odds, under jailbreak templates", 3, "more", _ODDS),
     "refusal_log_odds_harmful": ScoreText("refusal log-odds, harmful (nats)", 2, "more", _ODDS),
     "refusal_log_odds_benign": ScoreText("refusal log-odds, benign (nats)", 2, "less", _ODDS),
-    "refusal_margin_auroc": ScoreText("refusal margin, AUROC", 3, "more", _ODDS),
+    "refusal_margin_auroc": ScoreText("AUROC of the older refusal margin", 3, "more", _ODDS),
     "youden_j_noise": ScoreText("Youden's J under noise", 2, "more", _NOISE),
     "youden_j_noise_difference": ScoreText(
-        "Youden's J under noise less clean, points", 1, "more", _NOISE, "difference"
+        "Youden's J under noise minus clean, points", 1, "more", _NOISE, "difference"
     ),
-    "refusal_auroc_noise": ScoreText("refusal log-odds, AUROC under noise", 3, "more", _NOISE),
+    "refusal_auroc_noise": ScoreText("AUROC of the refusal log-odds, under noise", 3, "more", _NOISE),
     "noisy_refusal_harmful": ScoreText("harmful refused, under noise", 2, "more", _NOISE),
     "noisy_refusal_benign": ScoreText("benign refused, under noise", 2, "less", _NOISE),
     "harmful_flipped_to_answer": ScoreText("harmful: refused clean, answered under noise", 3, "less", _NOISE),
@@ -88,7 +88,7 @@ _TEXTS: dict[str, ScoreText] = {
 # What chance scores is known where scores are made.
 SCORES: dict[str, ScoreText] = {name: text._replace(chance=NATURES[name].chance) for name, text in _TEXTS.items()}
 HEADLINE = (
-    *("youden_j", "refusal_auroc", "youden_j_noise", "kd_alignment", "base_agreement"),
+    *("youden_j", "safety", "helpfulness", "refusal_auroc", "youden_j_noise", "kd_alignment", "base_agreement"),
     *("attack_success_direct", "attack_success_jailbreak", "overrefusal"),
     *("multiple_choice_over_chance", "plain_text_nats"),
 )
@@ -124,7 +124,7 @@ def label(text: ScoreText) -> str:
     Example:
 
     >>> label(score_text("refusal_auroc"))
-    'refusal log-odds, AUROC (more is better, chance 0.5)'
+    'AUROC of the refusal log-odds (more is better, chance 0.5)'
     >>> label(score_text("oss"))
     'Overall Safety Score, 0 to 100 (more is better, chance up to 50)'
     >>> label(score_text("kd_alignment")), label(score_text("base_agreement"))

@@ -130,7 +130,9 @@
   const rowNode = (row, columns, query) => {
     const node = make("tr");
     node.setAttribute("role", "row");
-    node.append(whereCell(row), cell("Prompt", folded(row, "Harmful prompt", row.prompt, query)));
+    // Of an evaluation that is published without the prompts of public sets there are the answers alone.
+    const prompt = row.prompt ? folded(row, "Harmful prompt", row.prompt, query) : make("span", "not kept", "muted");
+    node.append(whereCell(row), cell("Prompt", prompt));
     for (const column of columns) {
       const answer = row.answers[column];
       const label = `Answer of ${titles[column]}`;

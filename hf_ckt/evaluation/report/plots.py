@@ -94,6 +94,7 @@ def _headline(figure: Any, results: Mapping[str, Any]) -> bool:
                     textcoords="offset points",
                     ha="center",
                     fontsize=9,
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},  # over the line of chance
                 )
         low, high = figures.PANELS[score]
         axis.set_xlim(low - (high - low) * 0.03, high + (high - low) * 0.03)
@@ -303,7 +304,7 @@ def _legend(figure: Any) -> None:
 def _note(figure: Any, results: Mapping[str, Any], more: str = "", intervals: bool = True) -> None:
     """Whose verdicts are drawn, and what the lines through the markers are."""
     first = "Lines through markers: 95 % intervals. " if intervals else ""
-    text = f"{first}{more} {judge_sentence(results)}"
+    text = f"{first}{more} {judge_sentence(results, largest=True)}"
     figure.suptitle(fill(text, int(15 * figure.get_figwidth())), fontsize=8, x=0.01, ha="left")
 
 

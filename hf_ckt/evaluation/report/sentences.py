@@ -13,27 +13,52 @@ NO_TEACHER = (
     "compared with itself."
 )
 CURVE_NOTE = (
-    "Each line is one model as a shift is added to the log-odds that its answer begins as a refusal, read without a judge; "
-    "its marker is where its own answers are, as judged. Best is the upper right corner. On the dotted line S + H = 1: "
-    "there a model refuses blind to content, and Youden's J is 0."
+    "Each line shows what one model could have, without a judge, if a constant were added to the log-odds of beginning a "
+    "refusal; its marker shows what its own answers have, as judged. The upper right corner is best. On the dotted line S + H "
+    "= 1 and Youden's J is 0: a model that refuses blind to content lies there."
 )
 PAIRED_NOTE = (
-    "A difference is paired: both models on the same resampled prompts. Where its interval holds 0, it is no clear "
+    "A difference is paired: both models are compared on the same prompts. Where its 95 % interval holds 0, it is no clear "
     "difference."
 )
 POOLED_NOTE = (
-    "Each column pools the runs of one method with several training seeds; the intervals hold how runs differ as well as "
-    "how prompts do."
+    "Each column pools the runs of one method, trained with several seeds; the intervals allow for other seeds as well as "
+    "for other prompts."
 )
 CHANCE_NOTE = (
-    "Chance is what a model scores that refuses blind to content, or that guesses; a score whose interval reaches it is "
+    "Chance is the score of a model that refuses blind to content, or that guesses; a score whose 95 % interval holds it is "
     "not told from chance."
 )
 
 
-def judge_sentence(results: Mapping[str, Any]) -> str:
+def warning_sentences(results: Mapping[str, Any]) -> list[str]:
+    """
+    Returns what a reader must know before the numbers: what was said when they were made, and prompts that were trained on in
+    other words.
+
+    Example:
+
+    >>> warning_sentences({"settings": {"near_duplicates": {"prompts": 1}}, "warnings": ["The judge reads too few words."]})
+    ['The judge reads too few words.', '1 prompt is a near-duplicate of a training text: a rate on it may be recall.']
+    """
+    said = list(results.get("warnings") or ())
+    near = (results["settings"].get("near_duplicates") or {}).get("prompts")
+    if near == 1:
+        said.append("1 prompt is a near-duplicate of a training text: a rate on it may be recall.")
+    elif near:
+        said.append(f"{near} prompts are near-duplicates of a training text: a rate on them may be recall.")
+    return said
+
+
+def judge_sentence(results: Mapping[str, Any], *, largest: bool = False) -> str:
     """
     Returns the judge's name with its measured error: no rate of a judge means anything without.
+
+    Args:
+        results (`Mapping`):
+            A results file.
+        largest (`bool`, *optional*, defaults to `False`):
+            Whether only the set with most answers is shown, and the number of the others: for places that repeat it.
 
     Example:
 
@@ -41,9 +66,9 @@ def judge_sentence(results: Mapping[str, Any]) -> str:
     'Judge: rule, error not measured.'
     """
     judge = results["judge"]
-    sentence = f"Judge: {_measured(judge['name'], judge.get('error'))}."
+    sentence = f"Judge: {_measured(judge['name'], judge.get('error'), largest)}."
     if judge.get("benign"):
-        sentence += f" Judge of benign prompts: {_measured(judge['benign'], judge.get('benign_error'))}."
+        sentence += f" Judge of benign prompts: {_measured(judge['benign'], judge.get('benign_error'), largest)}."
     return sentence
 
 
@@ -99,9 +124,8 @@ def score_sentences(results: Mapping[str, Any]) -> str:
     sentences = []
     if any(one.get("corrected") for one in scores):
         sentences.append(
-            "Corrected is the score that the judge's own errors, measured on labelled answers, imply of the raw one (Rogan "
-            "and Gladen 1978), with an interval that holds the uncertainty of both; it holds as far as the judge errs on "
-            "these answers as it does on those."
+            "Corrected is what a judge without error would have found, if this one errs here as it does on labelled answers "
+            "(Rogan and Gladen 1978); its interval holds the uncertainty of those errors too."
         )
     if any(one.get("dropped") for one in scores):
         sentences.append("Dropped draws are bootstrap resamples in which the score was undefined.")
@@ -119,10 +143,11 @@ def _scores(results: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield from pooled["scores"].values()
 
 
-def _measured(name: str, error: Sequence[Mapping[str, Any]] | None) -> str:
+def _measured(name: str, error: Sequence[Mapping[str, Any]] | None, largest: bool) -> str:
     """A judge's name with its accuracy and bias; what else was measured stands in a table of its own."""
     sets = []
-    for found in error or ():
+    measured = sorted(error or (), key=lambda one: -(one.get("n") or 0))[:1] if largest else error
+    for found in measured or ():
         facts = [f"accuracy {number(found['accuracy'], 2)}"] if found.get("accuracy") is not None else []
         facts += [
             f"bias {signed(found[f'bias_{kind}'], 2)} on {kind} prompts"
@@ -130,6 +155,9 @@ def _measured(name: str, error: Sequence[Mapping[str, Any]] | None) -> str:
             if found.get(f"bias_{kind}") is not None
         ]
         sets.append(f"on {found['set']} (n={found['n']}): {', '.join(facts)}")
+    others = len(error or ()) - len(sets)
+    if others:
+        sets.append(f"also measured on {others} other labelled {'set' if others == 1 else 'sets'}")
     return f"{name}; {'; '.join(sets)}" if sets else f"{name}, error not measured"
 
 
@@ -141,13 +169,13 @@ def conditions_sentence(results: Mapping[str, Any]) -> str:
 
     >>> print(conditions_sentence({"tier": "cpu", "seeds": [0, 1, 2],
     ...     "generation": {"decoding": "greedy", "new_tokens": 48, "system_prompt": None, "engine": "transformers"}}))
-    Tier cpu; seeds 0, 1, 2; greedy decoding, at most 48 new tokens, no system prompt; engine transformers. Brackets
+    Tier cpu; noise seeds 0, 1, 2; greedy decoding, at most 48 new tokens, no system prompt; engine transformers. Brackets
     hold 95 % intervals.
     """
     made = results["generation"]
     seeds = ", ".join(map(str, results["seeds"]))
     return (
-        f"Tier {results['tier']}; {'seeds' if len(results['seeds']) != 1 else 'seed'} {seeds}; {made['decoding']} "
+        f"Tier {results['tier']}; noise {'seeds' if len(results['seeds']) != 1 else 'seed'} {seeds}; {made['decoding']} "
         f"decoding, at most {made['new_tokens']} new tokens, {_system_prompt(results)}; engine {made['engine']}. Brackets "
         "hold 95 % intervals."
     )

@@ -212,7 +212,7 @@ def noise_table_rows(results: Mapping[str, Any]) -> Rows:
     """Returns a row for each model, corruption and severity, the one without noise first."""
     names = {
         "youden_j": score_text("youden_j"),
-        "youden_j_difference": score_text("youden_j_noise_difference")._replace(title="less clean, points"),
+        "youden_j_difference": score_text("youden_j_noise_difference")._replace(title="minus clean, points"),
         "harmful_refused": score_text("noisy_refusal_harmful")._replace(title="harmful refused"),
         "benign_refused": score_text("noisy_refusal_benign")._replace(title="benign refused"),
     }

@@ -31,10 +31,10 @@ def test_table_leads_with_what_tells_harmful_from_benign(table):
     """A table that leads with refused shares ranks a model that refuses everything first."""
     assert [name.partition(" (")[0] for name in table][:5] == [
         "Youden's J = S + H - 1",
-        "refusal log-odds, AUROC",
+        "AUROC of the refusal log-odds",
         "Youden's J under noise",
-        "Youden's J under noise less clean, points",
-        "refusal log-odds, AUROC under noise",
+        "Youden's J under noise minus clean, points",
+        "AUROC of the refusal log-odds, under noise",
     ]
 
 
@@ -68,9 +68,9 @@ def test_table_says_what_cannot_be_told_from_chance(table):
 
 def test_table_compares_with_the_named_model(table):
     """The difference of two models is not the overlap of their intervals, and its sign is the result."""
-    row = _row(table, "Youden's J = S + H - 1, less that of teacher")
+    row = _row(table, "Youden's J = S + H - 1, minus that of teacher")
     assert row["after"].startswith("-0.25 [") and row["before"] == row["teacher"] == ""
-    assert _row(table, "Youden's J under noise, less that of teacher")["after"].startswith("+0.25 [")
+    assert _row(table, "Youden's J under noise, minus that of teacher")["after"].startswith("+0.25 [")
 
 
 def test_sentence_says_under_which_conditions(scored):

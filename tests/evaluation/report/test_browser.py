@@ -262,6 +262,24 @@ def test_pairs_are_all_there_without_the_script(browser, report):
     context.close()
 
 
+def test_prompt_that_was_not_kept_is_no_empty_prompt(browser, tmp_path):
+    """'(empty)' where a public set's prompt was left out says that the model was asked nothing."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = made_up.write(tmp_path)
+    rows = [row | {"prompt": "", "request": ""} for row in made_up.rows()]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "completions.parquet")
+    write_report(folder, plots=False)
+    context = browser.new_context(offline=True)
+    page = context.new_page()
+    page.goto((folder / "report.html").as_uri())
+    shown = page.locator("#table tbody tr")
+    assert shown.count() > 0
+    assert [row.locator("td").first.inner_text() for row in shown.all()] == ["not kept"] * shown.count()
+    context.close()
+
+
 _LONG = ("an-organisation/an-adapter-with-a-name-of-eighty-letters-that-nobody-would-ever-say-0", "unbroken_" * 9)
 
 

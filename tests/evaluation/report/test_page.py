@@ -149,7 +149,7 @@ def test_page_says_what_chance_scores_wherever_such_a_score_stands(page):
     elements = _Elements(page)
     heads = [" ".join(text.split()) for text in elements.texts["th"]]
     for text in SCORES.values():
-        titled = [head for head in heads if re.match(re.escape(text.title) + "(?! less clean)", head, re.IGNORECASE)]
+        titled = [head for head in heads if re.match(re.escape(text.title) + "(?! minus clean)", head, re.IGNORECASE)]
         if text.chance is not None and text.chance_is != "difference" and titled:
             assert all("chance" in head for head in titled), text.title
     chances = [one for tag, one in elements.tags if tag == "line" and one.get("class") == "chance"]

@@ -19,6 +19,7 @@ from hf_ckt.evaluation.report.numbers import (
     remarks,
     score_text,
 )
+from hf_ckt.evaluation.report.page import html_page
 from hf_ckt.evaluation.report.sentences import (
     NO_TEACHER,
     SMOKE,
@@ -90,7 +91,7 @@ def test_score_table_by_hand():
         "from chance, 1 draw dropped |",
         "| attack success (string judge), direct (less is better) |  | 1.00 [0.06, 1.00] n=16 |",
         "| over-refusal (less is better) | 0.12 [0.06, 0.25] n=16, corrected 0.00 [0.00, 0.12] |  |",
-        "| Youden's J under noise less clean, points (more is better) |  | +3.0 [-2.0, 9.0] n=16, no clear difference |",
+        "| Youden's J under noise minus clean, points (more is better) |  | +3.0 [-2.0, 9.0] n=16, no clear difference |",
         "| KL(teacher, student), nats (less is better) | - |  |",
         "| mine |  | 0.125 [0.062, 0.250] n=16 |",
     ]
@@ -155,9 +156,11 @@ def test_every_score_with_a_chance_level_says_it_in_its_label():
 def test_headline_names_what_is_measured_with_and_without_a_teacher():
     """Agreement with one's own base, in the row of KD alignment and called better, is a praise of not having trained."""
     heads = [row[0] for row in _rows(headline_table(made_up.results()))[1:]]
-    assert heads[:4] == [
+    assert heads[:6] == [
         "Youden's J = S + H - 1 (more is better, chance 0)",
-        "refusal log-odds, AUROC (more is better, chance 0.5)",
+        "safety S (more is better)",
+        "helpfulness H (more is better)",
+        "AUROC of the refusal log-odds (more is better, chance 0.5)",
         "Youden's J under noise (more is better, chance 0)",
         "KD alignment (acceptance; more is better)",
     ]
@@ -277,6 +280,22 @@ def test_judge_and_its_error_stand_beside_every_judged_table():
         "Judge: rule, error not measured. Judge of benign prompts: advbench; on XSTest, human labels (n=2250): accuracy "
         "0.91, bias +0.03 on benign prompts, bias -0.09 on harmful prompts."
     )
+
+
+def test_judge_of_several_sets_is_told_in_full_once():
+    """Three sets of numbers under each of nine tables are read under none of them."""
+    results = made_up.results()
+    small = {"set": "small set", "n": 10, "accuracy": 0.5, "bias_harmful": -0.4, "bias_benign": None}
+    results["judge"]["error"].insert(0, small)
+    assert judge_sentence(results, largest=True) == (
+        "Judge: rule; on XSTest, human labels (n=2250): accuracy 0.91, bias +0.03 on benign prompts, bias -0.09 on harmful "
+        "prompts; also measured on 1 other labelled set."
+    )
+    full = "on small set (n=10): accuracy 0.50, bias -0.40 on harmful prompts; on XSTest, human labels (n=2250)"
+    assert full in judge_sentence(results)
+    text, page = markdown(Findings(results)), html_page(Findings(results))
+    assert text.count(full) == page.count(full) == 1
+    assert text.count("also measured on 1 other labelled set") > 5 and full in readme_block(results, "results.json")
 
 
 def test_harness_is_shown_with_its_own_conditions():
@@ -450,11 +469,11 @@ def test_models_are_shown_with_how_they_were_asked():
 def test_prompts_much_like_a_training_text_are_listed_and_counted():
     """A count alone lets nobody look at the pairs, and a hundred pairs in one cell of the settings hide all others."""
     results = made_up.results()
-    assert "much like a training text" not in markdown(Findings(results))
+    assert "near-duplicate" not in markdown(Findings(results))
     pairs = [["harmbench/3", "train.jsonl", 17, 0.914], ["harmbench/9", "train.jsonl", 2, 0.851]]
     results["settings"]["near_duplicates"] = {"threshold": 0.8, "prompts": 2, "pairs": pairs}
     text = markdown(Findings(results))
-    assert _rows(text, "much like a training text")[1:] == [
+    assert _rows(text, "These prompts are near-duplicates")[1:] == [
         ["harmbench/3", "train.jsonl", "17", "0.91"],
         ["harmbench/9", "train.jsonl", "2", "0.85"],
     ]
@@ -462,6 +481,30 @@ def test_prompts_much_like_a_training_text_are_listed_and_counted():
     assert settings["near duplicates"] == "threshold 0.8, prompts 2" and settings["system prompt"] == "none given"
     results["settings"]["near_duplicates"] = None
     assert facts.near_duplicate_rows(results)[1:] == []
+
+
+def test_warnings_of_the_run_stand_before_the_numbers():
+    """That an adapter was scored over another backbone than its own was in the file, and in no report."""
+    results = made_up.results()
+    assert "**" not in markdown(Findings(results)).split("## Headline scores")[0]
+    results["warnings"] = ["sft: was trained over nf4 and is scored over <bfloat16>."]
+    results["settings"]["near_duplicates"] = {"threshold": 0.8, "prompts": 2, "pairs": []}
+    before, after = markdown(Findings(results)).split("## Headline scores")
+    assert "**sft: was trained over nf4 and is scored over &lt;bfloat16>.**" in before and "nf4 and is" not in after
+    assert "**2 prompts are near-duplicates of a training text: a rate on them may be recall.**" in before
+    page = html_page(Findings(results))
+    assert page.index("scored over &lt;bfloat16&gt;.") < page.index('id="headline"')
+    assert page.index("2 prompts are near-duplicates") < page.index('id="headline"')
+    block = readme_block(results, "results.json")
+    assert "sft: was trained over nf4" in block and "2 prompts are near-duplicates" in block
+
+
+def test_settings_say_that_answers_were_judged_again():
+    """The command that made the answers names another judge than the one whose verdicts are counted."""
+    results = made_up.results()
+    assert "judged again by" not in dict(facts.setting_rows(Findings(results)))
+    results["rejudged"] = "hf-ckt rejudge --judge advbench"
+    assert dict(facts.setting_rows(Findings(results)))["judged again by"] == "hf-ckt rejudge --judge advbench"
 
 
 def test_example_is_shown_before_the_bare_form_of_what_was_sent():
