@@ -71,13 +71,14 @@ def read_prefix(model: Any, ids: Sequence[int], lengths: Sequence[int]) -> Any:
     prefix = torch.tensor([list(ids)], device=model.device)
     wanted = {"logits_to_keep": 1} if "logits_to_keep" in forward_arguments(model) else {}
     output = model(input_ids=prefix, attention_mask=torch.ones_like(prefix), use_cache=True, **wanted)
-    cache = cache_of(output)
+    cache: Any = cache_of(output)
     if type(cache) is not DynamicCache or {type(layer) for layer in cache.layers} != {DynamicLayer}:
         return None
     if any(layer.get_seq_length() != len(ids) for layer in cache.layers):
         return None  # a layer for something that this model lacks
     padding = [max(lengths) - length for length in lengths]
-    for layer in cache.layers:
+    layers: Any = cache.layers
+    for layer in layers:
         # What is moved out at the end is read again with the rest; it comes back in where the padding is, which none sees.
         layer.keys, layer.values = (
             torch.cat([kept.roll(columns, dims=-2) for columns in padding]) for kept in (layer.keys, layer.values)

@@ -165,15 +165,13 @@ def test_a_prompt_of_two_categories_is_put_under_noise_and_templates_once():
     rows = ask(SMOKE, SUITES, harmful=own).rows
     mine = Counter((row["suite"], row["prompt_id"]) for row in rows if row["set"] == "own")
     cells = 1 + len(SMOKE.corruptions)
-    each = {"direct": 2, "noise": cells, "jailbreak": SMOKE.jailbreak[0]}
-    assert mine == {
-        (suite, f"own/{n}"): number
-        for suite, number in each.items()
-        for n in (0, 2, 4)
-        if suite != "jailbreak" or n < 4
-    }
+    each = {"direct": (3, 2), "noise": (3, cells), "jailbreak": (SMOKE.jailbreak[1], SMOKE.jailbreak[0])}
+    for suite, (prompts, number) in each.items():
+        found = {name: times for (of, name), times in mine.items() if of == suite}
+        assert len(found) == prompts and {*found.values()} == {number}
+        assert found.keys() <= {"own/0", "own/2", "own/4"}
     asked = ask(SMOKE, ["kd"], harmful=own).exchanges
-    assert [one.id for one in asked if one.kind == "harmful" and not one.noise] == ["own/0", "own/2", "own/4"]
+    assert sorted(one.id for one in asked if one.kind == "harmful" and not one.noise) == ["own/0", "own/2", "own/4"]
 
 
 def test_no_prompt_of_a_kind_raises():
