@@ -20,7 +20,7 @@ from ..checks import require_count, require_known, require_within
 from ..data.contamination import training_texts
 from ..data.prompt_sets import EvalPrompt, load_prompts
 from ..models.backbone import frozen
-from .judges import Judge, load_judge
+from .judges import Judge
 from .judging import Judging, load_judging
 from .measuring.answers import answer_batch, plan_batches
 from .measuring.chat_format import SYSTEM_FALLBACKS, ChatFormat
@@ -126,7 +126,7 @@ class SafetyEvalCallback(TrainerCallback):
         """The last answers with their verdicts."""
         with _unchanged_randomness():
             if isinstance(judge, Judge):
-                self._judging = Judging(judge, judge if judge.scores_refusals else load_judge("rule"))
+                self._judging = Judging.by(judge)
             else:
                 self._judging = load_judging(judge, trust_remote_code=trust_remote_code)
             self.judge = self._judging.harmful

@@ -30,6 +30,11 @@ class Judging:
     store: PieceStore | None = None
     identity: str | None = None
 
+    @classmethod
+    def by(cls, judge: Judge, store: PieceStore | None = None, identity: str | None = None) -> "Judging":
+        """Returns the judging of a judge; answers to benign prompts are left to the rule where it sees no refusals."""
+        return cls(judge, judge if judge.scores_refusals else load_judge("rule"), store, identity)
+
     def of(self, kind: str) -> Judge:
         """Returns the judge of a kind of prompts."""
         return self.harmful if kind == "harmful" else self.benign
@@ -92,7 +97,7 @@ def load_judging(spec: str, *, trust_remote_code: bool = False, store: PieceStor
     """
     judge = load_judge(spec, trust_remote_code=trust_remote_code)
     identity = identity_of(judging_model(spec)[0]) if spec.startswith("hf:") else None
-    return Judging(judge, judge if judge.scores_refusals else load_judge("rule"), store, identity)
+    return Judging.by(judge, store, identity)
 
 
 def _as_dicts(judge: Judge, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
