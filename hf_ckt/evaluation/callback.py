@@ -223,8 +223,10 @@ def _prompt(number: int, given: EvalPrompt | Mapping[str, Any]) -> EvalPrompt:
             'be judged. Give {"text": ..., "kind": "harmful" or "benign"}.'
         )
     require_known(f"prompts, number {number}, kind", given["kind"], ("harmful", "benign"))
-    own = {"id": f"own/{number}", "set": "own", "category": "", **given}
-    return EvalPrompt(**{name: own[name] for name in ("id", "set", "kind", "category", "text")})
+    own = {"id": f"own/{number}", "set": "own", "category": ""}
+    # As text: numbers and names in one suite cannot be put in an order.
+    own |= {name: str(given[name]) for name in own if given.get(name) is not None}
+    return EvalPrompt(**own, kind=given["kind"], text=given["text"])
 
 
 def _require_kinds(kinds: AbstractSet[str], max_overrefusal: float | None, args: Any) -> None:
