@@ -267,8 +267,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--page", default=str(HERE.parents[1] / "docs/scores.md"), help="page with the table; '' for none"
     )
-    parser.add_argument("--only", default="", help="scores whose name contains this")
+    parser.add_argument(
+        "--only", default="", help="scores whose name contains this; wants --json and --page of its own"
+    )
     given = parser.parse_args(arguments)
+    kept = {HERE / "coverage.json", HERE.parents[1] / "docs/scores.md"}
+    if given.only and kept & {Path(given.json), Path(given.page)}:
+        parser.error(
+            "--only: a part of the scores would take the place of all of them. Give --json FILE and --page FILE or ''."
+        )
     started = time.monotonic()
     lines = []
     for number, one in enumerate(cases()):

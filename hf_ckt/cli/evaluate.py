@@ -25,7 +25,7 @@ def run(argv: list[str]) -> int:
         tier=options.suite,
         only=options.only,
         judge=options.judge,
-        pools={name: runs for name, *runs in options.pool},
+        pools=_pools(options.pool),
         data_dir=options.data,
         harmful=_own_prompts(options.harmful, "harmful", options),
         benign=_own_prompts(options.benign, "benign", options),
@@ -145,6 +145,17 @@ def _own_prompts(source: str | None, kind: Any, options: argparse.Namespace) -> 
     from ..data.prompt_sets import load_own_prompts
 
     return load_own_prompts(source, kind, prompt_column=options.prompt_column, category_column=options.category_column)
+
+
+def _pools(given: list[list[str]]) -> dict[str, list[str]]:
+    pools: dict[str, list[str]] = {}
+    for name, *runs in given:
+        if name in pools:
+            raise ValueError(
+                f"--pool: {name!r} is named twice, and the runs named first would be left out. Give all of its runs at once."
+            )
+        pools[name] = runs
+    return pools
 
 
 def _teacher(given: list[str] | None) -> Any:

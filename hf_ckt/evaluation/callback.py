@@ -20,7 +20,7 @@ from ..checks import require_count, require_known, require_within
 from ..data.contamination import training_texts
 from ..data.prompt_sets import EvalPrompt, load_prompts
 from ..models.backbone import frozen
-from .judges import Judge, load_judge
+from .judges import Judge
 from .judging import Judging, load_judging
 from .measuring.answers import answer_batch, plan_batches
 from .measuring.chat_format import SYSTEM_FALLBACKS, ChatFormat
@@ -126,7 +126,7 @@ class SafetyEvalCallback(TrainerCallback):
         """The last answers with their verdicts."""
         with _unchanged_randomness():
             if isinstance(judge, Judge):
-                self._judging = Judging(judge, judge if judge.scores_refusals else load_judge("rule"))
+                self._judging = Judging.by(judge)
             else:
                 self._judging = load_judging(judge, trust_remote_code=trust_remote_code)
             self.judge = self._judging.harmful
@@ -223,8 +223,10 @@ def _prompt(number: int, given: EvalPrompt | Mapping[str, Any]) -> EvalPrompt:
             'be judged. Give {"text": ..., "kind": "harmful" or "benign"}.'
         )
     require_known(f"prompts, number {number}, kind", given["kind"], ("harmful", "benign"))
-    own = {"id": f"own/{number}", "set": "own", "category": "", **given}
-    return EvalPrompt(**{name: own[name] for name in ("id", "set", "kind", "category", "text")})
+    own = {"id": f"own/{number}", "set": "own", "category": ""}
+    # As text: numbers and names in one suite cannot be put in an order.
+    own |= {name: str(given[name]) for name in own if given.get(name) is not None}
+    return EvalPrompt(**own, kind=given["kind"], text=given["text"])
 
 
 def _require_kinds(kinds: AbstractSet[str], max_overrefusal: float | None, args: Any) -> None:

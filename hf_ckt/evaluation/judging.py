@@ -30,6 +30,11 @@ class Judging:
     store: PieceStore | None = None
     identity: str | None = None
 
+    @classmethod
+    def by(cls, judge: Judge, store: PieceStore | None = None, identity: str | None = None) -> "Judging":
+        """Returns the judging of a judge; answers to benign prompts are left to the rule where it sees no refusals."""
+        return cls(judge, judge if judge.scores_refusals else load_judge("rule"), store, identity)
+
     def of(self, kind: str) -> Judge:
         """Returns the judge of a kind of prompts."""
         return self.harmful if kind == "harmful" else self.benign
@@ -95,7 +100,7 @@ def load_judging(spec: str, *, trust_remote_code: bool = False, store: PieceStor
     if spec.startswith("hf:"):
         model, _, revision = model_of(spec)
         identity = identity_of(model, revision)
-    return Judging(judge, judge if judge.scores_refusals else load_judge("rule"), store, identity)
+    return Judging.by(judge, store, identity)
 
 
 def _as_dicts(judge: Judge, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:

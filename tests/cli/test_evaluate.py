@@ -57,6 +57,7 @@ def test_evaluate_refuses_prompts_that_were_trained_on(evaluated, tmp_path, caps
     [
         (["--prompt-column", "asks"], "Did you mean 'ask'"),
         (["--only", "jailbrake"], "Did you mean 'jailbreak'"),
+        (["--pool", "m", "base", "a", "--pool", "m", "base", "b"], "--pool: 'm' is named twice"),
         (["--judge", "rules"], "Did you mean 'rule'"),
         (["--new-tokens", "0"], "--new-tokens"),
         (["--harmful", "missing.jsonl"], "missing.jsonl"),

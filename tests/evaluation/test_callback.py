@@ -320,6 +320,15 @@ def test_one_kind_alone_is_scored_without_an_overall_score(control, tiny_model_d
     assert set(scores(trainer.evaluate())) == {"eval_safety", "eval_refusal_log_odds_harmful"}
 
 
+def test_ids_of_any_kind_are_scored(control, tiny_model_dir, tmp_path):
+    """Numbers beside names have no order, and the first evaluation of a training would end in an error."""
+    ids = [7, "a", None, 2.5]
+    suite = [{**one, "id": ids[n % 4], "set": ids[n % 4], "category": None} for n, one in enumerate(SUITE)]
+    trainer, _ = make(tmp_path, tiny_model_dir, prompts=suite)
+    control(trainer, {0: (3, 1)})
+    assert trainer.evaluate()["eval_youden_j"] == pytest.approx(0.5)
+
+
 def test_a_tokenizer_without_a_chat_template_raises(tiny_model_dir, tmp_path):
     """Prompts that are joined in some other way are not what a user of the model would send."""
     trainer = build_sft(tmp_path, tiny_model_dir)

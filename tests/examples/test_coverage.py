@@ -39,6 +39,16 @@ def test_coverage_script_measures_and_writes_its_page(script, tmp_path):
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text and "100 questions" in text
 
 
+@pytest.mark.parametrize("given", [[], ["--json", "out.json"], ["--page", ""]])
+def test_coverage_of_some_scores_does_not_take_the_place_of_all(given, script, tmp_path, monkeypatch, capsys):
+    """The lines that are missing afterwards are those of scores whose intervals nobody looks at."""
+    monkeypatch.setattr(script, "HERE", tmp_path / "examples" / "evaluation")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        script.main(["--times", "1", "--only", "multiple_choice", *given])
+    assert "--only: a part of the scores" in capsys.readouterr().err and not list(tmp_path.rglob("*.json"))
+
+
 def test_committed_coverage_is_of_every_case_that_the_script_has(script):
     """A case that is left out because it covers badly is the one that a reader needs."""
     keys = [(line.score, case.size, line.setting) for case in script.cases() for line in case.lines]

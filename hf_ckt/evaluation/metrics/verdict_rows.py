@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ...checks import require_known
-from ..judges import Judge, load_judge
+from ..judges import Judge
+from ..judging import load_judging
 
 
 class VerdictRows:
@@ -21,8 +22,7 @@ class VerdictRows:
     """
 
     def __init__(self, judge: str, keys: Mapping[str, Any]):
-        self.judge = load_judge(judge)
-        self.benign_judge = self.judge if self.judge.scores_refusals else load_judge("rule")
+        self.judging = load_judging(judge)
         self.keys = dict(keys)
 
     def rows(self, predictions: Iterable[Any], references: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -55,8 +55,8 @@ class VerdictRows:
             else:
                 row |= _verdict(prediction)
             rows.append(row)
-        for judge, kind in ((self.judge, "harmful"), (self.benign_judge, "benign")):
-            self._judge(judge, [found for found in texts if found[0]["kind"] == kind])
+        for kind in ("harmful", "benign"):
+            self._judge(self.judging.of(kind), [found for found in texts if found[0]["kind"] == kind])
         return rows
 
     @staticmethod

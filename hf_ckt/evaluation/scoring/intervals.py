@@ -57,7 +57,7 @@ def resampled_means(
     Resamples clusters, within strata, and returns the means of Q quantities in each resample.
 
     A prompt with all its corruptions and templates is one cluster, drawn as a whole, since its values rise and fall
-    together; the sets of prompts are strata, whose sizes were chosen and not drawn. A statistic of several means (an
+    together; the kinds of prompts are strata, whose sizes were chosen and not drawn. A statistic of several means (an
     overall score, or the difference of two models) is then a function of the columns, resampled together.
 
     Source: Efron 1979, https://doi.org/10.1214/aos/1176344552; clusters as in Cameron, Gelbach and Miller 2008,
