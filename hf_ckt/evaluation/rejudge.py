@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kept answers under another judge, or a newer one: no model answers again."""
 
+import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,13 @@ from .measuring.store import PieceStore, file_digest, only_writer
 from .report.findings import read_findings
 from .results import scored, write_completions
 
+_ASIDE = "completions.rejudged.parquet"
+
 
 def rejudge(folder: Path, spec: str = "auto", *, trust_remote_code: bool = False, command: str = "") -> dict[str, Any]:
     """
-    Judges the answers of a finished evaluation and writes its scores anew. What no verdict enters stays as it is.
+    Judges the answers of a finished evaluation and writes its scores anew. What no verdict enters stays as it is. Stopped at
+    any moment, the same call ends what was begun.
 
     Args:
         folder (`Path`):
@@ -34,6 +39,7 @@ def rejudge(folder: Path, spec: str = "auto", *, trust_remote_code: bool = False
     if not folder.is_dir():
         raise ValueError(f"{folder}: is no folder, so there are no answers to judge. Give what `--output` named.")
     with only_writer(folder, ".lock", "evaluation"):
+        _end_the_last(folder)
         findings = read_findings(folder)
         if not findings.rows:
             raise ValueError(
@@ -51,10 +57,21 @@ def rejudge(folder: Path, spec: str = "auto", *, trust_remote_code: bool = False
         results["judge"] = judging.described()
         results["settings"]["judge"] = judging.harmful.name
         results["rejudged"] = command
-        write_completions(folder / "completions.parquet", [row for mine in rows.values() for row in mine])
-        results["completions"] = file_digest(folder / "completions.parquet")
+        write_completions(folder / _ASIDE, [row for mine in rows.values() for row in mine])
+        results["completions"] = file_digest(folder / _ASIDE)
         replace_json(folder / "results.json", results)
+        (folder / _ASIDE).replace(folder / "completions.parquet")
     return results
+
+
+def _end_the_last(folder: Path) -> None:
+    """Puts the answers of a call that was stopped in their place, where its results are already there."""
+    aside = folder / _ASIDE
+    if aside.exists():
+        with suppress(OSError, ValueError, KeyError, TypeError):  # what cannot be read is said by who reads it next
+            results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+            if results["completions"] == file_digest(aside):
+                aside.replace(folder / "completions.parquet")
 
 
 def _take_in(known: dict[str, Any], told: dict[str, Any]) -> None:
