@@ -72,12 +72,13 @@ def read_prefix(model: Any, ids: Sequence[int], lengths: Sequence[int]) -> Any:
     wanted = {"logits_to_keep": 1} if "logits_to_keep" in forward_arguments(model) else {}
     output = model(input_ids=prefix, attention_mask=torch.ones_like(prefix), use_cache=True, **wanted)
     cache = cache_of(output)
-    if type(cache) is not DynamicCache or {type(layer) for layer in cache.layers} != {DynamicLayer}:
+    layers: list[Any] = list(cache.layers) if type(cache) is DynamicCache else []
+    if {type(layer) for layer in layers} != {DynamicLayer}:
         return None
-    if any(layer.get_seq_length() != len(ids) for layer in cache.layers):
+    if any(layer.get_seq_length() != len(ids) for layer in layers):
         return None  # a layer for something that this model lacks
     padding = [max(lengths) - length for length in lengths]
-    for layer in cache.layers:
+    for layer in layers:
         # What is moved out at the end is read again with the rest; it comes back in where the padding is, which none sees.
         layer.keys, layer.values = (
             torch.cat([kept.roll(columns, dims=-2) for columns in padding]) for kept in (layer.keys, layer.values)
