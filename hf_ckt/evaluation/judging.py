@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from ..hub.provenance import library_versions
 from .judges import Judge, Verdict, load_judge, model_of
 from .measuring.models import identity_of
 from .measuring.store import PieceStore
@@ -76,10 +77,12 @@ class Judging:
         if self.store is None or self.identity is None or not judge.name.startswith("hf:"):
             return judge.verdicts(*zip(*pairs, strict=True))
         verdicts = []
+        told: dict[str, Any] = {"what": "verdicts", "judge": [judge.name, judge.digest], "model": self.identity}
+        told["versions"] = library_versions(*judge.libraries)
         for start in range(0, len(pairs), _AT_A_TIME):
             batch = pairs[start : start + _AT_A_TIME]
-            key = {"what": "verdicts", "judge": [judge.name, judge.digest], "model": self.identity, "pairs": batch}
-            verdicts += [Verdict(**one) for one in self.store.piece(key, partial(_as_dicts, judge, batch))]
+            kept = self.store.piece({**told, "pairs": batch}, partial(_as_dicts, judge, batch))
+            verdicts += [Verdict(**one) for one in kept]
         return verdicts
 
 

@@ -3,12 +3,17 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from huggingface_hub.constants import HF_HUB_CACHE
 
-from hf_ckt.evaluation.judging import load_judging
+from hf_ckt.evaluation import judging as module
+from hf_ckt.evaluation.judges import Verdict
+from hf_ckt.evaluation.judges.rule import RuleJudge
+from hf_ckt.evaluation.judging import Judging, load_judging
+from hf_ckt.evaluation.measuring.store import PieceStore
 
 CONFIG = {
     "model_type": "distilbert",
@@ -46,6 +51,29 @@ def test_revision_of_a_judge_is_part_of_what_its_verdicts_are_kept_by():
     finally:
         shutil.rmtree(repository)
     assert found == [f"org/judge-of-the-hub@{commit * 40}" for commit in "011"] and alone == found[1]
+
+
+def test_verdicts_of_a_model_are_kept_until_something_that_decides_them_changes(tmp_path, monkeypatch):
+    """Verdicts of another version of a library, or of other weights, would stand under this one's name."""
+    asked = []
+
+    class Counting(RuleJudge):
+        name, libraries = "hf:org/judge", ("torch",)
+
+        def verdicts(self, prompts, answers):
+            asked.extend(answers)
+            return [Verdict(answer == "No.", False) for answer in answers]
+
+    rows = [{"kind": "harmful", "request": "How?", "answer": answer} for answer in ("No.", "Thus.")]
+    judging = Judging(Counting(), Counting(), PieceStore(tmp_path), "first")
+    for _ in range(2):
+        assert [row["refused"] for row in judging.judged(rows)] == [True, False]
+    assert len(asked) == 2
+    replace(judging, identity="second").judged(rows)
+    assert len(asked) == 4
+    monkeypatch.setattr(module, "library_versions", lambda *names: dict.fromkeys(names, "another"))
+    judging.judged(rows)
+    assert len(asked) == 6
 
 
 @pytest.mark.parametrize("spec", ["rule", "advbench"])

@@ -19,7 +19,9 @@ from transformers import AutoTokenizer
 
 from hf_ckt.cli.main import main
 from hf_ckt.data.prompt_sets import EvalPrompt
-from hf_ckt.evaluation.judges import is_degenerate, is_refusal
+from hf_ckt.evaluation.judges import Verdict, is_degenerate, is_refusal
+from hf_ckt.evaluation.judges.rule import RuleJudge
+from hf_ckt.evaluation.judging import Judging
 from hf_ckt.evaluation.measuring.answers import greedy_answers
 from hf_ckt.evaluation.measuring.models import Loading
 from hf_ckt.evaluation.results import COLUMNS
@@ -299,6 +301,30 @@ def test_another_judge_generates_nothing(finished, tiny_model_dir, adapter, monk
     finally:  # other tests read the folder
         for name, content in zip(("results.json", "completions.parquet"), before, strict=True):
             (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("step", ["write_completions", "replace_json", "replace"])
+def test_stopped_rejudging_goes_on(step, finished, tmp_path, monkeypatch):
+    """Answers under one judge beside scores of another are refused, and without their pieces no command mends them."""
+    from hf_ckt.evaluation import rejudge as module
+
+    folder = tmp_path / "kept"
+    shutil.copytree(finished[0], folder, ignore=shutil.ignore_patterns("pieces"))
+
+    class Stern(RuleJudge):
+        def verdicts(self, prompts, answers):
+            return [Verdict(True, False) for _ in answers]
+
+    def stopped(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "load_judging", lambda *args, **kwargs: Judging(Stern(), Stern()))
+        patched.setattr(*((Path, step) if step == "replace" else (module, step)), stopped)
+        with pytest.raises(KeyboardInterrupt):
+            module.rejudge(folder)
+    assert module.rejudge(folder, "rule")["models"] == finished[1]["models"]
+    assert (folder / "completions.parquet").read_bytes() == (finished[0] / "completions.parquet").read_bytes()
 
 
 def test_prompts_of_the_training_set_raise(tiny_model_dir, tmp_path):

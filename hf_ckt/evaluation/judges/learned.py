@@ -50,6 +50,7 @@ class LearnedJudge(Judge):
     name = "learned"
     measures = "attack success (learned judge)"
     libraries = ("tokenizers", "torch", "transformers")
+    reads_words = 80
 
     def __init__(self, folder: Path | None = None):
         folder = folder or encoder_folder()

