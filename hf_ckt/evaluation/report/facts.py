@@ -85,12 +85,12 @@ def judge_rows(results: Mapping[str, Any]) -> Rows:
     return rows
 
 
-def judge_kind_rows(results: Mapping[str, Any]) -> Rows:
-    """Returns a row for each judge, set of labelled answers and kind of answer: how many it judges as the labels do."""
-    rows = [["judge", "labelled set", "kind of answer", "judged as labelled", "of"]]
+def judge_form_rows(results: Mapping[str, Any]) -> Rows:
+    """Returns a row for each judge, set of labelled answers and form of answer: how many it judges as the labels do."""
+    rows = [["judge", "labelled set", "form of answer", "judged as labelled", "of"]]
     for name, found in _errors(results):
-        for kind, one in (found.get("by_kind") or found.get("by_form") or {}).items():
-            rows.append([name, str(found["set"]), spaced(kind), str(one["right"]), str(one["n"])])
+        for form, one in (found.get("by_form") or {}).items():
+            rows.append([name, str(found["set"]), spaced(form), str(one["right"]), str(one["n"])])
     return rows
 
 
