@@ -143,7 +143,10 @@ def setting_rows(findings: Findings) -> Rows:
     facts |= {f"judge {key}": judge[key] for key in ("digest", "benign_digest") if judge.get(key)}
     if facts.get("system_prompt") is None:
         facts["system_prompt"] = "none given"  # a chat template may have one of its own: see the models
-    if duplicates := facts.get("near_duplicates"):
+    for name in ("training_compared", "near_duplicates"):
+        if name in facts and facts[name] is None:  # "none" would say that none were found
+            facts[name] = "not compared"
+    if isinstance(duplicates := facts.get("near_duplicates"), Mapping):
         facts["near_duplicates"] = {name: one for name, one in duplicates.items() if name != "pairs"}
     own = {"command": harness.get("command"), "seeds": harness.get("seeds"), **(harness.get("settings") or {})}
     facts |= {f"lm-eval {name}": value for name, value in own.items() if value is not None}

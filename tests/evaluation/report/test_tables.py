@@ -501,6 +501,7 @@ def test_prompts_much_like_a_training_text_are_listed_and_counted():
     assert settings["near duplicates"] == "threshold 0.8, prompts 2" and settings["system prompt"] == "none given"
     results["settings"]["near_duplicates"] = None
     assert facts.near_duplicate_rows(results)[1:] == []
+    assert dict(facts.setting_rows(Findings(results)))["near duplicates"] == "not compared"
 
 
 def test_warnings_of_the_run_stand_before_the_numbers():
