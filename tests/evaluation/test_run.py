@@ -84,6 +84,16 @@ def finished(tiny_model_dir, adapter, tmp_path_factory):
     return folder, json.loads((folder / "results.json").read_text(encoding="utf-8"))
 
 
+def test_report_is_written_of_a_real_evaluation(finished, tmp_path):
+    """Reports of made-up results alone do not show that a key of the real ones is another."""
+    folder = tmp_path / "out"
+    shutil.copytree(finished[0], folder)
+    assert main(["report", "--no-plots", str(folder)]) == 0
+    report = (folder / "report.md").read_text(encoding="utf-8")
+    assert "Youden's J = S + H - 1" in report and "## How it was measured" in report
+    assert "Youden&#39;s J under noise" in (folder / "report.html").read_text(encoding="utf-8")
+
+
 def test_killed_evaluation_goes_on_to_the_same_results(finished, tiny_model_dir, adapter, tmp_path):
     """A restart that answers again, in other batches, gives other answers and another results file."""
     folder, _ = finished

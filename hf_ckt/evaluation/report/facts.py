@@ -85,12 +85,12 @@ def judge_rows(results: Mapping[str, Any]) -> Rows:
     return rows
 
 
-def judge_kind_rows(results: Mapping[str, Any]) -> Rows:
-    """Returns a row for each judge, set of labelled answers and kind of answer: how many it judges as the labels do."""
-    rows = [["judge", "labelled set", "kind of answer", "judged as labelled", "of"]]
+def judge_form_rows(results: Mapping[str, Any]) -> Rows:
+    """Returns a row for each judge, set of labelled answers and form of answer: how many it judges as the labels do."""
+    rows = [["judge", "labelled set", "form of answer", "judged as labelled", "of"]]
     for name, found in _errors(results):
-        for kind, one in (found.get("by_kind") or found.get("by_form") or {}).items():
-            rows.append([name, str(found["set"]), spaced(kind), str(one["right"]), str(one["n"])])
+        for form, one in (found.get("by_form") or {}).items():
+            rows.append([name, str(found["set"]), spaced(form), str(one["right"]), str(one["n"])])
     return rows
 
 
@@ -143,7 +143,10 @@ def setting_rows(findings: Findings) -> Rows:
     facts |= {f"judge {key}": judge[key] for key in ("digest", "benign_digest") if judge.get(key)}
     if facts.get("system_prompt") is None:
         facts["system_prompt"] = "none given"  # a chat template may have one of its own: see the models
-    if duplicates := facts.get("near_duplicates"):
+    for name in ("training_compared", "near_duplicates"):
+        if name in facts and facts[name] is None:  # "none" would say that none were found
+            facts[name] = "not compared"
+    if isinstance(duplicates := facts.get("near_duplicates"), Mapping):
         facts["near_duplicates"] = {name: one for name, one in duplicates.items() if name != "pairs"}
     own = {"command": harness.get("command"), "seeds": harness.get("seeds"), **(harness.get("settings") or {})}
     facts |= {f"lm-eval {name}": value for name, value in own.items() if value is not None}

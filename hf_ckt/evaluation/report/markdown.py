@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .facts import (
-    judge_kind_rows,
+    judge_form_rows,
     judge_rows,
     lm_eval_rows,
     model_left_out,
@@ -137,7 +137,7 @@ def _method(findings: Findings) -> list[str]:
         # Indented, so that nothing in it is markup.
         parts += [f"Sent to {plain(names)} for one prompt:", "\n".join(f"    {line}" for line in text.splitlines())]
     parts += [plain(judge_sentence(results)), table(setting_rows(findings))]
-    parts += [table(rows) for rows in (judge_rows(results), judge_kind_rows(results)) if len(rows) > 1]
+    parts += [table(rows) for rows in (judge_rows(results), judge_form_rows(results)) if len(rows) > 1]
     parts.append(table(set_rows(results)))
     if len(near_duplicate_rows(results)) > 1:
         parts += ["These prompts are near-duplicates of a training text, so a rate on them may be recall:"]

@@ -89,7 +89,11 @@ def results(*, teacher: bool = True) -> dict[str, Any]:
                 {
                     **{"set": "XSTest, human labels", "n": 2250, "accuracy": 0.91, "precision": 0.93, "recall": 0.88},
                     **{"f1": 0.905, "bias_harmful": -0.09, "bias_benign": 0.03},
-                    "by_kind": {"late_refusal": {"n": 10, "right": 4}, "quoted_refusal": {"n": 12, "right": 7}},
+                    "by_kind": {
+                        kind: {"true_refusals": 5, "false_refusals": 1, "missed_refusals": 2, "true_answers": 4}
+                        for kind in ("harmful", "benign")
+                    },
+                    "by_form": {"late_refusal": {"n": 10, "right": 4}, "quoted_refusal": {"n": 12, "right": 7}},
                 }
             ],
         },

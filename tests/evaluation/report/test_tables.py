@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from hf_ckt.evaluation.judges.base import measured_error
 from hf_ckt.evaluation.report import facts, readme_block
 from hf_ckt.evaluation.report.findings import Findings
 from hf_ckt.evaluation.report.markdown import markdown
@@ -393,9 +394,28 @@ def test_bias_of_the_judge_is_said_in_words():
     assert bias_sentences(results) == ""
 
 
-def test_judge_is_shown_by_kind_of_answer():
-    """An accuracy of 0.91 hides a kind of refusal of which six in ten are missed."""
-    rows = facts.judge_kind_rows(made_up.results())
+@pytest.mark.parametrize("judge", ["rule", "advbench", "learned"])
+def test_report_shows_the_errors_that_judges_really_state(judge):
+    """Made-up errors had other keys than the measured ones, and no report of a real evaluation could be written."""
+    results = made_up.results()
+    results["judge"] |= {"name": judge, "error": measured_error(judge), "benign": "rule"}
+    results["judge"]["benign_error"] = measured_error("rule")
+    for text in (markdown(Findings(results)), html_page(Findings(results)), readme_block(results, "results.json")):
+        assert "XSTest completions (n=2250)" in text
+    forms = [
+        (name, one["set"], form)
+        for name in (judge, "rule")
+        for one in measured_error(name)
+        for form in one.get("by_form", {})
+    ]
+    assert [(row[0], row[1], row[2]) for row in facts.judge_form_rows(results)[1:]] == [
+        (name, given, form.replace("_", " ")) for name, given, form in forms
+    ]
+
+
+def test_judge_is_shown_by_form_of_answer():
+    """An accuracy of 0.91 hides a form of refusal of which six in ten are missed."""
+    rows = facts.judge_form_rows(made_up.results())
     settings = dict(facts.setting_rows(Findings(made_up.results())))
     assert settings["judge digest"] == "fedcba9876543210" and "judge benign digest" not in settings
     assert rows[1:] == [
@@ -481,6 +501,7 @@ def test_prompts_much_like_a_training_text_are_listed_and_counted():
     assert settings["near duplicates"] == "threshold 0.8, prompts 2" and settings["system prompt"] == "none given"
     results["settings"]["near_duplicates"] = None
     assert facts.near_duplicate_rows(results)[1:] == []
+    assert dict(facts.setting_rows(Findings(results)))["near duplicates"] == "not compared"
 
 
 def test_warnings_of_the_run_stand_before_the_numbers():
