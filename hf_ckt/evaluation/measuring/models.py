@@ -286,17 +286,18 @@ def public_command(program: str, argv: Sequence[str]) -> str:
 
     Example:
 
-    >>> public_command("hf-ckt evaluate", ["--model", "smollm2", "--output", "out", "--judge=rule"])
-    'hf-ckt evaluate --model smollm2 --judge=rule'
+    >>> public_command("hf-ckt lm-eval", ["--model", "/a/b", "--output", "out", "--system-prompt", "Say yes/no/maybe."])
+    "hf-ckt lm-eval --model b --system-prompt 'Say yes/no/maybe.'"
     """
     words = [word for word in argv if not word.startswith("--output=")]
-    if "--output" in words:
-        at = words.index("--output")
-        del words[at : at + 2]
-    return f"{program} {shlex.join(map(_public_word, words))}"
+    at = words.index("--output") if "--output" in words else len(words)
+    del words[at : at + 2]
+    return f"{program} {shlex.join(map(_public_word, ['', *words], words))}"
 
 
-def _public_word(word: str) -> str:
+def _public_word(before: str, word: str) -> str:
+    if re.match("--system[-_]prompt(=|$)", word) or re.fullmatch("--system[-_]prompt", before):
+        return word  # no path, whatever strokes are in it
     named = word.startswith(("--", *(f"{kind}=" for kind in KINDS)))
     option, equals, value = word.partition("=") if named else ("", "", word)
     prefix = "hf:" if value.startswith("hf:") else ""
