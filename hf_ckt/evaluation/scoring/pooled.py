@@ -154,8 +154,11 @@ def _spread(
     chance = np.random.default_rng([len(runs), *name.encode()]).standard_t(len(runs) - 1, drawn.number)
     means: dict[str, float] = {}
     spread: dict[str, np.ndarray] = {}
-    for score in values:
+    for score in [one for one in values if all(one in own for own, _ in each)]:
         found = np.array([own[score] for own, _ in each])
+        if np.isnan(found).any():  # undefined of a run, and so of the method
+            means[score], spread[score] = float("nan"), np.full(drawn.number, np.nan)
+            continue
         by_prompts = np.nanmean(np.var([drawn[score] - own[score] for own, drawn in each], axis=0, ddof=1))
         of_seeds = max(0.0, float(found.var(ddof=1) - by_prompts))
         means[score] = float(found.mean())

@@ -98,6 +98,14 @@ def test_score_that_a_run_lacks_is_not_that_of_the_method(lacking):
     assert all("youden_j" in those and "refusal_auroc" not in those for those in found["full"]["against"].values())
 
 
+def test_kind_that_a_run_was_not_asked_is_not_pooled():
+    """Without the harmless prompts of one run, J of the method would be that of the others."""
+    rows = ROWS | {"full 0": [one for one in ROWS["full 0"] if one["kind"] == "harmful"]}
+    found = pooled_scores(rows, METHODS, draws=200)["full"]
+    assert "safety" in found["scores"] and not {"youden_j", "helpfulness", "refusal_auroc"} & {*found["scores"]}
+    assert "safety" in found["against"]["base"] and "youden_j" not in found["against"]["base"]
+
+
 def test_agreement_is_pooled_as_well():
     """The responses are the same for all runs, and their ids say so."""
     generator = torch.Generator().manual_seed(0)
@@ -117,6 +125,21 @@ def test_agreement_is_pooled_as_well():
     ]
     assert found["kd_alignment"]["value"] == pytest.approx(statistics.fmean(values)) and found["kl"]["n"] == 20
     assert found["kd_alignment"]["low"] < min(values) and found["kd_alignment"]["high"] > max(values)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("undefined", [1, 2])
+def test_score_that_is_undefined_of_a_run_is_undefined_of_the_method(undefined):
+    """A gap to a teacher that the base already equals has no size, and a mean over the other runs is no mean of all."""
+    logits = torch.randn(2, 9, 5, generator=torch.Generator().manual_seed(0))
+    records = {}
+    for seed in range(2):
+        base = logits[0] if seed < undefined else logits[1]
+        record = tile_record(logits[0] + logits[1] / (2 + seed), logits[0], base)
+        records[f"{seed}"] = [record | {"id": f"{n}"} for n in range(3)]
+    found = pooled_scores({name: [] for name in records}, {"method": [*records]}, records=records, draws=50)
+    scores = found["method"]["scores"]
+    assert scores["gap_closed"]["value"] is scores["gap_closed"]["low"] is None and scores["kl"]["value"] > 0
 
 
 @pytest.mark.parametrize(
