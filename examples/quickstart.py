@@ -47,7 +47,7 @@ from hf_ckt.evaluation.comparisons.kept_answers import judge_answers, score_answ
 from hf_ckt.evaluation.comparisons.tables import comparison_rows
 from hf_ckt.evaluation.judging import load_judging
 from hf_ckt.evaluation.scoring.alignment import alignment_scores
-from hf_ckt.hub.provenance import library_versions
+from hf_ckt.hub.provenance import library_versions, short_device_name
 from hf_ckt.hub.run_card import run_backbone, run_facts
 from hf_ckt.models.embedded import HUB_ID, embedded_model, native_dtype, weights_origin
 from hf_ckt.models.precision import RECORD, backbone_precision, recorded_precision
@@ -301,7 +301,7 @@ def main() -> None:
         "settings": settings,
         "seconds": round(time.time() - started),
         "resumed": resumed,  # then the seconds are those of the last part only
-        "device": torch.cuda.get_device_name() if CUDA else f"CPU, {os.cpu_count()} cores",
+        "device": short_device_name(),
         "versions": library_versions(*LIBRARIES),
         "base_model": options.model or HUB_ID,
         "base_weights": weights_origin(model),

@@ -43,7 +43,7 @@ from hf_ckt.evaluation.comparisons.kept_answers import judge_answers, score_answ
 from hf_ckt.evaluation.comparisons.tables import comparison_rows
 from hf_ckt.evaluation.judging import load_judging
 from hf_ckt.evaluation.measuring.token_consistency import token_consistency
-from hf_ckt.hub.provenance import library_versions
+from hf_ckt.hub.provenance import library_versions, short_device_name
 from hf_ckt.models.embedded import HUB_ID, embedded_model, native_dtype, weights_origin
 from hf_ckt.models.precision import RECORD, backbone_precision, recorded_precision
 
@@ -231,7 +231,7 @@ def main() -> None:
     results = {
         "command": "python examples/robust_training.py",
         "settings": {**settings, "model": options.model or HUB_ID},
-        "device": torch.cuda.get_device_name() if CUDA else f"CPU, {os.cpu_count()} cores",
+        "device": short_device_name(),
         "versions": library_versions(*LIBRARIES),
         "base_model": options.model or HUB_ID,
         "base_weights": weights_origin(model),

@@ -2,7 +2,6 @@
 """One evaluation from the choice of models to its results file."""
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from ..checkpoints import replace_json
 from ..checks import require_count, require_known
 from ..data.prompt_sets import EvalPrompt
+from ..hub.provenance import short_device_name
 from .judging import Judging, load_judging
 from .measuring.backbones import Backbones
 from .measuring.chat_format import SYSTEM_FALLBACKS, THINKING_TOKENS, ChatFormat, chat_formats
@@ -201,7 +201,7 @@ def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]
         "sets": asked.sets,
         "seeds": list(range(tier.seeds)),
         "versions": result_versions(options.loading, engine),
-        "device": _device(),
+        "device": short_device_name(),
         **_scored(listed, rows, measured, options, measurement, judging),
     }
     write_completions(folder / "completions.parquet", [row for found in rows.values() for row in found])
@@ -287,9 +287,3 @@ def _settings(
         "severities": list(tier.severities),
         "response_tokens": tier.responses[1],
     }
-
-
-def _device() -> str:
-    import torch
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"

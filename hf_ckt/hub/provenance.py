@@ -44,6 +44,13 @@ def machine_facts(device: str | None = None) -> dict[str, Any]:
     }
 
 
+def short_device_name() -> str:
+    """Returns what the line under a table names: the GPU, or how many cores of a CPU; [`machine_facts`] says more."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
+
+
 def library_versions(*names: str, missing_ok: bool = False) -> dict[str, str]:
     """
     Returns the version of this package and of libraries, by name.

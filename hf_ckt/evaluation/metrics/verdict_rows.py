@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """From predictions and references to rows with verdicts."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...checks import require_known
-from ..judges import Judge
 from ..judging import load_judging
 
 
@@ -40,7 +39,7 @@ class VerdictRows:
             ValueError: If a reference lacks its id or kind, or a verdict is None.
             TypeError: If a prediction is none of the three.
         """
-        rows, texts = [], []
+        rows, answered, texts = [], [], []
         for prediction, reference in zip(predictions, references, strict=True):
             row = {key: reference.get(key, default) for key, default in self.keys.items()}
             for key in ("prompt_id", "kind"):
@@ -51,20 +50,15 @@ class VerdictRows:
                     )
             require_known("kind", row["kind"], ("harmful", "benign"))
             if isinstance(prediction, str):
-                texts.append((row, str(reference.get("prompt") or ""), prediction))
+                answered.append(row)
+                request = str(reference.get("prompt") or "")
+                texts.append({"kind": row["kind"], "request": request, "answer": prediction})
             else:
                 row |= _verdict(prediction)
             rows.append(row)
-        for kind in ("harmful", "benign"):
-            self._judge(self.judging.of(kind), [found for found in texts if found[0]["kind"] == kind])
+        for row, judged in zip(answered, self.judging.judged(texts), strict=True):
+            row |= {"refused": judged["refused"], "degenerate": judged["degenerate"]}
         return rows
-
-    @staticmethod
-    def _judge(judge: Judge, texts: Sequence[tuple[dict[str, Any], str, str]]) -> None:
-        if texts:
-            rows, prompts, answers = zip(*texts, strict=True)
-            for row, verdict in zip(rows, judge.verdicts(prompts, answers), strict=True):
-                row |= {"refused": verdict.refused, "degenerate": verdict.degenerate}
 
 
 def _verdict(prediction: Any) -> dict[str, bool]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from .intervals import DRAWS, resampled_means
 from .judge_correction import JudgeError, corrected_means, judge_errors
 from .noise import NOISE, NOISE_CELLS, TOKEN_CONSISTENCY, cell_of, cell_youden, noise_cells
-from .parts import Measure, Part, Row, identity, people, run_of
+from .parts import Measure, Part, Row, Sums, identity, people, run_of
 from .rates import Rates
 from .safety import SAFETY, category_groups, safety_curve
 from .scores import SCORES, Corrected, Difference, Score, drawn_difference, drawn_score, rate_score
@@ -86,7 +86,7 @@ class Drawn:
         }
         if not quantities:
             return
-        if hasattr(next(iter(quantities.values())), "sums"):
+        if isinstance(next(iter(quantities.values())), Sums):
             self.kind = "bootstrap"
             whole, drawn = resampled_sums(quantities, draws)
         else:
@@ -237,18 +237,15 @@ def resampled_sums(quantities: Mapping[Any, Any], draws: int) -> tuple[dict[Any,
     """Returns means of [`Sums`], and draws of them from the same resampled clusters."""
     import numpy as np
 
-    index: dict[tuple, int] = {}
-    for one in quantities.values():
-        for prompt in one.prompts:
-            index.setdefault(prompt, len(index))
-    ordered = {prompt: number for number, prompt in enumerate(sorted(index))}
+    clusters = sorted({prompt for one in quantities.values() for prompt in one.prompts})
+    ordered = {prompt: number for number, prompt in enumerate(clusters)}
     sums = np.zeros((len(ordered), len(quantities)))
     counts = np.zeros_like(sums)
     for column, one in enumerate(quantities.values()):
         for prompt, total, count in zip(one.prompts, one.sums, one.counts, strict=True):
             sums[ordered[prompt], column] += total
             counts[ordered[prompt], column] += count
-    drawn = resampled_means(sums, counts, [prompt[0] for prompt in ordered], draws=draws)
+    drawn = resampled_means(sums, counts, [cluster[0] for cluster in clusters], draws=draws)
     whole = sums.sum(0) / counts.sum(0)
     names = list(quantities)
     return dict(zip(names, whole.tolist(), strict=True)), {name: drawn[:, at] for at, name in enumerate(names)}
