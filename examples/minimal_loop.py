@@ -21,11 +21,13 @@ from hf_ckt.cli.arguments.parser import CommandParser
 from hf_ckt.cli.main import run_guarded
 from hf_ckt.data import load_starter_set
 from hf_ckt.discovery import load_part
+from hf_ckt.kernels.signals import signal_parts
 from hf_ckt.models.backbone import embedding_width, read_head, run_backbone
 from hf_ckt.models.batch import Batch
 from hf_ckt.models.embedded import embedded_model, native_dtype
 from hf_ckt.objective.candidates import Contrast, TeacherQueue
-from hf_ckt.objective.objective import HiddenStates, Objective, Scale, Term
+from hf_ckt.objective.objective import Objective, Scale, Term
+from hf_ckt.objective.partition import HiddenStates
 from hf_ckt.objective.schedules import Schedule
 from hf_ckt.teachers.base import Teacher
 from hf_ckt.teachers.model import ModelTeacher
@@ -83,16 +85,14 @@ def build_batch(rows: list[dict[str, str]], tokenizer: Any, device: torch.device
 
 def run_passes(student: Any, teacher: Teacher, perturbation: Any, views: frozenset, batch: Batch, seed: int) -> tuple:
     """The passes that the terms read, each kept as hidden states at the answers' positions: no logits are built."""
-    hidden, heads = {}, {}
-    if "teacher" in views:
-        hidden["teacher"], heads["teacher"] = teacher.signal(batch, student)  # without gradient
+    heard = signal_parts(teacher.signal(batch, student), len(batch.kept)) if "teacher" in views else ()  # no gradient
     if "noisy" in views:
         # The same tokens with noise on their embeddings: a function of the seed and of each text alone.
         noise = perturbation.noise(batch.inputs["input_ids"], batch.documents, embedding_width(student), seed)
         noisy = NoisyStates.everywhere(batch.keep(run_backbone(student, batch.inputs, noise).last_hidden_state))
     # After the noisy pass, as in the trainer: the last bit of a sum of gradients depends on their order.
-    hidden["student"] = batch.keep(run_backbone(student, batch.inputs).last_hidden_state)
-    return hidden, heads, noisy if "noisy" in views else NoisyStates.nowhere(hidden["student"])
+    clean = batch.keep(run_backbone(student, batch.inputs).last_hidden_state)
+    return clean, heard, noisy if "noisy" in views else NoisyStates.nowhere(clean)
 
 
 def train(
@@ -106,10 +106,10 @@ def train(
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
     for step, batch in enumerate(batches):
         step_seed = (seed << 32) + step  # other noise in each step, the same when the run is repeated
-        hidden, heads, noisy = run_passes(student, teacher, perturbation, objective.views, batch, step_seed)
+        clean, heard, noisy = run_passes(student, teacher, perturbation, objective.views, batch, step_seed)
         with read_head(student) as head:
-            heads["student"] = heads["noisy"] = head
-            states, scale = HiddenStates(hidden, heads, noisy), Scale(step / len(batches))
+            states = HiddenStates({"student": clean}, {"student": head, "noisy": head}, noisy, heard)
+            scale = Scale(step / len(batches))
             output = objective(states, batch, student, scale, training=True)
         output.loss.backward()
         optimizer.step()

@@ -110,6 +110,79 @@ class LogitsView:
             self._top[vocab_size] = self.logits[:, :vocab_size].detach().argmax(-1)
         return self._top[vocab_size]
 
+    def most_probable(self, count: int, vocab_size: int) -> Tensor:
+        """Returns the `count` most probable of the first `vocab_size` ids, `(N, count)`."""
+        return self.logits[:, :vocab_size].detach().topk(count).indices
+
+    def log_prob_of(self, labels: Tensor, vocab_size: int) -> Tensor:
+        """Returns the log-probability of each row's label `(N,)` among the first `vocab_size` ids, `(N,)`."""
+        return self.log_probs(1.0, vocab_size).gather(1, labels[:, None])[:, 0]
+
+
+class TopKView:
+    """
+    Next-token distributions of which each row names its most probable tokens, and of the rest only the mass.
+
+    Distributions are over K + 1 buckets: the named tokens and all others together. A divergence between buckets is at
+    most that between the whole distributions (data processing inequality).
+
+    Args:
+        ids (`torch.Tensor` of shape `(N, K)`):
+            The named tokens, the most probable first; -1 where a row names fewer than K.
+        log_probs (`torch.Tensor` of shape `(N, K)`):
+            Their log-probabilities, natural.
+        vocab_size (`int`):
+            Ids that there are, more than K.
+    """
+
+    # Log-probability of what has none, so that p log p stays 0 and finite.
+    FLOOR = -69.0
+
+    def __init__(self, ids: Tensor, log_probs: Tensor, vocab_size: int):
+        self.ids, self.vocab_size = ids, vocab_size
+        wide = log_probs.to(torch.promote_types(log_probs.dtype, torch.float32))
+        wide = torch.where(ids < 0, self.FLOOR, wide)
+        # Rounded on their way, they may add up to a little more than 1.
+        rest = torch.log1p(-wide.exp().sum(-1, keepdim=True).clamp(max=1)).clamp(min=self.FLOOR)
+        self._buckets = torch.cat([wide, rest], dim=-1)
+
+    def log_probs(self, temperature: float = 1.0, vocab_size: int | None = None) -> Tensor:
+        """Returns the log-probabilities of the buckets, `(N, K + 1)`."""
+        if temperature != 1.0:
+            raise ValueError(
+                f"temperature={temperature:g}: of a top-k teacher the tail's shape is not known, so its distribution at "
+                "another temperature than 1 is not either. Use temperature 1, or a teacher that gives hidden states."
+            )
+        return self._buckets
+
+    def probs(self, vocab_size: int | None = None) -> Tensor:
+        """Returns the probabilities of the buckets, `(N, K + 1)`."""
+        return self._buckets.exp()
+
+    def top(self, vocab_size: int | None = None) -> Tensor:
+        """Returns the most probable token, `(N,)`."""
+        return self.ids[:, 0]
+
+    def most_probable(self, count: int, vocab_size: int) -> Tensor:
+        """Returns the `count` most probable tokens, `(N, count)`, of the K that are named."""
+        return self.ids[:, :count]
+
+    def log_prob_of(self, labels: Tensor, vocab_size: int) -> Tensor:
+        """Returns the log-probability of each row's label, `(N,)`: of one that is not named, that of all such."""
+        named = self.ids == labels[:, None]
+        place = torch.where(named.any(1), named.long().argmax(1), self.ids.shape[1])
+        return self._buckets.gather(1, place[:, None])[:, 0]
+
+    def buckets_of(self, other: LogitsView) -> Tensor:
+        """Returns another view's log-probabilities over these buckets, `(N, K + 1)`, with its gradient."""
+        whole = other.log_probs(1.0, self.vocab_size)
+        missing = self.ids < 0
+        ids = torch.where(missing, self.ids[:, :1], self.ids)
+        named = torch.where(missing, self.FLOOR, whole.gather(1, ids))
+        # Not log(1 - sum): near 1 that would have few digits left, and its gradient none.
+        rest = whole.scatter(1, ids, -torch.inf).logsumexp(-1, keepdim=True)
+        return torch.cat([named, rest], dim=-1).clamp(min=self.FLOOR)
+
 
 def select_rows(hidden: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
     """Returns rows of each view's hidden states; views that are one tensor stay one, and are projected once."""
@@ -144,18 +217,29 @@ class TokenViews:
     # Absent only when no part reads it (robust consistency alone), so the parts need not ask.
     student: LogitsView = None  # type: ignore[assignment]
     noisy: LogitsView | None = None
-    teacher: LogitsView | None = None
+    teacher: LogitsView | TopKView | None = None
     reference: LogitsView | None = None
 
     def pair(self, target: str, prediction: str, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """
         Returns two views' log-probabilities over the ids that both models share, each `(N, V)`.
 
-        Heads of one tokenizer may be padded to different sizes; the surplus ids are left out of both softmaxes.
+        Heads of one tokenizer may be padded to different sizes; the surplus ids are left out of both softmaxes. Where one
+        view is a [`TopKView`], both are over its buckets.
         """
         first, second = getattr(self, target), getattr(self, prediction)
+        if isinstance(first, TopKView):
+            return first.log_probs(temperature), first.buckets_of(second)
         vocab_size = self.shared_vocab(target, prediction)
         return first.log_probs(temperature, vocab_size), second.log_probs(temperature, vocab_size)
+
+    def pair_probs(self, target: str, prediction: str) -> tuple[Tensor, Tensor]:
+        """Returns two views' probabilities as [`pair`] compares them, for what is reported: without gradient."""
+        first, second = getattr(self, target), getattr(self, prediction)
+        if isinstance(first, TopKView):
+            return first.probs(), first.buckets_of(second).detach().exp()
+        vocab_size = self.shared_vocab(target, prediction)
+        return first.probs(vocab_size), second.probs(vocab_size)
 
     def shared_vocab(self, first: str, second: str) -> int:
         """Returns how many ids two views share: those of the smaller head."""
@@ -179,21 +263,6 @@ class Similarities:
     student_teacher: Tensor
     teacher_teacher: Tensor
     positive: Tensor
-
-
-class TeacherSignal(NamedTuple):
-    """
-    A teacher's reading of a batch.
-
-    Args:
-        hidden (`torch.Tensor` of shape `(N, D_t)`):
-            Last hidden states at the kept positions, without gradient.
-        head ([`LinearHead`]):
-            The teacher's head: with it the signal is the exact full-vocabulary distribution.
-    """
-
-    hidden: Tensor
-    head: LinearHead
 
 
 class NoisyStates(NamedTuple):

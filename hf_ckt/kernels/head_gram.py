@@ -8,11 +8,12 @@ every pair, and no `(N, V)` tensor is built. A bias is one more column of W, its
 cancels in the cosine. A soft cap is not linear: the similarity is of the logits before the cap.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..views import LinearHead
@@ -39,17 +40,22 @@ class HeadGram:
 
     @classmethod
     @torch.no_grad()
-    def from_heads(cls, student: LinearHead, teacher: LinearHead, vocab_size: int | None = None) -> "HeadGram":
+    def from_heads(
+        cls, student: LinearHead, teacher: LinearHead | Sequence[LinearHead], vocab_size: int | None = None
+    ) -> "HeadGram":
         """
         Computes the Gram matrices.
 
         Args:
-            student, teacher ([`LinearHead`]):
-                The heads; `(V_s, D_s)` and `(V_t, D_t)`.
+            student ([`LinearHead`]):
+                `(V_s, D_s)`.
+            teacher ([`LinearHead`] or `Sequence[LinearHead]`):
+                `(V_t, D_t)`; several side by side are one head of states as [`side_by_side`] lays them out.
             vocab_size (`int`, *optional*):
                 Number of ids that both models share, padded rows left out; the smaller head by default.
         """
-        shared = min(student.weight.shape[0], teacher.weight.shape[0])
+        teachers = [teacher] if isinstance(teacher, LinearHead) else list(teacher)
+        shared = min(head.weight.shape[0] for head in (student, *teachers))
         shared = shared if vocab_size is None else min(shared, vocab_size)
         wide = torch.promote_types(student.weight.dtype, torch.float32)
         device = student.weight.device
@@ -57,7 +63,11 @@ class HeadGram:
         sums: list[Tensor] = []
         for start in range(0, shared, _ROWS):
             rows = slice(start, min(start + _ROWS, shared))
-            first, second = (_columns(head, rows).to(device, wide) for head in (student, teacher))
+            first = _columns(student, rows).to(device, wide)
+            columns = [_columns(head, rows).to(device, wide) for head in teachers]
+            if len(columns) > 1:
+                columns = [each * head.logit_scale for each, head in zip(columns, teachers, strict=True)]
+            second = torch.cat(columns, dim=1)
             with whole_float32():
                 products = [first.t() @ first, second.t() @ second, first.t() @ second]
             totals = [first.sum(0), second.sum(0)]
@@ -107,6 +117,31 @@ class HeadGram:
             student_teacher = (student @ self.cross) @ candidates.t() / (student_norms[:, None] * norms)
             teacher_teacher = (teacher @ self.teacher) @ candidates.t() / (teacher_norms[:, None] * norms)
         return student_teacher, teacher_teacher
+
+
+def side_by_side(states: Sequence[tuple[Tensor, LinearHead]], dtype: torch.dtype) -> list[Tensor]:
+    """
+    Returns states of several heads as states of one: each in the columns of its own head, zeros in those of the others.
+
+    Args:
+        states (`Sequence[tuple[torch.Tensor, LinearHead]]`):
+            `(N_k, D_k)` and its head, which is another one than that of all before it.
+        dtype (`torch.dtype`):
+            Of what is returned.
+
+    Returns:
+        `list[torch.Tensor]`: `(N_k, D)`, with D the sum of all D_k, and of one more where a head has a bias.
+    """
+    if len(states) == 1:
+        return [states[0][0].to(dtype)]  # its bias is common to all, and left to `cosines`
+    widths = [hidden.shape[1] + (head.bias is not None) for hidden, head in states]
+    laid_out = []
+    for index, (hidden, _) in enumerate(states):
+        own = hidden.to(dtype)
+        if widths[index] > hidden.shape[1]:
+            own = torch.cat([own, own.new_ones(len(own), 1)], dim=1)
+        laid_out.append(F.pad(own, (sum(widths[:index]), sum(widths[index + 1 :]))))
+    return laid_out
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..views import LogitsView, TokenViews, scale_and_cap
+from ..views import LogitsView, TokenViews, TopKView, scale_and_cap
 
 # Bytes of one float32 tile of logits. Each view has a buffer of a tile, in the dtype that its head is multiplied in.
 # Small where memory is shared with all else, larger on an accelerator, whose matrix units want rows.
@@ -90,6 +90,8 @@ class TileProgram:
         labels: Tensor,
         mask: Tensor,
         weights: Tensor,
+        given: dict[str, tuple[Tensor, Tensor]] | None = None,
+        token_weights: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """
         Returns the block's weighted total and the sums of all losses, then all metrics.
@@ -105,15 +107,26 @@ class TileProgram:
                 Next-token ids; False in `mask` leaves a row out.
             weights (`torch.Tensor`):
                 Weight of each loss.
+            given (`dict[str, tuple[torch.Tensor, torch.Tensor]]`, *optional*):
+                Ids and log-probabilities `(N, K)` of the views that are no projection.
+            token_weights (`torch.Tensor` of shape `(number of losses, N)`, *optional*):
+                Factor of each loss at each position.
         """
         shared = {name: LogitsView(scale_and_cap(raw, *caps[name])) for name, raw in logits.items()}
         tile = TokenViews(labels=labels, **{view: shared[name] for view, name in views.items()})
+        for name, named in (given or {}).items():
+            setattr(tile, name, TopKView(*named, tile.student.vocab_size))
 
-        def total_of(per_token: Tensor) -> Tensor:
-            # Not a product: rows that fill up a block hold whatever was there, and 0 times NaN is NaN.
-            return torch.where(mask, per_token, 0).sum()
+        def total_of(per_token: Tensor, factor: Tensor | None = None) -> Tensor:
+            # Not a product alone: rows that do not count hold whatever was there, and 0 times NaN is NaN.
+            if factor is None:
+                return torch.where(mask, per_token, 0).sum()
+            return torch.where(mask & (factor != 0), per_token * factor, 0).sum()
 
-        terms = [total_of(loss.per_token(tile)) for _, loss in self.losses]
+        factors = [None] * len(self.losses) if token_weights is None else token_weights.unbind()
+        terms = [
+            total_of(loss.per_token(tile), factor) for (_, loss), factor in zip(self.losses, factors, strict=True)
+        ]
         total = (torch.stack(terms) * weights).sum() if terms else weights.sum()
         with torch.no_grad():
             metrics = [total_of(metric.per_token(tile)) for _, metric in self.metrics]
@@ -129,6 +142,8 @@ class TileProgram:
         mask: Tensor,
         weights: Tensor,
         students: tuple[str, ...],
+        given: dict[str, tuple[Tensor, Tensor]] | None = None,
+        token_weights: Tensor | None = None,
     ) -> Tensor:
         """
         Returns the sums and overwrites the raw logits of `students` with the gradient of the total; see `__call__`.
@@ -137,11 +152,12 @@ class TileProgram:
         once, and nothing is kept between the two.
         """
         if not students:
-            return self(logits, views, caps, labels, mask, weights)[1]
+            return self(logits, views, caps, labels, mask, weights, given, token_weights)[1]
         rest = {name: raw for name, raw in logits.items() if name not in students}
 
         def total(*raw: Tensor) -> tuple[Tensor, Tensor]:
-            return self(rest | dict(zip(students, raw, strict=True)), views, caps, labels, mask, weights)
+            both = rest | dict(zip(students, raw, strict=True))
+            return self(both, views, caps, labels, mask, weights, given, token_weights)
 
         raw = tuple(logits[name] for name in students)
         if torch.compiler.is_compiling():

@@ -75,8 +75,7 @@ class TrustedNLLLoss(TokenLoss):
         teacher = views.teacher
         assert teacher is not None
         shared = views.shared_vocab("student", "teacher")
-        believed = teacher.log_probs(1.0, shared).detach()
-        confidence = (-F.nll_loss(believed, views.labels.clamp(max=shared - 1), reduction="none")).exp()
+        confidence = teacher.log_prob_of(views.labels.clamp(max=shared - 1), shared).detach().exp()
         # The teacher cannot distrust a token that it does not have.
         confidence = torch.where(views.labels < shared, confidence, 1.0)
         if self.threshold is not None:

@@ -21,6 +21,5 @@ class AcceptanceMetric(TokenMetric):
     needs: ClassVar[frozenset[str]] = frozenset({"student", "teacher"})
 
     def per_token(self, views: TokenViews) -> Tensor:
-        assert views.teacher is not None  # named in `needs`
-        shared = views.shared_vocab("teacher", "student")
-        return views.teacher.probs(shared).minimum(views.student.probs(shared)).sum(-1)
+        teacher, student = views.pair_probs("teacher", "student")
+        return teacher.minimum(student).sum(-1)

@@ -26,6 +26,8 @@ class Documents:
             True at real tokens.
         count (`int`):
             Upper bound of the number of documents (B * T when packed), known without a device sync.
+        rows (`bool`):
+            Whether each row is one document.
     """
 
     index: Tensor
@@ -33,6 +35,7 @@ class Documents:
     positions: Tensor
     mask: Tensor
     count: int
+    rows: bool
 
 
 # Where the documents of a batch that is one row begin, and where the last one ends.
@@ -101,7 +104,7 @@ def _changes(values: Tensor, step: int) -> Tensor:
 def _documents_of_rows(mask: Tensor) -> Documents:
     batch, length = mask.shape
     index = torch.arange(batch, device=mask.device)[:, None].expand(batch, length)
-    return _counted(index, (mask.long().cumsum(1) - 1).clamp(min=0), mask, batch)
+    return _counted(index, (mask.long().cumsum(1) - 1).clamp(min=0), mask, batch, rows=True)
 
 
 def _documents_from(starts: Tensor, mask: Tensor) -> Documents:
@@ -109,13 +112,14 @@ def _documents_from(starts: Tensor, mask: Tensor) -> Documents:
     order = torch.arange(starts.numel(), device=starts.device).view_as(starts)
     begins = (order * starts).flatten().cummax(0).values.view_as(starts)
     index = starts.flatten().cumsum(0).view_as(starts) - 1
-    return _counted(index, order - begins, mask, starts.numel())
+    return _counted(index, order - begins, mask, starts.numel(), rows=False)
 
 
-def _counted(index: Tensor, positions: Tensor, mask: Tensor, count: int) -> Documents:
+def _counted(index: Tensor, positions: Tensor, mask: Tensor, count: int, *, rows: bool) -> Documents:
     sizes = torch.zeros(count, dtype=torch.long, device=index.device)
     sizes = sizes.index_add_(0, index.flatten(), mask.flatten().long())
-    return Documents(index=index, lengths=sizes.clamp(min=1)[index], positions=positions, mask=mask, count=count)
+    lengths = sizes.clamp(min=1)[index]
+    return Documents(index=index, lengths=lengths, positions=positions, mask=mask, count=count, rows=rows)
 
 
 @dataclass
@@ -128,12 +132,21 @@ class Batch:
             Model inputs without labels: `input_ids (B, T)` and `attention_mask` or `position_ids` and their company.
         labels (`torch.Tensor` of shape `(B, T)`):
             Unshifted labels, -100 where a token does not count.
+        routes (`torch.Tensor` of shape `(B, T)`, *optional*):
+            At tokens that count, the number of the teacher that their document was given. None: of the first.
+        context (`Batch`, *optional*):
+            The same answers behind the prompts that the teacher alone reads.
+        stored (`dict[str, torch.Tensor]`, *optional*):
+            What a data collator looked up for the kept positions, `(N, ...)` each.
         kept (`torch.Tensor` of shape `(N,)`):
             Flat indices into the B * T positions, of those whose next token counts.
     """
 
     inputs: dict[str, Any]
     labels: Tensor
+    routes: Tensor | None = None
+    context: "Batch | None" = None
+    stored: dict[str, Tensor] = field(default_factory=dict)
     kept: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -160,3 +173,82 @@ class Batch:
     def keep(self, hidden: Tensor) -> Tensor:
         """Selects the kept positions of hidden states: `(B, T, D)` -> `(N, D)`, connected also when N is 0."""
         return hidden.flatten(0, 1).index_select(0, self.kept.to(hidden.device))
+
+    def at_kept(self, values: Tensor) -> Tensor:
+        """Selects what stands at the next tokens of the kept positions: `(B, T)` -> `(N,)`."""
+        return values.flatten()[self.kept + 1]
+
+    def rows(self, rows: Tensor) -> "Batch":
+        """Returns the batch of some of its rows, `(M,)` indices; what was looked up for it is left out."""
+        return Batch(
+            take_rows(self.inputs, rows, len(self.labels)),
+            self.labels[rows],
+            None if self.routes is None else self.routes[rows],
+            None if self.context is None or len(self.context.labels) != len(self.labels) else self.context.rows(rows),
+        )
+
+    def of_documents(self, wanted: Tensor) -> tuple["Batch", Tensor]:
+        """
+        Returns the batch of some of its documents, and which of the kept positions are theirs.
+
+        Where rows are documents, it is those rows; where they hold several, the documents' tokens are one row, told apart
+        by `position_ids`. Waits for the device.
+
+        Args:
+            wanted (`torch.Tensor` of shape `(documents.count,)`):
+                True at the numbers of the documents.
+        """
+        positions = wanted[self.kept_documents].nonzero().squeeze(1)
+        if self.documents.rows:
+            batch = self.rows(wanted[: len(self.labels)].nonzero().squeeze(1))
+        else:
+            batch = self._in_one_row(wanted)
+            batch.context = None if self.context is None else self.context._same_documents(self, wanted)
+        batch.stored = {name: values.index_select(0, positions) for name, values in self.stored.items()}
+        return batch, positions
+
+    def _same_documents(self, other: "Batch", wanted: Tensor) -> "Batch":
+        """The documents of this batch that stand where certain ones of another, of as many documents, do."""
+        own, numbers = (torch.unique(one.documents.index[one.documents.mask]) for one in (self, other))
+        mine = torch.zeros(self.documents.count, dtype=torch.bool, device=wanted.device)
+        mine[own[wanted[numbers]]] = True
+        return self.of_documents(mine)[0]
+
+    def _in_one_row(self, wanted: Tensor) -> "Batch":
+        documents, shape = self.documents, self.labels.shape
+        tokens = (wanted[documents.index] & documents.mask).flatten().nonzero().squeeze(1)
+
+        def take(values: Tensor) -> Tensor:
+            return values.flatten()[tokens][None]
+
+        positions = take(documents.positions)
+        # What begins a row is never predicted; behind another document it would be.
+        labels = take(self.labels).masked_fill(positions == 0, -100)
+        inputs = {
+            name: take(value) if isinstance(value, Tensor) and value.shape == shape else value
+            for name, value in self.inputs.items()
+            if name not in ("attention_mask", "position_ids", "seq_idx", *BOUNDARIES)
+        }
+        inputs["position_ids"] = positions
+        starts = (positions[0] == 0).nonzero().squeeze(1)
+        ends = torch.cat([starts, starts.new_full((1,), positions.shape[1])]).int()
+        inputs |= {name: ends for name in BOUNDARIES if isinstance(self.inputs.get(name), Tensor)}
+        if "seq_idx" in self.inputs:
+            inputs["seq_idx"] = ((positions == 0).cumsum(1) - 1).to(self.inputs["seq_idx"].dtype)
+        return Batch(inputs, labels, None if self.routes is None else take(self.routes))
+
+
+def take_rows(inputs: dict[str, Any], rows: Tensor, count: int) -> dict[str, Any]:
+    """Returns some rows of each input that has `count` of them, and the others as they are."""
+
+    def take(value: Any) -> Any:
+        if isinstance(value, dict):  # a mask for each kind of layer
+            return take_rows(value, rows, count)
+        return value[rows] if has_rows(value, count) else value
+
+    return {name: take(value) for name, value in inputs.items()}
+
+
+def has_rows(value: Any, count: int) -> bool:
+    """Whether an input is a tensor with `count` rows."""
+    return isinstance(value, Tensor) and value.shape[:1] == (count,)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from ..discovery import part_name
 from ..models.backbone import embedding_width, run_backbone
-from ..models.batch import BOUNDARIES, Batch, Documents
+from ..models.batch import BOUNDARIES, Batch, Documents, has_rows
 from ..perturbations.base import EmbeddingPerturbation, document_uniform
 from ..views import NoisyStates
 from .document_batches import collate_documents, split_documents
@@ -139,7 +139,7 @@ class NoisyView:
             return StudentViews(student, NoisyStates.nowhere(student), outputs)
         passed = rows if rows is None or len(rows) else rows.new_zeros(1)
         positions = _positions(batch, passed)
-        passed_batch = batch if passed is None else _rows_of(batch, passed)
+        passed_batch = batch if passed is None else batch.rows(passed)
         counts = rows is None or len(rows) > 0
         noisy_batch, choice = self._rewrite(passed_batch, seed, progress, training) if counts else (passed_batch, None)
         draw = partial(self._noise, model, noisy_batch, choice, seed, progress, training)
@@ -290,27 +290,10 @@ def _positions(batch: Batch, rows: Tensor | None) -> Tensor:
     return torch.isin(batch.kept // batch.labels.shape[1], rows).nonzero().squeeze(1)
 
 
-def _take(inputs: dict[str, Any], rows: Tensor, count: int) -> dict[str, Any]:
-    def take(value: Any) -> Any:
-        if isinstance(value, dict):  # a mask for each kind of layer
-            return _take(value, rows, count)
-        return value[rows] if _has_rows(value, count) else value
-
-    return {name: take(value) for name, value in inputs.items()}
-
-
-def _rows_of(batch: Batch, rows: Tensor) -> Batch:
-    return Batch(_take(batch.inputs, rows, batch.labels.shape[0]), batch.labels[rows])
-
-
 def _stack(first: dict[str, Any], second: dict[str, Any], count: int) -> dict[str, Any]:
     def stack(value: Any, other: Any) -> Any:
         if isinstance(value, dict):
             return _stack(value, other, count)
-        return torch.cat([value, other]) if _has_rows(value, count) else value
+        return torch.cat([value, other]) if has_rows(value, count) else value
 
     return {name: stack(value, second[name]) for name, value in first.items()}
-
-
-def _has_rows(value: Any, count: int) -> bool:
-    return isinstance(value, Tensor) and value.shape[:1] == (count,)

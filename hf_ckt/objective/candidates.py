@@ -8,7 +8,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ..kernels.head_gram import HeadGram
+from ..kernels.head_gram import HeadGram, side_by_side
+from ..kernels.signals import SignalPart, TeacherSignal
 from ..models.batch import Batch
 from ..views import LinearHead, Similarities
 
@@ -75,10 +76,10 @@ class Contrast:
         batch: Batch,
         student_hidden: Tensor,
         student_head: LinearHead,
-        teacher_hidden: Tensor,
-        teacher_head: LinearHead,
+        teacher: tuple[SignalPart, ...],
         *,
-        rejected: tuple[Batch, Tensor] | None = None,
+        counts: Tensor | None = None,
+        rejected: tuple[Batch, tuple[SignalPart, ...]] | None = None,
         use_queue: bool = True,
     ) -> Similarities | None:
         """
@@ -87,55 +88,88 @@ class Contrast:
         Args:
             batch ([`~models.batch.Batch`]):
                 Where the kept positions lie.
-            student_hidden (`torch.Tensor` of shape `(N, D_s)`), teacher_hidden (`torch.Tensor` of shape `(N, D_t)`):
+            student_hidden (`torch.Tensor` of shape `(N, D_s)`):
                 States at the kept positions.
-            rejected (`tuple[Batch, torch.Tensor]`, *optional*):
+            teacher (`tuple[SignalPart, ...]`):
+                The exact readings of those at which a teacher speaks. Each teacher has a part in every batch, if an empty
+                one: states of different heads lie side by side, in the order of the parts.
+            counts (`torch.Tensor` of shape `(N,)`, *optional*):
+                False at the kept positions that are no anchors. None: all are.
+            rejected (`tuple[Batch, tuple[SignalPart, ...]]`, *optional*):
                 The teacher's reading of the rejected answers: hard negatives.
             use_queue (`bool`, *optional*, defaults to `True`):
                 Whether the queue's states are candidates, and the batch's join them. Not so in evaluation, whose
                 value would move as the queue fills.
         """
-        student, teacher = self._pool(batch, student_hidden), self._pool(batch, teacher_hidden.detach())
+        wide = torch.promote_types(student_hidden.dtype, torch.float32)
+        heads, places, states = _one_head(teacher, wide)
+        if counts is not None:
+            rows = counts[places.to(counts.device)].nonzero().squeeze(1)
+            places, states = places[rows.to(places.device)], states[rows.to(states.device)]
+        everywhere = len(places) == len(student_hidden)
+        at = None if everywhere else places
+        student = self._pool(batch, student_hidden if at is None else student_hidden[places], at)
+        anchors = self._pool(batch, states, at)
         if student.shape[0] < 2:
             _say_too_few(self.level)
             return None
-        wide = torch.promote_types(student.dtype, torch.float32)
-        student, teacher = student.to(wide), teacher.to(wide)
-        candidates = [teacher]
+        student, anchors = student.to(wide), anchors.to(wide)
+        candidates = [anchors]
         if rejected is not None:
-            candidates.append(self._pool(*rejected).to(teacher))
+            _, where, answers = _one_head(rejected[1], wide)
+            whole = len(where) == len(rejected[0].kept)
+            candidates.append(self._pool(rejected[0], answers, None if whole else where).to(anchors))
         if use_queue:
             if self.queue.states is not None:
-                candidates.append(self.queue.states.to(teacher))
-            self.queue.push(teacher)
-        student_teacher, teacher_teacher = self._head_gram(student_head, teacher_head).cosines(
+                candidates.append(self.queue.states.to(anchors))
+            self.queue.push(anchors)
+        student_teacher, teacher_teacher = self._head_gram(student_head, heads).cosines(
             student,
-            teacher,
+            anchors,
             torch.cat(candidates),
             student_mean=student.mean(0),
-            teacher_mean=teacher.mean(0),
+            teacher_mean=anchors.mean(0),
         )
         positive = torch.arange(student.shape[0], device=student_teacher.device)
         return Similarities(student_teacher, teacher_teacher, positive)
 
-    def _pool(self, batch: Batch, hidden: Tensor) -> Tensor:
+    def _pool(self, batch: Batch, hidden: Tensor, places: Tensor | None) -> Tensor:
+        """Anchors of states at the kept positions, or at some of them."""
         if self.level == "token":
             count = hidden.shape[0]
             if count <= self.max_anchors:
                 return hidden
             # Evenly spaced rather than random: the same for student and teacher, and after a resume.
             return hidden[torch.arange(self.max_anchors, device=hidden.device) * count // self.max_anchors]
-        documents, index = torch.unique(batch.kept_documents, return_inverse=True)
+        numbers = batch.kept_documents if places is None else batch.kept_documents[places]
+        documents, index = torch.unique(numbers, return_inverse=True)
         wide = torch.promote_types(hidden.dtype, torch.float32)
         sums = hidden.new_zeros((documents.shape[0], hidden.shape[1]), dtype=wide).index_add(0, index, hidden.to(wide))
         return sums / torch.bincount(index, minlength=documents.shape[0])[:, None]
 
-    def _head_gram(self, student: LinearHead, teacher: LinearHead) -> HeadGram:
+    def _head_gram(self, student: LinearHead, teachers: list[LinearHead]) -> HeadGram:
         if student.trainable:
             _say_no_gradient()
         if self._gram is None or student.trainable:
-            self._gram = HeadGram.from_heads(student, teacher, self.vocab_size)
+            self._gram = HeadGram.from_heads(student, teachers, self.vocab_size)
         return self._gram
+
+
+def _one_head(parts: tuple[SignalPart, ...], dtype: torch.dtype) -> tuple[list[LinearHead], Tensor, Tensor]:
+    """Returns the different heads of a reading, its positions, ascending, and their states under all heads as one."""
+    groups: dict[tuple, list[tuple[Tensor, TeacherSignal]]] = {}
+    for _, positions, signal in parts:
+        assert isinstance(signal, TeacherSignal)  # checked before training
+        groups.setdefault((signal.head.key, signal.head.logit_scale), []).append((positions, signal))
+    heads = [group[0][1].head for group in groups.values()]
+    if len(parts) == 1:
+        ((positions, signal),) = next(iter(groups.values()))
+        return heads, positions, signal.hidden.detach()
+    joined = [torch.cat([signal.hidden for _, signal in group]) for group in groups.values()]
+    laid_out = side_by_side(list(zip(joined, heads, strict=True)), dtype)
+    places = torch.cat([positions for group in groups.values() for positions, _ in group])
+    order = places.argsort()
+    return heads, places[order], torch.cat(laid_out)[order.to(laid_out[0].device)].detach()
 
 
 @cache

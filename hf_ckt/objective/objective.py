@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one place that weighs, counts and normalises: from hidden states and heads to the loss and the log's sums."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from ..discovery import load_part, part_names
-from ..kernels.chunked_linear import run_tiles
+from ..kernels.chunked_linear import TokenLossOutput, run_tiles
 from ..kernels.compilation import pays_to_compile
-from ..kernels.tile_program import TileProgram
+from ..kernels.signals import TeacherSignal
 from ..losses.base import ContrastiveLoss, ParameterLoss, TokenLoss
 from ..models.batch import Batch
-from ..views import LinearHead, NoisyStates, select_rows
 from .candidates import Contrast
+from .partition import HiddenStates, Part, Partition
 from .schedules import Schedule
 
 ROLES = ("task", "distillation", "contrastive", "consistency", "regularization")
@@ -63,28 +63,6 @@ class Scale:
 
 
 @dataclass
-class HiddenStates:
-    """
-    What the passes over a batch left: hidden states at the kept positions and heads, by view.
-
-    Args:
-        hidden (`dict[str, torch.Tensor]`):
-            `(N, D)` for `student`, `teacher` and `reference`.
-        heads (`dict[str, LinearHead]`):
-            The head of each view, `noisy` too.
-        noisy ([`~views.NoisyStates`]):
-            The student's reading of the perturbed input.
-        rejected (`tuple[Batch, torch.Tensor]`, *optional*):
-            The teacher's reading of the rejected answers.
-    """
-
-    hidden: dict[str, Tensor]
-    heads: dict[str, LinearHead]
-    noisy: NoisyStates
-    rejected: tuple[Batch, Tensor] | None = None
-
-
-@dataclass
 class ObjectiveOutput:
     """
     Loss and log of a micro-batch.
@@ -118,6 +96,8 @@ class Objective:
             Role to term; roles that are off are absent.
         contrast ([`~objective.candidates.Contrast`], *optional*):
             Needed when the contrastive role is on.
+        teacher_names (`Sequence[str]`, *optional*):
+            Of the teachers whose shares of a sum are logged beside it, as `distillation_loss/<name>`.
         chunk_size (`int`, *optional*), compile (`bool`, *optional*):
             See [`~kernels.chunked_token_losses`].
     """
@@ -127,6 +107,7 @@ class Objective:
         terms: Mapping[str, Term],
         *,
         contrast: Contrast | None = None,
+        teacher_names: Sequence[str] = (),
         chunk_size: int | None = None,
         compile: bool | None = None,
     ):
@@ -141,15 +122,14 @@ class Objective:
         metrics = [(name, load_part("metrics", name)()) for name in part_names("metrics")]
         named_losses = [(f"{role}_loss", term.loss) for role, term in token_terms.items()]
         metrics = [(name, metric) for name, metric in metrics if metric.logged and metric.needs <= views]
-        self._program = TileProgram(named_losses, metrics)
-        # For positions that were not perturbed.
-        self._clean_program = TileProgram(
-            [(name, loss) for name, loss in named_losses if "noisy" not in loss.needs],
-            [(name, metric) for name, metric in metrics if "noisy" not in metric.needs],
-        )
-        self._search_program = TileProgram([one for one in named_losses if one[0] == "consistency_loss"], [])
-        metric_names = [name for name, _ in metrics]
-        self.log_names: list[str] = [*(f"{role}_loss" for role in self.terms), *metric_names]
+        self._partition = Partition(named_losses, metrics)
+        self._searched = Partition([one for one in named_losses if one[0] == "consistency_loss"])
+        read = [name for name, part in (*named_losses, *metrics) if "teacher" in part.needs]
+        self.log_names: list[str] = [
+            *(f"{role}_loss" for role in self.terms),
+            *(name for name, _ in metrics),
+            *(f"{name}/{teacher}" for teacher in teacher_names for name in read),
+        ]
         """All names that `sums` may hold."""
 
     def __call__(
@@ -159,7 +139,7 @@ class Objective:
         Computes the loss of a micro-batch.
 
         Args:
-            states ([`HiddenStates`]):
+            states ([`~objective.partition.HiddenStates`]):
                 Hidden states and heads.
             batch ([`~models.batch.Batch`]):
                 Kept positions and labels.
@@ -178,27 +158,28 @@ class Objective:
         num_items = len(batch.kept) if scale.num_items is None else scale.num_items
         loss: Any = 0.0
         sums: dict[str, Tensor] = {}
-        for program, hidden, labels in self._parts(states, batch.kept_labels):
-            shares = [states.noisy.probability if "noisy" in part.needs else 1.0 for _, part in program.losses]
+        for part in self._partition.parts(states, batch.kept_labels):
+            shares = [states.noisy.probability if "noisy" in one.needs else 1.0 for _, one in part.program.losses]
             tiles = run_tiles(
-                program,
+                part.program,
                 torch.tensor(
                     [
                         weights[name.removesuffix("_loss")] / share
-                        for (name, _), share in zip(program.losses, shares, strict=True)
+                        for (name, _), share in zip(part.program.losses, shares, strict=True)
                     ],
                     dtype=torch.float64,
                 ),
-                hidden,
-                states.heads,
-                labels,
+                part.hidden,
+                part.heads,
+                part.labels,
                 num_items=num_items,
+                given=part.given,
+                token_weights=part.token_weights,
                 chunk_size=self.chunk_size,
                 compile=self.compiles,
             )
             loss = loss + tiles.total * scale.processes
-            for name, value in (*tiles.terms.items(), *tiles.metrics.items()):
-                counted = _sum_and_count(value, tiles.num_kept)
+            for name, counted in _counted(tiles, part):
                 sums[name] = sums[name] + counted if name in sums else counted
         # Autocast would round similarities and norms to its own dtype, however wide their inputs are.
         with torch.autocast(loss.device.type, enabled=False):
@@ -213,46 +194,31 @@ class Objective:
             if isinstance(term.loss, ParameterLoss):
                 term.loss.begin(model)
 
-    def divergence(
-        self, hidden: dict[str, Tensor], noisy: NoisyStates, heads: dict[str, LinearHead], labels: Tensor
-    ) -> Tensor:
+    def divergence(self, states: HiddenStates, labels: Tensor) -> Tensor:
         """
         Returns the sum over positions of what the consistency term measures, in nats: what a search for noise ascends.
 
         Args:
-            hidden (`dict[str, torch.Tensor]`), heads (`dict[str, LinearHead]`):
-                The other views' states `(N, D)`, and all heads.
-            noisy ([`~views.NoisyStates`]):
-                The reading of the perturbed input.
+            states ([`~objective.partition.HiddenStates`]):
+                With the reading of the perturbed input so far.
             labels (`torch.Tensor` of shape `(N,)`):
                 Next-token ids.
         """
-        both, labels = _at_perturbed(hidden, noisy, labels)
-        return run_tiles(
-            self._search_program,
-            torch.ones(1, dtype=torch.float64),
-            both,
-            {name: head.detach() for name, head in heads.items()},
-            labels,
-            num_items=1,
-            chunk_size=self.chunk_size,
-            compile=self.compiles,
-        ).total
-
-    def _parts(self, states: HiddenStates, labels: Tensor) -> Iterator[tuple[TileProgram, dict[str, Tensor], Tensor]]:
-        """Yields program, states and labels of the positions that were perturbed, then of those that were not."""
-        noisy, hidden = states.noisy, states.hidden
-        perturbed = len(noisy.positions)
-        # Of no position they may still be part of the graph, so that the backward runs wherever that of other ranks does.
-        if perturbed or noisy.states.requires_grad:
-            yield self._program, *_at_perturbed(hidden, noisy, labels)
-        if perturbed and perturbed == len(labels):
-            return
-        if perturbed:
-            others = torch.ones_like(labels, dtype=torch.bool).index_fill(0, noisy.positions, False)
-            rest = others.nonzero().squeeze(1)
-            hidden, labels = select_rows(hidden, rest), labels[rest]
-        yield self._clean_program, hidden, labels
+        return sum(
+            run_tiles(
+                part.program,
+                torch.ones(len(part.program.losses), dtype=torch.float64),
+                part.hidden,
+                {name: head.detach() for name, head in part.heads.items()},
+                part.labels,
+                num_items=1,
+                given=part.given,
+                token_weights=part.token_weights,
+                chunk_size=self.chunk_size,
+                compile=self.compiles,
+            ).total
+            for part in self._searched.parts(states, labels)
+        )  # type: ignore[return-value]
 
     def _decide(self, states: HiddenStates, batch: Batch, scale: Scale, training: bool) -> None:
         """Decides with the first training batch, for the whole run, whether compiling pays, if that was left open."""
@@ -262,7 +228,10 @@ class Objective:
             head = states.heads["student"].weight
             # One projection for each view; the self-teacher and the reference are one.
             hidden = {**states.hidden, "noisy": states.noisy.states}
-            views = len({id(hidden[name]) for name in self._program.needs})
+            exact = [part.signal.hidden for part in states.teacher if isinstance(part.signal, TeacherSignal)]
+            if exact:
+                hidden["teacher"] = exact[0]
+            views = len({id(hidden[name]) for name in self._partition.needs if name in hidden})
             # Where some positions are perturbed and others not, there are two programs to compile.
             share = 1.0 if states.noisy.probability == 1 else 0.5
             elements = share * len(batch.kept) * scale.horizon * head.shape[0] * views
@@ -282,8 +251,8 @@ class Objective:
                     batch,
                     states.hidden["student"],
                     states.heads["student"],
-                    states.hidden["teacher"],
-                    states.heads["teacher"],
+                    states.teacher,
+                    counts=states.role_masks.get(role),
                     rejected=states.rejected,
                     use_queue=training,
                 )
@@ -293,11 +262,15 @@ class Objective:
                 yield role, term.loss.penalty(model)
 
 
-def _at_perturbed(hidden: dict[str, Tensor], noisy: NoisyStates, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """States of all views, and labels, at the perturbed positions: as they are where those are all."""
-    if len(noisy.positions) < len(labels):
-        hidden, labels = select_rows(hidden, noisy.positions), labels[noisy.positions]
-    return {**hidden, "noisy": noisy.states}, labels
+def _counted(tiles: TokenLossOutput, part: Part) -> Iterator[tuple[str, Tensor]]:
+    """Yields what a part adds to the sums that are logged: of each name, and of the teacher's share in it."""
+    read = {name for name, one in (*part.program.losses, *part.program.metrics) if "teacher" in one.needs}
+    for name, value in (*tiles.terms.items(), *tiles.metrics.items()):
+        weight = part.token_weights.get(name)
+        count = value.new_full((), tiles.num_kept) if weight is None else weight.sum().to(value)
+        yield name, torch.stack([value, count])
+        if part.teacher and name in read:
+            yield f"{name}/{part.teacher}", torch.stack([value, count])
 
 
 def _sum_and_count(value: Tensor, count: int) -> Tensor:

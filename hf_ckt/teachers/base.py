@@ -2,18 +2,75 @@
 """The contract that teachers keep."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from transformers import PreTrainedModel
+from accelerate import Accelerator
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..kernels.signals import Signal
 from ..models.batch import Batch
-from ..views import TeacherSignal
+from ..views import LinearHead
+
+
+@dataclass
+class TeacherSetup:
+    """
+    What a run has when its teachers are loaded.
+
+    Args:
+        student (`PreTrainedModel` or `PeftModel`):
+            The student, adapters around it.
+        causal_lm (`PreTrainedModel`):
+            The student's causal language model, unwrapped: what [`Teacher.signal`] is given.
+        tokenizer (`PreTrainedTokenizerBase`):
+            The student's.
+        accelerator (`Accelerator`):
+            Knows device and processes.
+        build (`Callable`):
+            From what `teacher_model` takes to a teacher, for one that wraps others.
+    """
+
+    student: Any
+    causal_lm: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    accelerator: Accelerator
+    build: "Callable[[Any], Teacher]"
 
 
 class Teacher(ABC):
-    """Supplies the distribution that the student is compared with."""
+    """
+    Supplies the distribution that the student is compared with.
+
+    A teacher `example` is given as `teacher_model={"example": source, "setting": value}`, in YAML and on the command line
+    too: its `load` takes the source and the settings.
+    """
+
+    lossy: ClassVar[bool] = False
+    """Whether it gives less than the whole distribution, so that nothing can be made of its hidden states."""
+    name: str = ""
+    """For logs, messages and cards."""
+    unknown: dict[int, str]
+    """Tokens of the student's tokenizer that the teacher cannot read, by id."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, source: Any, setup: TeacherSetup, **settings: Any) -> "Teacher":
+        """
+        Loads a teacher.
+
+        Args:
+            source (`Any`):
+                What it is loaded from: an id, a folder, a model, or what else the kind takes.
+            setup ([`TeacherSetup`]):
+                The run's.
+            settings (`Any`):
+                The kind's own.
+        """
 
     @abstractmethod
-    def signal(self, batch: Batch, student: PreTrainedModel) -> TeacherSignal:
+    def signal(self, batch: Batch, student: PreTrainedModel) -> Signal:
         """
         Reads a batch.
 
@@ -24,5 +81,29 @@ class Teacher(ABC):
                 The student's causal language model, unwrapped, called from within its own forward.
 
         Returns:
-            [`~views.TeacherSignal`]: hidden states at the kept positions and the head, without gradient.
+            [`~kernels.signals.TeacherSignal`]: hidden states at the kept positions and the head, without gradient; or
+            another kind of [`~kernels.signals.Signal`].
         """
+
+    def head(self, student: PreTrainedModel) -> LinearHead:
+        """Returns the head that [`signal`] will give, for a batch in which the teacher has nothing to read."""
+        raise NotImplementedError
+
+    def place(self, accelerator: Accelerator) -> None:  # noqa: B027 - most have nothing to move
+        """Moves what the teacher holds to the training device, or shards it as the run shards its models."""
+
+    def facts(self) -> dict[str, Any]:
+        """
+        Returns what the teacher is known by in a checkpoint and on a card: `kind`, `name`, and what else tells it from
+        another (`revision`, `quantization`, `weights`: its fingerprint), fit for a JSON file.
+        """
+        return {"name": self.name}
+
+    def collator(self, inner: Callable) -> Callable:
+        """Returns a data collator around another, for a teacher that looks something up for each batch."""
+        return inner
+
+    @property
+    def parts(self) -> dict[str, "Teacher"]:
+        """The teachers behind this one, by name, for one that is several."""
+        return {}

@@ -8,11 +8,12 @@ import torch
 from accelerate import DistributedType, PartialState
 from peft import AutoPeftModelForCausalLM, PeftConfig, PeftModel
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.peft_utils import find_adapter_config_file
 from trl.models import prepare_deepspeed, prepare_fsdp
 
 from ..checks import require_same_vocabulary
+from ..kernels.signals import TeacherSignal
 from ..models._upstream import (
     bound_to_outer_call,
     create_model_from_path,
@@ -21,9 +22,11 @@ from ..models._upstream import (
 )
 from ..models.backbone import frozen, read_head, run_backbone
 from ..models.batch import Batch
+from ..models.embedded import native_dtype
+from ..models.fingerprint import fingerprint
 from ..models.token_map import embedding_rows, resolve_token_map, unknown_tokens
-from ..views import TeacherSignal
-from .base import Teacher
+from ..views import LinearHead
+from .base import Teacher, TeacherSetup
 
 logger = logging.getLogger(__name__)
 
@@ -53,16 +56,21 @@ class ModelTeacher(Teacher):
         self.name = get_config_model_id(model.config) or type(model).__name__
         self.model: Any = model.requires_grad_(False).eval()
         causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        self._causal_lm = causal_lm
         install_objective_forward(causal_lm)
+        self.weights = fingerprint(model)
+        """Tells the teacher from another one by its weights, see [`~models.fingerprint.fingerprint`]."""
 
     @classmethod
-    def load(
+    def load(  # type: ignore[override]
         cls,
-        model: str | PreTrainedModel | PeftModel,
-        init_kwargs: Any = None,
+        source: str | PreTrainedModel | PeftModel,
+        setup: TeacherSetup,
         *,
+        init_kwargs: Any = None,
         quantization_config: Any = None,
-        student_tokenizer: PreTrainedTokenizerBase,
+        load_in_4bit: bool = False,
+        load_in_8bit: bool = False,
         tokenizer: PreTrainedTokenizerBase | None = None,
         token_map: Any = None,
     ) -> "ModelTeacher":
@@ -70,15 +78,19 @@ class ModelTeacher(Teacher):
         Loads a teacher by name (a loaded one is taken as it is) and checks its tokenizer against the student's.
 
         Args:
-            model (`str`, `PreTrainedModel` or `PeftModel`):
+            source (`str`, `PreTrainedModel` or `PeftModel`):
                 Hub id or folder of a model or of an adapter, or the model.
+            setup ([`~teachers.base.TeacherSetup`]):
+                The run's.
             init_kwargs (`dict`, *optional*):
                 Passed to `from_pretrained`; `dtype` defaults to the checkpoint's own. Trust in the code of one model
                 is no trust in another's, so `trust_remote_code` for the teacher is given here.
             quantization_config (`BitsAndBytesConfig`, *optional*):
                 As for `from_pretrained`.
-            student_tokenizer, tokenizer (`PreTrainedTokenizerBase`):
-                The student's and the teacher's; the latter is looked up under the teacher's name when not given.
+            load_in_4bit, load_in_8bit (`bool`, *optional*, defaults to `False`):
+                The same in short, where the defaults of bitsandbytes will do, in 4 bits those of QLoRA.
+            tokenizer (`PreTrainedTokenizerBase`, *optional*):
+                The teacher's; looked up under its name when not given.
             token_map (`dict`, *optional*):
                 From tokens that the teacher does not have to those that it reads in their place; text or id.
 
@@ -87,6 +99,9 @@ class ModelTeacher(Teacher):
                 prompt learning or an adapter that is bound to a call of the whole model (X-LoRA, Poly).
             OSError: If the teacher's files cannot be had; the option is named beside the library's own words.
         """
+        model, student_tokenizer = source, setup.tokenizer
+        if load_in_4bit or load_in_8bit:
+            quantization_config = quantization_config or _short_config(load_in_4bit, load_in_8bit)
         if isinstance(model, str):
             kwargs = {"dtype": "auto", **(init_kwargs or {})}
             if quantization_config is not None:
@@ -158,6 +173,23 @@ class ModelTeacher(Teacher):
         with frozen(self.model):
             hidden, head = self.model(**inputs, objective=read)
         return TeacherSignal(hidden.to(device), head)
+
+    def head(self, student: PreTrainedModel) -> LinearHead:
+        with read_head(self._causal_lm) as head:
+            return head.detach()
+
+    def facts(self) -> dict[str, Any]:
+        return {"name": self.name, "weights": self.weights}
+
+
+def _short_config(four: bool, eight: bool) -> BitsAndBytesConfig:
+    if four and eight:
+        raise ValueError(
+            "load_in_4bit and load_in_8bit: one model has one precision, and both are set. Leave one out."
+        )
+    if eight:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=native_dtype())
 
 
 def require_separate_models(student: Any, teacher: Any) -> None:

@@ -5,6 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
+from ..data.row_marks import ROUTES, SWITCHES, RowMarks, counts_for
+from ..models.batch import Batch
+
 PREFIX = "rejected_"
 
 
@@ -37,3 +42,18 @@ def split_rejected(inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
     plain = {name: value for name, value in inputs.items() if not name.startswith(PREFIX)}
     rejected = {name.removeprefix(PREFIX): value for name, value in inputs.items() if name.startswith(PREFIX)}
     return plain, rejected or None
+
+
+def read_batch(inputs: dict[str, Any], marks: RowMarks) -> tuple[Batch, dict[str, Tensor]]:
+    """
+    Takes what is no input of a model out of a collated batch.
+
+    Returns:
+        `tuple[Batch, dict[str, torch.Tensor]]`: the batch, and where the roles that leave rows out count, `(N,)` each.
+    """
+    batch = Batch(inputs, inputs.pop("labels"), inputs.pop(ROUTES, None))
+    switches = inputs.pop(SWITCHES, None)
+    if switches is None:
+        return batch, {}
+    kept = batch.at_kept(switches)
+    return batch, {role: counts_for(kept, role, marks.roles) for role in marks.role_rows}

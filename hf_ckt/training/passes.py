@@ -8,13 +8,15 @@ from accelerate.utils import DynamoBackend
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ..kernels.signals import signal_parts
 from ..models._upstream import install_objective_forward, keep_4bit_differentiable, load_balancing_loss
 from ..models.backbone import compile_backbone, read_head, run_backbone
 from ..models.batch import Batch
 from ..noise.noisy_view import NoisyView, StudentViews
-from ..objective.objective import HiddenStates, Objective, Scale
+from ..objective.objective import Objective, Scale
+from ..objective.partition import HiddenStates
 from ..teachers.base import Teacher
-from ..views import NoisyStates
+from ..views import LinearHead, NoisyStates
 
 
 class ExtraPasses(NamedTuple):
@@ -69,6 +71,7 @@ def run_objective(
     scale: Scale,
     *,
     rejected: Batch | None,
+    role_masks: dict[str, Tensor],
     seed: int,
     training: bool,
 ) -> dict[str, Any]:
@@ -86,6 +89,8 @@ def run_objective(
             Kept positions of the batch and of its rejected answers.
         scale ([`~objective.objective.Scale`]):
             Progress and normalisation.
+        role_masks (`dict[str, torch.Tensor]`):
+            Where roles count, see [`~objective.partition.HiddenStates`].
         seed (`int`):
             Seed of the step's noise.
         training (`bool`):
@@ -95,22 +100,26 @@ def run_objective(
         `dict`: `loss`, a scalar to differentiate; `sums`, see [`~objective.objective.ObjectiveOutput`]; and `aux_loss`,
         the unweighted auxiliary loss of a mixture of experts, if the model returned its router logits.
     """
-    hidden, heads, rejected_states = {}, {}, None
-    if "teacher" in objective.views and extra_passes.teacher is not None:
-        hidden["teacher"], heads["teacher"] = extra_passes.teacher.signal(batch, model)
-        if rejected is not None:
-            rejected_states = (rejected, extra_passes.teacher.signal(rejected, model).hidden)
+    hidden: dict[str, Tensor] = {}
+    heads: dict[str, LinearHead] = {}
+    fixed: dict[str, Any] = {"role_masks": role_masks}  # what both the search for noise and the objective read
     if "reference" in objective.views and extra_passes.reference is not None:
-        if extra_passes.reference is extra_passes.teacher and "teacher" in hidden:
-            hidden["reference"], heads["reference"] = hidden["teacher"], heads["teacher"]
-        else:
-            hidden["reference"], heads["reference"] = extra_passes.reference.signal(batch, model)
+        base: Any = extra_passes.reference.signal(batch, model)
+        hidden["reference"], heads["reference"] = base
+    if "teacher" in objective.views and extra_passes.teacher is not None:
+        shared = extra_passes.reference is extra_passes.teacher and "reference" in hidden
+        signal = base if shared else extra_passes.teacher.signal(batch, model)
+        fixed["teacher"] = signal_parts(signal, len(batch.kept))
+        if rejected is not None:
+            answers = signal_parts(extra_passes.teacher.signal(rejected, model), len(rejected.kept))
+            fixed["rejected"] = rejected, answers
     if "noisy" in objective.views and extra_passes.noisy is not None:
 
         def divergence(noisy: NoisyStates, clean: Tensor) -> Tensor:
             with read_head(model) as head:
                 both = {**heads, "student": head, "noisy": head}
-                return objective.divergence({**hidden, "student": clean}, noisy, both, batch.kept_labels)
+                states = HiddenStates({**hidden, "student": clean}, both, noisy, **fixed)
+                return objective.divergence(states, batch.kept_labels)
 
         views = extra_passes.noisy.run(
             model, inputs, batch, seed, progress=scale.progress, training=training, divergence=divergence
@@ -123,7 +132,7 @@ def run_objective(
 
     with read_head(model) as head:
         heads["student"] = heads["noisy"] = head
-        states = HiddenStates(hidden, heads, views.noisy, rejected_states)
+        states = HiddenStates(hidden, heads, views.noisy, **fixed)
         result = objective(states, batch, model, scale, training=training)
     if extra_passes.noisy is not None:
         result.sums.update(extra_passes.noisy.take_counts(result.loss))

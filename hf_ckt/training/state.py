@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run carries from step to step beside weights and optimizer, saved with each checkpoint."""
 
+import json
 import logging
 import os
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -23,21 +24,6 @@ _SHARED_FILE = "hf_ckt_state.safetensors"
 _RANK_FILE = "hf_ckt_state_{rank}.safetensors"
 
 
-class TeacherMark(NamedTuple):
-    """
-    What a teacher is known by in a checkpoint.
-
-    Args:
-        name (`str`):
-            For messages: the same teacher may lie in another folder by now.
-        weights (`str`):
-            Its [`~models.fingerprint.fingerprint`], by which it is compared; empty for the student's own base.
-    """
-
-    name: str
-    weights: str = ""
-
-
 @dataclass
 class TrainingState:
     """
@@ -54,14 +40,14 @@ class TrainingState:
             The noise that its next search begins at.
         budget ([`~objective.budget.ConsistencyBudget`], *optional*):
             Its multiplier.
-        teacher ([`TeacherMark`], *optional*):
-            The teacher that the queue's states are of.
+        teacher (`dict`, *optional*):
+            What the teacher is known by ([`~training.teachers.facts_of`]), whose states the queue holds.
     """
 
     contrast: Contrast | None = None
     noisy: NoisyView | None = None
     budget: ConsistencyBudget | None = None
-    teacher: TeacherMark | None = None
+    teacher: dict[str, Any] | None = None
 
     def save(self, folder: str, rank: int, processes: int = 1, *, shared: bool | None = None) -> None:
         """
@@ -79,7 +65,7 @@ class TrainingState:
         _write(folder, _RANK_FILE.format(rank=rank), own, {})
         if shared if shared is not None else rank == 0:
             multiplier = None if self.budget is None else torch.tensor(self.budget.multiplier, dtype=torch.float64)
-            known = {} if self.teacher is None else {"teacher": self.teacher.name, "weights": self.teacher.weights}
+            known = {} if self.teacher is None else {"teacher": json.dumps(self.teacher)}
             if any(value is not None for value in own.values()):
                 known["processes"] = str(processes)
             _write(folder, _SHARED_FILE, {"consistency_multiplier": multiplier}, known)
@@ -112,11 +98,15 @@ class TrainingState:
             self.budget.multiplier = float(shared["consistency_multiplier"])
 
     def _compare_teachers(self, known: dict[str, str], queued: bool) -> None:
-        if self.teacher is None or "teacher" not in known or known["weights"] == self.teacher.weights:
+        if self.teacher is None or "teacher" not in known:
+            return
+        # The same teacher may lie in another folder by now: all but its name tells it from another.
+        before, now = json.loads(known["teacher"]), self.teacher
+        if _without_names(before) == _without_names(now):
             return
         change = (
-            f"resume_from_checkpoint: the checkpoint's teacher is {known['teacher']!r} ({known['weights'] or 'no model'}), "
-            f"and this run's is {self.teacher.name!r} ({self.teacher.weights or 'no model'}), another one by its weights"
+            f"resume_from_checkpoint: the checkpoint's teacher is {_said(before)}, and this run's is {_said(now)}, another one "
+            "by its weights"
         )
         if queued:
             raise ValueError(
@@ -154,6 +144,18 @@ class TrainingState:
             self.noisy.previous = None
         if self.budget is not None:
             self.budget.forget()
+
+
+def _without_names(facts: Any) -> Any:
+    if isinstance(facts, dict):
+        return {key: _without_names(value) for key, value in facts.items() if key != "name"}
+    return facts
+
+
+def _said(facts: dict[str, Any]) -> str:
+    if "teachers" in facts:
+        return ", ".join(f"{name}: {_said(one)}" for name, one in facts["teachers"].items())
+    return f"{facts.get('name')!r} ({facts.get('weights') or 'no model'})"
 
 
 def _write(folder: str, name: str, tensors: dict[str, Tensor | None], known: dict[str, str]) -> None:

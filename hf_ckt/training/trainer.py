@@ -4,6 +4,7 @@
 import inspect
 import logging
 import os
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -15,19 +16,18 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import SFTConfig, SFTTrainer
 
 from ..checkpoints import replace_file
+from ..data.row_marks import MarkCollator, RowMarks
 from ..hub.run_card import run_card
 from ..models._upstream import checkpoints_reentrantly, get_config_model_id, uncompiled
-from ..models.batch import Batch
-from ..models.fingerprint import fingerprint
 from ..models.token_map import embedding_rows
 from ..noise.noisy_prompts import NoisyPrompts
 from ..noise.noisy_view import NoisyView
 from ..noise.sources import PromptSources
-from ..objective.objective import Objective, Scale, Term
+from ..objective.objective import ROLES, Objective, Scale, Term
 from ..teachers.base import Teacher
-from ..teachers.model import ModelTeacher, require_separate_models
+from ..teachers.model import require_separate_models
 from ..teachers.self import SelfTeacher
-from .collator import RejectedCollator, split_rejected
+from .collator import RejectedCollator, read_batch, split_rejected
 from .config import ContrastiveRobustConfig
 from .facts import find_facts, require_one_adapter
 from .known_tokens import require_known_tokens
@@ -37,7 +37,8 @@ from .passes import ExtraPasses, prepare_student, run_objective
 from .preferences import REJECTED_COLUMNS, chosen_as_completion, with_rejected
 from .resolution import require_safe_noisy_view, resolve_schedules
 from .resuming import ResumableTrainer
-from .state import TeacherMark, TrainingState
+from .state import TrainingState
+from .teachers import build_teacher, facts_of, require_fitting, require_one_way
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,10 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         teacher_model (`str`, `PreTrainedModel` or `PeftModel`, *optional*):
             The teacher: Hub id or folder of a model or adapter, or a loaded one, with the student's tokenizer. It is
             frozen in place. `None`: the student's own base, its adapters switched off, if it is a PEFT model.
+            Or any kind of teacher, see [`~training.teachers.build_teacher`].
+        teachers (`Mapping[str, Any]`, *optional*):
+            In place of `teacher_model`: several, each what `teacher_model` may be, by the name that a column `teacher` of
+            the dataset gives to each row. Rows without one hear the first.
         teacher_quantization_config (`BitsAndBytesConfig`, *optional*):
             Quantization of a teacher given by name.
         teacher_processing_class (`PreTrainedTokenizerBase`, *optional*):
@@ -91,7 +96,8 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         model: str | PreTrainedModel | PeftModel,
         args: SFTConfig | None = None,
         *sft_args: Any,
-        teacher_model: str | PreTrainedModel | PeftModel | None = None,
+        teacher_model: str | PreTrainedModel | PeftModel | Mapping[str, Any] | Teacher | None = None,
+        teachers: Mapping[str, Any] | None = None,
         teacher_quantization_config: BitsAndBytesConfig | None = None,
         teacher_processing_class: PreTrainedTokenizerBase | None = None,
         **sft_kwargs: Any,
@@ -102,30 +108,42 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         if args is None:
             name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = ContrastiveRobustConfig(f"{name.split('/')[-1]}-CKT")
-        given["args"] = args = ContrastiveRobustConfig.from_arguments(args, teacher_given=teacher_model is not None)
-        require_separate_models(model, teacher_model)
+        teacher_given = teacher_model is not None or teachers is not None
+        given["args"] = args = ContrastiveRobustConfig.from_arguments(args, teacher_given=teacher_given)
+        require_one_way(teacher_model, teachers)
+        for one in (teacher_model, *(teachers or {}).values()):
+            require_separate_models(model, one)
         if args.contrastive_rejected:
             for dataset_name in ("train_dataset", "eval_dataset"):
                 given[dataset_name] = chosen_as_completion(given.get(dataset_name), dataset_name)
         self._sources = PromptSources()
+        self._marks = RowMarks([*(teachers or {})], args.role_rows or {}, ROLES)  # type: ignore[arg-type]
         self.objective: Objective | None = None
         self.teacher_name: str | None = None
         super().__init__(**given)
 
         self._causal_lm = self.model.get_base_model() if is_peft_model(self.model) else self.model
-        schedules = resolve_schedules(args, find_facts(self, teacher_given=teacher_model is not None))
+        schedules = resolve_schedules(args, find_facts(self, teacher_given=teacher_given))
         task_alone = set(schedules) == {"task"} and args.task_weight == 1 and args.task_schedule == "constant"
-        if not task_alone or args.label_trust:  # else it is SFTTrainer, to the last bit
-            self._set_objective(schedules, teacher_model, teacher_quantization_config, teacher_processing_class)
-        if teacher_model is not None and self.teacher_name is None:
+        # Else it is SFTTrainer, to the last bit.
+        learns = not task_alone or args.label_trust or "task" in (args.role_rows or {})
+        if self._marks:
+            self.data_collator = MarkCollator(self.data_collator, keep=learns)
+        if learns:
+            settings = {
+                "init_kwargs": args.teacher_model_init_kwargs,
+                "quantization_config": teacher_quantization_config,
+                "tokenizer": teacher_processing_class,
+                "token_map": args.teacher_token_map,
+            }
+            self._set_objective(schedules, teacher_model if teachers is None else {"routed": teachers}, settings)
+        if teacher_given and self.teacher_name is None:
             logger.warning(
                 "teacher_model: no term of this run reads a teacher, so it is not loaded and teaches nothing. Give "
                 "distillation_weight or contrastive_weight a value above 0, or leave teacher_model out."
             )
 
-    def _set_objective(
-        self, schedules: dict[str, Any], teacher_model: Any, quantization_config: Any, processing_class: Any
-    ) -> None:
+    def _set_objective(self, schedules: dict[str, Any], teacher_model: Any, model_settings: dict[str, Any]) -> None:
         args = self.args
         if "contrastive" in schedules and args.contrastive_level == "sequence" and not self.padding_free:
             args.require_sequences()
@@ -136,38 +154,43 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         terms = {role: Term(args.build_loss(role), schedule) for role, schedule in schedules.items()}
         contrast = args.build_contrast(len(self._tokenizer)) if "contrastive" in terms else None
         self.objective = Objective(
-            terms, contrast=contrast, chunk_size=args.objective_chunk_size, compile=args.objective_compile
+            terms,
+            contrast=contrast,
+            teacher_names=self._marks.teachers,
+            chunk_size=args.objective_chunk_size,
+            compile=args.objective_compile,
         )
         self.objective.begin(self._causal_lm)
         views = self.objective.views
         noisy = self._build_noisy_view() if "noisy" in views else None
         teacher: Teacher | None = None
-        mark: TeacherMark | None = None
-        if "teacher" in views and teacher_model is not None:
-            teacher = ModelTeacher.load(
+        known: dict[str, Any] | None = None
+        if "teacher" in views:
+            teacher = build_teacher(
                 teacher_model,
-                args.teacher_model_init_kwargs,
-                quantization_config=quantization_config,
-                student_tokenizer=self._tokenizer,
-                tokenizer=processing_class,
-                token_map=args.teacher_token_map,
+                student=self.model,
+                causal_lm=self._causal_lm,
+                tokenizer=self._tokenizer,
+                accelerator=self.accelerator,
+                model_settings=model_settings,
             )
-            mark = TeacherMark(teacher.name, broadcast_object_list([fingerprint(teacher.model)])[0])
+            require_fitting(teacher, terms)
+            known = broadcast_object_list([facts_of(teacher)])[0]
             teacher.place(self.accelerator)
-        elif "teacher" in views:
-            teacher, mark = SelfTeacher(), TeacherMark("the student's own base, adapters off")
         reference = None
         if "reference" in views:
             reference = teacher if isinstance(teacher, SelfTeacher) else SelfTeacher()
         self._extra_passes = ExtraPasses(teacher, reference, noisy)
-        self.data_collator = require_known_tokens(self, teacher.unknown if isinstance(teacher, ModelTeacher) else {})
-        self.teacher_name = None if mark is None else mark.name
+        self.data_collator = require_known_tokens(self, {} if teacher is None else teacher.unknown)
+        if teacher is not None:
+            self.data_collator = teacher.collator(self.data_collator)
+            self.teacher_name = teacher.name
         if args.contrastive_rejected and "contrastive" in terms:
             self.data_collator = RejectedCollator(self.data_collator)
 
         prepare_student(self._causal_lm, self.accelerator)
         self._sums = {"train": LogSums(args.nonfinite_loss == "skip"), "eval": LogSums()}
-        self._state_to_save = TrainingState(contrast, noisy, self._budget, mark)
+        self._state_to_save = TrainingState(contrast, noisy, self._budget, known)
         self._log_names = [*self.objective.log_names, *(["aux_loss"] if self.aux_loss_enabled else [])]
         self._log_names += [
             *self._extra_passes.log_names,
@@ -221,6 +244,8 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         prepare = partial(super()._prepare_dataset, processing_class=processing_class)
         names = list(inspect.signature(SFTTrainer._prepare_dataset).parameters)[4:]
         kwargs |= dict(zip(names, rest, strict=False))
+        if self._marks:
+            prepare = partial(self._marks.prepare, prepare)
         if args.perturbs("text", "ids") and args.consistency_may_be_on:
             facts = {"required": args.perturbs("text"), "completion_only": bool(self.completion_only_loss)}
             prepare = partial(self._sources.prepare, prepare, **facts)
@@ -243,7 +268,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         mode = "train" if self.model.training else "eval"
         require_one_adapter(inputs)
         inputs, rejected = split_rejected(inputs)
-        labels = inputs.pop("labels")
+        batch, role_masks = read_batch(inputs, self._marks)
         if self.aux_loss_enabled:
             inputs["output_router_logits"] = True
         whole_batch = num_items_in_batch is not None
@@ -263,9 +288,10 @@ class ContrastiveRobustTrainer(ResumableTrainer):
             run_objective,
             objective=self.objective,
             extra_passes=extra_passes,
-            batch=Batch(inputs, labels),
+            batch=batch,
             scale=scale,
-            rejected=None if rejected is None else Batch(rejected, rejected.pop("labels")),
+            rejected=None if rejected is None else read_batch(rejected, self._marks)[0],
+            role_masks=role_masks,
             # The same noise for an example in whichever micro-batch of the step, and again after a resume.
             seed=(self.args.seed << 32) + (self.state.global_step if mode == "train" else 0),
             training=mode == "train",

@@ -86,10 +86,10 @@ def keeps_masked_positions(patch):
 def drops_the_last_position_of_a_tile(patch):
     original = tile_program.TileProgram.__call__
 
-    def call(self, logits, views, caps, labels, mask, weights):
+    def call(self, logits, views, caps, labels, mask, *rest):
         mask = mask.clone()
         mask[-1] = False
-        return original(self, logits, views, caps, labels, mask, weights)
+        return original(self, logits, views, caps, labels, mask, *rest)
 
     patch.setattr(tile_program.TileProgram, "__call__", call)
 

@@ -8,8 +8,9 @@ from hf_ckt.discovery import load_part
 from hf_ckt.models.backbone import read_head
 from hf_ckt.models.batch import Batch
 from hf_ckt.noise.mixture import Mixture
-from hf_ckt.noise.noisy_view import NoisyView, _rows_of, _stack
+from hf_ckt.noise.noisy_view import NoisyView, _stack
 from hf_ckt.objective.objective import Objective, Term
+from hf_ckt.objective.partition import HiddenStates
 from hf_ckt.objective.schedules import Schedule
 from hf_ckt.perturbations.gaussian import GaussianPerturbation
 from tests.trainers import load
@@ -77,7 +78,7 @@ def test_masks_of_pairs_go_with_the_chosen_rows(batched, model):
     for given in (seen, {"full_attention": seen}):
         inputs = {"input_ids": batch.inputs["input_ids"], "attention_mask": given}
         if isinstance(given, dict):
-            rows = _rows_of(Batch(inputs, batch.labels), torch.tensor([1, 4]))
+            rows = Batch(inputs, batch.labels).rows(torch.tensor([1, 4]))
             assert torch.equal(rows.inputs["attention_mask"]["full_attention"], seen[[1, 4]])
             both = _stack(inputs, rows.inputs, 8)["attention_mask"]["full_attention"]
             assert torch.equal(both, torch.cat([seen, seen[[1, 4]]]))
@@ -182,8 +183,8 @@ def searched(model, batch: Batch, steps: int, seed: int = 1, part: str = "advers
 
     def divergence(noisy, clean):
         with read_head(model) as head:
-            heads = {"student": head, "noisy": head}
-            return objective.divergence({"student": clean}, noisy, heads, batch.kept_labels)
+            states = HiddenStates({"student": clean}, {"student": head, "noisy": head}, noisy)
+            return objective.divergence(states, batch.kept_labels)
 
     noise = load_part("perturbations", part)(alpha=1.0, steps=steps)
     view = NoisyView(Mixture.of(noise), **settings)
@@ -219,8 +220,8 @@ def test_a_search_finds_more_than_chance_and_more_with_every_step(model):
     gaussian = NoisyView(Mixture.of(GaussianPerturbation(alpha=1.0))).run(model, batch.inputs, batch, 1)
     objective = Objective({"consistency": Term(load_part("losses", "consistency_kl")(), Schedule(1.0))}, compile=False)
     with read_head(model) as head, torch.no_grad():
-        heads = {"student": head, "noisy": head}
-        value = objective.divergence({"student": gaussian.student}, gaussian.noisy, heads, batch.kept_labels)
+        states = HiddenStates({"student": gaussian.student}, {"student": head, "noisy": head}, gaussian.noisy)
+        value = objective.divergence(states, batch.kept_labels)
     chance = float(value) / len(batch.kept)
     print(f"divergence: gaussian {chance:.4f}, adversarial of the same norm {found[0]:.4f}, four steps {found[1]:.4f}")
     assert found[0] > 2 * chance and found[1] > found[0]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hf_ckt.kernels.signals import SignalPart, TeacherSignal, signal_parts
 from hf_ckt.models.batch import Batch
 from hf_ckt.objective import candidates
 from hf_ckt.objective.candidates import Contrast, TeacherQueue
@@ -41,10 +42,14 @@ def draw(count: int, width: int, seed: int) -> Tensor:
     return torch.randn(count, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def heard(teacher: Tensor, head: LinearHead = TEACHER_HEAD) -> tuple[SignalPart, ...]:
+    return signal_parts(TeacherSignal(teacher, head), len(teacher))
+
+
 def similarities(contrast: Contrast, batch: Batch, seed: int = 0, **options) -> Similarities | None:
     count = len(batch.kept)
     student, teacher = draw(count, 5, seed), draw(count, 4, seed + 1)
-    return contrast.similarities(batch, student, STUDENT_HEAD, teacher, TEACHER_HEAD, **options)
+    return contrast.similarities(batch, student, STUDENT_HEAD, heard(teacher), **options)
 
 
 def expected(student: Tensor, teacher: Tensor, further: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -120,7 +125,7 @@ def test_gradient_reaches_the_student_through_its_mean_and_nothing_else():
     """A teacher with a gradient would come to the student instead."""
     batch = make_batch([5, 5], [1, 1])
     student, teacher = draw(8, 5, 0).requires_grad_(), draw(8, 4, 1).requires_grad_()
-    found = make_contrast().similarities(batch, student, STUDENT_HEAD, teacher, TEACHER_HEAD)
+    found = make_contrast().similarities(batch, student, STUDENT_HEAD, heard(teacher))
     (gradient,) = torch.autograd.grad(found.student_teacher.square().sum(), student, retain_graph=True)
     copy = draw(8, 5, 0).requires_grad_()
     wanted = expected(copy, teacher.detach())[0].square().sum()
@@ -135,7 +140,11 @@ def test_rejected_answers_are_negatives_only(level):
     """As anchors they would be imitated: the student would learn the unsafe answer."""
     batch, rejected = make_batch([6, 4], [2, 1]), make_batch([5, 7], [2, 1])
     states = draw(len(rejected.kept), 4, 9)
-    found = similarities(make_contrast(level), batch, rejected=(rejected, states))
+    found = similarities(
+        make_contrast(level),
+        batch,
+        rejected=(rejected, heard(states)),
+    )
     count = len(batch.kept)
     pool = (lambda b, x: x) if level == "token" else mean_by_document
     student, teacher = pool(batch, draw(count, 5, 0)), pool(batch, draw(count, 4, 1))
@@ -212,7 +221,7 @@ def test_gram_is_kept_while_the_head_is_frozen_and_renewed_while_it_trains():
     def cosines(contrast: Contrast, scale: float) -> Tensor:
         weight.data.copy_(STUDENT_HEAD.weight)
         weight.data[:, 0] *= scale
-        return contrast.similarities(batch, student, LinearHead(weight), teacher, TEACHER_HEAD).student_teacher
+        return contrast.similarities(batch, student, LinearHead(weight), heard(teacher)).student_teacher
 
     frozen, training = make_contrast(), make_contrast()
     assert torch.equal(cosines(frozen, 1.0), cosines(frozen, 9.0).detach())
@@ -225,7 +234,7 @@ def test_half_precision_states_are_compared_in_float32():
     batch = make_batch([5, 5], [1, 1])
     student, teacher = draw(8, 5, 0).bfloat16(), draw(8, 4, 1).bfloat16()
     heads = [LinearHead(head.weight.float()) for head in (STUDENT_HEAD, TEACHER_HEAD)]
-    found = make_contrast().similarities(batch, student, heads[0], teacher, heads[1])
+    found = make_contrast().similarities(batch, student, heads[0], heard(teacher, heads[1]))
     assert found.student_teacher.dtype == torch.float32
     wanted = expected(student.double(), teacher.double())[0]
     torch.testing.assert_close(found.student_teacher.double(), wanted, rtol=0, atol=1e-5)
@@ -240,7 +249,7 @@ def test_a_head_that_trains_is_told_that_it_gets_no_gradient(trains, caplog):
     student = draw(len(batch.kept), 5, 0).requires_grad_()
     contrast = make_contrast()
     for _ in range(2):
-        found = contrast.similarities(batch, student, LinearHead(weight), draw(len(batch.kept), 4, 1), TEACHER_HEAD)
+        found = contrast.similarities(batch, student, LinearHead(weight), heard(draw(len(batch.kept), 4, 1)))
     assert caplog.text.count("the model's head trains, and this term gives it no gradient") == int(trains)
     wanted = torch.autograd.grad(
         found.student_teacher.square().sum(), [student, weight][: 1 + trains], allow_unused=True

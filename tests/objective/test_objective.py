@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from hf_ckt.discovery import load_part, part_names
 from hf_ckt.kernels.chunked_linear import run_tiles
+from hf_ckt.kernels.signals import TeacherSignal, signal_parts
 from hf_ckt.losses.base import ParameterLoss
 from hf_ckt.losses.consistency_kl import ConsistencyKLLoss
 from hf_ckt.losses.forward_kl import ForwardKLLoss
@@ -15,7 +16,8 @@ from hf_ckt.losses.info_nce import InfoNCELoss
 from hf_ckt.losses.nll import NLLLoss
 from hf_ckt.models.batch import Batch
 from hf_ckt.objective.candidates import Contrast, TeacherQueue
-from hf_ckt.objective.objective import ROLES, HiddenStates, Objective, ObjectiveOutput, Scale, Term, _at_perturbed
+from hf_ckt.objective.objective import ROLES, Objective, ObjectiveOutput, Scale, Term
+from hf_ckt.objective.partition import HiddenStates, Partition
 from hf_ckt.objective.schedules import Schedule
 from hf_ckt.views import LinearHead, NoisyStates
 
@@ -64,10 +66,14 @@ class Setting:
         self.model = nn.Linear(3, 2, bias=False).double()
 
     def __call__(self, objective: Objective, scale: Scale, training: bool = True) -> ObjectiveOutput:
-        hidden = {"student": self.student, "teacher": self.teacher}
-        heads = {"student": self.head, "noisy": self.head, "teacher": self.teacher_head}
-        states = HiddenStates(hidden, heads, NoisyStates.everywhere(self.noisy))
+        states = self.states(NoisyStates.everywhere(self.noisy))
         return objective(states, self.batch, self.model, scale, training=training)
+
+    def states(self, noisy: NoisyStates, student: Tensor | None = None) -> HiddenStates:
+        student = self.student if student is None else student
+        heads = {"student": self.head, "noisy": self.head}
+        teacher = signal_parts(TeacherSignal(self.teacher, self.teacher_head), len(self.teacher))
+        return HiddenStates({"student": student}, heads, noisy, teacher)
 
     def terms(self) -> dict[str, Tensor]:
         """Sums over tokens, and the values of the terms that are means, in plain PyTorch."""
@@ -237,12 +243,10 @@ def test_terms_of_a_perturbed_part_estimate_those_of_the_whole(chosen):
     setting = Setting()
     objective = make_objective("task", "distillation", "consistency")
     rows = torch.tensor(chosen or [], dtype=torch.long)
-    hidden = {"student": setting.student, "teacher": setting.teacher}
     noisy_states = NoisyStates(setting.noisy[rows], rows, probability=0.25)
     if chosen is None:  # no pass was made at all
         noisy_states = NoisyStates.nowhere(setting.student)
-    heads = {"student": setting.head, "noisy": setting.head, "teacher": setting.teacher_head}
-    states = HiddenStates(hidden, heads, noisy_states)
+    states = setting.states(noisy_states)
     output = objective(states, setting.batch, setting.model, Scale(0.0, num_items=40), training=True)
 
     clean, noisy = setting.student @ setting.head.weight.t(), setting.noisy @ setting.head.weight.t()
@@ -266,11 +270,18 @@ def test_views_that_are_one_stay_one_when_a_part_is_perturbed():
     """The self-teacher is the reference too; projected twice, a part would cost more than the whole."""
     states = torch.randn(5, 3)
     noisy = NoisyStates(torch.randn(2, 3), torch.tensor([0, 4]))
-    picked, labels = _at_perturbed({"teacher": states, "reference": states}, noisy, torch.arange(5))
-    assert picked["teacher"] is picked["reference"] and picked["noisy"] is noisy.states
-    assert torch.equal(picked["teacher"], states[[0, 4]]) and labels.tolist() == [0, 4]
-    whole, _ = _at_perturbed({"teacher": states}, NoisyStates.everywhere(states), torch.arange(5))
-    assert whole["teacher"] is states  # nothing is copied where all positions are perturbed
+    head = LinearHead(torch.randn(7, 3))
+    partition = Partition([("distillation_loss", load_part("losses", "forward_kl")())])
+    heads = {"student": head, "noisy": head, "reference": head}
+    teacher = signal_parts(TeacherSignal(states, head), 5)
+    hidden = {"student": torch.randn(5, 3), "reference": states}
+    some, others = partition.parts(HiddenStates(hidden, heads, noisy, teacher), torch.arange(5))
+    assert torch.equal(some.hidden["teacher"], states[[0, 4]]) and some.labels.tolist() == [0, 4]
+    assert some.hidden["noisy"] is noisy.states and others.labels.tolist() == [1, 2, 3]
+    everywhere = HiddenStates(hidden, heads, NoisyStates.everywhere(states), teacher)
+    (whole,) = partition.parts(everywhere, torch.arange(5))
+    # Nothing is copied where all positions are perturbed.
+    assert whole.hidden["teacher"] is states and whole.hidden["reference"] is states
 
 
 @pytest.mark.parametrize(

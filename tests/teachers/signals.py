@@ -3,6 +3,7 @@
 
 import torch
 
+from hf_ckt.kernels.signals import TeacherSignal, signal_parts
 from hf_ckt.models.batch import Batch
 from tests.runs import OFF
 from tests.trainers import first_batch
@@ -16,8 +17,13 @@ def batch_of(trainer):
 
 
 def logits_of(signal):
-    hidden, head = signal
-    return torch.nn.functional.linear(hidden, head.weight, head.bias)
+    """Logits that an exact signal stands for, those of its parts each at their positions."""
+    if isinstance(signal, TeacherSignal):
+        hidden, head = signal
+        return torch.nn.functional.linear(hidden, head.weight, head.bias)
+    parts = [part for part in signal_parts(signal, 0) if len(part.positions)]
+    order = torch.cat([part.positions for part in parts]).argsort()
+    return torch.cat([logits_of(part.signal) for part in parts])[order]
 
 
 def dense(model, batch):

@@ -10,6 +10,7 @@ from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from transformers import BitsAndBytesConfig, LlamaForCausalLM
 
 from hf_ckt.models.batch import Batch
+from hf_ckt.teachers.base import TeacherSetup
 from hf_ckt.teachers.model import ModelTeacher
 from tests import tiny_models
 from tests.runs import OFF
@@ -237,13 +238,13 @@ def test_every_process_loads_the_whole_teacher_onto_its_own_device(tiny_model_di
         return LlamaForCausalLM.from_pretrained(name)
 
     monkeypatch.setattr("hf_ckt.teachers.model.create_model_from_path", record)
-    tokenizer = tiny_models.build_tokenizer()
-    ModelTeacher.load(str(tiny_model_dir), student_tokenizer=tokenizer)
+    setup = TeacherSetup(None, None, tiny_models.build_tokenizer(), None, None)
+    ModelTeacher.load(str(tiny_model_dir), setup)
     assert "device_map" not in seen
     monkeypatch.setitem(PartialState._shared_state, "num_processes", 2)
-    ModelTeacher.load(str(tiny_model_dir), student_tokenizer=tokenizer)
+    ModelTeacher.load(str(tiny_model_dir), setup)
     assert seen["device_map"] is None
-    ModelTeacher.load(str(tiny_model_dir), {"device_map": "cpu"}, student_tokenizer=tokenizer)
+    ModelTeacher.load(str(tiny_model_dir), setup, init_kwargs={"device_map": "cpu"})
     assert seen["device_map"] == "cpu"
 
 

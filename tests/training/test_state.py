@@ -14,7 +14,7 @@ from hf_ckt.noise.noisy_view import NoisyView
 from hf_ckt.objective.budget import ConsistencyBudget
 from hf_ckt.objective.candidates import Contrast, TeacherQueue
 from hf_ckt.perturbations.adversarial import AdversarialPerturbation
-from hf_ckt.training.state import TeacherMark, TrainingState
+from hf_ckt.training.state import TrainingState
 from tests import tiny_models
 from tests.runs import OFF
 from tests.trainers import build, load, lora, run, steps
@@ -87,14 +87,17 @@ def test_a_queue_of_another_size_is_filled_from_the_newest(size, kept, tmp_path)
 
 def test_another_teacher_is_named(tmp_path, caplog):
     """States of one teacher, read with the head of another, are noise that looks like negatives."""
-    one, two, moved = TeacherMark("org/one", "aa11"), TeacherMark("org/two", "bb22"), TeacherMark("disk/one", "aa11")
+    one, two, moved = (
+        {"kind": "model", "name": name, "weights": weights}
+        for name, weights in (("org/one", "aa11"), ("org/two", "bb22"), ("disk/one", "aa11"))
+    )
     state(states=torch.ones(4, 3), teacher=one).save(str(tmp_path), 0)
     restored = state(teacher=moved)
     restored.restore(str(tmp_path), 0)
     assert restored.contrast.queue.states is not None and not caplog.messages
     with pytest.raises(ValueError, match=r"'org/one' \(aa11\).*'org/two' \(bb22\).*contrastive_queue_size=0"):
         state(teacher=two).restore(str(tmp_path), 0)
-    own_base = TeacherMark("the student's own base, adapters off")
+    own_base = {"kind": "self", "name": "the student's own base, adapters off"}
     with pytest.raises(ValueError, match=r"'org/one'.*own base"):
         state(teacher=own_base).restore(str(tmp_path), 0)
     # Nothing of the first teacher is used where there is no queue; the change is still worth a line.

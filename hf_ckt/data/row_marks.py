@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What a row of a dataset says about itself (its teacher, the roles that leave it out), carried to the batch within its labels.
+
+A dataset's preparation keeps no other column through packing, and a data collator lays out no other: so a row's mark is
+added to each of its labels that counts, in the bits above a token's id, and taken off again once the batch is laid out.
+"""
+
+import copy
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from ..checks import nearest
+
+logger = logging.getLogger(__name__)
+
+# Above every id of a token.
+_STRIDE = 2**31
+# Of a mark: below it the teacher's number, above it one bit for each role that is off.
+_TEACHERS = 2**8
+TEACHER_COLUMN = "teacher"
+# What a collated batch holds, `(B, T)`.
+ROUTES, SWITCHES = "hf_ckt_routes", "hf_ckt_switches"
+
+
+def marked(labels: Sequence[int], mark: int) -> list[int]:
+    """
+    Returns labels with a mark in each that counts.
+
+    Example:
+
+    >>> marked([-100, 7], 3)
+    [-100, 6442450951]
+    """
+    return [label if label == -100 else label % _STRIDE + mark * _STRIDE for label in labels]
+
+
+def unmarked(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns labels as they were, and the mark at each that counts: 0 where there is none."""
+    counts = labels >= 0
+    return torch.where(counts, labels % _STRIDE, labels), torch.where(counts, labels // _STRIDE, 0)
+
+
+@dataclass
+class RowMarks:
+    """
+    Reads what rows say about themselves, and checks it.
+
+    Args:
+        teachers (`Sequence[str]`, *optional*):
+            Names that the column `teacher` may hold; rows without one hear the first.
+        role_rows (`Mapping[str, Mapping[str, Any]]`, *optional*):
+            By role, the rows that it counts on: column to a value, or a list of values, all of which must hold.
+        roles (`Sequence[str]`):
+            All roles, in the order of their bits.
+    """
+
+    teachers: Sequence[str] = ()
+    role_rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    roles: Sequence[str] = ()
+
+    def __bool__(self) -> bool:
+        return len(self.teachers) > 1 or bool(self.role_rows)
+
+    def of(self, row: Mapping[str, Any], where: str) -> int:
+        """Returns a row's mark."""
+        named = row.get(TEACHER_COLUMN)
+        if self.teachers and named is not None and named not in self.teachers:
+            raise ValueError(
+                f"{where}: its column {TEACHER_COLUMN!r} names {named!r}, and the teachers are {', '.join(self.teachers)}, "
+                f"so nobody would teach it.{nearest(named, self.teachers)}"
+            )
+        mark = self.teachers.index(named) if self.teachers and named is not None else 0
+        for role, rule in self.role_rows.items():
+            if not all(row.get(column) in _values(wanted) for column, wanted in rule.items()):
+                mark += _TEACHERS << self.roles.index(role)
+        return mark
+
+    def prepare(self, prepare: Callable, dataset: Any, args: Any, **kwargs: Any) -> Any:
+        """
+        Prepares a dataset as the trainer does, and marks its rows on the way.
+
+        Args:
+            prepare (`Callable`):
+                The trainer's own preparation, of `dataset`, `args` and `kwargs`.
+            dataset (`datasets.Dataset` or `datasets.IterableDataset`):
+                With the columns that say it.
+            args ([`~trl.SFTConfig`]):
+                The trainer's configuration.
+
+        Raises:
+            ValueError: If a row names a teacher that there is not, a rule names a column that there is not, or no row of a
+                training set is left to a role.
+        """
+        name = f"{kwargs['dataset_name']} dataset"
+        loaded = isinstance(dataset, Dataset)
+        training = kwargs["dataset_name"] == "train"
+        if not self or not self._says_something(next(iter(dataset), {}), name, training):
+            return prepare(dataset, args=args, **kwargs)
+        # First without truncation, packing and shuffling, then these alone: truncation may leave no label to be marked.
+        whole = copy.copy(args)
+        whole.max_length, whole.shuffle_dataset = None, False
+        tokenized = prepare(dataset, args=whole, **{**kwargs, "packing": False})
+        mark = partial(self._mark, where=name)
+        if not loaded:
+            return prepare(tokenized.map(mark), args=args, **kwargs)
+        self._look_through(tokenized, name, training)
+        marked_rows = tokenized.map(mark, with_indices=True, desc=f"Marking the rows of the {name}")
+        return prepare(marked_rows, args=args, **kwargs)
+
+    def _mark(self, row: dict[str, Any], index: int | None = None, *, where: str) -> dict[str, Any]:
+        place = where if index is None else f"{where}, row {index}"
+        return {"labels": marked(row["labels"], self.of(row, place))}
+
+    def _says_something(self, first: Mapping[str, Any], name: str, training: bool) -> bool:
+        """Whether rows have a column that says something; of a training set, all that are asked for must be there."""
+        asked = {TEACHER_COLUMN: "teachers"} if len(self.teachers) > 1 else {}
+        asked |= {column: f"role_rows[{role!r}]" for role, rule in self.role_rows.items() for column in rule}
+        missing = next((column for column in asked if column not in first), None)
+        if training and missing is not None:
+            raise ValueError(
+                f"{asked[missing]}: the {name} has no column {missing!r}, so all rows would be taken alike."
+                f"{nearest(missing, first)} Add the column, or leave the setting out."
+            )
+        return any(column in first for column in asked)
+
+    def _look_through(self, dataset: Dataset, name: str, training: bool) -> None:
+        columns = {TEACHER_COLUMN, *(column for rule in self.role_rows.values() for column in rule)}
+        rows = dataset.select_columns([column for column in dataset.column_names if column in columns])
+        marks = Counter(self.of(row, f"{name}, row {index}") for index, row in enumerate(rows))
+        if not training:
+            return
+        heard = {mark % _TEACHERS for mark in marks}
+        silent = [teacher for number, teacher in enumerate(self.teachers) if number not in heard]
+        if silent and len(self.teachers) > 1:
+            logger.warning(
+                "teachers: no row of the %s names %s, which teaches nothing there.", name, ", ".join(silent)
+            )
+        for role in self.role_rows:
+            off = _TEACHERS << self.roles.index(role)
+            if marks and all(mark & off for mark in marks):
+                raise ValueError(
+                    f"role_rows[{role!r}]: no row of the {name} fulfils {dict(self.role_rows[role])}, so the role would train "
+                    f"nothing. Correct the rule, or set {role}_weight=0."
+                )
+
+
+@dataclass
+class MarkCollator:
+    """
+    Takes the marks off the labels of what another data collator laid out.
+
+    Args:
+        inner (`Callable`):
+            The data collator.
+        keep (`bool`, *optional*, defaults to `True`):
+            Whether the batch holds them: `hf_ckt_routes` and `hf_ckt_switches`, each `(B, T)`.
+    """
+
+    inner: Callable[[list[dict[str, Any]]], dict[str, Any]]
+    keep: bool = True
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = self.inner(examples)
+        batch["labels"], marks = unmarked(batch["labels"])
+        if self.keep:
+            batch[ROUTES], batch[SWITCHES] = marks % _TEACHERS, marks // _TEACHERS
+        return batch
+
+
+def counts_for(switches: Tensor, role: str, roles: Sequence[str]) -> Tensor:
+    """Returns where a role counts, of the switches `(N,)` at some positions."""
+    return (switches >> roles.index(role)) & 1 == 0
+
+
+def _values(wanted: Any) -> Sequence[Any]:
+    return wanted if isinstance(wanted, (list, tuple)) else (wanted,)

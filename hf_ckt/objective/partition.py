@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which losses and metrics are computed at which positions: by the teacher that speaks there, and by whether noise was."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..kernels.signals import SignalPart, TeacherSignal, TopKSignal
+from ..kernels.tile_program import TileProgram
+from ..models.batch import Batch
+from ..views import LinearHead, NoisyStates, select_rows
+
+
+@dataclass
+class HiddenStates:
+    """
+    What the passes over a batch left: hidden states at the kept positions and heads, by view.
+
+    Args:
+        hidden (`dict[str, torch.Tensor]`):
+            `(N, D)` for `student` and `reference`.
+        heads (`dict[str, LinearHead]`):
+            The head of each of them, and of `noisy`.
+        noisy ([`~views.NoisyStates`]):
+            The student's reading of the perturbed input.
+        teacher (`tuple[SignalPart, ...]`, *optional*):
+            The teacher's reading, or that of several; see [`~views.signal_parts`].
+        rejected (`tuple[Batch, tuple[SignalPart, ...]]`, *optional*):
+            The teacher's reading of the rejected answers.
+        role_masks (`dict[str, torch.Tensor]`, *optional*):
+            By role, `(N,)`: False at the positions that it leaves out. A role that is not named counts everywhere.
+    """
+
+    hidden: dict[str, Tensor]
+    heads: dict[str, LinearHead]
+    noisy: NoisyStates
+    teacher: tuple[SignalPart, ...] = ()
+    rejected: tuple[Batch, tuple[SignalPart, ...]] | None = None
+    role_masks: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Part(NamedTuple):
+    """
+    Positions at which the same is computed.
+
+    Args:
+        program ([`~kernels.tile_program.TileProgram`]):
+            What is computed.
+        hidden (`dict[str, torch.Tensor]`), heads (`dict[str, LinearHead]`), given (`dict[str, TopKSignal]`):
+            States and heads by view, and what is known of a view in their place.
+        labels (`torch.Tensor` of shape `(M,)`):
+            Next-token ids.
+        token_weights (`dict[str, torch.Tensor]`):
+            By a loss's key, its factor at each position, `(M,)`.
+        teacher (`str`):
+            Name of the teacher that speaks there; empty where there is one alone, or none.
+    """
+
+    program: TileProgram
+    hidden: dict[str, Tensor]
+    heads: dict[str, LinearHead]
+    given: dict[str, TopKSignal]
+    labels: Tensor
+    token_weights: dict[str, Tensor]
+    teacher: str
+
+
+class Partition:
+    """
+    The losses and metrics of an objective, and which of them each position has what it takes for.
+
+    Args:
+        losses (`Sequence[tuple[str, TokenLoss]]`), metrics (`Sequence[tuple[str, TokenMetric]]`):
+            With their keys.
+    """
+
+    def __init__(self, losses: Sequence[tuple[str, Any]], metrics: Sequence[tuple[str, Any]] = ()):
+        self._losses, self._metrics = losses, metrics
+        self._programs: dict[frozenset[str], TileProgram] = {}
+        self.needs: frozenset[str] = self.program().needs
+
+    def program(self, *missing: str) -> TileProgram:
+        """Returns the losses and metrics that read none of certain views."""
+        key = frozenset(missing)
+        if key not in self._programs:
+            self._programs[key] = TileProgram(
+                [(name, loss) for name, loss in self._losses if not key & loss.needs],
+                [(name, metric) for name, metric in self._metrics if not key & metric.needs],
+            )
+        return self._programs[key]
+
+    def parts(self, states: HiddenStates, labels: Tensor) -> Iterator[Part]:
+        """
+        Yields the positions, each in one part at most: a position in none has nothing to be computed.
+
+        Args:
+            states ([`HiddenStates`]):
+                Of all N positions.
+            labels (`torch.Tensor` of shape `(N,)`):
+                Next-token ids.
+        """
+        noisy = states.noisy
+        # Of no position they may still be part of the graph, so that the backward runs wherever that of other ranks does.
+        connected = not noisy.states.requires_grad
+        for part, rows in self._speakers(states, labels):
+            for perturbed, chosen in _by_noise(noisy, rows, len(labels)):
+                connected = connected or perturbed
+                missing = [] if perturbed else ["noisy"]
+                yield self._part(states, labels, part, chosen, missing)
+        if not connected:
+            yield self._part(states, labels, None, torch.arange(0, device=labels.device), [])
+
+    def _speakers(self, states: HiddenStates, labels: Tensor) -> Iterator[tuple[SignalPart | None, Tensor | None]]:
+        """Yields each teacher with its positions, then those where none speaks; None: all."""
+        spoken = sum(len(part.positions) for part in states.teacher) if "teacher" in self.needs else 0
+        for part in states.teacher if spoken else ():
+            if len(part.positions) == len(labels):
+                yield part, None
+            elif len(part.positions):
+                yield part, part.positions.to(labels.device)
+        if not spoken:
+            # Of a batch in which nothing counts, one empty part keeps the student in the graph.
+            yield None, None
+        elif spoken < len(labels):
+            silent = torch.ones_like(labels, dtype=torch.bool)
+            for part in states.teacher:
+                silent[part.positions.to(labels.device)] = False
+            yield None, silent.nonzero().squeeze(1)
+
+    def _part(
+        self,
+        states: HiddenStates,
+        labels: Tensor,
+        speaker: SignalPart | None,
+        rows: Tensor | None,
+        missing: list[str],
+    ) -> Part:
+        hidden, heads, given = dict(states.hidden), dict(states.heads), {}
+        masks = states.role_masks
+        if speaker is None:
+            missing = [*missing, "teacher"]
+        if rows is not None:
+            hidden, labels = select_rows(hidden, rows), labels[rows]
+            masks = {role: mask[rows.to(mask.device)] for role, mask in masks.items()}
+        if "noisy" not in missing:
+            hidden["noisy"] = _rows_among(states.noisy.states, states.noisy.positions, rows)
+        if speaker is not None:
+            signal = speaker.signal
+            if rows is not None and len(rows) < len(speaker.positions):
+                signal = signal.select(_places(speaker.positions, rows))
+            if isinstance(signal, TeacherSignal):
+                hidden["teacher"], heads["teacher"] = signal
+            else:
+                given["teacher"] = signal
+        program = self.program(*missing)
+        keys = {name for name, _ in program.losses}
+        weights = {f"{role}_loss": mask.float() for role, mask in masks.items() if f"{role}_loss" in keys}
+        return Part(program, hidden, heads, given, labels, weights, "" if speaker is None else speaker.teacher)
+
+
+def _by_noise(noisy: NoisyStates, rows: Tensor | None, whole: int) -> Iterator[tuple[bool, Tensor | None]]:
+    """Yields whether positions were perturbed, and which: of some, or of all where `rows` is None."""
+    if len(noisy.positions) in (0, whole):
+        yield whole > 0 and len(noisy.positions) == whole, rows
+        return
+    perturbed = torch.zeros(whole, dtype=torch.bool, device=noisy.positions.device)
+    perturbed[noisy.positions] = True
+    rows = torch.arange(whole, device=perturbed.device) if rows is None else rows.to(perturbed.device)
+    for flag in (True, False):
+        chosen = rows[perturbed[rows] == flag]
+        if len(chosen):
+            yield flag, chosen
+
+
+def _places(among: Tensor, rows: Tensor) -> Tensor:
+    """Where certain positions stand in an ascending list that holds them."""
+    return torch.searchsorted(among, rows.to(among.device))
+
+
+def _rows_among(states: Tensor, positions: Tensor, rows: Tensor | None) -> Tensor:
+    """States at certain of the positions that they are of: as they are where those are all."""
+    if rows is None or len(rows) == len(positions):
+        return states
+    return states.index_select(0, _places(positions, rows))

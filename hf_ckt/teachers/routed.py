@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several teachers, each on its own rows."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+from ..kernels.signals import RoutedSignal, Signal, SignalPart, TeacherSignal, signal_parts
+from ..models.batch import Batch
+from .base import Teacher, TeacherSetup
+
+
+class RoutedTeacher(Teacher):
+    """
+    Lets each document hear the teacher that its row names: one that knows what to refuse for harmful prompts, say, and the
+    frozen base for all others, so that nothing moves where nothing should.
+
+    Each teacher reads its own documents only, under padding, padding-free batches and packing alike.
+
+    Source: this package's own; Furlanello et al. 2018, https://huggingface.co/papers/1805.04770, and You et al. 2017 mix
+    several teachers on every row.
+    Related: [`ModelTeacher`] and [`SelfTeacher`] teach on every row.
+
+    Args:
+        teachers (`Mapping[str, Teacher]`):
+            By the names that the column `teacher` gives; rows without one hear the first.
+        same_passes (`bool`, *optional*, defaults to `False`):
+            Whether a teacher without documents reads one that does not count: ranks that share sharded weights must make
+            the same passes.
+    """
+
+    def __init__(self, teachers: Mapping[str, Teacher], same_passes: bool = False):
+        self.teachers, self.same_passes = dict(teachers), same_passes
+        self.name = ", ".join(f"{name}: {teacher.name}" for name, teacher in self.teachers.items())
+        self.unknown = {index: token for teacher in self.teachers.values() for index, token in teacher.unknown.items()}
+        self.lossy = any(teacher.lossy for teacher in self.teachers.values())  # type: ignore[misc]
+
+    @classmethod
+    def load(cls, source: Any, setup: TeacherSetup) -> "RoutedTeacher":  # type: ignore[override]
+        """
+        Args:
+            source (`Mapping`):
+                From a name to what `teacher_model` takes.
+            setup ([`~teachers.base.TeacherSetup`]):
+                The run's.
+
+        Raises:
+            ValueError: If there is no teacher, or one is itself routed.
+        """
+        if not isinstance(source, Mapping) or not source:
+            raise ValueError(
+                f"teachers: must map names to teachers, got {source!r}, so no row could be given one. For example "
+                "{'safety': 'org/a-model', 'base': None}."
+            )
+        teachers = {str(name): setup.build(one) for name, one in source.items()}
+        for name, teacher in teachers.items():
+            if teacher.parts:
+                raise ValueError(
+                    f"teachers: {name!r} is itself several teachers, and a row names only one. List them all in one mapping."
+                )
+        sharded = getattr(setup.accelerator, "distributed_type", "NO") in ("FSDP", "DEEPSPEED")
+        return cls(teachers, same_passes=sharded)
+
+    def signal(self, batch: Batch, student: PreTrainedModel) -> RoutedSignal:
+        routes = torch.zeros_like(batch.kept) if batch.routes is None else batch.at_kept(batch.routes)
+        found = []
+        for number, (name, teacher) in enumerate(self.teachers.items()):
+            wanted = torch.zeros(batch.documents.count, dtype=torch.bool, device=routes.device)
+            wanted[batch.kept_documents[routes == number]] = True
+            own, positions = batch.of_documents(wanted)
+            found += [part._replace(teacher=name) for part in self._read(teacher, own, positions, batch, student)]
+        return RoutedSignal(tuple(found))
+
+    def _read(
+        self, teacher: Teacher, own: Batch, positions: torch.Tensor, batch: Batch, student: PreTrainedModel
+    ) -> list[SignalPart]:
+        if len(positions):
+            parts = signal_parts(teacher.signal(own, student), len(positions))
+            return [part._replace(positions=positions[part.positions.to(positions.device)]) for part in parts]
+        signal: Signal
+        if self.same_passes:
+            wanted = torch.zeros(batch.documents.count, dtype=torch.bool, device=positions.device)
+            wanted[batch.documents.index.flatten()[:1]] = True
+            passed, counted = batch.of_documents(wanted)
+            parts = signal_parts(teacher.signal(passed, student), len(counted))
+            return [SignalPart("", positions, part.signal.select(positions)) for part in parts]
+        if teacher.lossy:
+            return []
+        head = teacher.head(student)
+        signal = TeacherSignal(head.weight.new_zeros(0, head.weight.shape[1]), head)
+        return [SignalPart("", positions, signal)]
+
+    def place(self, accelerator: Accelerator) -> None:
+        for teacher in self.teachers.values():
+            teacher.place(accelerator)
+
+    def facts(self) -> dict[str, Any]:
+        return {"teachers": {name: teacher.facts() for name, teacher in self.teachers.items()}}
+
+    def collator(self, inner: Callable) -> Callable:
+        for teacher in self.teachers.values():
+            inner = teacher.collator(inner)
+        return inner
+
+    @property
+    def parts(self) -> dict[str, Teacher]:
+        return self.teachers
