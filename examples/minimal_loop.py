@@ -29,7 +29,7 @@ from hf_ckt.objective.candidates import Contrast, TeacherQueue
 from hf_ckt.objective.objective import Objective, Scale, Term
 from hf_ckt.objective.partition import HiddenStates
 from hf_ckt.objective.schedules import Schedule
-from hf_ckt.teachers.base import Teacher
+from hf_ckt.teachers.base import Teacher, TeacherSetup
 from hf_ckt.teachers.model import ModelTeacher
 from hf_ckt.teachers.self import SelfTeacher
 from hf_ckt.views import NoisyStates
@@ -56,7 +56,7 @@ def build_teacher(name: str | None, loading: dict[str, Any], tokenizer: Any) -> 
     if name is None:
         return SelfTeacher()
     # Raises where the two tokenizers differ: the teacher's probabilities would be those of other tokens.
-    return ModelTeacher.load(name, loading, student_tokenizer=tokenizer)
+    return ModelTeacher.load(name, TeacherSetup(tokenizer), init_kwargs=loading)
 
 
 def build_objective(losses: dict[str, tuple[str, float]], vocab_size: int) -> Objective:

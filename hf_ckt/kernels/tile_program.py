@@ -130,7 +130,8 @@ class TileProgram:
         total = (torch.stack(terms) * weights).sum() if terms else weights.sum()
         with torch.no_grad():
             metrics = [total_of(metric.per_token(tile)) for _, metric in self.metrics]
-        sums = torch.stack([value.detach().to(weights.dtype) for value in (*terms, *metrics)])
+        values = [value.detach().to(weights.dtype) for value in (*terms, *metrics)]
+        sums = torch.stack(values) if values else weights.new_zeros(0)
         return total, sums
 
     def differentiate(

@@ -218,6 +218,7 @@ class Objective:
                 compile=self.compiles,
             ).total
             for part in self._searched.parts(states, labels)
+            if part.program.losses
         )  # type: ignore[return-value]
 
     def _decide(self, states: HiddenStates, batch: Batch, scale: Scale, training: bool) -> None:

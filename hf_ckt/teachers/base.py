@@ -20,23 +20,23 @@ class TeacherSetup:
     What a run has when its teachers are loaded.
 
     Args:
-        student (`PreTrainedModel` or `PeftModel`):
-            The student, adapters around it.
-        causal_lm (`PreTrainedModel`):
-            The student's causal language model, unwrapped: what [`Teacher.signal`] is given.
         tokenizer (`PreTrainedTokenizerBase`):
             The student's.
-        accelerator (`Accelerator`):
+        student (`PreTrainedModel` or `PeftModel`, *optional*):
+            The student, adapters around it.
+        causal_lm (`PreTrainedModel`, *optional*):
+            The student's causal language model, unwrapped: what [`Teacher.signal`] is given.
+        accelerator (`Accelerator`, *optional*):
             Knows device and processes.
-        build (`Callable`):
+        build (`Callable`, *optional*):
             From what `teacher_model` takes to a teacher, for one that wraps others.
     """
 
-    student: Any
-    causal_lm: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    accelerator: Accelerator
-    build: "Callable[[Any], Teacher]"
+    student: Any = None
+    causal_lm: Any = None
+    accelerator: Any = None
+    build: "Callable[[Any], Teacher]" = None  # type: ignore[assignment]
 
 
 class Teacher(ABC):

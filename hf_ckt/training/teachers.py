@@ -46,7 +46,7 @@ def build_teacher(
         tokenizer=tokenizer,
         accelerator=accelerator,
     )
-    setup = TeacherSetup(student, causal_lm, tokenizer, accelerator, build)
+    setup = TeacherSetup(tokenizer, student, causal_lm, accelerator, build)
     if isinstance(given, Teacher):
         return given
     if given is None:

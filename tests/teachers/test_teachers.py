@@ -238,7 +238,7 @@ def test_every_process_loads_the_whole_teacher_onto_its_own_device(tiny_model_di
         return LlamaForCausalLM.from_pretrained(name)
 
     monkeypatch.setattr("hf_ckt.teachers.model.create_model_from_path", record)
-    setup = TeacherSetup(None, None, tiny_models.build_tokenizer(), None, None)
+    setup = TeacherSetup(tiny_models.build_tokenizer())
     ModelTeacher.load(str(tiny_model_dir), setup)
     assert "device_map" not in seen
     monkeypatch.setitem(PartialState._shared_state, "num_processes", 2)
