@@ -27,7 +27,7 @@ class HiddenStates:
         noisy ([`~views.NoisyStates`]):
             The student's reading of the perturbed input.
         teacher (`tuple[SignalPart, ...]`, *optional*):
-            The teacher's reading, or that of several; see [`~views.signal_parts`].
+            The teacher's reading, or that of several; see [`~kernels.signals.signal_parts`].
         rejected (`tuple[Batch, tuple[SignalPart, ...]]`, *optional*):
             The teacher's reading of the rejected answers.
         role_masks (`dict[str, torch.Tensor]`, *optional*):
