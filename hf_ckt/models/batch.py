@@ -198,7 +198,9 @@ class Batch:
             wanted (`torch.Tensor` of shape `(documents.count,)`):
                 True at the numbers of the documents.
         """
-        positions = wanted[self.kept_documents].nonzero().squeeze(1)
+        # Without the last token of a document, which is kept where a collator lets it predict the next one's first.
+        inside = self.documents.index.flatten()[self.kept + 1] == self.kept_documents
+        positions = (wanted[self.kept_documents] & inside).nonzero().squeeze(1)
         if self.documents.rows:
             batch = self.rows(wanted[: len(self.labels)].nonzero().squeeze(1))
         else:

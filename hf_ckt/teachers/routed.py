@@ -98,7 +98,11 @@ class RoutedTeacher(Teacher):
             teacher.place(accelerator)
 
     def facts(self) -> dict[str, Any]:
-        return {"teachers": {name: teacher.facts() for name, teacher in self.teachers.items()}}
+        # The order is a fact of its own: the first teaches rows that name none, and a queue's states lie side by side in it.
+        return {
+            "teachers": {name: teacher.facts() for name, teacher in self.teachers.items()},
+            "order": [*self.teachers],
+        }
 
     def collator(self, inner: Callable) -> Callable:
         for teacher in self.teachers.values():

@@ -101,7 +101,7 @@ class TrainingState:
         if self.teacher is None or "teacher" not in known:
             return
         # The same teacher may lie in another folder by now: all but its name tells it from another.
-        before, now = json.loads(known["teacher"]), self.teacher
+        before, now = json.loads(known["teacher"]), json.loads(json.dumps(self.teacher))
         if _without_names(before) == _without_names(now):
             return
         change = (
