@@ -69,7 +69,7 @@ class RoutedTeacher(Teacher):
         found = []
         for number, (name, teacher) in enumerate(self.teachers.items()):
             wanted = torch.zeros(batch.documents.count, dtype=torch.bool, device=routes.device)
-            wanted[batch.kept_documents[routes == number]] = True
+            wanted[batch.kept_documents[(routes == number) & batch.kept_inside]] = True
             own, positions = batch.of_documents(wanted)
             found += [part._replace(teacher=name) for part in self._read(teacher, own, positions, batch, student)]
         return RoutedSignal(tuple(found))
