@@ -44,15 +44,25 @@ def split_rejected(inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
     return plain, rejected or None
 
 
-def read_batch(inputs: dict[str, Any], marks: RowMarks) -> tuple[Batch, dict[str, Tensor]]:
+def read_batch(inputs: dict[str, Any], marks: RowMarks, only: str | None = None) -> tuple[Batch, dict[str, Tensor]]:
     """
     Takes what is no input of a model out of a collated batch.
+
+    Args:
+        inputs (`dict`):
+            The batch.
+        marks ([`~data.row_marks.RowMarks`]):
+            The run's.
+        only (`str`, *optional*):
+            A role: nothing is kept of rows that it leaves out.
 
     Returns:
         `tuple[Batch, dict[str, torch.Tensor]]`: the batch, and where the roles that leave rows out count, `(N,)` each.
     """
-    batch = Batch(inputs, inputs.pop("labels"), inputs.pop(ROUTES, None))
-    switches = inputs.pop(SWITCHES, None)
+    labels, routes, switches = inputs.pop("labels"), inputs.pop(ROUTES, None), inputs.pop(SWITCHES, None)
+    if only is not None and switches is not None:
+        labels = labels.masked_fill(~counts_for(switches, only, marks.roles), -100)
+    batch = Batch(inputs, labels, routes)
     if switches is None:
         return batch, {}
     kept = batch.at_kept(switches)

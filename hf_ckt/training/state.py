@@ -101,12 +101,13 @@ class TrainingState:
         if self.teacher is None or "teacher" not in known:
             return
         # The same teacher may lie in another folder by now: all but its name tells it from another.
-        before, now = json.loads(known["teacher"]), self.teacher
+        before, now = json.loads(known["teacher"]), json.loads(json.dumps(self.teacher))
         if _without_names(before) == _without_names(now):
             return
+        order = " or its place among several" if "teachers" in now else ""
         change = (
             f"resume_from_checkpoint: the checkpoint's teacher is {_said(before)}, and this run's is {_said(now)}, another one "
-            "by its weights"
+            f"by its weights{order}"
         )
         if queued:
             raise ValueError(

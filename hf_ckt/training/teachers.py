@@ -113,6 +113,7 @@ def load_teacher(trainer: Any, given: Any, model_settings: Mapping[str, Any]) ->
     Returns:
         `tuple[Teacher, dict[str, Any]]`: it, and what it is known by, as the main process knows it.
     """
+    trainer._marks.require_heard()
     teacher = build_teacher(
         given,
         student=trainer.model,

@@ -16,7 +16,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import SFTConfig, SFTTrainer
 
 from ..checkpoints import replace_file
-from ..data.row_marks import MarkCollator, RowMarks
+from ..data.row_marks import MarkCollator, RowMarks, below_marks
 from ..hub.run_card import run_card
 from ..models._upstream import checkpoints_reentrantly, get_config_model_id, uncompiled
 from ..models.token_map import embedding_rows
@@ -117,6 +117,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
                 given[dataset_name] = chosen_as_completion(given.get(dataset_name), dataset_name)
         self._sources = PromptSources()
         self._marks = RowMarks([*(teachers or {})], args.role_rows or {}, ROLES)  # type: ignore[arg-type]
+        self._marks.require_markable(args)
         self.objective: Objective | None = None
         self.teacher_name: str | None = None
         super().__init__(**given)
@@ -215,7 +216,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         return NoisyView(
             args.build_mixture(),
             prompts,
-            self.data_collator if rewrites else None,
+            below_marks(self.data_collator) if rewrites else None,
             fraction=args.consistency_fraction,
             every=args.consistency_every,
             batched=args.noisy_view_batched,
@@ -228,8 +229,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         prepare = partial(super()._prepare_dataset, processing_class=processing_class)
         names = list(inspect.signature(SFTTrainer._prepare_dataset).parameters)[4:]
         kwargs |= dict(zip(names, rest, strict=False))
-        if self._marks:
-            prepare = partial(self._marks.prepare, prepare)
+        prepare = partial(self._marks.prepare, prepare)
         if args.perturbs("text", "ids") and args.consistency_may_be_on:
             facts = {"required": args.perturbs("text"), "completion_only": bool(self.completion_only_loss)}
             prepare = partial(self._sources.prepare, prepare, **facts)
@@ -274,7 +274,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
             extra_passes=extra_passes,
             batch=batch,
             scale=scale,
-            rejected=None if rejected is None else read_batch(rejected, self._marks)[0],
+            rejected=None if rejected is None else read_batch(rejected, self._marks, "contrastive")[0],
             role_masks=role_masks,
             # The same noise for an example in whichever micro-batch of the step, and again after a resume.
             seed=(self.args.seed << 32) + (self.state.global_step if mode == "train" else 0),
