@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
+from ..discovery import part_name
 from ..kernels.signals import RoutedSignal, Signal, SignalPart, TeacherSignal, signal_parts
 from ..models.batch import Batch
 from .base import Teacher, TeacherSetup
@@ -98,7 +99,8 @@ class RoutedTeacher(Teacher):
             teacher.place(accelerator)
 
     def facts(self) -> dict[str, Any]:
-        return {"teachers": {name: teacher.facts() for name, teacher in self.teachers.items()}}
+        named = self.teachers.items()
+        return {"teachers": {name: {"kind": part_name(teacher), **teacher.facts()} for name, teacher in named}}
 
     def collator(self, inner: Callable) -> Callable:
         for teacher in self.teachers.values():
