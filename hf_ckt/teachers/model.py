@@ -12,7 +12,6 @@ from accelerate.utils import send_to_device
 from peft import AutoPeftModelForCausalLM, PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils.hub import extract_commit_hash
 from transformers.utils.peft_utils import find_adapter_config_file
 from trl.models import prepare_deepspeed, prepare_fsdp
 
@@ -26,6 +25,7 @@ from ..models._upstream import (
 )
 from ..models.backbone import frozen, read_head, run_backbone
 from ..models.batch import Batch
+from ..models.cached import find_commit
 from ..models.embedded import native_dtype
 from ..models.fingerprint import fingerprint
 from ..models.offload import OffloadedWeights, require_place
@@ -60,8 +60,6 @@ class ModelTeacher(Teacher):
             Where it stays; inputs are sent there and states come back. None: the training device.
         offload (`bool`, *optional*, defaults to `False`):
             Whether its weights are on the training device for the length of a pass only.
-        revision (`str`, *optional*):
-            The commit that an adapter was loaded from.
     """
 
     def __init__(
@@ -71,7 +69,6 @@ class ModelTeacher(Teacher):
         *,
         device: torch.device | str | None = None,
         offload: bool = False,
-        revision: str | None = None,
     ):
         self.unknown: dict[int, str] = {}
         """Tokens of the student's tokenizer that the teacher cannot read, by id."""
@@ -84,9 +81,9 @@ class ModelTeacher(Teacher):
         self.offload = offload
         self._offloaded: Callable[[], AbstractContextManager] = nullcontext
         self._near_head: LinearHead | None = None
-        self._revision = revision
+        self._revision: str | None = None
         self.model: Any = model.requires_grad_(False).eval()
-        self._adapter = str(model.active_peft_config.peft_type.value) if isinstance(model, PeftModel) else None
+        self._adapter = model.active_peft_config if isinstance(model, PeftModel) else None
         causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         self._causal_lm = causal_lm
         install_objective_forward(causal_lm)
@@ -147,7 +144,7 @@ class ModelTeacher(Teacher):
                 prompt learning or an adapter that is bound to a call of the whole model (X-LoRA, Poly).
             OSError: If the teacher's files cannot be had; the option is named beside the library's own words.
         """
-        model, student_tokenizer, commit = source, setup.tokenizer, None
+        model, student_tokenizer = source, setup.tokenizer
         if load_in_4bit or load_in_8bit:
             quantization_config = quantization_config or _short_config(load_in_4bit, load_in_8bit)
         if isinstance(quantization_config, Mapping) and "quant_method" not in quantization_config:
@@ -163,7 +160,7 @@ class ModelTeacher(Teacher):
                 # Left to its default, trl 1.16 spreads the model over all GPUs, in every process.
                 kwargs.setdefault("device_map", None)
             try:
-                model, tokenizer, commit = _load(model, kwargs, student_tokenizer, tokenizer)
+                model, tokenizer = _load(model, kwargs, student_tokenizer, tokenizer)
             except OSError as error:
                 # The libraries' messages leave out which of a run's models it was, some of them its name too.
                 raise OSError(f"teacher_model: {model!r} cannot be loaded ({error})") from error
@@ -199,9 +196,9 @@ class ModelTeacher(Teacher):
         padding = student_tokenizer.pad_token_id
         # Nothing attends to padding, yet its embedding is looked up.
         behind = {padding: 0} if padding in unknown and padding not in replaced else {}
-        teacher = cls(model, {**replaced, **behind}, device=device, offload=offload, revision=commit)
+        teacher = cls(model, {**replaced, **behind}, device=device, offload=offload)
         if isinstance(source, str):
-            teacher.name = source
+            teacher.name, teacher._revision = source, find_commit(source, kwargs.get("revision"))
         teacher.unknown = {index: token for index, token in unknown.items() if index not in replaced}
         return teacher
 
@@ -252,14 +249,19 @@ class ModelTeacher(Teacher):
 
     def facts(self) -> dict[str, Any]:
         config = self._causal_lm.config
-        commit = getattr(config, "_commit_hash", None)
-        found = {"name": self.name, "revision": commit, "weights": self.weights, "unquantized": self._unquantized}
+        found: dict[str, Any] = {
+            "name": self.name,
+            "revision": self._revision,
+            "weights": self.weights,
+            "unquantized": self._unquantized,
+        }
         quantization = quantization_name(getattr(config, "quantization_config", None))
         if quantization is not None:
             found["quantization"] = quantization
-        if self._adapter is not None:
-            base = {"name": get_config_model_id(config), "revision": commit}
-            found |= {"revision": self._revision, "adapter": self._adapter, "base": base}
+        if isinstance(self._adapter, PeftConfig):
+            base, revision = self._adapter.base_model_name_or_path, self._adapter.revision
+            found["adapter"] = str(getattr(self._adapter.peft_type, "value", self._adapter.peft_type))
+            found["base"] = {"name": base, "revision": find_commit(base or "", revision)}
         return found
 
 
@@ -297,20 +299,19 @@ def _load(
     kwargs: dict[str, Any],
     student_tokenizer: PreTrainedTokenizerBase,
     tokenizer: PreTrainedTokenizerBase | None,
-) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase | None, str | None]:
-    """Returns a model or adapter by its name, its tokenizer where there is one, and the commit of an adapter."""
+) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase | None]:
+    """Returns a model or adapter by its name, and its tokenizer where there is one."""
     revision = kwargs.get("revision")
-    adapter_file = find_adapter_config_file(name, revision=revision)
+    is_adapter = find_adapter_config_file(name, revision=revision) is not None
     tokenizer = tokenizer or _find_tokenizer(name, kwargs)
-    if tokenizer is None and adapter_file is not None:
+    if tokenizer is None and is_adapter:
         adapter = PeftConfig.from_pretrained(name, revision=revision)
         tokenizer = _find_tokenizer(adapter.base_model_name_or_path, {"revision": adapter.revision})
     # Checked before the weights are loaded: they may take minutes.
     _check_tokenizer(student_tokenizer, tokenizer, name)
-    if adapter_file is not None:
-        commit = extract_commit_hash(adapter_file, None)
-        return AutoPeftModelForCausalLM.from_pretrained(name, **kwargs), tokenizer, commit
-    return create_model_from_path(name, **kwargs), tokenizer, None
+    if is_adapter:
+        return AutoPeftModelForCausalLM.from_pretrained(name, **kwargs), tokenizer
+    return create_model_from_path(name, **kwargs), tokenizer
 
 
 def _find_tokenizer(name: str | None, kwargs: dict[str, Any]) -> PreTrainedTokenizerBase | None:
