@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 # What tells one teacher from another only where both sides know it: a folder has no commit, an older checkpoint no digits.
 _WHERE_KNOWN = ("revision", "unquantized", "base")
+# What changes the numbers of one teacher by rounding, or not at all.
+_PRECISION = ("quantization", "dtype", "revision")
 
 
 class Changes(NamedTuple):
@@ -16,7 +18,7 @@ class Changes(NamedTuple):
         others (`tuple[str, ...]`):
             Teachers that are other ones, in words.
         same (`tuple[str, ...]`):
-            Those that are the same ones in another precision or of another commit, in words.
+            Those that are the same ones in another precision, of another commit, or read from a cache, in words.
     """
 
     others: tuple[str, ...]
@@ -39,29 +41,41 @@ def compare_manifests(before: Mapping[str, Any], now: Mapping[str, Any]) -> Chan
     >>> compare_manifests(one, two).others
     ("the checkpoint's teacher is 'org/a' (a), and this run's is 'org/b' (b), another one by its weights",)
     """
-    if "teachers" in before and "teachers" in now:
-        then, today = before["teachers"], now["teachers"]
-        if then.keys() != today.keys():
-            return Changes(
-                (f"the checkpoint's teachers are {', '.join(then)}, and this run's are {', '.join(today)}",), ()
-            )
-        pairs = {f" {name!r}": (then[name], today[name]) for name in then}
-    else:
-        pairs = {"": (before, now)}
+    then, today = _members(before), _members(now)
+    if then.keys() != today.keys():
+        if "teachers" in before and "teachers" in now:
+            names = [", ".join(filter(None, one)) for one in (then, today)]
+            return Changes((f"the checkpoint's teachers are {names[0]}, and this run's are {names[1]}",), ())
+        return Changes((_another("", before, now, ["kind"]),), ())
     others, same = [], []
-    for name, (one, other) in pairs.items():
+    for name, one in then.items():
+        other, called = today[name], f" {name!r}" if name else ""
         changed = _changed(one, other)
-        if {"quantization", "revision"}.issuperset(changed):
+        if set(changed) <= {*_PRECISION, *(["kind"] if one.get("weights") else [])}:
             same += [
-                f"the teacher{name} has the {key} {_value(other.get(key))}, and the checkpoint's has {_value(one.get(key))}"
+                f"the teacher{called} has the {key} {_value(other.get(key))}, and the checkpoint's has {_value(one.get(key))}"
                 for key in changed
             ]
         else:
-            others.append(
-                f"the checkpoint's teacher{name} is {_said(one)}, and this run's is {_said(other)}, another one by its "
-                f"{', '.join(changed)}"
-            )
+            others.append(_another(called, one if name else before, other if name else now, changed))
     return Changes(tuple(others), tuple(same))
+
+
+def _members(facts: Mapping[str, Any], name: str = "") -> dict[str, dict[str, Any]]:
+    """All that is known, of each teacher that there is within another apart."""
+    found = {name: {key: value for key, value in facts.items() if key not in ("teachers", "teacher")}}
+    for member, one in facts.get("teachers", {}).items():
+        found |= _members(one, f"{name}, {member}" if name else member)
+    if "teacher" in facts:
+        found |= _members(facts["teacher"], f"{name}, within" if name else "within")
+    return found
+
+
+def _another(called: str, before: Mapping[str, Any], now: Mapping[str, Any], changed: list[str]) -> str:
+    return (
+        f"the checkpoint's teacher{called} is {_said(before)}, and this run's is {_said(now)}, another one by its "
+        f"{', '.join(changed)}"
+    )
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -89,6 +103,8 @@ def _nameless(facts: Any) -> Any:
 def _said(facts: Mapping[str, Any]) -> str:
     if "teachers" in facts:
         return ", ".join(f"{name}: {_said(one)}" for name, one in facts["teachers"].items())
+    if "teacher" in facts:
+        return f"{facts.get('kind')} of {_said(facts['teacher'])}"
     return f"{facts.get('name')!r} ({facts.get('weights') or 'no model'})"
 
 

@@ -116,7 +116,10 @@ def manifest(**members):
     ("now", "message"),
     [
         ({"base": {}, "safety": {"weights": "bb22", "name": "org/two"}}, "teacher 'safety' is 'org/one'.*its weights"),
-        ({"base": {"kind": "cache"}, "safety": {}}, "teacher 'base' is .*another one by its kind"),
+        (
+            {"base": {"kind": "self", "weights": None}, "safety": {}},
+            "teacher 'base' is .*another one by its weights, kind",
+        ),
         ({"base": {}, "safety": {"adapter": "LORA"}}, "teacher 'safety' is .*another one by its adapter"),
         ({"base": {}, "guard": {}}, "teachers are base, safety, and this run's are base, guard"),
         ({"base": {}}, "teachers are base, safety, and this run's are base"),
@@ -136,6 +139,7 @@ def test_which_of_several_teachers_is_another_is_said(now, message, tmp_path):
     [
         ({"quantization": "nf4", "weights": "ff44"}, "the teacher 'safety' has the quantization nf4, .* none"),
         ({"revision": "2" * 40}, "the teacher 'safety' has the revision 2222"),
+        ({"kind": "cache", "dtype": "bfloat16"}, "the teacher 'safety' has the (kind cache|dtype bfloat16)"),
         ({"revision": None, "name": "/disk/one", "base": {"name": "b", "revision": None}}, None),
     ],
 )
@@ -146,7 +150,28 @@ def test_the_same_teacher_otherwise_held_is_worth_a_line(change, said, tmp_path,
     with caplog.at_level(logging.WARNING):
         restored.restore(str(tmp_path), 0)
     assert torch.equal(restored.contrast.queue.states, torch.ones(4, 3))
-    assert len(caplog.messages) == bool(said) and all(re.search(said, message) for message in caplog.messages)
+    assert len(caplog.messages) == bool(said)
+    assert all(re.search(said, message) for message in caplog.messages)
+
+
+def test_a_teacher_within_another_is_compared_too(tmp_path):
+    """Behind a context of its own another model would pass for the same."""
+    inner = manifest(one={})["teachers"]["one"]
+    whole = {"kind": "privileged_context", "name": "a", "context": "ab12", "teacher": inner}
+    state(states=torch.ones(4, 3), teacher=whole).save(str(tmp_path), 0)
+    state(teacher={**whole, "teacher": {**inner, "quantization": "nf4"}}).restore(str(tmp_path), 0)
+    with pytest.raises(ValueError, match=r"teacher 'within' is 'org/one' .*by its weights"):
+        state(teacher={**whole, "teacher": {**inner, "weights": "bb22"}}).restore(str(tmp_path), 0)
+    with pytest.raises(ValueError, match=r"privileged_context of 'org/one' .*by its context"):
+        state(teacher={**whole, "context": "cd34"}).restore(str(tmp_path), 0)
+
+
+def test_teachers_in_another_order_are_others(tmp_path):
+    """Rows that name none hear the first."""
+    before = {**manifest(one={}, two={}), "order": ["one", "two"]}
+    state(states=torch.ones(4, 3), teacher=before).save(str(tmp_path), 0)
+    with pytest.raises(ValueError, match="another one by its order"):
+        state(teacher={**manifest(two={}, one={}), "order": ["two", "one"]}).restore(str(tmp_path), 0)
 
 
 def test_a_teacher_in_other_bits_with_other_weights_is_another(tmp_path):
