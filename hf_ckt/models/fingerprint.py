@@ -9,7 +9,7 @@ import torch
 _SAMPLE = 64
 
 
-def fingerprint(model: torch.nn.Module) -> str:
+def fingerprint(model: torch.nn.Module, *, quantizable: bool = True) -> str:
     """
     Returns 16 hexadecimal digits that differ between two models which differ in a parameter's shape or sampled values.
 
@@ -20,6 +20,9 @@ def fingerprint(model: torch.nn.Module) -> str:
     Args:
         model (`torch.nn.Module`):
             Before it is sharded; of a tensor that is split over devices, the shape alone counts.
+        quantizable (`bool`, *optional*, defaults to `True`):
+            Whether matrices count that a quantization would replace. Without them a model has the same digits whether it is
+            loaded quantized or not: embeddings, norms and LoRA's factors are left.
 
     Example:
 
@@ -27,8 +30,11 @@ def fingerprint(model: torch.nn.Module) -> str:
     False
     """
     digest, samples = hashlib.blake2b(digest_size=8), []
+    tables = {id(one.weight) for one in model.modules() if isinstance(one, torch.nn.Embedding)}
     for name, parameter in model.named_parameters():
         if not parameter.is_floating_point() or parameter.is_meta:
+            continue
+        if not quantizable and parameter.ndim > 1 and id(parameter) not in tables and "lora_" not in name:
             continue
         digest.update(f"{name} {tuple(parameter.shape)}\n".encode())
         if hasattr(parameter, "full_tensor"):

@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
+from ..discovery import part_name
 from ..kernels.signals import RoutedSignal, Signal, SignalPart, TeacherSignal, signal_parts
 from ..models.batch import Batch
 from .base import Teacher, TeacherSetup
@@ -98,9 +99,10 @@ class RoutedTeacher(Teacher):
             teacher.place(accelerator)
 
     def facts(self) -> dict[str, Any]:
+        named = self.teachers.items()
         # The order is a fact of its own: the first teaches rows that name none, and a queue's states lie side by side in it.
         return {
-            "teachers": {name: teacher.facts() for name, teacher in self.teachers.items()},
+            "teachers": {name: {"kind": part_name(teacher), **teacher.facts()} for name, teacher in named},
             "order": [*self.teachers],
         }
 
