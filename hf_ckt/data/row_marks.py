@@ -18,7 +18,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from ..checks import nearest
+from ..checks import nearest, require_known
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,32 @@ def unmarked(labels: Tensor) -> tuple[Tensor, Tensor]:
     """Returns labels as they were, and the mark at each that counts: 0 where there is none."""
     counts = labels >= 0
     return torch.where(counts, labels % _STRIDE, labels), torch.where(counts, labels // _STRIDE, 0)
+
+
+def require_row_rules(rules: Mapping[str, Any], roles: Sequence[str], without_rows: Mapping[str, str]) -> None:
+    """
+    Raises ValueError where rules of which rows a role counts on cannot be followed.
+
+    Args:
+        rules (`Mapping[str, Any]`):
+            By role, see [`RowMarks`].
+        roles (`Sequence[str]`):
+            All roles.
+        without_rows (`Mapping[str, str]`):
+            Roles whose loss reads no row, each with that loss's name.
+    """
+    for role, rule in rules.items():
+        require_known("role_rows", role, roles)
+        if not isinstance(rule, dict) or not rule:
+            raise ValueError(
+                f"role_rows[{role!r}]: must name columns and the values that count, such as {{'teacher': 'base'}}, got "
+                f"{rule!r}, so no row could be chosen."
+            )
+        if role in without_rows:
+            raise ValueError(
+                f"role_rows[{role!r}]: {without_rows[role]} is a penalty on parameters and reads no row, so the rule would "
+                f"be ignored. Use {role}_loss='reference_kl', or leave the rule out."
+            )
 
 
 @dataclass

@@ -7,11 +7,13 @@ from functools import partial
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..checks import nearest
 from ..discovery import load_part, part_name, part_names
 from ..teachers.base import Teacher, TeacherSetup
+from ..teachers.self import SelfTeacher
 
 
 def build_teacher(
@@ -69,6 +71,38 @@ def build_teacher(
                 f"Its settings are {', '.join(known) or 'none'}."
             )
     return kind.load(given[kinds[0]], setup, **settings)
+
+
+def load_teacher(trainer: Any, given: Any, model_settings: Mapping[str, Any]) -> tuple[Teacher, dict[str, Any]]:
+    """
+    Loads the teacher of a run and places it beside the student.
+
+    Args:
+        trainer ([`~training.trainer.ContrastiveRobustTrainer`]):
+            Its objective is built.
+        given (`Any`), model_settings (`Mapping[str, Any]`):
+            See [`build_teacher`].
+
+    Returns:
+        `tuple[Teacher, dict[str, Any]]`: it, and what it is known by, as the main process knows it.
+    """
+    teacher = build_teacher(
+        given,
+        student=trainer.model,
+        causal_lm=trainer._causal_lm,
+        tokenizer=trainer._tokenizer,
+        accelerator=trainer.accelerator,
+        model_settings=model_settings,
+    )
+    require_fitting(teacher, trainer.objective.terms)
+    known = broadcast_object_list([facts_of(teacher)])[0]
+    teacher.place(trainer.accelerator)
+    return teacher, known
+
+
+def reference_beside(teacher: Teacher | None) -> Teacher:
+    """Returns what reads the student's base: the teacher itself where it does, and its pass is shared."""
+    return teacher if isinstance(teacher, SelfTeacher) else SelfTeacher()
 
 
 def facts_of(teacher: Teacher) -> dict[str, Any]:
