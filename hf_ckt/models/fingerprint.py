@@ -2,8 +2,10 @@
 """Telling one model from another by its weights, without reading all of them."""
 
 import hashlib
+from collections.abc import Iterable
 
 import torch
+from torch import Tensor
 
 # Elements of each parameter that are looked at, evenly spaced.
 _SAMPLE = 64
@@ -26,8 +28,13 @@ def fingerprint(model: torch.nn.Module) -> str:
     >>> fingerprint(torch.nn.Linear(2, 1)) == fingerprint(torch.nn.Linear(3, 1))
     False
     """
+    return fingerprint_of(model.named_parameters())
+
+
+def fingerprint_of(parameters: Iterable[tuple[str, Tensor]]) -> str:
+    """Returns what [`fingerprint`] does, of some of a model's parameters with their names."""
     digest, samples = hashlib.blake2b(digest_size=8), []
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters:
         if not parameter.is_floating_point() or parameter.is_meta:
             continue
         digest.update(f"{name} {tuple(parameter.shape)}\n".encode())
