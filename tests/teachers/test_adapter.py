@@ -9,9 +9,10 @@ import pytest
 import torch
 from peft import IA3Config, PeftModel, PromptTuningConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file
+from transformers import BitsAndBytesConfig
 
 from hf_ckt.losses.adapter_l2 import AdapterL2Loss
-from hf_ckt.models._upstream import adapters_in_force, adapters_switched
+from hf_ckt.models._upstream import adapters_in_force, adapters_switched, keep_4bit_differentiable
 from hf_ckt.models.frozen_base import why_no_frozen_base
 from hf_ckt.teachers.self import SelfTeacher
 from tests import tiny_models
@@ -198,6 +199,58 @@ def test_two_adapters_and_the_base_teach_their_own_rows(tiny_model_dir, tmp_path
     assert one != two
     # Told by its weights, under whatever name it stands in the student.
     assert teacher_on(trainer, {"adapter": str(folders[0]), "adapter_name": "mine"}).facts()["weights"] == one
+
+
+BITS = {
+    "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+    "int8": {"load_in_8bit": True},
+}
+
+
+@pytest.mark.parametrize("bits", list(BITS))
+def test_adapter_teacher_shares_a_quantized_backbone(bits, tmp_path):
+    """Layers that only the teacher adapts are wrapped after the quantization; a pass in eval mode must not repack them."""
+    base = tiny_models.save_tiny_llama(tmp_path / "wide", hidden_size=64)  # bitsandbytes quantizes in blocks of 64
+    adapter = save_adapter(base, tmp_path / "adapter", lora(r=2))
+    config = BitsAndBytesConfig(**BITS[bits])
+    given = {
+        "quantization_config": config,
+        "peft_config": lora(target_modules=["q_proj", "down_proj"]),
+        "teacher_model": {"adapter": str(adapter)},
+    }
+    trainer = build(tmp_path / "run", base, given=given, learning_rate=0.1, **DISTIL)
+    quantized = [m for m in trainer.model.modules() if "4bit" in type(m).__name__ or "8bit" in type(m).__name__]
+    assert len([m for m in quantized if NAME in getattr(m, "lora_A", {})]) > len(
+        [m for m in quantized if "default" in getattr(m, "lora_A", {})]
+    )
+    batch = batch_of(trainer)
+    reference = PeftModel.from_pretrained(load(base, quantization_config=config), adapter)
+    keep_4bit_differentiable(reference)  # so that both multiply by the same rounding
+    expected = dense(reference, batch)
+    teacher = trainer._extra_passes.teacher
+    found = logits_of(teacher.signal(batch, trainer._causal_lm))
+    torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
+    frozen = {name: value.clone() for name, value in trainer.model.state_dict().items() if f".{NAME}." in name}
+    before = trained(trainer)
+    run(trainer)
+    after = trained(trainer)
+    assert all(not torch.equal(value, after[name]) for name, value in before.items())
+    state = trainer.model.state_dict()
+    assert frozen and all(torch.equal(value, state[name]) for name, value in frozen.items())
+    assert torch.isfinite(torch.tensor([step["distillation_loss"] for step in steps(trainer)])).all()
+    torch.testing.assert_close(logits_of(teacher.signal(batch, trainer._causal_lm)), found, rtol=1e-2, atol=1e-2)
+
+
+def test_compiled_backbone_reads_each_adapter(tiny_model_dir, tmp_path):
+    """What was compiled for one adapter, taken for the other, is the student as its own teacher."""
+    adapter = save_adapter(tiny_model_dir, tmp_path / "adapter")
+    trainer = student_with(adapter, tiny_model_dir, tmp_path, torch_compile=True, torch_compile_backend="eager")
+    batch = batch_of(trainer)
+    found = logits_of(trainer._extra_passes.teacher.signal(batch, trainer._causal_lm))
+    base = logits_of(SelfTeacher().signal(batch, trainer._causal_lm))
+    torch.testing.assert_close(found, dense(alone(tiny_model_dir, adapter), batch), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(base, dense(load(tiny_model_dir), batch), rtol=1e-5, atol=1e-5)
+    assert len(trainer._causal_lm._hf_ckt_compiled_passes.programs) == 2
 
 
 def other_base(tmp_path):
