@@ -181,9 +181,9 @@ class TeacherContexts:
                 f"{_KIND}: prompts of the {name} are trained on like answers, and the teacher reads other ones, so there would be "
                 f"nothing to compare. Set {option}=True."
             )
-        if kwargs["dataset_name"] != "train" or any(text is not None for text in self.system_prompts.values()):
-            return
-        require_columns("train", columns, [PROMPT_COLUMN], _KIND, "give teacher_system_prompt")
+        if all(text is None for text in self.system_prompts.values()):
+            # Of an evaluation too: its losses would be those of another teacher.
+            require_columns(kwargs["dataset_name"], columns, [PROMPT_COLUMN], _KIND, "give teacher_system_prompt")
 
     def _changed(self, row: dict[str, Any], *, key: str, where: str) -> dict[str, Any]:
         """A row with the prompt that its teacher reads."""
