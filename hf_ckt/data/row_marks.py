@@ -101,6 +101,12 @@ class RowMarks:
     def __bool__(self) -> bool:
         return len(self.teachers) > 1 or bool(self.role_rows)
 
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns that are read, each with the setting that asks for it."""
+        asked = {TEACHER_COLUMN: "teachers"} if len(self.teachers) > 1 else {}
+        return asked | {column: f"role_rows[{role!r}]" for role, rule in self.role_rows.items() for column in rule}
+
     def of(self, row: Mapping[str, Any], where: str) -> int:
         """Returns a row's mark."""
         named = row.get(TEACHER_COLUMN)
@@ -134,7 +140,7 @@ class RowMarks:
         name = f"{kwargs['dataset_name']} dataset"
         loaded = isinstance(dataset, Dataset)
         training = kwargs["dataset_name"] == "train"
-        if not self or not self._says_something(next(iter(dataset), {}), name, training):
+        if not self or not self.says_something(next(iter(dataset), {}), name, training):
             return prepare(dataset, args=args, **kwargs)
         # First without truncation, packing and shuffling, then these alone: truncation may leave no label to be marked.
         whole = copy.copy(args)
@@ -151,10 +157,22 @@ class RowMarks:
         place = where if index is None else f"{where}, row {index}"
         return {"labels": marked(row["labels"], self.of(row, place))}
 
-    def _says_something(self, first: Mapping[str, Any], name: str, training: bool) -> bool:
-        """Whether rows have a column that says something; of a training set, all that are asked for must be there."""
-        asked = {TEACHER_COLUMN: "teachers"} if len(self.teachers) > 1 else {}
-        asked |= {column: f"role_rows[{role!r}]" for role, rule in self.role_rows.items() for column in rule}
+    def says_something(self, first: Mapping[str, Any], name: str, training: bool) -> bool:
+        """
+        Returns whether rows have a column that says something.
+
+        Args:
+            first (`Mapping[str, Any]`):
+                One of the rows.
+            name (`str`):
+                What the dataset is called in messages.
+            training (`bool`):
+                Whether all that is asked for must be there.
+
+        Raises:
+            ValueError: If a column is missing from a training set.
+        """
+        asked = self.columns
         missing = next((column for column in asked if column not in first), None)
         if training and missing is not None:
             raise ValueError(

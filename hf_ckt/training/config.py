@@ -159,8 +159,8 @@ class ContrastiveRobustConfig(PerturbationConfig, SFTConfig):
 
     role_rows: dict[str, Any] | str | None = setting(
         "Rows that a role counts on, by role: a column of the dataset to a value or a list of values, e.g. "
-        "{'regularization': {'teacher': 'base'}, 'task': {'source': ['human', 'expert']}}. A role that is not named counts on "
-        "every row. What is divided by stays the number of all tokens."
+        "{'regularization': {'teacher': 'base'}, 'task': {'source': ['human', 'expert']}}. None, and a "
+        "role that is not named: every row counts. What is divided by stays the number of all tokens."
     )
     schedule_warmup_ratio: float = setting("Share of training that 'warmup' schedules take, in (0, 1].", 0.1)
     loss_settings: dict[str, Any] | str | None = setting(
