@@ -43,6 +43,11 @@ def marked(labels: Sequence[int], mark: int) -> list[int]:
     return [label if label == -100 else label % _STRIDE + mark * _STRIDE for label in labels]
 
 
+def unmarked_list(labels: Sequence[int]) -> list[int]:
+    """Returns labels as they were, those that count without their marks."""
+    return [label if label == -100 else label % _STRIDE for label in labels]
+
+
 def unmarked(labels: Tensor) -> tuple[Tensor, Tensor]:
     """Returns labels as they were, and the mark at each that counts: 0 where there is none."""
     counts = labels >= 0

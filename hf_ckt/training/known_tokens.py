@@ -9,9 +9,10 @@ import torch
 from datasets import Dataset
 
 from ..models.token_map import embedding_rows, unknown_tokens
-from .collator import PREFIX
+from .collator import CONTEXT_PREFIX, PREFIX
 
 _SHOWN = 3
+_PREFIXES = ("", PREFIX, CONTEXT_PREFIX)
 
 
 @dataclass
@@ -59,7 +60,7 @@ class KnownTokens:
                 self.check({f"{name}[{key!r}]": value for key, value in dataset.items()})
             elif isinstance(dataset, Dataset):
                 found = {
-                    index for prefix in ("", PREFIX) for index in _ids_of(dataset, prefix) if index in self.unknown
+                    index for prefix in _PREFIXES for index in _ids_of(dataset, prefix) if index in self.unknown
                 }
                 if found:
                     self.refuse(found, name)

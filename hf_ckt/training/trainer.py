@@ -37,7 +37,8 @@ from .preferences import REJECTED_COLUMNS, chosen_as_completion, with_rejected
 from .resolution import require_safe_noisy_view, resolve_schedules
 from .resuming import ResumableTrainer
 from .state import TrainingState
-from .teachers import load_teacher, reference_beside, require_one_way
+from .teacher_context import TeacherContexts
+from .teachers import load_teacher, reference_beside, require_one_way, warn_unread
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +116,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         if args.contrastive_rejected:
             for dataset_name in ("train_dataset", "eval_dataset"):
                 given[dataset_name] = chosen_as_completion(given.get(dataset_name), dataset_name)
+        self._contexts = TeacherContexts.of_run(args, teacher_model, teachers, given.get("train_dataset"))
         self._sources = PromptSources()
         self._marks = RowMarks([*(teachers or {})], args.role_rows or {}, ROLES)  # type: ignore[arg-type]
         self._marks.require_markable(args)
@@ -138,10 +140,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
             }
             self._set_objective(schedules, teacher_model if teachers is None else {"routed": teachers}, settings)
         if teacher_given and self.teacher_name is None:
-            logger.warning(
-                "teacher_model: no term of this run reads a teacher, so it is not loaded and teaches nothing. Give "
-                "distillation_weight or contrastive_weight a value above 0, or leave teacher_model out."
-            )
+            warn_unread()
 
     def _set_objective(self, schedules: dict[str, Any], teacher_model: Any, model_settings: dict[str, Any]) -> None:
         args = self.args
@@ -168,7 +167,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         self._extra_passes = ExtraPasses(teacher, reference, noisy)
         self.data_collator = require_known_tokens(self, {} if teacher is None else teacher.unknown)
         if teacher is not None:
-            self.data_collator = teacher.collator(self.data_collator)
+            self.data_collator = self._contexts.collator(teacher.collator(self.data_collator))
             self.teacher_name = teacher.name
         if args.contrastive_rejected and "contrastive" in terms:
             self.data_collator = RejectedCollator(self.data_collator)
@@ -226,13 +225,15 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         )
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, *rest: Any, **kwargs: Any) -> Any:
-        prepare = partial(super()._prepare_dataset, processing_class=processing_class)
+        tokenize = prepare = partial(super()._prepare_dataset, processing_class=processing_class)
         names = list(inspect.signature(SFTTrainer._prepare_dataset).parameters)[4:]
         kwargs |= dict(zip(names, rest, strict=False))
         prepare = partial(self._marks.prepare, prepare)
         if args.perturbs("text", "ids") and args.consistency_may_be_on:
             facts = {"required": args.perturbs("text"), "completion_only": bool(self.completion_only_loss)}
             prepare = partial(self._sources.prepare, prepare, **facts)
+        if self._contexts:
+            prepare = partial(self._contexts.prepare, prepare, tokenize)
         if args.contrastive_rejected:
             return with_rejected(dataset, partial(prepare, args=args, **kwargs), kwargs["dataset_name"])
         return prepare(dataset, args=args, **kwargs)
@@ -240,8 +241,8 @@ class ContrastiveRobustTrainer(ResumableTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         columns: Any = self._signature_columns
-        if self.args.contrastive_rejected:
-            self._signature_columns = list(dict.fromkeys([*columns, *REJECTED_COLUMNS]))  # type: ignore[assignment]
+        beside = [*(REJECTED_COLUMNS if self.args.contrastive_rejected else ()), *self._contexts.columns]
+        self._signature_columns = list(dict.fromkeys([*columns, *beside]))  # type: ignore[assignment]
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
