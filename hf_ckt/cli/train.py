@@ -3,7 +3,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -68,6 +68,21 @@ class TeacherArguments:
 
 def run(argv: list[str]) -> int:
     """Parses the options, trains, saves, and pushes if asked to."""
+    with_run(argv, _train)
+    return 0
+
+
+def with_run(argv: list[str], work: Callable[..., None]) -> None:
+    """
+    Calls what is to be done with the run that options and run file describe; of an error, it is said how a shell names what
+    it names.
+
+    Args:
+        argv (`list[str]`):
+            The options.
+        work (`Callable`):
+            Takes the arguments of [`build_trainer`].
+    """
     from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
 
     from ..training.config import ContrastiveRobustConfig
@@ -75,7 +90,7 @@ def run(argv: list[str]) -> int:
 
     kinds: Any = (ScriptArguments, ContrastiveRobustConfig, ModelConfig, DatasetMixtureConfig, TeacherArguments)
     try:
-        _train(*TrainParser(kinds, own_fields(ContrastiveRobustConfig, TeacherArguments)).read(argv))
+        work(*TrainParser(kinds, own_fields(ContrastiveRobustConfig, TeacherArguments)).read(argv))
     except Exception as error:
         text = str(error)
         said = [
@@ -86,16 +101,16 @@ def run(argv: list[str]) -> int:
         if said:
             error.add_note(f"In a shell, {', and '.join(said)}.")
         raise
-    return 0
 
 
-def _train(
+def build_trainer(
     script: "ScriptArguments",
     args: "ContrastiveRobustConfig",
     model: "ModelConfig",
     mixture: "DatasetMixtureConfig",
     teacher: TeacherArguments,
-) -> None:
+) -> Any:
+    """Returns the trainer of a run, its data looked through; raises where something is wrong with what was given."""
     # Whatever can be wrong with the input is found before a model is loaded.
     if model.model_name_or_path is None:
         raise ValueError("model_name_or_path: is missing, and there is nothing to train without it.")
@@ -112,7 +127,6 @@ def _train(
     from jinja2 import TemplateError
     from trl import get_peft_config, get_quantization_config
 
-    from ..models._upstream import end_training
     from ..training.trainer import ContrastiveRobustTrainer
 
     shared = {"attn_implementation": model.attn_implementation, "dtype": model.dtype}
@@ -153,6 +167,19 @@ def _train(
             error.add_note(f"What was to be loaded is model_name_or_path, {model.model_name_or_path!r}.")
         raise
     _require_fitting(trainer)
+    return trainer
+
+
+def _train(
+    script: "ScriptArguments",
+    args: "ContrastiveRobustConfig",
+    model: "ModelConfig",
+    mixture: "DatasetMixtureConfig",
+    teacher: TeacherArguments,
+) -> None:
+    from ..models._upstream import end_training
+
+    trainer = build_trainer(script, args, model, mixture, teacher)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
 
     # A folder of this machine says nothing to a reader of the card, and may say more than its owner wants.

@@ -9,7 +9,7 @@ import torch
 _SAMPLE = 64
 
 
-def fingerprint(model: torch.nn.Module) -> str:
+def fingerprint(model: torch.nn.Module, *, frozen_only: bool = False) -> str:
     """
     Returns 16 hexadecimal digits that differ between two models which differ in a parameter's shape or sampled values.
 
@@ -20,6 +20,8 @@ def fingerprint(model: torch.nn.Module) -> str:
     Args:
         model (`torch.nn.Module`):
             Before it is sharded; of a tensor that is split over devices, the shape alone counts.
+        frozen_only (`bool`, *optional*, defaults to `False`):
+            Whether what trains is left out: the base below an adapter.
 
     Example:
 
@@ -28,7 +30,7 @@ def fingerprint(model: torch.nn.Module) -> str:
     """
     digest, samples = hashlib.blake2b(digest_size=8), []
     for name, parameter in model.named_parameters():
-        if not parameter.is_floating_point() or parameter.is_meta:
+        if not parameter.is_floating_point() or parameter.is_meta or (frozen_only and parameter.requires_grad):
             continue
         digest.update(f"{name} {tuple(parameter.shape)}\n".encode())
         if hasattr(parameter, "full_tensor"):

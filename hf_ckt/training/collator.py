@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..data.row_marks import ROUTES, SWITCHES, RowMarks, counts_for
-from ..models.batch import Batch
+from ..data.row_marks import SWITCHES, RowMarks, counts_for
+from ..models.batch import ROUTES, STORED, Batch
 
 PREFIX = "rejected_"
 
@@ -51,7 +51,8 @@ def read_batch(inputs: dict[str, Any], marks: RowMarks) -> tuple[Batch, dict[str
     Returns:
         `tuple[Batch, dict[str, torch.Tensor]]`: the batch, and where the roles that leave rows out count, `(N,)` each.
     """
-    batch = Batch(inputs, inputs.pop("labels"), inputs.pop(ROUTES, None))
+    stored = {name.removeprefix(STORED): inputs.pop(name) for name in list(inputs) if name.startswith(STORED)}
+    batch = Batch(inputs, inputs.pop("labels"), inputs.pop(ROUTES, None), stored=stored)
     switches = inputs.pop(SWITCHES, None)
     if switches is None:
         return batch, {}

@@ -183,6 +183,10 @@ class ContrastiveRobustConfig(PerturbationConfig, SFTConfig):
         "Keyword arguments for loading a teacher given by name, as model_init_kwargs for the student. dtype must be a "
         "string."
     )
+    teacher_cache: str | None = setting(
+        "Folder that `hf-ckt cache-teacher` wrote: what the teachers said is read from it, and none is loaded. None: they "
+        "run in each step."
+    )
     teacher_token_map: dict[str, Any] | str | None = setting(
         "What the teacher reads in place of tokens that it does not have (those of a cloned chat template, say), from a "
         "token or id of the student's to one that both have, e.g. {'<|im_end|>': '</s>'}. None: data with such a token "

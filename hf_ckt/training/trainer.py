@@ -38,6 +38,7 @@ from .preferences import REJECTED_COLUMNS, chosen_as_completion, with_rejected
 from .resolution import require_safe_noisy_view, resolve_schedules
 from .resuming import ResumableTrainer
 from .state import TrainingState
+from .stored_rows import cached_teachers, require_stored
 from .teachers import build_teacher, facts_of, require_fitting, require_one_way
 
 logger = logging.getLogger(__name__)
@@ -110,14 +111,16 @@ class ContrastiveRobustTrainer(ResumableTrainer):
             args = ContrastiveRobustConfig(f"{name.split('/')[-1]}-CKT")
         teacher_given = teacher_model is not None or teachers is not None
         given["args"] = args = ContrastiveRobustConfig.from_arguments(args, teacher_given=teacher_given)
+        teacher_given = teacher_given or args.teacher_cache is not None
         require_one_way(teacher_model, teachers)
+        teacher_model, teachers, names = cached_teachers(args.teacher_cache, teacher_model, teachers)
         for one in (teacher_model, *(teachers or {}).values()):
             require_separate_models(model, one)
         if args.contrastive_rejected:
             for dataset_name in ("train_dataset", "eval_dataset"):
                 given[dataset_name] = chosen_as_completion(given.get(dataset_name), dataset_name)
         self._sources = PromptSources()
-        self._marks = RowMarks([*(teachers or {})], args.role_rows or {}, ROLES)  # type: ignore[arg-type]
+        self._marks = RowMarks(names, args.role_rows or {}, ROLES)  # type: ignore[arg-type]
         self.objective: Objective | None = None
         self.teacher_name: str | None = None
         super().__init__(**given)
@@ -183,6 +186,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         self._extra_passes = ExtraPasses(teacher, reference, noisy)
         self.data_collator = require_known_tokens(self, {} if teacher is None else teacher.unknown)
         if teacher is not None:
+            require_stored(self, teacher, self.data_collator)
             self.data_collator = teacher.collator(self.data_collator)
             self.teacher_name = teacher.name
         if args.contrastive_rejected and "contrastive" in terms:
