@@ -127,6 +127,7 @@ def build_trainer(
     from jinja2 import TemplateError
     from trl import get_peft_config, get_quantization_config
 
+    from ..training.known_tokens import require_readable_rows
     from ..training.trainer import ContrastiveRobustTrainer
 
     shared = {"attn_implementation": model.attn_implementation, "dtype": model.dtype}
@@ -166,7 +167,7 @@ def build_trainer(
         if model.model_name_or_path not in str(error) and "teacher_model" not in str(error):
             error.add_note(f"What was to be loaded is model_name_or_path, {model.model_name_or_path!r}.")
         raise
-    _require_fitting(trainer)
+    require_readable_rows(trainer)
     return trainer
 
 
@@ -316,45 +317,6 @@ def _require_rendered(rows: Any, source: str, model: "ModelConfig", args: "Contr
         name: Any = model.model_name_or_path
         loading = {"revision": model.model_revision, "trust_remote_code": args.trust_remote_code}
         require_renderable(rows, source, AutoTokenizer.from_pretrained(name, **loading))
-
-
-def _require_fitting(trainer: Any) -> None:
-    """
-    Raises ValueError where truncation left no row, a row is longer than the positions that a model has learned, or holds an
-    id that it has no embedding for.
-    """
-    import pyarrow.compute as pc
-    from datasets import Dataset
-
-    from ..models.positions import learned_positions
-    from ..models.token_map import embedding_rows
-
-    rows = trainer.train_dataset
-    if not isinstance(rows, Dataset) or "input_ids" not in rows.column_names:
-        return
-    if not len(rows):
-        raise ValueError(
-            f"max_length={trainer.args.max_length}: of no row is an answer left within it, so there is nothing to train on. "
-            "Raise it, or set truncation_mode='keep_end'."
-        )
-    largest = longest = 0
-    for batch in rows.select_columns("input_ids").with_format("arrow").iter(10_000):
-        ids = batch["input_ids"]
-        largest = max(largest, pc.max(pc.list_flatten(ids)).as_py() or 0)
-        longest = max(longest, pc.max(pc.list_value_length(ids)).as_py())
-    if largest >= embedding_rows(trainer.model):
-        raise ValueError(
-            f"dataset_name: a row holds the token id {largest}, and the model has embeddings for {embedding_rows(trainer.model)} "
-            "tokens. Tokenize the texts with the model's own tokenizer, or drop the column input_ids."
-        )
-    positions = learned_positions(trainer.model)
-    if positions is None or trainer.padding_free:  # positions there begin anew with each document
-        return
-    if longest > positions:
-        raise ValueError(
-            f"max_length={trainer.args.max_length}: a row has {longest} tokens, and the model has learned {positions} "
-            f"positions, behind which it cannot read. Set max_length={positions} or less."
-        )
 
 
 def _push(trainer: Any, dataset_name: str | None) -> None:
