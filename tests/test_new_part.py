@@ -171,9 +171,10 @@ UNDECIDED = '''# SPDX-License-Identifier: Apache-2.0
 import torch
 from transformers import PreTrainedModel
 
+from ..kernels.signals import TeacherSignal
 from ..models.batch import Batch
-from ..views import LinearHead, TeacherSignal
-from .base import Teacher
+from ..views import LinearHead
+from .base import Teacher, TeacherSetup
 
 
 class UndecidedTeacher(Teacher):
@@ -182,6 +183,11 @@ class UndecidedTeacher(Teacher):
 
     Source: this test's own; label smoothing pulls towards the same distribution.
     """
+
+    @classmethod
+    def load(cls, source: None, setup: TeacherSetup) -> "UndecidedTeacher":
+        """There is nothing to load."""
+        return cls()
 
     def signal(self, batch: Batch, student: PreTrainedModel) -> TeacherSignal:
         hidden = torch.zeros(len(batch.kept_labels), 1, device=batch.labels.device)

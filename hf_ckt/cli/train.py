@@ -4,7 +4,7 @@
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,12 @@ from ..data import files
 from ..data.files import pick_split
 from ..data.numbered_rows import BUILDERS, ending_of
 from .arguments.models import require_model, require_there
+from .arguments.teachers import TeacherArguments
 
 if TYPE_CHECKING:
     from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
 
+    from ..data.row_marks import RowMarks
     from ..training.config import ContrastiveRobustConfig
 
 
@@ -30,40 +32,6 @@ _IN_A_SHELL = {
     "train_dataset": "--dataset-name",
     "use_cpu": "--use-cpu true",
 }
-
-
-@dataclass
-class TeacherArguments:
-    """The teacher's flags; its weights in the loss and its other settings are fields of `ContrastiveRobustConfig`."""
-
-    teacher_model_name_or_path: str | None = field(
-        default=None,
-        metadata={
-            "help": "Hub id or folder of the teacher, a model or an adapter with the student's tokenizer. None: the "
-            "student's own frozen base, which needs `--use_peft`."
-        },
-    )
-    teacher_load_in_4bit: bool = field(
-        default=False,
-        metadata={
-            "help": "Load the teacher in 4 bits; type, compute dtype and nesting are those of the student's bnb flags."
-        },
-    )
-    teacher_load_in_8bit: bool = field(default=False, metadata={"help": "Load the teacher in 8 bits."})
-
-    def __post_init__(self) -> None:
-        if self.teacher_load_in_4bit and self.teacher_load_in_8bit:
-            raise ValueError(
-                "teacher_load_in_4bit and teacher_load_in_8bit: one model has one precision, and both are set. "
-                "Leave one out."
-            )
-        for name in ("teacher_load_in_4bit", "teacher_load_in_8bit"):
-            if getattr(self, name) and self.teacher_model_name_or_path is None:
-                raise ValueError(
-                    f"{name}: there is no teacher to quantize, so it would be ignored. Name one with "
-                    "--teacher_model_name_or_path, or quantize the student, which then is its own teacher, with "
-                    f"--{name.removeprefix('teacher_')}."
-                )
 
 
 def run(argv: list[str]) -> int:
@@ -111,18 +79,23 @@ def build_trainer(
     teacher: TeacherArguments,
 ) -> Any:
     """Returns the trainer of a run, its data looked through; raises where something is wrong with what was given."""
+    from ..data.row_marks import RowMarks
+    from ..objective.objective import ROLES
+
     # Whatever can be wrong with the input is found before a model is loaded.
     if model.model_name_or_path is None:
         raise ValueError("model_name_or_path: is missing, and there is nothing to train without it.")
     require_model("model_name_or_path", model.model_name_or_path)
-    require_model("teacher_model_name_or_path", teacher.teacher_model_name_or_path)
+    teacher.require_there()
     require_there("chat_template_path", args.chat_template_path)
     args.resume_from_checkpoint = resolve_checkpoint(args.resume_from_checkpoint, args.output_dir)
     dataset = load_splits(script, mixture)
-    train_dataset = _checked(dataset, script.dataset_train_split, "dataset_train_split", script, args)
+    marks = RowMarks([*(teacher.teachers or {})], args.role_rows or {}, ROLES)  # type: ignore[arg-type]
+    checked = partial(_checked, dataset, script=script, args=args, marks=marks)
+    train_dataset = checked(script.dataset_train_split, "dataset_train_split")
     eval_dataset = None
     if args.eval_strategy != "no":
-        eval_dataset = _checked(dataset, script.dataset_test_split, "dataset_test_split", script, args)
+        eval_dataset = checked(script.dataset_test_split, "dataset_test_split")
 
     from jinja2 import TemplateError
     from trl import get_peft_config, get_quantization_config
@@ -137,7 +110,7 @@ def build_trainer(
         "trust_remote_code": args.trust_remote_code,
         **_as_dict(args.model_init_kwargs),
     }
-    if teacher.teacher_model_name_or_path is not None:
+    if teacher.given:
         # Two of the student's stay out: the revision names a state of its repository, and trust in the code that
         # comes with one model is no trust in another's.
         args.teacher_model_init_kwargs = {**shared, **_as_dict(args.teacher_model_init_kwargs)}
@@ -151,6 +124,7 @@ def build_trainer(
         quantization_config=get_quantization_config(model),
         peft_config=get_peft_config(model),
         teacher_model=teacher.teacher_model_name_or_path,
+        teachers=teacher.teachers,
         teacher_quantization_config=get_quantization_config(
             replace(model, load_in_4bit=teacher.teacher_load_in_4bit, load_in_8bit=teacher.teacher_load_in_8bit)
         ),
@@ -291,13 +265,20 @@ def _entry(entry: Any, streaming: bool) -> Any:
 
 
 def _checked(
-    dataset: Mapping[str, Any], split: str, option: str, script: "ScriptArguments", args: "ContrastiveRobustConfig"
+    dataset: Mapping[str, Any],
+    split: str,
+    option: str,
+    *,
+    script: "ScriptArguments",
+    args: "ContrastiveRobustConfig",
+    marks: "RowMarks",
 ) -> Any:
-    from ..data.training_rows import require_trainable
+    from ..data.training_rows import require_marks, require_trainable
 
     rows = pick_split(dataset, split, option)
     source = _source(script, dataset, split)
     require_trainable(rows, source, text_field=args.dataset_text_field, rejected=args.contrastive_rejected)
+    require_marks(rows, source, marks, training=option == "dataset_train_split")
     return rows
 
 

@@ -18,7 +18,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from ..checks import nearest
+from ..checks import nearest, require_known
 from ..models.batch import ROUTES
 
 logger = logging.getLogger(__name__)
@@ -50,6 +50,32 @@ def unmarked(labels: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(counts, labels % _STRIDE, labels), torch.where(counts, labels // _STRIDE, 0)
 
 
+def require_row_rules(rules: Mapping[str, Any], roles: Sequence[str], without_rows: Mapping[str, str]) -> None:
+    """
+    Raises ValueError where rules of which rows a role counts on cannot be followed.
+
+    Args:
+        rules (`Mapping[str, Any]`):
+            By role, see [`RowMarks`].
+        roles (`Sequence[str]`):
+            All roles.
+        without_rows (`Mapping[str, str]`):
+            Roles whose loss reads no row, each with that loss's name.
+    """
+    for role, rule in rules.items():
+        require_known("role_rows", role, roles)
+        if not isinstance(rule, dict) or not rule:
+            raise ValueError(
+                f"role_rows[{role!r}]: must name columns and the values that count, such as {{'teacher': 'base'}}, got "
+                f"{rule!r}, so no row could be chosen."
+            )
+        if role in without_rows:
+            raise ValueError(
+                f"role_rows[{role!r}]: {without_rows[role]} is a penalty on parameters and reads no row, so the rule would "
+                f"be ignored. Use {role}_loss='reference_kl', or leave the rule out."
+            )
+
+
 @dataclass
 class RowMarks:
     """
@@ -70,6 +96,12 @@ class RowMarks:
 
     def __bool__(self) -> bool:
         return len(self.teachers) > 1 or bool(self.role_rows)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns that are read, each with the setting that asks for it."""
+        asked = {TEACHER_COLUMN: "teachers"} if len(self.teachers) > 1 else {}
+        return asked | {column: f"role_rows[{role!r}]" for role, rule in self.role_rows.items() for column in rule}
 
     def of(self, row: Mapping[str, Any], where: str) -> int:
         """Returns a row's mark."""
@@ -104,7 +136,7 @@ class RowMarks:
         name = f"{kwargs['dataset_name']} dataset"
         loaded = isinstance(dataset, Dataset)
         training = kwargs["dataset_name"] == "train"
-        if not self or not self._says_something(next(iter(dataset), {}), name, training):
+        if not self or not self.says_something(next(iter(dataset), {}), name, training):
             return prepare(dataset, args=args, **kwargs)
         # First without truncation, packing and shuffling, then these alone: truncation may leave no label to be marked.
         whole = copy.copy(args)
@@ -121,10 +153,22 @@ class RowMarks:
         place = where if index is None else f"{where}, row {index}"
         return {"labels": marked(row["labels"], self.of(row, place))}
 
-    def _says_something(self, first: Mapping[str, Any], name: str, training: bool) -> bool:
-        """Whether rows have a column that says something; of a training set, all that are asked for must be there."""
-        asked = {TEACHER_COLUMN: "teachers"} if len(self.teachers) > 1 else {}
-        asked |= {column: f"role_rows[{role!r}]" for role, rule in self.role_rows.items() for column in rule}
+    def says_something(self, first: Mapping[str, Any], name: str, training: bool) -> bool:
+        """
+        Returns whether rows have a column that says something.
+
+        Args:
+            first (`Mapping[str, Any]`):
+                One of the rows.
+            name (`str`):
+                What the dataset is called in messages.
+            training (`bool`):
+                Whether all that is asked for must be there.
+
+        Raises:
+            ValueError: If a column is missing from a training set.
+        """
+        asked = self.columns
         missing = next((column for column in asked if column not in first), None)
         if training and missing is not None:
             raise ValueError(

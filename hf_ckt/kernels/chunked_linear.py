@@ -47,7 +47,7 @@ from ..checks import require_count, require_weight
 from ..discovery import load_part, part_name
 from ..views import LinearHead, select_rows
 from .compilation import pays_to_compile, run_compiled
-from .head_products import STUDENT_VIEWS, cast_heads, group_by_head
+from .head_products import STUDENT_VIEWS, cast_heads, group_by_head, share_projections
 from .signals import TopKSignal
 from .tile_program import TileProgram, TileSizes, tile_sizes
 
@@ -142,19 +142,13 @@ def chunked_token_losses(
             raise ValueError(f"losses: {part_name(loss)!r} is not a loss per token; only token losses run on tiles.")
         require_weight(f"losses[{part_name(loss)!r}]", losses[entry])
         resolved.append((part_name(loss), loss))
-    names = [key for key, _ in resolved]
-    if len(set(names)) < len(names):
-        resolved = [(f"{key}@{i}" if names.count(key) > 1 else key, loss) for i, (key, loss) in enumerate(resolved)]
+    keys = [key for key, _ in resolved]
+    if len(set(keys)) < len(keys):
+        resolved = [(f"{key}@{i}" if keys.count(key) > 1 else key, loss) for i, (key, loss) in enumerate(resolved)]
     program = TileProgram(resolved, [(name, load_part("metrics", name)()) for name in metrics])
-    hidden = {
-        name: states
-        for name, states in zip(
-            ("student", "noisy", "teacher", "reference"),
-            (student_hidden, noisy_hidden, teacher_hidden, reference_hidden),
-            strict=True,
-        )
-        if states is not None
-    }
+    names = ("student", "noisy", "teacher", "reference")
+    read = (student_hidden, noisy_hidden, teacher_hidden, reference_hidden)
+    hidden = {name: states for name, states in zip(names, read, strict=True) if states is not None}
     heads = {"student": head, "noisy": head, "teacher": teacher_head, "reference": reference_head or head}
     for name, states in hidden.items():
         if states.shape[0] != labels.shape[0]:
@@ -215,17 +209,9 @@ def run_tiles(
     device = student.device
     labels = labels.to(device)  # with the layers spread over devices, the head may be on another than the inputs
     num_items = labels.shape[0] if num_items is None else num_items
-    views: dict[str, str] = {}
-    for name in sorted(program.needs - given.keys()):
-        # A student's view stays apart even from its equal: it gets a gradient, a teacher's or reference's does not.
-        others = [other for other in views.values() if not {other, name} & {*STUDENT_VIEWS}]
-        views[name] = next((other for other in others if _same_logits(hidden, heads, other, name)), name)
+    views = share_projections(sorted(program.needs - given.keys()), hidden, heads)
     if compile is None:
         compile = pays_to_compile(labels.shape[0] * head.weight.shape[0] * len(set(views.values())), device)
-    factors = None
-    if token_weights:
-        ones = torch.ones(labels.shape, device=device)
-        factors = torch.stack([token_weights.get(key, ones).to(device, torch.float32) for key, _ in program.losses])
     plan = _Plan(
         program=program,
         views=views,
@@ -239,7 +225,7 @@ def run_tiles(
         weights=weights,
         num_items=num_items + (num_items == 0),  # where no token counts, the loss is 0 and not 0 / 0
         given={name: (signal.ids.to(device), signal.log_probs.to(device)) for name, signal in given.items()},
-        token_weights=factors,
+        token_weights=program.stack_token_weights(token_weights, labels) if token_weights else None,
     )
     total, sums = _ChunkedTokenLosses.apply(plan, student, hidden.get("noisy"), head.weight, head.bias)
     keys = [key for key, _ in (*program.losses, *program.metrics)]
@@ -250,11 +236,6 @@ def run_tiles(
         metrics={key: values[key] for key, _ in program.metrics},
         num_kept=labels.shape[0],
     )
-
-
-def _same_logits(hidden: dict[str, Tensor], heads: Mapping[str, Any], one: str, other: str) -> bool:
-    first, second = heads[one], heads[other]
-    return hidden[one] is hidden[other] and first.key == second.key and first[2:] == second[2:]
 
 
 @dataclass
@@ -331,8 +312,8 @@ def _key(plan: _Plan, buffers: dict[str, Tensor], students: tuple[str, ...], wei
     shapes = tuple((name, buffer.shape[1], buffer.dtype) for name, buffer in buffers.items())
     views = tuple(sorted(plan.views.items()))
     given = tuple((name, ids.shape[1], values.dtype) for name, (ids, values) in plan.given.items())
-    more = given, plan.token_weights is None
-    return plan.program.key, caps, views, students, plan.sizes.block, shapes, weights.dtype, weights.device, more
+    rest = weights.dtype, weights.device, plan.token_weights is None
+    return plan.program.key, caps, views, students, plan.sizes.block, shapes, given, rest
 
 
 def _run_blocks(

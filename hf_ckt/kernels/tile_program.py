@@ -2,7 +2,7 @@
 """What is computed on a block of logits: the losses and metrics of an objective, on shared log-probabilities."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -81,6 +81,11 @@ class TileProgram:
     def key(self) -> tuple:
         """Equal for programs that compute the same thing."""
         return tuple((key, type(part), repr(part)) for key, part in (*self.losses, *self.metrics))
+
+    def stack_token_weights(self, token_weights: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        """Returns the losses' factors by key, `(N,)` each, as `(number of losses, N)`: 1 where none is given."""
+        ones = torch.ones(labels.shape, device=labels.device)
+        return torch.stack([token_weights.get(key, ones).to(ones) for key, _ in self.losses])
 
     def __call__(
         self,

@@ -51,7 +51,7 @@ class Teacher(ABC):
     """Whether it gives less than the whole distribution, so that nothing can be made of its hidden states."""
     name: str = ""
     """For logs, messages and cards."""
-    unknown: dict[int, str]
+    unknown: dict[int, str] = {}  # noqa: RUF012 - replaced, never written into
     """Tokens of the student's tokenizer that the teacher cannot read, by id."""
 
     @classmethod

@@ -25,9 +25,6 @@ class SelfTeacher(Teacher):
 
     name = "the student's own base, adapters off"
 
-    def __init__(self) -> None:
-        self.unknown = {}
-
     @classmethod
     def load(cls, source: Any, setup: TeacherSetup) -> "SelfTeacher":  # type: ignore[override]
         """

@@ -10,6 +10,7 @@ from ..models.signal_store.reader import StoreReader
 from ..teachers.base import Teacher
 from ..teachers.cache import CacheTeacher
 from .run_documents import collates_rejected, documents_in, loaded_datasets
+from .teachers import require_one_way
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +33,9 @@ def cached_teachers(
         `tuple[Any, Mapping | None, list[str]]`: the two as they are to be loaded, and the names that rows may give.
 
     Raises:
-        ValueError: If the cache is of other teachers.
+        ValueError: If the cache is of other teachers, or what is given is no teacher.
     """
+    require_one_way(teacher_model, teachers)
     names = [*(teachers or {})]
     if isinstance(teacher_model, CacheTeacher):
         known = teacher_model.reader.teachers
@@ -48,13 +50,10 @@ def cached_teachers(
             f"teacher_cache: is of the teachers {_named(known)}, and teachers names {_named(names)}, so rows would hear another "
             "than they name. Name the same in the same order, or leave teachers out."
         )
-    given = teacher_model.get("model") if isinstance(teacher_model, Mapping) else teacher_model
-    if isinstance(given, str) and given not in [one.get("name") for one in known.values()]:
-        raise ValueError(
-            f"teacher_cache: is of {', '.join(repr(one.get('name')) for one in known.values())}, and teacher_model is {given!r}, "
-            "which would not be heard. Leave one of them out."
-        )
     if not isinstance(teacher_model, Mapping) or "cache" not in teacher_model:
+        if teacher_model is not None or teachers is not None:
+            cached = ", ".join(repr(one.get("name")) for one in known.values())
+            logger.warning("teacher_cache: the run hears what %s said; the teacher that it names is not loaded.", cached)
         teacher_model = {"cache": folder}
     return teacher_model, None, [*known] if len(known) > 1 else []
 
@@ -63,23 +62,26 @@ def _named(names: Any) -> str:
     return ", ".join(name or "one without a name" for name in names) or "none"
 
 
-def require_stored(trainer: Any, teacher: Teacher | None, collate: Callable) -> None:
+def with_lookup(trainer: Any, teacher: Teacher) -> Callable:
     """
-    Raises where a cache is not of this run's data; a teacher that is no cache has nothing to be compared.
+    Returns a trainer's data collator with what its teacher looks up for each batch.
 
     Args:
         trainer ([`~training.trainer.ContrastiveRobustTrainer`]):
             Its data is prepared.
-        teacher ([`~teachers.base.Teacher`], *optional*):
+        teacher ([`~teachers.base.Teacher`]):
             The run's.
-        collate (`Callable`):
-            Its data collator, before it looks anything up.
 
     Raises:
-        ValueError: If the cache was written with another chat template or max_length, or rows are missing in it.
+        ValueError: If it is a cache that was written with another chat template or max_length, or has not all rows.
     """
-    if not isinstance(teacher, CacheTeacher):
-        return
+    if isinstance(teacher, CacheTeacher):
+        _require_stored(trainer, teacher, trainer.data_collator)
+    return teacher.collator(trainer.data_collator)
+
+
+def _require_stored(trainer: Any, teacher: CacheTeacher, collate: Callable) -> None:
+    """Raises where a cache is not of a run's data."""
     reader = teacher.reader
     wanted = {"max_length": trainer.args.max_length, "chat_template": run_template(trainer)}
     for name, value in wanted.items():

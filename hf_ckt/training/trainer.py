@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list, is_peft_model
+from accelerate.utils import is_peft_model
 from peft import PeftModel
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -26,7 +26,6 @@ from ..noise.sources import PromptSources
 from ..objective.objective import ROLES, Objective, Scale, Term
 from ..teachers.base import Teacher
 from ..teachers.model import require_separate_models
-from ..teachers.self import SelfTeacher
 from .collator import RejectedCollator, read_batch, split_rejected
 from .config import ContrastiveRobustConfig
 from .facts import find_facts, require_one_adapter
@@ -38,8 +37,8 @@ from .preferences import REJECTED_COLUMNS, chosen_as_completion, with_rejected
 from .resolution import require_safe_noisy_view, resolve_schedules
 from .resuming import ResumableTrainer
 from .state import TrainingState
-from .stored_rows import cached_teachers, require_stored
-from .teachers import build_teacher, facts_of, require_fitting, require_one_way
+from .stored_rows import cached_teachers, with_lookup
+from .teachers import load_teacher, reference_beside
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +111,6 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         teacher_given = teacher_model is not None or teachers is not None
         given["args"] = args = ContrastiveRobustConfig.from_arguments(args, teacher_given=teacher_given)
         teacher_given = teacher_given or args.teacher_cache is not None
-        require_one_way(teacher_model, teachers)
         teacher_model, teachers, names = cached_teachers(args.teacher_cache, teacher_model, teachers)
         for one in (teacher_model, *(teachers or {}).values()):
             require_separate_models(model, one)
@@ -166,28 +164,12 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         self.objective.begin(self._causal_lm)
         views = self.objective.views
         noisy = self._build_noisy_view() if "noisy" in views else None
-        teacher: Teacher | None = None
-        known: dict[str, Any] | None = None
-        if "teacher" in views:
-            teacher = build_teacher(
-                teacher_model,
-                student=self.model,
-                causal_lm=self._causal_lm,
-                tokenizer=self._tokenizer,
-                accelerator=self.accelerator,
-                model_settings=model_settings,
-            )
-            require_fitting(teacher, terms)
-            known = broadcast_object_list([facts_of(teacher)])[0]
-            teacher.place(self.accelerator)
-        reference = None
-        if "reference" in views:
-            reference = teacher if isinstance(teacher, SelfTeacher) else SelfTeacher()
+        teacher, known = load_teacher(self, teacher_model, model_settings) if "teacher" in views else (None, None)
+        reference = reference_beside(teacher) if "reference" in views else None
         self._extra_passes = ExtraPasses(teacher, reference, noisy)
         self.data_collator = require_known_tokens(self, {} if teacher is None else teacher.unknown)
         if teacher is not None:
-            require_stored(self, teacher, self.data_collator)
-            self.data_collator = teacher.collator(self.data_collator)
+            self.data_collator = with_lookup(self, teacher)
             self.teacher_name = teacher.name
         if args.contrastive_rejected and "contrastive" in terms:
             self.data_collator = RejectedCollator(self.data_collator)
