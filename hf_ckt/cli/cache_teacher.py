@@ -4,6 +4,7 @@
 from pathlib import Path
 from typing import Any
 
+from ..checks import require_count, require_positive
 from .arguments.parser import CommandParser
 
 # As in models/signal_store/records.py, without an import of torch for the help.
@@ -32,7 +33,17 @@ def run(argv: list[str]) -> int:
         default=None,
         help="documents of a pass; by default the run's per_device_train_batch_size",
     )
+    parser.add_argument(
+        "--shard-mb",
+        type=float,
+        default=256.0,
+        help="size of a file, in 10^6 bytes; what is done of one is lost where the command is stopped (default: %(default)g)",
+    )
     options, others = parser.parse_known_args(argv)
+
+    require_positive("--shard-mb", options.shard_mb, "A file holds something.")
+    if options.batch_size is not None:
+        require_count("--batch-size", options.batch_size, 1, "A pass reads at least one document.")
 
     from .train import build_trainer, with_run
 
@@ -43,14 +54,23 @@ def run(argv: list[str]) -> int:
         args.teacher_cache, args.push_to_hub, args.resume_from_checkpoint = None, False, None
         trainer = build_trainer(script, args, *rest)
         say = trainer.accelerator.print
-        index = cache_teachers(trainer, options.output, dtype=options.dtype, batch_size=options.batch_size, say=say)
+        index = cache_teachers(
+            trainer,
+            options.output,
+            dtype=options.dtype,
+            batch_size=options.batch_size,
+            shard_bytes=int(options.shard_mb * 1e6),
+            say=say,
+        )
         if index:
             errors = measured_errors(index)
             say(
                 f"Kept as {options.dtype}, the states are off by {errors['states']:.2%} (root mean square), and what the teacher "
                 f"says by {errors['kl']:.2e} nats (mean KL of {index['measured']['compared']:,} positions)."
             )
-        say(f"Saved to {options.output}: train with --teacher-cache {options.output}, or teacher_cache: in the run file.")
+        say(
+            f"Saved to {options.output}: train with --teacher-cache {options.output}, or teacher_cache: in the run file."
+        )
         end_training(trainer)
 
     with_run(["--config", str(options.config), *others], write)

@@ -40,7 +40,9 @@ class CacheTeacher(Teacher):
         self.unknown = {}
         self.lossy = reader.lossy  # type: ignore[misc]
         known = reader.teachers
-        self.name = ", ".join(f"{name}: {one['name']}" if name else one["name"] for name, one in known.items()) + " (cached)"
+        self.name = (
+            ", ".join(f"{name}: {one['name']}" if name else one["name"] for name, one in known.items()) + " (cached)"
+        )
         files = {one["head"]: name for name, one in known.items()} if not self.lossy else {}
         whole = {file: reader.head(name) for file, name in files.items()}
         self._heads = {name: whole[one["head"]] for name, one in known.items()} if whole else {}
@@ -72,12 +74,13 @@ class CacheTeacher(Teacher):
     def place(self, accelerator: Accelerator) -> None:
         device, moved = accelerator.device, dict[int, Tensor]()
 
-        def move(tensor: Tensor | None) -> Tensor | None:
+        def move(tensor: Tensor) -> Tensor:
             # Once for teachers that share it.
-            return None if tensor is None else moved.setdefault(id(tensor), tensor.to(device))
+            return moved.setdefault(id(tensor), tensor.to(device))
 
         self._heads = {
-            name: head._replace(weight=move(head.weight), bias=move(head.bias)) for name, head in self._heads.items()
+            name: head._replace(weight=move(head.weight), bias=None if head.bias is None else move(head.bias))
+            for name, head in self._heads.items()
         }
 
     def signal(self, batch: Batch, student: PreTrainedModel) -> Signal:
@@ -122,7 +125,7 @@ class CacheTeacher(Teacher):
             name: {key: value for key, value in one.items() if key != "head"}
             for name, one in self.reader.teachers.items()
         }
-        whose = known[""] if "" in known else {"name": self.name, "teachers": known}
+        whose = known.get("", {"name": self.name, "teachers": known})
         return {**whose, "kind": "cache", "dtype": self.reader.facts["dtype"]}
 
     def collator(self, inner: Callable) -> Callable:

@@ -19,14 +19,13 @@ from ..models.batch import Batch
 from ..models.fingerprint import fingerprint
 from ..models.signal_store.documents import KEY_BYTES, StoredDocument
 from ..models.signal_store.facts import digest_of, store_facts, teacher_fingerprint, tokenizer_fingerprint
-from ..models.signal_store.records import DTYPES, STATES, bytes_per_position, decode, encode
+from ..models.signal_store.records import DTYPES, bytes_per_position, decode, encode
 from ..models.signal_store.writer import StoreWriter, plan_shards, write_head
 from ..teachers.base import Teacher
 from ..views import LinearHead
 from .run_documents import documents_in, loaded_datasets
 from .stored_rows import run_template
 from .teachers import facts_of
-
 
 # Kept positions of a batch whose distribution is compared with the exact one.
 _COMPARED = 8
@@ -45,7 +44,7 @@ def cache_teachers(
     *,
     dtype: str = "bfloat16",
     batch_size: int | None = None,
-    shard_bytes: int = 256 * 2**20,
+    shard_bytes: int = 256_000_000,
     say: Callable[[str], Any] = print,
 ) -> dict[str, Any]:
     """
@@ -63,7 +62,7 @@ def cache_teachers(
         batch_size (`int`, *optional*):
             Documents of a pass. None: the run's per_device_train_batch_size, in the order of the data, so that a run without
             shuffling and packing reads the same bits that the teacher would have given.
-        shard_bytes (`int`, *optional*, defaults to 256 MiB):
+        shard_bytes (`int`, *optional*, defaults to 256 MB):
             Size at which a shard is full.
         say (`Callable`, *optional*):
             Takes lines for the user.
@@ -84,7 +83,7 @@ def cache_teachers(
     shards: list[_Shard] = []
     for (name, one), own in zip(known.items(), documents, strict=True):
         batches = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
-        counts = [sum(document.count for document in batch) for batch in batches]
+        counts = [sum(document.kept_count for document in batch) for batch in batches]
         full = max(1, shard_bytes // bytes_per_position(one["width"], dtype))
         shards += [_Shard(name, batches[part.start : part.stop]) for part in plan_shards(counts, full)]
 
@@ -112,7 +111,9 @@ def cache_teachers(
     if not main:
         writer = StoreWriter(folder, facts, main=False)
     own_numbers = range(accelerator.process_index, len(shards), accelerator.num_processes)
-    sizes = {number: sum(one.count for batch in shards[number].batches for one in batch) for number in own_numbers}
+    sizes = {
+        number: sum(one.kept_count for batch in shards[number].batches for one in batch) for number in own_numbers
+    }
     missing = [number for number in writer.missing() if number in sizes]
     accelerator.wait_for_everyone()  # before the first is written, that all may see the same
     done = sum(sizes.values()) - sum(sizes[number] for number in missing)
@@ -251,7 +252,7 @@ def _write(
         update(len(states))
     fields = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
     keys = [_key(one, known) for one in documents]
-    writer.write(number, shard.teacher, keys, [one.count for one in documents], fields, sums)
+    writer.write(number, shard.teacher, keys, [one.kept_count for one in documents], fields, sums)
 
 
 def _kl(exact: Tensor, kept: Tensor, head: LinearHead) -> float:
@@ -271,7 +272,7 @@ def _require_space(
 ) -> None:
     positions = documents = size = 0
     for shard in shards:
-        own = [one.count for batch in shard.batches for one in batch]
+        own = [one.kept_count for batch in shard.batches for one in batch]
         positions, documents = positions + sum(own), documents + len(own)
         size += sum(own) * bytes_per_position(known[shard.teacher]["width"], dtype) + len(own) * (KEY_BYTES + 8)
     heads = {teacher.head(trainer._causal_lm).key: teacher.head(trainer._causal_lm) for teacher in teachers.values()}

@@ -29,7 +29,7 @@ class StoredDocument(NamedTuple):
     route: int = 0
 
     @property
-    def count(self) -> int:
+    def kept_count(self) -> int:
         """Number of its kept positions."""
         return int(self.kept.sum())
 

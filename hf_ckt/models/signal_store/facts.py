@@ -50,7 +50,7 @@ def store_facts(
     kind: str,
     dtype: str,
     teachers: Mapping[str, Mapping[str, Any]],
-    tokenizer: str,
+    tokenizer: str | None,
     chat_template: str | None,
     max_length: int | None,
     shards: int,
@@ -69,8 +69,8 @@ def store_facts(
             By name, in the order of their numbers (one alone has the name ''): what each is known by and `fingerprint`; of
             states also `states_dtype` (the teacher's own), `width`, and what [`~models.signal_store.writer.write_head`] says;
             of top-k records `vocab_size` and `k`.
-        tokenizer (`str`), chat_template (`str`, *optional*), max_length (`int`, *optional*):
-            Fingerprints of the student's, and where rows were cut.
+        tokenizer (`str`, *optional*), chat_template (`str`, *optional*), max_length (`int`, *optional*):
+            Fingerprints of those of the student, and where rows were cut. None: not known, and not compared.
         shards (`int`):
             How many there will be.
         rows (`str`):
