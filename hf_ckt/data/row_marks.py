@@ -19,6 +19,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from ..checks import nearest, require_known
+from ..models.batch import ROUTES
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +28,8 @@ _STRIDE = 2**31
 # Of a mark: below it the teacher's number, above it one bit for each role that is off.
 _TEACHERS = 2**16
 TEACHER_COLUMN = "teacher"
-# What a collated batch holds, `(B, T)`.
-ROUTES, SWITCHES = "hf_ckt_routes", "hf_ckt_switches"
+# What a collated batch holds beside ROUTES, `(B, T)`.
+SWITCHES = "hf_ckt_switches"
 
 
 def marked(labels: Sequence[int], mark: int) -> list[int]:

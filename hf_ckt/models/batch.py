@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# What data collators put beside a model's inputs: the teacher's number `(B, T)`, and what was looked up, `(N, ...)` each.
+ROUTES, STORED = "hf_ckt_routes", "hf_ckt_stored_"
+
 
 @dataclass
 class Documents:

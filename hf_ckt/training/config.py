@@ -188,6 +188,10 @@ class ContrastiveRobustConfig(PerturbationConfig, SFTConfig):
         "System message that teacher_model reads in place of the row's own and the student does not see, for conversations. "
         "A column teacher_prompt (text or messages) is read in place of a row's whole prompt."
     )
+    teacher_cache: str | None = setting(
+        "Folder that `hf-ckt cache-teacher` wrote: what the teachers said is read from it, and none is loaded. None: they "
+        "run in each step."
+    )
     teacher_token_map: dict[str, Any] | str | None = setting(
         "What the teacher reads in place of tokens that it does not have (those of a cloned chat template, say), from a "
         "token or id of the student's to one that both have, e.g. {'<|im_end|>': '</s>'}. None: data with such a token "

@@ -37,8 +37,9 @@ from .preferences import REJECTED_COLUMNS, chosen_as_completion, with_rejected
 from .resolution import require_safe_noisy_view, resolve_schedules
 from .resuming import ResumableTrainer
 from .state import TrainingState
+from .stored_rows import cached_teachers, with_lookup
 from .teacher_context import TeacherContexts
-from .teachers import load_teacher, reference_beside, require_one_way, warn_unread
+from .teachers import load_teacher, reference_beside, warn_unread
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +111,8 @@ class ContrastiveRobustTrainer(ResumableTrainer):
             args = ContrastiveRobustConfig(f"{name.split('/')[-1]}-CKT")
         teacher_given = teacher_model is not None or teachers is not None
         given["args"] = args = ContrastiveRobustConfig.from_arguments(args, teacher_given=teacher_given)
-        require_one_way(teacher_model, teachers)
+        teacher_given = teacher_given or args.teacher_cache is not None
+        teacher_model, teachers, names = cached_teachers(args.teacher_cache, teacher_model, teachers)
         for one in (teacher_model, *(teachers or {}).values()):
             require_separate_models(model, one)
         if args.contrastive_rejected:
@@ -118,7 +120,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
                 given[dataset_name] = chosen_as_completion(given.get(dataset_name), dataset_name)
         self._contexts = TeacherContexts.of_run(args, teacher_model, teachers, given.get("train_dataset"))
         self._sources = PromptSources()
-        self._marks = RowMarks([*(teachers or {})], args.role_rows or {}, ROLES)  # type: ignore[arg-type]
+        self._marks = RowMarks(names, args.role_rows or {}, ROLES)  # type: ignore[arg-type]
         self._marks.require_markable(args)
         self.objective: Objective | None = None
         self.teacher_name: str | None = None
@@ -167,7 +169,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         self._extra_passes = ExtraPasses(teacher, reference, noisy)
         self.data_collator = require_known_tokens(self, {} if teacher is None else teacher.unknown)
         if teacher is not None:
-            self.data_collator = self._contexts.collator(teacher.collator(self.data_collator))
+            self.data_collator = self._contexts.collator(with_lookup(self, teacher))
             self.teacher_name = teacher.name
         if args.contrastive_rejected and "contrastive" in terms:
             self.data_collator = RejectedCollator(self.data_collator)
