@@ -13,13 +13,19 @@ from datasets import IterableDataset
 from torch import Tensor
 from tqdm import tqdm
 
-from ..checks import require_known
+from ..checks import require_count, require_known
 from ..kernels.signals import TeacherSignal
 from ..models.batch import Batch
 from ..models.fingerprint import fingerprint
 from ..models.signal_store.documents import KEY_BYTES, StoredDocument
-from ..models.signal_store.facts import digest_of, store_facts, teacher_fingerprint, tokenizer_fingerprint
-from ..models.signal_store.records import DTYPES, bytes_per_position, decode, encode
+from ..models.signal_store.facts import (
+    digest_of,
+    knows_weights,
+    store_facts,
+    teacher_fingerprint,
+    tokenizer_fingerprint,
+)
+from ..models.signal_store.records import DTYPES, IDS, LOG_PROBS, bytes_per_position, decode, encode, encode_top_k
 from ..models.signal_store.writer import StoreWriter, plan_shards, write_head
 from ..teachers.base import Teacher
 from ..views import LinearHead
@@ -27,8 +33,8 @@ from .run_documents import documents_in, loaded_datasets
 from .stored_rows import run_template
 from .teachers import facts_of
 
-# Kept positions of a batch whose distribution is compared with the exact one.
-_COMPARED = 8
+# Kept positions of a batch whose distribution is compared with the exact one, and of a tile of logits.
+_COMPARED, _TILE = 8, 256
 
 
 class _Shard(NamedTuple):
@@ -43,6 +49,7 @@ def cache_teachers(
     folder: str | os.PathLike,
     *,
     dtype: str = "bfloat16",
+    top_k: int | None = None,
     batch_size: int | None = None,
     shard_bytes: int = 256_000_000,
     say: Callable[[str], Any] = print,
@@ -59,6 +66,8 @@ def cache_teachers(
             Where to write.
         dtype (`str`, *optional*, defaults to `"bfloat16"`):
             Of the states: `bfloat16`, `float32`, `float16` or `int8`.
+        top_k (`int`, *optional*):
+            Keeps as many of the most probable tokens with their log-probabilities in float32, in place of states: lossy.
         batch_size (`int`, *optional*):
             Documents of a pass. None: the run's per_device_train_batch_size, in the order of the data, so that a run without
             shuffling and packing reads the same bits that the teacher would have given.
@@ -75,6 +84,9 @@ def cache_teachers(
     """
     require_known("--dtype", dtype, DTYPES)
     teachers = _teachers_of(trainer)
+    if top_k is not None:
+        require_count("--top-k", top_k, 1, "It is a number of tokens.")
+        dtype = "float32"
     batch_size = batch_size or trainer.args.per_device_train_batch_size
     known = {name: _known(trainer, teacher) for name, teacher in teachers.items()}
     documents = _documents(trainer, [one["fingerprint"] for one in known.values()])
@@ -84,18 +96,20 @@ def cache_teachers(
     for (name, one), own in zip(known.items(), documents, strict=True):
         batches = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
         counts = [sum(document.kept_count for document in batch) for batch in batches]
-        full = max(1, shard_bytes // bytes_per_position(one["width"], dtype))
+        full = max(1, shard_bytes // _bytes(one, dtype, top_k))
         shards += [_Shard(name, batches[part.start : part.stop]) for part in plan_shards(counts, full)]
 
     accelerator, main = trainer.accelerator, trainer.accelerator.is_main_process
     if main:
-        _require_space(Path(folder), known, shards, dtype, teachers, trainer, say)
+        _require_space(Path(folder), known, shards, dtype, top_k, teachers, trainer, say)
     for name, teacher in teachers.items():
-        head = teacher.head(trainer._causal_lm)
-        known[name] |= write_head(folder, head) if main else {}
+        if top_k is not None:
+            known[name] |= {"k": top_k}
+        elif main:
+            known[name] |= write_head(folder, teacher.head(trainer._causal_lm))
     keys = b"".join(_key(one, known[shard.teacher]) for shard in shards for batch in shard.batches for one in batch)
     facts = store_facts(
-        kind="states",
+        kind="states" if top_k is None else "top_k",
         dtype=dtype,
         teachers=known,
         tokenizer=tokenizer_fingerprint(trainer._tokenizer),
@@ -120,7 +134,9 @@ def cache_teachers(
     with tqdm(total=sum(sizes.values()), initial=done, unit=" positions", unit_scale=True, disable=not main) as bar:
         for number in missing:
             shard = shards[number]
-            _write(trainer, writer, number, shard, teachers[shard.teacher], known[shard.teacher], dtype, bar.update)
+            _write(
+                trainer, writer, number, shard, teachers[shard.teacher], known[shard.teacher], dtype, top_k, bar.update
+            )
     accelerator.wait_for_everyone()
     index = writer.finish() if main else {}
     accelerator.wait_for_everyone()
@@ -132,14 +148,15 @@ def measured_errors(index: dict[str, Any]) -> dict[str, float]:
     Returns what keeping the states in their dtype costs, of an index.
 
     Returns:
-        `dict`: `states`, root mean square of the error as a share of that of the states; `kl`, mean Kullback-Leibler
-        divergence of the kept distribution from the exact one, in nats.
+        `dict`: `states`, root mean square of the error as a share of that of the states, where those are kept; `kl`, mean
+        Kullback-Leibler divergence of the kept distribution from the exact one, in nats. What is not among the most probable
+        tokens is taken for equally probable.
     """
     sums = index["measured"]
-    return {
-        "states": (sums["squared_error"] / max(sums["squares"], 1e-300)) ** 0.5,
-        "kl": sums["kl"] / max(sums["compared"], 1),
-    }
+    found = {"kl": sums["kl"] / max(sums["compared"], 1)}
+    if "squares" in sums:
+        found["states"] = (sums["squared_error"] / max(sums["squares"], 1e-300)) ** 0.5
+    return found
 
 
 def _teachers_of(trainer: Any) -> dict[str, Teacher]:
@@ -174,7 +191,7 @@ def _teachers_of(trainer: Any) -> dict[str, Teacher]:
 
 def _known(trainer: Any, teacher: Teacher) -> dict[str, Any]:
     facts = facts_of(teacher)
-    if "weights" not in facts:
+    if not knows_weights(facts):
         # The student's own base: of its weights those that no adapter has added.
         facts["weights"] = fingerprint(trainer._causal_lm, frozen_only=True)
     return {**facts, "fingerprint": teacher_fingerprint(facts)}
@@ -183,16 +200,28 @@ def _known(trainer: Any, teacher: Teacher) -> dict[str, Any]:
 def _documents(trainer: Any, fingerprints: Sequence[str]) -> list[list[StoredDocument]]:
     """The run's documents by teacher, each once, in the order of the data."""
     found: list[list[StoredDocument]] = [[] for _ in fingerprints]
-    seen: set[bytes] = set()
+    seen: dict[bytes, bytes] = {}
     for name, dataset in loaded_datasets(trainer).items():
         for some in documents_in(trainer, name, dataset, trainer.data_collator):
             for one in some.documents:
                 key = one.key(fingerprints[one.route])
+                read = b"" if one.context is None else one.context.key("")
+                if seen.get(key, read) != read:
+                    text = trainer._tokenizer.decode(one.ids[:12].tolist())
+                    raise ValueError(
+                        f"cache-teacher: {name} has a text ({text!r}) twice behind which the teacher reads different contexts, and "
+                        "it is found by the text alone. Drop one of them, or let the teacher run in each step."
+                    )
                 if key not in seen:
-                    seen.add(key)
-                    # Copies: of a view, the whole batch would stay in memory.
-                    found[one.route].append(StoredDocument(one.ids.astype("int32"), one.kept.copy(), one.route))
+                    seen[key] = read
+                    found[one.route].append(_copied(one))
     return found
+
+
+def _copied(one: StoredDocument) -> StoredDocument:
+    # Of a view, the whole batch would stay in memory.
+    context = None if one.context is None else _copied(one.context)
+    return StoredDocument(one.ids.astype("int32"), one.kept.copy(), one.route, context)
 
 
 def _shape(trainer: Any, teacher: Teacher, first: list[StoredDocument]) -> dict[str, Any]:
@@ -202,7 +231,11 @@ def _shape(trainer: Any, teacher: Teacher, first: list[StoredDocument]) -> dict[
     else:
         head = teacher.head(trainer._causal_lm)
         states = head.weight[:0]
-    return {"states_dtype": str(states.dtype).removeprefix("torch."), "width": head.weight.shape[1]}
+    return {
+        "states_dtype": str(states.dtype).removeprefix("torch."),
+        "width": head.weight.shape[1],
+        "vocab_size": head.weight.shape[0],
+    }
 
 
 def _key(document: StoredDocument, known: dict[str, Any]) -> bytes:
@@ -211,6 +244,21 @@ def _key(document: StoredDocument, known: dict[str, Any]) -> bytes:
 
 def _read(trainer: Any, teacher: Teacher, documents: list[StoredDocument]) -> TeacherSignal:
     """What a teacher says of documents, padded as the run's data collator pads."""
+    batch = _batch(trainer, documents)
+    contexts = [one.context for one in documents if one.context is not None]
+    if contexts:
+        batch.context = _batch(trainer, contexts)
+    with torch.no_grad(), trainer.accelerator.autocast():
+        signal = teacher.signal(batch, trainer._causal_lm)
+    if not isinstance(signal, TeacherSignal):
+        raise ValueError(
+            f"cache-teacher: the teacher ({teacher.name}) does not give hidden states at every position, so there is nothing to "
+            "keep. Let it run in each step."
+        )
+    return signal
+
+
+def _batch(trainer: Any, documents: list[StoredDocument]) -> Batch:
     multiple = trainer.args.pad_to_multiple_of or 1
     width = -(-max(len(one.ids) for one in documents) // multiple) * multiple
     ids = torch.full((len(documents), width), trainer._tokenizer.pad_token_id or 0)
@@ -221,10 +269,7 @@ def _read(trainer: Any, teacher: Teacher, documents: list[StoredDocument]) -> Te
         ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
         labels[row, 1 : len(tokens)] = torch.where(kept[:-1], tokens[1:], -100)
     device = trainer.accelerator.device
-    batch = Batch({"input_ids": ids.to(device), "attention_mask": mask.to(device)}, labels.to(device))
-    with torch.no_grad(), trainer.accelerator.autocast():
-        signal: Any = teacher.signal(batch, trainer._causal_lm)
-    return signal
+    return Batch({"input_ids": ids.to(device), "attention_mask": mask.to(device)}, labels.to(device))
 
 
 def _write(
@@ -235,19 +280,29 @@ def _write(
     teacher: Teacher,
     known: dict[str, Any],
     dtype: str,
+    top_k: int | None,
     update: Callable[[int], Any],
 ) -> None:
     documents = [one for batch in shard.batches for one in batch]
     pieces: list[dict[str, Tensor]] = []
-    sums = {"squared_error": 0.0, "squares": 0.0, "kl": 0.0, "compared": 0}
+    sums = {"kl": 0.0, "compared": 0.0}
+    sums |= {"squared_error": 0.0, "squares": 0.0} if top_k is None else {}
     for batch in shard.batches:
         states, head = _read(trainer, teacher, batch)
-        pieces.append(encode(states, dtype))
-        kept = decode({name: values.to(states.device) for name, values in pieces[-1].items()}, states.dtype)
-        sums["squared_error"] += (kept.double() - states.double()).square().sum().item()
-        sums["squares"] += states.double().square().sum().item()
         some = torch.arange(0, len(states), max(1, len(states) // _COMPARED), device=states.device)[:_COMPARED]
-        sums["kl"] += _kl(states[some], kept[some], head)
+        exact = head.logits(states[some]).double().log_softmax(-1)
+        if top_k is None:
+            pieces.append(encode(states, dtype))
+            kept = decode({name: values.to(states.device) for name, values in pieces[-1].items()}, states.dtype)
+            sums["squared_error"] += (kept.double() - states.double()).square().sum().item()
+            sums["squares"] += states.double().square().sum().item()
+            other = head.logits(kept[some]).double().log_softmax(-1)
+        else:
+            tiles = states.split(_TILE)
+            records = [encode_top_k(head.logits(tile).log_softmax(-1), top_k) for tile in tiles]
+            pieces.append({name: torch.cat([record[name] for record in records]) for name in records[0]})
+            other = _spread({name: values.to(some.device)[some] for name, values in pieces[-1].items()}, head)
+        sums["kl"] += (exact.exp() * (exact - other)).sum().item()
         sums["compared"] += len(some)
         update(len(states))
     fields = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
@@ -255,10 +310,15 @@ def _write(
     writer.write(number, shard.teacher, keys, [one.kept_count for one in documents], fields, sums)
 
 
-def _kl(exact: Tensor, kept: Tensor, head: LinearHead) -> float:
-    """Sum over positions of the divergence of what is kept from what was said, in nats."""
-    one, other = (head.logits(states).double().log_softmax(-1) for states in (exact, kept))
-    return (one.exp() * (one - other)).sum().item()
+def _spread(record: dict[str, Tensor], head: LinearHead) -> Tensor:
+    """The log-probabilities `(n, V)` of a top-k record, what is left of the mass spread evenly over the other tokens."""
+    named, vocab_size = record[LOG_PROBS].double(), head.weight.shape[0]
+    rest = (1 - named.exp().sum(-1, keepdim=True)).clamp(min=1e-12) / max(vocab_size - named.shape[1], 1)
+    return rest.log().repeat(1, vocab_size).scatter(1, record[IDS].long(), named)
+
+
+def _bytes(known: dict[str, Any], dtype: str, top_k: int | None) -> int:
+    return bytes_per_position(known["width"], dtype) if top_k is None else 8 * top_k
 
 
 def _require_space(
@@ -266,6 +326,7 @@ def _require_space(
     known: dict[str, dict[str, Any]],
     shards: Sequence[_Shard],
     dtype: str,
+    top_k: int | None,
     teachers: dict[str, Teacher],
     trainer: Any,
     say: Callable[[str], Any],
@@ -274,9 +335,13 @@ def _require_space(
     for shard in shards:
         own = [one.kept_count for batch in shard.batches for one in batch]
         positions, documents = positions + sum(own), documents + len(own)
-        size += sum(own) * bytes_per_position(known[shard.teacher]["width"], dtype) + len(own) * (KEY_BYTES + 8)
+        size += sum(own) * _bytes(known[shard.teacher], dtype, top_k) + len(own) * (KEY_BYTES + 8)
     heads = {teacher.head(trainer._causal_lm).key: teacher.head(trainer._causal_lm) for teacher in teachers.values()}
-    size += sum(tensor.nbytes for head in heads.values() for tensor in (head.weight, head.bias) if tensor is not None)
+    size += (
+        0
+        if top_k is not None
+        else sum(tensor.nbytes for head in heads.values() for tensor in (head.weight, head.bias) if tensor is not None)
+    )
     there = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder.is_dir() else 0
     around = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(around).free

@@ -343,6 +343,28 @@ def test_three_kills_leave_the_files_of_an_unbroken_run(tiny_model_dir, teacher_
     assert files[0] == files[1], moments
 
 
+def test_the_most_probable_tokens_are_kept_and_what_that_loses_is_measured(tiny_model_dir, teacher_folder, tmp_path):
+    """A lossy cache whose loss is not known is taken for the teacher."""
+    given = {"peft_config": lora(), "teacher_model": str(teacher_folder)}
+    trainer = build(tmp_path / "writer", tiny_model_dir, given=given, **DISTIL)
+    batch = batch_of(trainer)
+    exact = dense(load(teacher_folder), batch).double().log_softmax(-1)
+    losses = []
+    for count in (2, 8, exact.shape[1] - 1):
+        index = cache_teachers(trainer, tmp_path / str(count), top_k=count, say=lambda line: None)
+        found = CacheTeacher.load(tmp_path / str(count), SETUP).signal(batch, None)
+        assert torch.equal(found.ids, exact.topk(count).indices)
+        torch.testing.assert_close(found.log_probs.double(), exact.topk(count).values, rtol=1e-5, atol=1e-5)
+        # By hand: inside the tail, its mean log-probability against that of an even spread.
+        tail = exact.scatter(1, found.ids, -torch.inf)
+        mass = tail.exp().sum(-1)
+        even = (mass / (exact.shape[1] - count)).log()
+        lost = (tail.exp() * (tail.clamp(min=-700) - even[:, None])).sum(-1).mean().item()
+        losses.append(measured_errors(index)["kl"])
+        assert losses[-1] == pytest.approx(lost, rel=0.3, abs=1e-6)
+    assert losses[0] > losses[1] > losses[2] and losses[2] < 1e-6
+
+
 def test_a_cache_is_one_of_several_teachers(tiny_model_dir, teacher_folder, tmp_path):
     """Rows of the others are not in it, and must not be asked for."""
     data = Dataset.from_list([{**row, "teacher": ("cached", "base")[n % 2]} for n, row in enumerate(rows())])
