@@ -56,7 +56,8 @@ def run(argv: list[str]) -> int:
 
     def write(script: Any, args: Any, *rest: Any) -> None:
         from ..models._upstream import end_training
-        from ..training.teacher_cache import cache_teachers, measured_errors
+        from ..models.signal_store.measured import measured_errors
+        from ..training.teacher_cache import cache_teachers
 
         args.teacher_cache, args.push_to_hub, args.resume_from_checkpoint = None, False, None
         trainer = build_trainer(script, args, *rest)

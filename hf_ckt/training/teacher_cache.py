@@ -3,6 +3,7 @@
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,16 +26,13 @@ from ..models.signal_store.facts import (
     teacher_fingerprint,
     tokenizer_fingerprint,
 )
-from ..models.signal_store.records import DTYPES, IDS, LOG_PROBS, bytes_per_position, decode, encode, encode_top_k
+from ..models.signal_store.measured import record_bytes, record_of
+from ..models.signal_store.records import DTYPES, bytes_per_position
 from ..models.signal_store.writer import StoreWriter, plan_shards, write_head
 from ..teachers.base import Teacher
-from ..views import LinearHead
 from .run_documents import documents_in, loaded_datasets
 from .stored_rows import run_template
 from .teachers import facts_of
-
-# Kept positions of a batch whose distribution is compared with the exact one, and of a tile of logits.
-_COMPARED, _TILE = 8, 256
 
 
 class _Shard(NamedTuple):
@@ -77,7 +75,7 @@ def cache_teachers(
             Takes lines for the user.
 
     Returns:
-        `dict`: the index: documents, positions, and `measured`, sums of errors (see [`measured_errors`]).
+        `dict`: the index: documents, positions, and `measured`, sums of errors (see [`~models.signal_store.measured.measured_errors`]).
 
     Raises:
         ValueError: If the run has no teacher, its data streams, or the disk is too small.
@@ -96,7 +94,7 @@ def cache_teachers(
     for (name, one), own in zip(known.items(), documents, strict=True):
         batches = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
         counts = [sum(document.kept_count for document in batch) for batch in batches]
-        full = max(1, shard_bytes // _bytes(one, dtype, top_k))
+        full = max(1, shard_bytes // record_bytes(one["width"], dtype, top_k))
         shards += [_Shard(name, batches[part.start : part.stop]) for part in plan_shards(counts, full)]
 
     accelerator, main = trainer.accelerator, trainer.accelerator.is_main_process
@@ -141,22 +139,6 @@ def cache_teachers(
     index = writer.finish() if main else {}
     accelerator.wait_for_everyone()
     return index
-
-
-def measured_errors(index: dict[str, Any]) -> dict[str, float]:
-    """
-    Returns what keeping the states in their dtype costs, of an index.
-
-    Returns:
-        `dict`: `states`, root mean square of the error as a share of that of the states, where those are kept; `kl`, mean
-        Kullback-Leibler divergence of the kept distribution from the exact one, in nats. What is not among the most probable
-        tokens is taken for equally probable.
-    """
-    sums = index["measured"]
-    found = {"kl": sums["kl"] / max(sums["compared"], 1)}
-    if "squares" in sums:
-        found["states"] = (sums["squared_error"] / max(sums["squares"], 1e-300)) ** 0.5
-    return found
 
 
 def _teachers_of(trainer: Any) -> dict[str, Teacher]:
@@ -285,40 +267,16 @@ def _write(
 ) -> None:
     documents = [one for batch in shard.batches for one in batch]
     pieces: list[dict[str, Tensor]] = []
-    sums = {"kl": 0.0, "compared": 0.0}
-    sums |= {"squared_error": 0.0, "squares": 0.0} if top_k is None else {}
+    sums: Counter[str] = Counter()
     for batch in shard.batches:
         states, head = _read(trainer, teacher, batch)
-        some = torch.arange(0, len(states), max(1, len(states) // _COMPARED), device=states.device)[:_COMPARED]
-        exact = head.logits(states[some]).double().log_softmax(-1)
-        if top_k is None:
-            pieces.append(encode(states, dtype))
-            kept = decode({name: values.to(states.device) for name, values in pieces[-1].items()}, states.dtype)
-            sums["squared_error"] += (kept.double() - states.double()).square().sum().item()
-            sums["squares"] += states.double().square().sum().item()
-            other = head.logits(kept[some]).double().log_softmax(-1)
-        else:
-            tiles = states.split(_TILE)
-            records = [encode_top_k(head.logits(tile).log_softmax(-1), top_k) for tile in tiles]
-            pieces.append({name: torch.cat([record[name] for record in records]) for name in records[0]})
-            other = _spread({name: values.to(some.device)[some] for name, values in pieces[-1].items()}, head)
-        sums["kl"] += (exact.exp() * (exact - other)).sum().item()
-        sums["compared"] += len(some)
+        record, measured = record_of(states, head, dtype, top_k)
+        pieces.append(record)
+        sums.update(measured)
         update(len(states))
     fields = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
     keys = [_key(one, known) for one in documents]
     writer.write(number, shard.teacher, keys, [one.kept_count for one in documents], fields, sums)
-
-
-def _spread(record: dict[str, Tensor], head: LinearHead) -> Tensor:
-    """The log-probabilities `(n, V)` of a top-k record, what is left of the mass spread evenly over the other tokens."""
-    named, vocab_size = record[LOG_PROBS].double(), head.weight.shape[0]
-    rest = (1 - named.exp().sum(-1, keepdim=True)).clamp(min=1e-12) / max(vocab_size - named.shape[1], 1)
-    return rest.log().repeat(1, vocab_size).scatter(1, record[IDS].long(), named)
-
-
-def _bytes(known: dict[str, Any], dtype: str, top_k: int | None) -> int:
-    return bytes_per_position(known["width"], dtype) if top_k is None else 8 * top_k
 
 
 def _require_space(
@@ -335,7 +293,7 @@ def _require_space(
     for shard in shards:
         own = [one.kept_count for batch in shard.batches for one in batch]
         positions, documents = positions + sum(own), documents + len(own)
-        size += sum(own) * _bytes(known[shard.teacher], dtype, top_k) + len(own) * (KEY_BYTES + 8)
+        size += sum(own) * record_bytes(known[shard.teacher]["width"], dtype, top_k) + len(own) * (KEY_BYTES + 8)
     heads = {teacher.head(trainer._causal_lm).key: teacher.head(trainer._causal_lm) for teacher in teachers.values()}
     size += (
         0

@@ -17,11 +17,12 @@ from datasets import Dataset
 
 from hf_ckt.models.signal_store.documents import documents_of
 from hf_ckt.models.signal_store.facts import store_facts, teacher_fingerprint
+from hf_ckt.models.signal_store.measured import measured_errors
 from hf_ckt.models.signal_store.records import bytes_per_position, decode, encode
 from hf_ckt.models.signal_store.writer import StoreWriter
 from hf_ckt.teachers.base import TeacherSetup
 from hf_ckt.teachers.cache import CacheTeacher
-from hf_ckt.training.teacher_cache import cache_teachers, measured_errors
+from hf_ckt.training.teacher_cache import cache_teachers
 from tests import tiny_models
 from tests.runs import OFF, rows
 from tests.teachers.signals import DISTIL, batch_of, dense, logits_of
