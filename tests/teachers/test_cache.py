@@ -297,22 +297,13 @@ def write_run(folder, student, teacher, count=48):
     return folder / "run.yaml"
 
 
-def command(config, output, **kwargs):
-    words = [
-        "cache-teacher",
-        "--config",
-        str(config),
-        "--output",
-        str(output),
-        "--shard-mb",
-        "0.01",
-        "--dtype",
-        "float32",
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def command(config, output, processes=1):
+    words = ["hf_ckt.cli.main", "cache-teacher", "--config", str(config), "--output", str(output)]
+    words += ["--shard-mb", "0.01", "--dtype", "float32"]
+    launch = ["-m"] if processes == 1 else ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "-m"]
     return subprocess.Popen(
-        [sys.executable, "-m", "hf_ckt.cli.main", *words],
-        env=environment,
+        [sys.executable, *launch, *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": "29611"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
@@ -421,3 +412,16 @@ def test_top_k_records_are_a_lossy_teacher(tiny_model_dir, tmp_path):
     teacher = CacheTeacher.load(tmp_path / "cache", SETUP)
     found = teacher.signal(batch, None)
     assert teacher.lossy and torch.equal(found.ids, ids) and torch.equal(found.log_probs, log_probs)
+
+
+@pytest.mark.slow
+def test_two_processes_write_what_one_writes(tiny_model_dir, teacher_folder, tmp_path):
+    """Each with its own shards: a shard that both wrote, or none, would be found missing at the end of hours."""
+    config = write_run(tmp_path, tiny_model_dir, teacher_folder, count=16)
+    files = []
+    for processes in (1, 2):
+        process = command(config, tmp_path / str(processes), processes)
+        said = process.communicate()[0].decode()
+        assert process.returncode == 0, said
+        files.append({path.name: path.read_bytes() for path in (tmp_path / str(processes)).iterdir()})
+    assert files[0] == files[1] and len(files[0]) > 6
