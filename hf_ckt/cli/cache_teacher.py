@@ -28,6 +28,13 @@ def run(argv: list[str]) -> int:
         help="in which the hidden states are kept; that of the models is the run file's (default: %(default)s)",
     )
     parser.add_argument(
+        "--top-k",
+        type=int,
+        default=None,
+        metavar="K",
+        help="keep as many of the most probable tokens in place of hidden states, in float32: lossy, as a served teacher is",
+    )
+    parser.add_argument(
         "--batch-size",
         type=int,
         default=None,
@@ -49,7 +56,8 @@ def run(argv: list[str]) -> int:
 
     def write(script: Any, args: Any, *rest: Any) -> None:
         from ..models._upstream import end_training
-        from ..training.teacher_cache import cache_teachers, measured_errors
+        from ..models.signal_store.measured import measured_errors
+        from ..training.teacher_cache import cache_teachers
 
         args.teacher_cache, args.push_to_hub, args.resume_from_checkpoint = None, False, None
         trainer = build_trainer(script, args, *rest)
@@ -58,15 +66,18 @@ def run(argv: list[str]) -> int:
             trainer,
             options.output,
             dtype=options.dtype,
+            top_k=options.top_k,
             batch_size=options.batch_size,
             shard_bytes=int(options.shard_mb * 1e6),
             say=say,
         )
         if index:
             errors = measured_errors(index)
+            kept = f"as {options.top_k} tokens" if options.top_k is not None else f"in {options.dtype}"
+            off = f"the states are off by {errors['states']:.2%} (root mean square), " if "states" in errors else ""
             say(
-                f"Kept as {options.dtype}, the states are off by {errors['states']:.2%} (root mean square), and what the teacher "
-                f"says by {errors['kl']:.2e} nats (mean KL of {index['measured']['compared']:,} positions)."
+                f"Kept {kept}, {off}what the teacher says by {errors['kl']:.2e} nats (mean KL of "
+                f"{index['measured']['compared']:,.0f} positions)."
             )
         say(
             f"Saved to {options.output}: train with --teacher-cache {options.output}, or teacher_cache: in the run file."

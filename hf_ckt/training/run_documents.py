@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 
 from datasets import Dataset
 
-from ..models.batch import ROUTES, Batch
 from ..models.signal_store.documents import StoredDocument, documents_of
-from .collator import RejectedCollator, split_rejected
+from .collator import RejectedCollator, read_batch, split_rejected
 
 # Rows that are collated together: more only pad more.
 _ROWS = 16
@@ -63,8 +62,7 @@ def documents_in(
         found = []
         for batch in split_rejected(collate(examples)):
             if batch is not None:
-                labels, routes = batch.pop("labels"), batch.pop(ROUTES, None)
-                found += documents_of(Batch(batch, labels, routes))
+                found += documents_of(read_batch(batch, trainer._marks)[0])
         yield RowsDocuments(name, first, found)
 
 

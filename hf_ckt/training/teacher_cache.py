@@ -3,6 +3,7 @@
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,22 +14,25 @@ from datasets import IterableDataset
 from torch import Tensor
 from tqdm import tqdm
 
-from ..checks import require_known
+from ..checks import require_count, require_known
 from ..kernels.signals import TeacherSignal
 from ..models.batch import Batch
 from ..models.fingerprint import fingerprint
 from ..models.signal_store.documents import KEY_BYTES, StoredDocument
-from ..models.signal_store.facts import digest_of, store_facts, teacher_fingerprint, tokenizer_fingerprint
-from ..models.signal_store.records import DTYPES, bytes_per_position, decode, encode
+from ..models.signal_store.facts import (
+    digest_of,
+    knows_weights,
+    store_facts,
+    teacher_fingerprint,
+    tokenizer_fingerprint,
+)
+from ..models.signal_store.measured import record_bytes, record_of
+from ..models.signal_store.records import DTYPES, bytes_per_position
 from ..models.signal_store.writer import StoreWriter, plan_shards, write_head
 from ..teachers.base import Teacher
-from ..views import LinearHead
 from .run_documents import documents_in, loaded_datasets
 from .stored_rows import run_template
 from .teachers import facts_of
-
-# Kept positions of a batch whose distribution is compared with the exact one.
-_COMPARED = 8
 
 
 class _Shard(NamedTuple):
@@ -43,6 +47,7 @@ def cache_teachers(
     folder: str | os.PathLike,
     *,
     dtype: str = "bfloat16",
+    top_k: int | None = None,
     batch_size: int | None = None,
     shard_bytes: int = 256_000_000,
     say: Callable[[str], Any] = print,
@@ -59,6 +64,8 @@ def cache_teachers(
             Where to write.
         dtype (`str`, *optional*, defaults to `"bfloat16"`):
             Of the states: `bfloat16`, `float32`, `float16` or `int8`.
+        top_k (`int`, *optional*):
+            Keeps as many of the most probable tokens with their log-probabilities in float32, in place of states: lossy.
         batch_size (`int`, *optional*):
             Documents of a pass. None: the run's per_device_train_batch_size, in the order of the data, so that a run without
             shuffling and packing reads the same bits that the teacher would have given.
@@ -68,13 +75,16 @@ def cache_teachers(
             Takes lines for the user.
 
     Returns:
-        `dict`: the index: documents, positions, and `measured`, sums of errors (see [`measured_errors`]).
+        `dict`: the index: documents, positions, and `measured`, sums of errors (see [`~models.signal_store.measured.measured_errors`]).
 
     Raises:
         ValueError: If the run has no teacher, its data streams, or the disk is too small.
     """
     require_known("--dtype", dtype, DTYPES)
     teachers = _teachers_of(trainer)
+    if top_k is not None:
+        require_count("--top-k", top_k, 1, "It is a number of tokens.")
+        dtype = "float32"
     batch_size = batch_size or trainer.args.per_device_train_batch_size
     known = {name: _known(trainer, teacher) for name, teacher in teachers.items()}
     documents = _documents(trainer, [one["fingerprint"] for one in known.values()])
@@ -84,18 +94,20 @@ def cache_teachers(
     for (name, one), own in zip(known.items(), documents, strict=True):
         batches = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
         counts = [sum(document.kept_count for document in batch) for batch in batches]
-        full = max(1, shard_bytes // bytes_per_position(one["width"], dtype))
+        full = max(1, shard_bytes // record_bytes(one["width"], dtype, top_k))
         shards += [_Shard(name, batches[part.start : part.stop]) for part in plan_shards(counts, full)]
 
     accelerator, main = trainer.accelerator, trainer.accelerator.is_main_process
     if main:
-        _require_space(Path(folder), known, shards, dtype, teachers, trainer, say)
+        _require_space(Path(folder), known, shards, dtype, top_k, teachers, trainer, say)
     for name, teacher in teachers.items():
-        head = teacher.head(trainer._causal_lm)
-        known[name] |= write_head(folder, head) if main else {}
+        if top_k is not None:
+            known[name] |= {"k": top_k}
+        elif main:
+            known[name] |= write_head(folder, teacher.head(trainer._causal_lm))
     keys = b"".join(_key(one, known[shard.teacher]) for shard in shards for batch in shard.batches for one in batch)
     facts = store_facts(
-        kind="states",
+        kind="states" if top_k is None else "top_k",
         dtype=dtype,
         teachers=known,
         tokenizer=tokenizer_fingerprint(trainer._tokenizer),
@@ -120,26 +132,13 @@ def cache_teachers(
     with tqdm(total=sum(sizes.values()), initial=done, unit=" positions", unit_scale=True, disable=not main) as bar:
         for number in missing:
             shard = shards[number]
-            _write(trainer, writer, number, shard, teachers[shard.teacher], known[shard.teacher], dtype, bar.update)
+            _write(
+                trainer, writer, number, shard, teachers[shard.teacher], known[shard.teacher], dtype, top_k, bar.update
+            )
     accelerator.wait_for_everyone()
     index = writer.finish() if main else {}
     accelerator.wait_for_everyone()
     return index
-
-
-def measured_errors(index: dict[str, Any]) -> dict[str, float]:
-    """
-    Returns what keeping the states in their dtype costs, of an index.
-
-    Returns:
-        `dict`: `states`, root mean square of the error as a share of that of the states; `kl`, mean Kullback-Leibler
-        divergence of the kept distribution from the exact one, in nats.
-    """
-    sums = index["measured"]
-    return {
-        "states": (sums["squared_error"] / max(sums["squares"], 1e-300)) ** 0.5,
-        "kl": sums["kl"] / max(sums["compared"], 1),
-    }
 
 
 def _teachers_of(trainer: Any) -> dict[str, Teacher]:
@@ -174,7 +173,7 @@ def _teachers_of(trainer: Any) -> dict[str, Teacher]:
 
 def _known(trainer: Any, teacher: Teacher) -> dict[str, Any]:
     facts = facts_of(teacher)
-    if "weights" not in facts:
+    if not knows_weights(facts):
         # The student's own base: of its weights those that no adapter has added.
         facts["weights"] = fingerprint(trainer._causal_lm, frozen_only=True)
     return {**facts, "fingerprint": teacher_fingerprint(facts)}
@@ -183,16 +182,28 @@ def _known(trainer: Any, teacher: Teacher) -> dict[str, Any]:
 def _documents(trainer: Any, fingerprints: Sequence[str]) -> list[list[StoredDocument]]:
     """The run's documents by teacher, each once, in the order of the data."""
     found: list[list[StoredDocument]] = [[] for _ in fingerprints]
-    seen: set[bytes] = set()
+    seen: dict[bytes, bytes] = {}
     for name, dataset in loaded_datasets(trainer).items():
         for some in documents_in(trainer, name, dataset, trainer.data_collator):
             for one in some.documents:
                 key = one.key(fingerprints[one.route])
+                read = b"" if one.context is None else one.context.key("")
+                if seen.get(key, read) != read:
+                    text = trainer._tokenizer.decode(one.ids[:12].tolist())
+                    raise ValueError(
+                        f"cache-teacher: {name} has a text ({text!r}) twice behind which the teacher reads different contexts, and "
+                        "it is found by the text alone. Drop one of them, or let the teacher run in each step."
+                    )
                 if key not in seen:
-                    seen.add(key)
-                    # Copies: of a view, the whole batch would stay in memory.
-                    found[one.route].append(StoredDocument(one.ids.astype("int32"), one.kept.copy(), one.route))
+                    seen[key] = read
+                    found[one.route].append(_copied(one))
     return found
+
+
+def _copied(one: StoredDocument) -> StoredDocument:
+    # Of a view, the whole batch would stay in memory.
+    context = None if one.context is None else _copied(one.context)
+    return StoredDocument(one.ids.astype("int32"), one.kept.copy(), one.route, context)
 
 
 def _shape(trainer: Any, teacher: Teacher, first: list[StoredDocument]) -> dict[str, Any]:
@@ -202,7 +213,11 @@ def _shape(trainer: Any, teacher: Teacher, first: list[StoredDocument]) -> dict[
     else:
         head = teacher.head(trainer._causal_lm)
         states = head.weight[:0]
-    return {"states_dtype": str(states.dtype).removeprefix("torch."), "width": head.weight.shape[1]}
+    return {
+        "states_dtype": str(states.dtype).removeprefix("torch."),
+        "width": head.weight.shape[1],
+        "vocab_size": head.weight.shape[0],
+    }
 
 
 def _key(document: StoredDocument, known: dict[str, Any]) -> bytes:
@@ -211,6 +226,21 @@ def _key(document: StoredDocument, known: dict[str, Any]) -> bytes:
 
 def _read(trainer: Any, teacher: Teacher, documents: list[StoredDocument]) -> TeacherSignal:
     """What a teacher says of documents, padded as the run's data collator pads."""
+    batch = _batch(trainer, documents)
+    contexts = [one.context for one in documents if one.context is not None]
+    if contexts:
+        batch.context = _batch(trainer, contexts)
+    with torch.no_grad(), trainer.accelerator.autocast():
+        signal = teacher.signal(batch, trainer._causal_lm)
+    if not isinstance(signal, TeacherSignal):
+        raise ValueError(
+            f"cache-teacher: the teacher ({teacher.name}) does not give hidden states at every position, so there is nothing to "
+            "keep. Let it run in each step."
+        )
+    return signal
+
+
+def _batch(trainer: Any, documents: list[StoredDocument]) -> Batch:
     multiple = trainer.args.pad_to_multiple_of or 1
     width = -(-max(len(one.ids) for one in documents) // multiple) * multiple
     ids = torch.full((len(documents), width), trainer._tokenizer.pad_token_id or 0)
@@ -221,10 +251,7 @@ def _read(trainer: Any, teacher: Teacher, documents: list[StoredDocument]) -> Te
         ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
         labels[row, 1 : len(tokens)] = torch.where(kept[:-1], tokens[1:], -100)
     device = trainer.accelerator.device
-    batch = Batch({"input_ids": ids.to(device), "attention_mask": mask.to(device)}, labels.to(device))
-    with torch.no_grad(), trainer.accelerator.autocast():
-        signal: Any = teacher.signal(batch, trainer._causal_lm)
-    return signal
+    return Batch({"input_ids": ids.to(device), "attention_mask": mask.to(device)}, labels.to(device))
 
 
 def _write(
@@ -235,30 +262,21 @@ def _write(
     teacher: Teacher,
     known: dict[str, Any],
     dtype: str,
+    top_k: int | None,
     update: Callable[[int], Any],
 ) -> None:
     documents = [one for batch in shard.batches for one in batch]
     pieces: list[dict[str, Tensor]] = []
-    sums = {"squared_error": 0.0, "squares": 0.0, "kl": 0.0, "compared": 0}
+    sums: Counter[str] = Counter()
     for batch in shard.batches:
         states, head = _read(trainer, teacher, batch)
-        pieces.append(encode(states, dtype))
-        kept = decode({name: values.to(states.device) for name, values in pieces[-1].items()}, states.dtype)
-        sums["squared_error"] += (kept.double() - states.double()).square().sum().item()
-        sums["squares"] += states.double().square().sum().item()
-        some = torch.arange(0, len(states), max(1, len(states) // _COMPARED), device=states.device)[:_COMPARED]
-        sums["kl"] += _kl(states[some], kept[some], head)
-        sums["compared"] += len(some)
+        record, measured = record_of(states, head, dtype, top_k)
+        pieces.append(record)
+        sums.update(measured)
         update(len(states))
     fields = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
     keys = [_key(one, known) for one in documents]
     writer.write(number, shard.teacher, keys, [one.kept_count for one in documents], fields, sums)
-
-
-def _kl(exact: Tensor, kept: Tensor, head: LinearHead) -> float:
-    """Sum over positions of the divergence of what is kept from what was said, in nats."""
-    one, other = (head.logits(states).double().log_softmax(-1) for states in (exact, kept))
-    return (one.exp() * (one - other)).sum().item()
 
 
 def _require_space(
@@ -266,6 +284,7 @@ def _require_space(
     known: dict[str, dict[str, Any]],
     shards: Sequence[_Shard],
     dtype: str,
+    top_k: int | None,
     teachers: dict[str, Teacher],
     trainer: Any,
     say: Callable[[str], Any],
@@ -274,9 +293,13 @@ def _require_space(
     for shard in shards:
         own = [one.kept_count for batch in shard.batches for one in batch]
         positions, documents = positions + sum(own), documents + len(own)
-        size += sum(own) * bytes_per_position(known[shard.teacher]["width"], dtype) + len(own) * (KEY_BYTES + 8)
+        size += sum(own) * record_bytes(known[shard.teacher]["width"], dtype, top_k) + len(own) * (KEY_BYTES + 8)
     heads = {teacher.head(trainer._causal_lm).key: teacher.head(trainer._causal_lm) for teacher in teachers.values()}
-    size += sum(tensor.nbytes for head in heads.values() for tensor in (head.weight, head.bias) if tensor is not None)
+    size += (
+        0
+        if top_k is not None
+        else sum(tensor.nbytes for head in heads.values() for tensor in (head.weight, head.bias) if tensor is not None)
+    )
     there = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder.is_dir() else 0
     around = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(around).free

@@ -17,11 +17,12 @@ from datasets import Dataset
 
 from hf_ckt.models.signal_store.documents import documents_of
 from hf_ckt.models.signal_store.facts import store_facts, teacher_fingerprint
+from hf_ckt.models.signal_store.measured import measured_errors
 from hf_ckt.models.signal_store.records import bytes_per_position, decode, encode
 from hf_ckt.models.signal_store.writer import StoreWriter
 from hf_ckt.teachers.base import TeacherSetup
 from hf_ckt.teachers.cache import CacheTeacher
-from hf_ckt.training.teacher_cache import cache_teachers, measured_errors
+from hf_ckt.training.teacher_cache import cache_teachers
 from tests import tiny_models
 from tests.runs import OFF, rows
 from tests.teachers.signals import DISTIL, batch_of, dense, logits_of
@@ -296,22 +297,13 @@ def write_run(folder, student, teacher, count=48):
     return folder / "run.yaml"
 
 
-def command(config, output, **kwargs):
-    words = [
-        "cache-teacher",
-        "--config",
-        str(config),
-        "--output",
-        str(output),
-        "--shard-mb",
-        "0.01",
-        "--dtype",
-        "float32",
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def command(config, output, processes=1):
+    words = ["hf_ckt.cli.main", "cache-teacher", "--config", str(config), "--output", str(output)]
+    words += ["--shard-mb", "0.01", "--dtype", "float32"]
+    launch = ["-m"] if processes == 1 else ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "-m"]
     return subprocess.Popen(
-        [sys.executable, "-m", "hf_ckt.cli.main", *words],
-        env=environment,
+        [sys.executable, *launch, *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": "29611"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
@@ -341,6 +333,28 @@ def test_three_kills_leave_the_files_of_an_unbroken_run(tiny_model_dir, teacher_
     assert last.returncode == 0, said
     files = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("whole", "killed")]
     assert files[0] == files[1], moments
+
+
+def test_the_most_probable_tokens_are_kept_and_what_that_loses_is_measured(tiny_model_dir, teacher_folder, tmp_path):
+    """A lossy cache whose loss is not known is taken for the teacher."""
+    given = {"peft_config": lora(), "teacher_model": str(teacher_folder)}
+    trainer = build(tmp_path / "writer", tiny_model_dir, given=given, **DISTIL)
+    batch = batch_of(trainer)
+    exact = dense(load(teacher_folder), batch).double().log_softmax(-1)
+    losses = []
+    for count in (2, 8, exact.shape[1] - 1):
+        index = cache_teachers(trainer, tmp_path / str(count), top_k=count, say=lambda line: None)
+        found = CacheTeacher.load(tmp_path / str(count), SETUP).signal(batch, None)
+        assert torch.equal(found.ids, exact.topk(count).indices)
+        torch.testing.assert_close(found.log_probs.double(), exact.topk(count).values, rtol=1e-5, atol=1e-5)
+        # By hand: inside the tail, its mean log-probability against that of an even spread.
+        tail = exact.scatter(1, found.ids, -torch.inf)
+        mass = tail.exp().sum(-1)
+        even = (mass / (exact.shape[1] - count)).log()
+        lost = (tail.exp() * (tail.clamp(min=-700) - even[:, None])).sum(-1).mean().item()
+        losses.append(measured_errors(index)["kl"])
+        assert losses[-1] == pytest.approx(lost, rel=0.3, abs=1e-6)
+    assert losses[0] > losses[1] > losses[2] and losses[2] < 1e-6
 
 
 def test_a_cache_is_one_of_several_teachers(tiny_model_dir, teacher_folder, tmp_path):
@@ -398,3 +412,16 @@ def test_top_k_records_are_a_lossy_teacher(tiny_model_dir, tmp_path):
     teacher = CacheTeacher.load(tmp_path / "cache", SETUP)
     found = teacher.signal(batch, None)
     assert teacher.lossy and torch.equal(found.ids, ids) and torch.equal(found.log_probs, log_probs)
+
+
+@pytest.mark.slow
+def test_two_processes_write_what_one_writes(tiny_model_dir, teacher_folder, tmp_path):
+    """Each with its own shards: a shard that both wrote, or none, would be found missing at the end of hours."""
+    config = write_run(tmp_path, tiny_model_dir, teacher_folder, count=16)
+    files = []
+    for processes in (1, 2):
+        process = command(config, tmp_path / str(processes), processes)
+        said = process.communicate()[0].decode()
+        assert process.returncode == 0, said
+        files.append({path.name: path.read_bytes() for path in (tmp_path / str(processes)).iterdir()})
+    assert files[0] == files[1] and len(files[0]) > 6

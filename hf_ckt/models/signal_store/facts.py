@@ -41,8 +41,19 @@ def teacher_fingerprint(facts: Mapping[str, Any]) -> str:
         facts (`Mapping[str, Any]`):
             As of [`~teachers.base.Teacher.facts`]. One that is known by its `weights` has no other name from another folder.
     """
-    known = {name: value for name, value in facts.items() if name != "name" or "weights" not in facts}
+    known = _without_names(facts) if knows_weights(facts) else facts
     return digest_of(json.dumps(known, sort_keys=True, default=str).encode())
+
+
+def knows_weights(facts: Any) -> bool:
+    """Returns whether a teacher, or one that it is made of, is known by its weights."""
+    return isinstance(facts, Mapping) and ("weights" in facts or any(map(knows_weights, facts.values())))
+
+
+def _without_names(facts: Any) -> Any:
+    if isinstance(facts, Mapping):
+        return {key: _without_names(value) for key, value in facts.items() if key != "name"}
+    return facts
 
 
 def store_facts(
