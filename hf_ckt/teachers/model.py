@@ -242,12 +242,14 @@ class ModelTeacher(Teacher):
         """The head where the student's is: of a teacher that is elsewhere it is copied once, since it never changes."""
         if self._near_head is not None:
             return self._near_head
-        # Sharded, it is whole for the length of the pass only: FSDP then frees the memory of what it gathered.
-        copied = {"device": device, "copy": self._sharded}
         if device is None and not self._sharded:
             return head.detach()
-        bias = None if head.bias is None else head.bias.detach().to(**copied)
-        near = head._replace(weight=head.weight.detach().to(**copied), bias=bias)
+
+        def copied(tensor: Tensor) -> Tensor:
+            # Sharded, it is whole for the length of the pass only: FSDP then frees the memory of what it gathered.
+            return tensor.detach().clone() if device is None else tensor.detach().to(device)
+
+        near = head._replace(weight=copied(head.weight), bias=None if head.bias is None else copied(head.bias))
         if self.device is not None:
             self._near_head = near
         return near

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from accelerate import DistributedType, FullyShardedDataParallelPlugin
+from accelerate import DistributedType, FullyShardedDataParallelPlugin, PartialState
 from datasets import Dataset
 
 from tests import tiny_models
@@ -119,7 +119,9 @@ class Shards:
 
 def sharded_teachers(folder: Path, model: Path) -> dict[str, Any]:
     """Gradients where two teachers are sharded with the student, and each process has rows of one of them alone."""
-    other = tiny_models.save_tiny_llama(folder / f"other{os.environ.get('RANK', '')}", seed=7, hidden_size=48)
+    # Of several processes the first one saves.
+    other = tiny_models.save_tiny_llama(folder / "other", seed=7, hidden_size=48)
+    PartialState().wait_for_everyone()
     names = ["one"] * 4 + ["two"] * 4
     data = Dataset.from_list([{**row, "teacher": name} for row, name in zip(rows(), names, strict=True)])
     outcome = {}
