@@ -45,7 +45,8 @@ class ModelTeacher(Teacher):
     are padded to a multiple of 64 or 128, each model to its own), the two are compared over the ids that both have, each
     distribution normalised over those: what a padded row would be given is no token's.
 
-    Of a run that shards its models with FSDP or DeepSpeed, the teacher is sharded too.
+    Of a run that shards its models with FSDP or DeepSpeed, the teacher is sharded too; of its head, each process then has a
+    whole copy from a pass to the end of the losses, V * D numbers.
 
     Source: Hinton et al. 2015, https://huggingface.co/papers/1503.02531.
     Related: [`SelfTeacher`] needs no second model.
@@ -81,6 +82,7 @@ class ModelTeacher(Teacher):
         self.offload = offload
         self._offloaded: Callable[[], AbstractContextManager] = nullcontext
         self._near_head: LinearHead | None = None
+        self._sharded = False
         self._revision: str | None = None
         self.model: Any = model.requires_grad_(False).eval()
         self._adapter = model.active_peft_config if isinstance(model, PeftModel) else None
@@ -205,6 +207,7 @@ class ModelTeacher(Teacher):
     def place(self, accelerator: Any) -> None:
         """Moves the teacher to the training device, or shards it as the run shards its models."""
         distributed = accelerator.distributed_type
+        self._sharded = distributed in (DistributedType.DEEPSPEED, DistributedType.FSDP)
         if distributed == DistributedType.DEEPSPEED:
             self.model = prepare_deepspeed(self.model, accelerator)
         elif distributed == DistributedType.FSDP:
@@ -239,10 +242,14 @@ class ModelTeacher(Teacher):
         """The head where the student's is: of a teacher that is elsewhere it is copied once, since it never changes."""
         if self._near_head is not None:
             return self._near_head
-        if device is None:
+        if device is None and not self._sharded:
             return head.detach()
-        bias = None if head.bias is None else head.bias.detach().to(device)
-        near = head._replace(weight=head.weight.detach().to(device), bias=bias)
+
+        def copied(tensor: Tensor) -> Tensor:
+            # Sharded, it is whole for the length of the pass only: FSDP then frees the memory of what it gathered.
+            return tensor.detach().clone() if device is None else tensor.detach().to(device)
+
+        near = head._replace(weight=copied(head.weight), bias=None if head.bias is None else copied(head.bias))
         if self.device is not None:
             self._near_head = near
         return near

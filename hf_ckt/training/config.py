@@ -186,7 +186,7 @@ class ContrastiveRobustConfig(PerturbationConfig, SFTConfig):
     )
     teacher_system_prompt: str | None = setting(
         "System message that teacher_model reads in place of the row's own and the student does not see, for conversations. "
-        "A column teacher_prompt (text or messages) is read in place of a row's whole prompt."
+        "None: the row's own. A column teacher_prompt (text or messages) is read in place of a row's whole prompt."
     )
     teacher_cache: str | None = setting(
         "Folder that `hf-ckt cache-teacher` wrote: what the teachers said is read from it, and none is loaded. None: they "

@@ -158,7 +158,7 @@ def test_only_the_students_adapter_is_saved(kind, tiny_model_dir, tmp_path):
     trainer.save_model(str(tmp_path / "saved"))
     trainer.model.save_pretrained(tmp_path / "by_hand")
     for folder in (tmp_path / "run" / "checkpoint-2", tmp_path / "saved", tmp_path / "by_hand"):
-        assert [path for path in folder.rglob("adapter_*")], folder
+        assert list(folder.rglob("adapter_*")), folder
         assert not [path for path in folder.rglob("*") if NAME in str(path.relative_to(folder))]
         found = load_file(folder / "adapter_model.safetensors")
         assert set(found) == expected and all(torch.equal(found[name], own[name]) for name in found)
