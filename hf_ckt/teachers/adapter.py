@@ -159,7 +159,9 @@ def _require_switchable(source: str, config: Any, student: Any) -> None:
 def _require_same_base(source: str, trained_on: str | None, base: str | None) -> None:
     if not trained_on or not base or trained_on == base:
         return
-    if all(os.path.isdir(one) for one in (trained_on, base)) and os.path.realpath(trained_on) == os.path.realpath(base):
+    if all(os.path.isdir(one) for one in (trained_on, base)) and os.path.realpath(trained_on) == os.path.realpath(
+        base
+    ):
         return
     known = all(os.path.isdir(one) or (one.count("/") <= 1 and not os.path.isabs(one)) for one in (trained_on, base))
     if known:

@@ -42,7 +42,9 @@ class TeacherContexts:
         return bool(self.system_prompts)
 
     @classmethod
-    def of_run(cls, args: Any, teacher_model: Any, teachers: Mapping[str, Any] | None, dataset: Any) -> "TeacherContexts":
+    def of_run(
+        cls, args: Any, teacher_model: Any, teachers: Mapping[str, Any] | None, dataset: Any
+    ) -> "TeacherContexts":
         """
         Returns the contexts that a run's arguments ask for.
 
@@ -134,7 +136,11 @@ class TeacherContexts:
             )
         if "input_ids" in dataset.column_names:
             require_columns(
-                kwargs["dataset_name"], dataset.column_names, CONTEXT_COLUMNS, _KIND, "let the trainer tokenize the text"
+                kwargs["dataset_name"],
+                dataset.column_names,
+                CONTEXT_COLUMNS,
+                _KIND,
+                "let the trainer tokenize the text",
             )
             return prepare(dataset, args=args, **kwargs)
         self._require_prompts(dataset, name, args, kwargs)

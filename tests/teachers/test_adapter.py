@@ -86,12 +86,16 @@ def test_switch_restores_what_was_set_by_hand_also_after_an_error(tiny_model_dir
     model = trainer._causal_lm
     layer = model.model.layers[0].self_attn.q_proj
     layer._disable_adapters = True
-    before = {name: (m.__dict__.get("_active_adapter"), m.__dict__.get("_disable_adapters")) for name, m in model.named_modules()}
+    before = {
+        name: (m.__dict__.get("_active_adapter"), m.__dict__.get("_disable_adapters"))
+        for name, m in model.named_modules()
+    }
     with pytest.raises(KeyError), adapters_switched(model, NAME):
         assert adapters_in_force(model) == (NAME,) and not layer._disable_adapters
         raise KeyError
     assert before == {
-        name: (m.__dict__.get("_active_adapter"), m.__dict__.get("_disable_adapters")) for name, m in model.named_modules()
+        name: (m.__dict__.get("_active_adapter"), m.__dict__.get("_disable_adapters"))
+        for name, m in model.named_modules()
     }
 
 
@@ -99,7 +103,11 @@ def test_switch_restores_what_was_set_by_hand_also_after_an_error(tiny_model_dir
 def test_training_moves_the_student_as_a_separate_teacher_would(checkpointing, tiny_model_dir, tmp_path):
     """A layer recomputed in the backward pass must read the student's adapter again, not the teacher's."""
     adapter = save_adapter(tiny_model_dir, tmp_path / "adapter")
-    changes = {} if checkpointing is False else {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": checkpointing}
+    changes = (
+        {}
+        if checkpointing is False
+        else {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": checkpointing}
+    )
     weights = {**ON, "contrastive_weight": 0.3, **changes}
     if checkpointing:
         weights["consistency_weight"] = 0.0  # a noisy view goes without reentrant checkpointing
@@ -150,7 +158,7 @@ def test_only_the_students_adapter_is_saved(kind, tiny_model_dir, tmp_path):
     trainer.save_model(str(tmp_path / "saved"))
     trainer.model.save_pretrained(tmp_path / "by_hand")
     for folder in (tmp_path / "run" / "checkpoint-2", tmp_path / "saved", tmp_path / "by_hand"):
-        assert [path for path in folder.rglob("adapter_*")], folder
+        assert list(folder.rglob("adapter_*")), folder
         assert not [path for path in folder.rglob("*") if NAME in str(path.relative_to(folder))]
         found = load_file(folder / "adapter_model.safetensors")
         assert set(found) == expected and all(torch.equal(found[name], own[name]) for name in found)
@@ -273,7 +281,9 @@ REFUSED = {
         "does not fit the student's layers, so it is of another base",
     ),
     "fewer layers": (
-        lambda d, t: save_adapter(tiny_models.save_tiny_llama(t / "one", num_hidden_layers=1), t / "a", KINDS["fewer_layers"]()),
+        lambda d, t: save_adapter(
+            tiny_models.save_tiny_llama(t / "one", num_hidden_layers=1), t / "a", KINDS["fewer_layers"]()
+        ),
         {"other_base": True},
         "is of another base: .*of the student's layers are missing",
     ),
@@ -293,7 +303,11 @@ REFUSED = {
         {},
         "would change the student's backbone",
     ),
-    "taken name": (lambda d, t: save_adapter(d, t / "a"), {"adapter_name": "default"}, "has an adapter called 'default'"),
+    "taken name": (
+        lambda d, t: save_adapter(d, t / "a"),
+        {"adapter_name": "default"},
+        "has an adapter called 'default'",
+    ),
 }
 
 

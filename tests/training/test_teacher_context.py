@@ -11,7 +11,7 @@ from hf_ckt.teachers.self import SelfTeacher
 from hf_ckt.training.collator import CONTEXT_PREFIX, read_batch
 from hf_ckt.training.teacher_context import CONTEXT_COLUMNS
 from tests.runs import OFF
-from tests.trainers import build, first_batch, gradients, load, lora, run, steps
+from tests.trainers import ON, build, first_batch, gradients, load, lora, run, steps
 
 DISTIL = {**OFF, "task_weight": 0.0, "distillation_weight": 1.0}
 RULE = "Rule: refuse what could hurt someone."
@@ -115,7 +115,9 @@ def test_system_prompt_replaces_or_is_added(tiny_model_dir, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     for n, row in enumerate(trainer.train_dataset):
         own, read = rendered(tokenizer, row)
-        question = f"<|im_start|>user\nHow do I kill {n}?<|im_end|>\n<|im_start|>assistant\nFind its number {n}.<|im_end|>"
+        question = (
+            f"<|im_start|>user\nHow do I kill {n}?<|im_end|>\n<|im_start|>assistant\nFind its number {n}.<|im_end|>"
+        )
         system = "<|im_start|>system\nYou are kind.<|im_end|>\n" if n % 2 else ""
         assert own.strip() == system + question and RULE not in own
         assert read.strip() == f"<|im_start|>system\n{RULE}<|im_end|>\n{question}"
@@ -127,7 +129,9 @@ def test_system_prompt_replaces_or_is_added(tiny_model_dir, tmp_path):
 def test_teacher_prompt_stands_in_the_place_of_the_prompt(given, tiny_model_dir, tmp_path):
     """A prompt behind the row's own, or a system message lost on the way, is not what the teacher was to read."""
     messages = [{"role": "system", "content": "Worked example: 1."}, {"role": "user", "content": "And this?"}]
-    data = [chat(n, "You are kind.", teacher_prompt=messages if given == "messages" else "And this?") for n in range(4)]
+    data = [
+        chat(n, "You are kind.", teacher_prompt=messages if given == "messages" else "And this?") for n in range(4)
+    ]
     data[3]["teacher_prompt"] = None
     changes = {"teacher_system_prompt": RULE} if given.endswith("system prompt") else {}
     trainer = make(tmp_path, tiny_model_dir, data, **changes)
@@ -140,7 +144,9 @@ def test_teacher_prompt_stands_in_the_place_of_the_prompt(given, tiny_model_dir,
         answer = f"<|im_start|>assistant\nFind its number {n}.<|im_end|>"
         assert reads[n][1].strip() == f"{system}<|im_start|>user\nAnd this?<|im_end|>\n{answer}"
     # Without a prompt of its own a row is read as it is, or behind the system prompt.
-    assert reads[3][1].strip() == (reads[3][0].strip().replace("You are kind.", RULE) if changes else reads[3][0].strip())
+    assert reads[3][1].strip() == (
+        reads[3][0].strip().replace("You are kind.", RULE) if changes else reads[3][0].strip()
+    )
 
 
 def test_conversations_are_compared_at_every_answer(tiny_model_dir, tmp_path):
@@ -160,7 +166,9 @@ def test_conversations_are_compared_at_every_answer(tiny_model_dir, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     for n, row in enumerate(trainer.train_dataset):
         for ids, labels in (("input_ids", "labels"), CONTEXT_COLUMNS):
-            assert tokenizer.decode([one for one in row[labels] if one != -100]) == f"It is {n}.<|im_end|>No.<|im_end|>"
+            assert (
+                tokenizer.decode([one for one in row[labels] if one != -100]) == f"It is {n}.<|im_end|>No.<|im_end|>"
+            )
             assert (RULE in tokenizer.decode(row[ids])) == (ids != "input_ids")
     run(trainer)
 
@@ -249,7 +257,9 @@ def test_model_settings_reach_the_wrapped_teacher(tiny_model_dir, tmp_path):
 
 def test_run_that_reads_no_teacher_ignores_the_column(tiny_model_dir, tmp_path):
     """SFTTrainer's own run must stay one, whatever columns the data has."""
-    trainer = build(tmp_path, tiny_model_dir, Dataset.from_list(TEXT), given={"peft_config": lora()}, packing=True, **OFF)
+    trainer = build(
+        tmp_path, tiny_model_dir, Dataset.from_list(TEXT), given={"peft_config": lora()}, packing=True, **OFF
+    )
     assert trainer.objective is None and CONTEXT_COLUMNS[0] not in trainer.train_dataset.column_names
 
 
@@ -265,6 +275,29 @@ def test_evaluation_reads_the_context_too(tiny_model_dir, tmp_path):
         make(tmp_path, tiny_model_dir, TEXT, given={"eval_dataset": Dataset.from_list(bare)})
 
 
+@pytest.mark.parametrize("layout", [{}, {"padding_free": True, "max_length": None}])
+@pytest.mark.parametrize("perturbation", ["gaussian", "word_dropout"])
+def test_all_terms_run_beside_a_context(perturbation, layout, tiny_model_dir, tmp_path):
+    """The noisy view perturbs the student's prompt and not the teacher's, and is compared with what that said clean."""
+    changes = {
+        **ON,
+        "regularization_loss": "reference_kl",
+        "perturbation": perturbation,
+        "consistency_target": "teacher",
+        "consistency_fraction": 0.5,
+        "role_rows": {"distillation": {"source": "good"}},
+        "max_steps": 3,
+        **layout,
+    }
+    data = [{**row, "source": ("good", "other")[n % 2]} for n, row in enumerate(CHAT)]
+    trainer = run(make(tmp_path, tiny_model_dir, data, teacher_system_prompt=RULE, **changes))
+    for step in steps(trainer):
+        assert all(torch.isfinite(torch.tensor(value)) for value in step.values())
+        assert step["distillation_loss"] > 0 and step["regularization_loss"] > 0
+    # A step of few documents may have perturbed none.
+    assert any(step.get("consistency_loss", 0) > 0 for step in steps(trainer))
+
+
 def without(rows, *columns):
     return [{name: value for name, value in row.items() if name not in columns} for row in rows]
 
@@ -272,24 +305,48 @@ def without(rows, *columns):
 LONG = [dict(row) for row in TEXT]
 LONG[5] = {**LONG[5], "teacher_prompt": "word " * 40 + LONG[5]["teacher_prompt"]}
 REFUSED = {
-    "too long": (LONG, {"max_length": 100}, r"train dataset, row 5: with the teacher's prompt it has \d+ tokens, and max_length=100"),
+    "too long": (
+        LONG,
+        {"max_length": 100},
+        r"train dataset, row 5: with the teacher's prompt it has \d+ tokens, and max_length=100",
+    ),
     "packing": (TEXT, {"packing": True}, "cannot be combined with packing"),
     "rejected": (
         [{**row, "rejected": " No."} for row in TEXT],
         {"contrastive_rejected": True, "contrastive_weight": 1.0},
         "cannot be combined with contrastive_rejected",
     ),
-    "plain text": (without(TEXT, "teacher_prompt"), {"teacher_system_prompt": RULE}, "row 0: its prompt is plain text"),
-    "no prompt": ([{"text": "a b c", "teacher_prompt": "d"}], {}, "has no prompts that another could stand in the place of"),
-    "empty column": ([{**row, "teacher_prompt": None} for row in TEXT], {}, "no row of the train dataset has another prompt"),
-    "trained prompts": (CHAT, {"teacher_system_prompt": RULE, "completion_only_loss": False}, "are trained on like answers"),
+    "plain text": (
+        without(TEXT, "teacher_prompt"),
+        {"teacher_system_prompt": RULE},
+        "row 0: its prompt is plain text",
+    ),
+    "no prompt": (
+        [{"text": "a b c", "teacher_prompt": "d"}],
+        {},
+        "has no prompts that another could stand in the place of",
+    ),
+    "empty column": (
+        [{**row, "teacher_prompt": None} for row in TEXT],
+        {},
+        "no row of the train dataset has another prompt",
+    ),
+    "trained prompts": (
+        CHAT,
+        {"teacher_system_prompt": RULE, "completion_only_loss": False},
+        "are trained on like answers",
+    ),
     "blank": (CHAT, {"teacher_system_prompt": " "}, "in which there is nothing to learn from"),
     "messages for text": (
         [{**row, "teacher_prompt": [{"role": "user", "content": "x"}]} for row in TEXT],
         {},
         "its prompt is plain text and its 'teacher_prompt' is list",
     ),
-    "stream": (IterableDataset.from_generator(lambda: iter(TEXT)), {"teacher_system_prompt": RULE}, "is a streaming dataset"),
+    "stream": (
+        IterableDataset.from_generator(lambda: iter(TEXT)),
+        {"teacher_system_prompt": RULE},
+        "is a streaming dataset",
+    ),
     "tokenized": (
         [{"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}],
         {"teacher_system_prompt": RULE},
@@ -330,7 +387,12 @@ def test_answer_that_is_tokenized_otherwise_names_its_row(tiny_model_dir, tmp_pa
             "the teacher has a system_prompt of its own",
         ),
         (None, {"a": None}, {"teacher_system_prompt": "B."}, "does not say which of the teachers"),
-        (None, {"a": None, "b": None}, {}, r"the column 'teacher_prompt': does not say which of the teachers \(a, b\)"),
+        (
+            None,
+            {"a": None, "b": None},
+            {},
+            r"the column 'teacher_prompt': does not say which of the teachers \(a, b\)",
+        ),
     ],
 )
 def test_context_of_nobody_in_particular_is_refused(teacher, teachers, changes, message, tiny_model_dir, tmp_path):
@@ -343,7 +405,12 @@ def test_context_of_nobody_in_particular_is_refused(teacher, teachers, changes, 
 def test_other_answers_in_tokenized_data_are_found_by_the_collator(tiny_model_dir, tmp_path):
     """Data that was tokenized elsewhere is aligned by whoever did it; a slip there is one batch late, not never."""
     rows = [
-        {"input_ids": [5, 6, 7, 8], "labels": [-100, -100, 7, 8], "hf_ckt_context_input_ids": [9, 7, 8], "hf_ckt_context_labels": [-100, 7, last]}
+        {
+            "input_ids": [5, 6, 7, 8],
+            "labels": [-100, -100, 7, 8],
+            "hf_ckt_context_input_ids": [9, 7, 8],
+            "hf_ckt_context_labels": [-100, 7, last],
+        }
         for last in (8, 6)
     ]
     good = make(tmp_path, tiny_model_dir, [rows[0]] * 4, teacher=PrivilegedContextTeacher(SelfTeacher()))
