@@ -131,12 +131,13 @@ def load_teacher(trainer: Any, given: Any, model_settings: Mapping[str, Any]) ->
     return teacher, known
 
 
-def warn_unread() -> None:
-    """Says that a teacher was given for nothing."""
-    logger.warning(
-        "teacher_model: no term of this run reads a teacher, so it is not loaded and teaches nothing. Give "
-        "distillation_weight or contrastive_weight a value above 0, or leave teacher_model out."
-    )
+def warn_unread(given: bool, name: str | None) -> None:
+    """Warns where a teacher was given and none, which would have a name, is read."""
+    if given and name is None:
+        logger.warning(
+            "teacher_model: no term of this run reads a teacher, so it is not loaded and teaches nothing. Give "
+            "distillation_weight or contrastive_weight a value above 0, or leave teacher_model out."
+        )
 
 
 def reference_beside(teacher: Teacher | None) -> Teacher:

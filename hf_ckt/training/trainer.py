@@ -141,8 +141,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
                 "token_map": args.teacher_token_map,
             }
             self._set_objective(schedules, teacher_model if teachers is None else {"routed": teachers}, settings)
-        if teacher_given and self.teacher_name is None:
-            warn_unread()
+        warn_unread(teacher_given, self.teacher_name)
 
     def _set_objective(self, schedules: dict[str, Any], teacher_model: Any, model_settings: dict[str, Any]) -> None:
         args = self.args

@@ -11,7 +11,7 @@ from hf_ckt.teachers.self import SelfTeacher
 from hf_ckt.training.collator import CONTEXT_PREFIX, read_batch
 from hf_ckt.training.teacher_context import CONTEXT_COLUMNS
 from tests.runs import OFF
-from tests.trainers import build, first_batch, gradients, load, lora, run, steps
+from tests.trainers import ON, build, first_batch, gradients, load, lora, run, steps
 
 DISTIL = {**OFF, "task_weight": 0.0, "distillation_weight": 1.0}
 RULE = "Rule: refuse what could hurt someone."
@@ -273,6 +273,29 @@ def test_evaluation_reads_the_context_too(tiny_model_dir, tmp_path):
     bare = [{name: row[name] for name in ("prompt", "completion")} for row in TEXT]
     with pytest.raises(ValueError, match="the eval dataset has no column 'teacher_prompt'"):
         make(tmp_path, tiny_model_dir, TEXT, given={"eval_dataset": Dataset.from_list(bare)})
+
+
+@pytest.mark.parametrize("layout", [{}, {"padding_free": True, "max_length": None}])
+@pytest.mark.parametrize("perturbation", ["gaussian", "word_dropout"])
+def test_all_terms_run_beside_a_context(perturbation, layout, tiny_model_dir, tmp_path):
+    """The noisy view perturbs the student's prompt and not the teacher's, and is compared with what that said clean."""
+    changes = {
+        **ON,
+        "regularization_loss": "reference_kl",
+        "perturbation": perturbation,
+        "consistency_target": "teacher",
+        "consistency_fraction": 0.5,
+        "role_rows": {"distillation": {"source": "good"}},
+        "max_steps": 3,
+        **layout,
+    }
+    data = [{**row, "source": ("good", "other")[n % 2]} for n, row in enumerate(CHAT)]
+    trainer = run(make(tmp_path, tiny_model_dir, data, teacher_system_prompt=RULE, **changes))
+    for step in steps(trainer):
+        assert all(torch.isfinite(torch.tensor(value)) for value in step.values())
+        assert step["distillation_loss"] > 0 and step["regularization_loss"] > 0
+    # A step of few documents may have perturbed none.
+    assert any(step.get("consistency_loss", 0) > 0 for step in steps(trainer))
 
 
 def without(rows, *columns):
