@@ -3,7 +3,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,21 @@ _IN_A_SHELL = {
 
 def run(argv: list[str]) -> int:
     """Parses the options, trains, saves, and pushes if asked to."""
+    with_run(argv, _train)
+    return 0
+
+
+def with_run(argv: list[str], work: Callable[..., None]) -> None:
+    """
+    Calls what is to be done with the run that options and run file describe; of an error, it is said how a shell names what
+    it names.
+
+    Args:
+        argv (`list[str]`):
+            The options.
+        work (`Callable`):
+            Takes the arguments of [`build_trainer`].
+    """
     from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
 
     from ..training.config import ContrastiveRobustConfig
@@ -43,7 +58,7 @@ def run(argv: list[str]) -> int:
 
     kinds: Any = (ScriptArguments, ContrastiveRobustConfig, ModelConfig, DatasetMixtureConfig, TeacherArguments)
     try:
-        _train(*TrainParser(kinds, own_fields(ContrastiveRobustConfig, TeacherArguments)).read(argv))
+        work(*TrainParser(kinds, own_fields(ContrastiveRobustConfig, TeacherArguments)).read(argv))
     except Exception as error:
         text = str(error)
         said = [
@@ -54,16 +69,16 @@ def run(argv: list[str]) -> int:
         if said:
             error.add_note(f"In a shell, {', and '.join(said)}.")
         raise
-    return 0
 
 
-def _train(
+def build_trainer(
     script: "ScriptArguments",
     args: "ContrastiveRobustConfig",
     model: "ModelConfig",
     mixture: "DatasetMixtureConfig",
     teacher: TeacherArguments,
-) -> None:
+) -> Any:
+    """Returns the trainer of a run, its data looked through; raises where something is wrong with what was given."""
     from ..data.row_marks import RowMarks
     from ..objective.objective import ROLES
 
@@ -85,7 +100,7 @@ def _train(
     from jinja2 import TemplateError
     from trl import get_peft_config, get_quantization_config
 
-    from ..models._upstream import end_training
+    from ..training.known_tokens import require_readable_rows
     from ..training.trainer import ContrastiveRobustTrainer
 
     shared = {"attn_implementation": model.attn_implementation, "dtype": model.dtype}
@@ -126,7 +141,20 @@ def _train(
         if model.model_name_or_path not in str(error) and "teacher_model" not in str(error):
             error.add_note(f"What was to be loaded is model_name_or_path, {model.model_name_or_path!r}.")
         raise
-    _require_fitting(trainer)
+    require_readable_rows(trainer)
+    return trainer
+
+
+def _train(
+    script: "ScriptArguments",
+    args: "ContrastiveRobustConfig",
+    model: "ModelConfig",
+    mixture: "DatasetMixtureConfig",
+    teacher: TeacherArguments,
+) -> None:
+    from ..models._upstream import end_training
+
+    trainer = build_trainer(script, args, model, mixture, teacher)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
 
     # A folder of this machine says nothing to a reader of the card, and may say more than its owner wants.
@@ -270,45 +298,6 @@ def _require_rendered(rows: Any, source: str, model: "ModelConfig", args: "Contr
         name: Any = model.model_name_or_path
         loading = {"revision": model.model_revision, "trust_remote_code": args.trust_remote_code}
         require_renderable(rows, source, AutoTokenizer.from_pretrained(name, **loading))
-
-
-def _require_fitting(trainer: Any) -> None:
-    """
-    Raises ValueError where truncation left no row, a row is longer than the positions that a model has learned, or holds an
-    id that it has no embedding for.
-    """
-    import pyarrow.compute as pc
-    from datasets import Dataset
-
-    from ..models.positions import learned_positions
-    from ..models.token_map import embedding_rows
-
-    rows = trainer.train_dataset
-    if not isinstance(rows, Dataset) or "input_ids" not in rows.column_names:
-        return
-    if not len(rows):
-        raise ValueError(
-            f"max_length={trainer.args.max_length}: of no row is an answer left within it, so there is nothing to train on. "
-            "Raise it, or set truncation_mode='keep_end'."
-        )
-    largest = longest = 0
-    for batch in rows.select_columns("input_ids").with_format("arrow").iter(10_000):
-        ids = batch["input_ids"]
-        largest = max(largest, pc.max(pc.list_flatten(ids)).as_py() or 0)
-        longest = max(longest, pc.max(pc.list_value_length(ids)).as_py())
-    if largest >= embedding_rows(trainer.model):
-        raise ValueError(
-            f"dataset_name: a row holds the token id {largest}, and the model has embeddings for {embedding_rows(trainer.model)} "
-            "tokens. Tokenize the texts with the model's own tokenizer, or drop the column input_ids."
-        )
-    positions = learned_positions(trainer.model)
-    if positions is None or trainer.padding_free:  # positions there begin anew with each document
-        return
-    if longest > positions:
-        raise ValueError(
-            f"max_length={trainer.args.max_length}: a row has {longest} tokens, and the model has learned {positions} "
-            f"positions, behind which it cannot read. Set max_length={positions} or less."
-        )
 
 
 def _push(trainer: Any, dataset_name: str | None) -> None:

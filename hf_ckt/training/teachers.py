@@ -2,6 +2,7 @@
 """From what a user gives as a teacher to the teacher."""
 
 import inspect
+import logging
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -14,6 +15,8 @@ from ..checks import nearest
 from ..discovery import load_part, part_name, part_names
 from ..teachers.base import Teacher, TeacherSetup
 from ..teachers.self import SelfTeacher
+
+logger = logging.getLogger(__name__)
 
 
 def build_teacher(
@@ -113,8 +116,9 @@ def load_teacher(trainer: Any, given: Any, model_settings: Mapping[str, Any]) ->
     Returns:
         `tuple[Teacher, dict[str, Any]]`: it, and what it is known by, as the main process knows it.
     """
+    trainer._marks.require_heard()
     teacher = build_teacher(
-        given,
+        trainer._contexts.wrapped(given, model_settings),
         student=trainer.model,
         causal_lm=trainer._causal_lm,
         tokenizer=trainer._tokenizer,
@@ -125,6 +129,15 @@ def load_teacher(trainer: Any, given: Any, model_settings: Mapping[str, Any]) ->
     known = broadcast_object_list([facts_of(teacher)])[0]
     teacher.place(trainer.accelerator)
     return teacher, known
+
+
+def warn_unread(given: bool, name: str | None) -> None:
+    """Warns where a teacher was given and none, which would have a name, is read."""
+    if given and name is None:
+        logger.warning(
+            "teacher_model: no term of this run reads a teacher, so it is not loaded and teaches nothing. Give "
+            "distillation_weight or contrastive_weight a value above 0, or leave teacher_model out."
+        )
 
 
 def reference_beside(teacher: Teacher | None) -> Teacher:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import DistributedType, FullyShardedDataParallelPlugin, PartialState
 from datasets import Dataset
+from peft import get_peft_model
 
 from tests import tiny_models
 from tests.runs import OFF, ROLES, rows
@@ -195,7 +196,28 @@ def resumed(folder: Path, model: Path) -> dict[str, Any]:
     return {"checkpoint": str(checkpoint), "saved": saved, **found}
 
 
+def adapter_teacher(folder: Path, model: Path) -> dict[str, Any]:
+    """Two steps of eight rows with a teacher that is a second adapter, and a checkpoint."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        torch.manual_seed(11)
+        get_peft_model(load(model), lora(r=2)).save_pretrained(folder / "adapter")
+    PartialState().wait_for_everyone()
+    given = {"peft_config": lora(), "teacher_model": {"adapter": str(folder / "adapter")}}
+    changes = {"per_device_train_batch_size": 8 // ranks(), "optim": "sgd", "max_grad_norm": 0.0}
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    trainer = run(build(folder / "run", model, given=given, **EACH, **changes, **saving, **ON_TOKENS))
+    trainer.accelerator.wait_for_everyone()
+    parameters = dict(trainer.model.named_parameters())
+    return {
+        "steps": steps(trainer),
+        "trained": {name: p.detach() for name, p in parameters.items() if p.requires_grad},
+        "teacher": {name: p.detach() for name, p in parameters.items() if ".hf_ckt_teacher." in name},
+        "saved": sorted(path.name for path in (folder / "run" / "checkpoint-2").iterdir()),
+    }
+
+
 JOBS = {
+    "adapter_teacher": adapter_teacher,
     "masked_rank": masked_rank,
     "bad_rank": bad_rank,
     "evaluation": evaluation,

@@ -107,3 +107,19 @@ def test_state_survives_another_number_of_processes(two, tiny_model_dir, tmp_pat
     found = ranks.remembered(one)
     assert found["multiplier"] == second["saved"]["multiplier"]
     assert all(torch.equal(found[name], first["saved"][name]) for name in ("queue", "noise"))
+
+
+def test_adapter_teacher_of_two_processes_is_that_of_one(two, one):
+    """DDP must neither wait for the teacher's gradients nor mix its adapter with the student's."""
+    expected = one("adapter_teacher")
+    for rank in two:
+        found = rank["adapter_teacher"]
+        for step, wanted in zip(found["steps"], expected["steps"], strict=True):
+            for name in ("task_loss", "distillation_loss", "consistency_loss"):
+                assert step[name] == pytest.approx(wanted[name], rel=1e-4), name
+        assert found["trained"].keys() == expected["trained"].keys() and found["trained"]
+        for name, value in expected["trained"].items():
+            torch.testing.assert_close(found["trained"][name], value, rtol=1e-3, atol=1e-5)
+        assert found["teacher"].keys() == expected["teacher"].keys() and found["teacher"]
+        assert all(torch.equal(found["teacher"][name], value) for name, value in expected["teacher"].items())
+        assert "adapter_model.safetensors" in found["saved"] and "hf_ckt_teacher" not in found["saved"]

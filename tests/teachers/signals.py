@@ -5,6 +5,8 @@ import torch
 
 from hf_ckt.kernels.signals import TeacherSignal, signal_parts
 from hf_ckt.models.batch import Batch
+from hf_ckt.teachers.base import Teacher
+from hf_ckt.training.teachers import build_teacher
 from tests.runs import OFF
 from tests.trainers import first_batch
 
@@ -31,3 +33,16 @@ def dense(model, batch):
     model.eval()
     with torch.no_grad():
         return batch.keep(model(**batch.inputs).logits)
+
+
+def teacher_on(trainer, given):
+    """A teacher, built on a trainer's student where it is not built yet."""
+    if isinstance(given, Teacher):
+        return given
+    return build_teacher(
+        given,
+        student=trainer.model,
+        causal_lm=trainer._causal_lm,
+        tokenizer=trainer._tokenizer,
+        accelerator=trainer.accelerator,
+    )

@@ -9,8 +9,8 @@ from typing import Any
 from ...discovery import part_names
 from .models import require_model, require_there
 
-# Kinds whose source is a model's or an adapter's name.
-_MODELS = ("model", "adapter")
+# Kinds whose source is, or may be, a model's or an adapter's name.
+_MODELS = ("model", "adapter", "privileged_context")
 
 
 @dataclass
