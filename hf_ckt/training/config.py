@@ -185,7 +185,7 @@ class ContrastiveRobustConfig(PerturbationConfig, SFTConfig):
         "string."
     )
     teacher_system_prompt: str | None = setting(
-        "System message that teacher_model alone reads; a column teacher_prompt stands in place of a row's whole prompt."
+        "System message that the teacher alone reads. None: none; a column teacher_prompt replaces a row's whole prompt."
     )
     teacher_token_map: dict[str, Any] | str | None = setting(
         "What the teacher reads in place of tokens that it does not have (those of a cloned chat template, say), from a "
