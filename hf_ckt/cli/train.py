@@ -124,7 +124,7 @@ def build_trainer(
         quantization_config=get_quantization_config(model),
         peft_config=get_peft_config(model),
         teacher_model=teacher.teacher_model_name_or_path,
-        teachers=teacher.teachers,
+        teachers=teacher.teachers,  # type: ignore[arg-type]  # a mapping by now
         teacher_quantization_config=get_quantization_config(
             replace(model, load_in_4bit=teacher.teacher_load_in_4bit, load_in_8bit=teacher.teacher_load_in_8bit)
         ),

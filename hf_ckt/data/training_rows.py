@@ -115,7 +115,7 @@ def require_marks(dataset: Any, source: str, marks: "RowMarks", *, training: boo
         training (`bool`, *optional*, defaults to `True`):
             Whether the columns must be there.
     """
-    first = next(iter(dataset), {})
+    first: Mapping[str, Any] = next(iter(dataset), {})
     if not marks or not marks.says_something(first, f"data set {shown_name(source)}", training):
         return
     columns = [name for name in marks.columns if name in first]

@@ -119,8 +119,10 @@ class TileProgram:
         """
         shared = {name: LogitsView(scale_and_cap(raw, *caps[name])) for name, raw in logits.items()}
         tile = TokenViews(labels=labels, **{view: shared[name] for view, name in views.items()})
-        for name, named in (given or {}).items():
-            setattr(tile, name, TopKView(*named, tile.student.vocab_size))
+        for name, (ids, log_probs) in (given or {}).items():
+            # Student and perturbed student have one head; where neither is read, no id is looked up.
+            sizes = [view.vocab_size for view in shared.values()]
+            setattr(tile, name, TopKView(ids, log_probs, min(sizes) if sizes else 2**31))
 
         def total_of(per_token: Tensor, factor: Tensor | None = None) -> Tensor:
             # Not a product alone: rows that do not count hold whatever was there, and 0 times NaN is NaN.

@@ -23,7 +23,7 @@ class TopOverlapMetric(TokenMetric):
 
     Args:
         k (`int`, *optional*, defaults to `10`):
-            How many, at least 1; all of a smaller vocabulary.
+            How many, at least 1; all of a smaller vocabulary, and all that a top-k teacher names where it names fewer.
 
     Raises:
         ValueError: If k is less than 1.
@@ -44,4 +44,5 @@ class TopOverlapMetric(TokenMetric):
         teacher = views.teacher.most_probable(count, shared)  # (N, k)
         student = views.student.most_probable(teacher.shape[1], shared)
         both = (teacher.unsqueeze(2) == student.unsqueeze(1)).any(2)
-        return both.to(views.student.logits.dtype).mean(1)
+        named = (teacher >= 0).sum(1)  # a top-k teacher may name fewer
+        return both.sum(1).to(views.student.logits.dtype) / named.clamp(min=1)

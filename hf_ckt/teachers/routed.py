@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
+from ..discovery import part_name
 from ..kernels.signals import RoutedSignal, Signal, SignalPart, TeacherSignal, signal_parts
 from ..models.batch import Batch
 from .base import Teacher, TeacherSetup
@@ -69,7 +70,7 @@ class RoutedTeacher(Teacher):
         found = []
         for number, (name, teacher) in enumerate(self.teachers.items()):
             wanted = torch.zeros(batch.documents.count, dtype=torch.bool, device=routes.device)
-            wanted[batch.kept_documents[routes == number]] = True
+            wanted[batch.kept_documents[(routes == number) & batch.kept_inside]] = True
             own, positions = batch.of_documents(wanted)
             found += [part._replace(teacher=name) for part in self._read(teacher, own, positions, batch, student)]
         return RoutedSignal(tuple(found))
@@ -98,7 +99,12 @@ class RoutedTeacher(Teacher):
             teacher.place(accelerator)
 
     def facts(self) -> dict[str, Any]:
-        return {"teachers": {name: teacher.facts() for name, teacher in self.teachers.items()}}
+        named = self.teachers.items()
+        # The order is a fact of its own: the first teaches rows that name none, and a queue's states lie side by side in it.
+        return {
+            "teachers": {name: {"kind": part_name(teacher), **teacher.facts()} for name, teacher in named},
+            "order": [*self.teachers],
+        }
 
     def collator(self, inner: Callable) -> Callable:
         for teacher in self.teachers.values():

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.row_marks import ROUTES, SWITCHES, RowMarks, counts_for
-from ..models.batch import Batch
+from ..data.row_marks import SWITCHES, RowMarks, counts_for
+from ..models.batch import ROUTES, STORED, Batch
 
 PREFIX = "rejected_"
 CONTEXT_PREFIX = "hf_ckt_context_"
@@ -76,18 +76,29 @@ def split_rejected(inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
     return plain, rejected or None
 
 
-def read_batch(inputs: dict[str, Any], marks: RowMarks) -> tuple[Batch, dict[str, Tensor]]:
+def read_batch(inputs: dict[str, Any], marks: RowMarks, only: str | None = None) -> tuple[Batch, dict[str, Tensor]]:
     """
     Takes what is no input of a model out of a collated batch.
+
+    Args:
+        inputs (`dict`):
+            The batch.
+        marks ([`~data.row_marks.RowMarks`]):
+            The run's.
+        only (`str`, *optional*):
+            A role: nothing is kept of rows that it leaves out.
 
     Returns:
         `tuple[Batch, dict[str, torch.Tensor]]`: the batch, and where the roles that leave rows out count, `(N,)` each.
     """
+    stored = {name.removeprefix(STORED): inputs.pop(name) for name in list(inputs) if name.startswith(STORED)}
     names = [name for name in inputs if name.startswith(CONTEXT_PREFIX)]
     read = {name.removeprefix(CONTEXT_PREFIX): inputs.pop(name) for name in names}
-    context = read_batch(read, marks)[0] if read else None
-    batch = Batch(inputs, inputs.pop("labels"), inputs.pop(ROUTES, None), context)
-    switches = inputs.pop(SWITCHES, None)
+    context = read_batch(read, marks, only=only)[0] if read else None
+    labels, routes, switches = inputs.pop("labels"), inputs.pop(ROUTES, None), inputs.pop(SWITCHES, None)
+    if only is not None and switches is not None:
+        labels = labels.masked_fill(~counts_for(switches, only, marks.roles), -100)
+    batch = Batch(inputs, labels, routes, context, stored)
     if switches is None:
         return batch, {}
     kept = batch.at_kept(switches)

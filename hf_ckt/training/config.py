@@ -185,7 +185,11 @@ class ContrastiveRobustConfig(PerturbationConfig, SFTConfig):
         "string."
     )
     teacher_system_prompt: str | None = setting(
-        "System message that the teacher alone reads. None: none; a column teacher_prompt replaces a row's whole prompt."
+        "System message that teacher_model reads in place of the row's own, for conversations; None: the row's own. A column "
+        "teacher_prompt (text or messages) is read in place of a row's whole prompt."
+    )
+    teacher_cache: str | None = setting(
+        "Folder that `hf-ckt cache-teacher` wrote, read in place of the teachers, none of which is loaded. None: they run."
     )
     teacher_token_map: dict[str, Any] | str | None = setting(
         "What the teacher reads in place of tokens that it does not have (those of a cloned chat template, say), from a "

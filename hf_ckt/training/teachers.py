@@ -116,6 +116,7 @@ def load_teacher(trainer: Any, given: Any, model_settings: Mapping[str, Any]) ->
     Returns:
         `tuple[Teacher, dict[str, Any]]`: it, and what it is known by, as the main process knows it.
     """
+    trainer._marks.require_heard()
     teacher = build_teacher(
         trainer._contexts.wrapped(given, model_settings),
         student=trainer.model,

@@ -16,7 +16,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import SFTConfig, SFTTrainer
 
 from ..checkpoints import replace_file
-from ..data.row_marks import MarkCollator, RowMarks
+from ..data.row_marks import MarkCollator, RowMarks, below_marks
 from ..hub.run_card import run_card
 from ..models._upstream import checkpoints_reentrantly, get_config_model_id, uncompiled
 from ..models.token_map import embedding_rows
@@ -37,8 +37,9 @@ from .preferences import REJECTED_COLUMNS, chosen_as_completion, with_rejected
 from .resolution import require_safe_noisy_view, resolve_schedules
 from .resuming import ResumableTrainer
 from .state import TrainingState
+from .stored_rows import cached_teachers, with_lookup
 from .teacher_context import TeacherContexts
-from .teachers import load_teacher, reference_beside, require_one_way, warn_unread
+from .teachers import load_teacher, reference_beside, warn_unread
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +111,8 @@ class ContrastiveRobustTrainer(ResumableTrainer):
             args = ContrastiveRobustConfig(f"{name.split('/')[-1]}-CKT")
         teacher_given = teacher_model is not None or teachers is not None
         given["args"] = args = ContrastiveRobustConfig.from_arguments(args, teacher_given=teacher_given)
-        require_one_way(teacher_model, teachers)
+        teacher_given = teacher_given or args.teacher_cache is not None
+        teacher_model, teachers, names = cached_teachers(args.teacher_cache, teacher_model, teachers)
         for one in (teacher_model, *(teachers or {}).values()):
             require_separate_models(model, one)
         if args.contrastive_rejected:
@@ -118,7 +120,8 @@ class ContrastiveRobustTrainer(ResumableTrainer):
                 given[dataset_name] = chosen_as_completion(given.get(dataset_name), dataset_name)
         self._contexts = TeacherContexts.of_run(args, teacher_model, teachers, given.get("train_dataset"))
         self._sources = PromptSources()
-        self._marks = RowMarks([*(teachers or {})], args.role_rows or {}, ROLES)  # type: ignore[arg-type]
+        self._marks = RowMarks(names, args.role_rows or {}, ROLES)  # type: ignore[arg-type]
+        self._marks.require_markable(args)
         self.objective: Objective | None = None
         self.teacher_name: str | None = None
         super().__init__(**given)
@@ -165,7 +168,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         self._extra_passes = ExtraPasses(teacher, reference, noisy)
         self.data_collator = require_known_tokens(self, {} if teacher is None else teacher.unknown)
         if teacher is not None:
-            self.data_collator = self._contexts.collator(teacher.collator(self.data_collator))
+            self.data_collator = self._contexts.collator(with_lookup(self, teacher))
             self.teacher_name = teacher.name
         if args.contrastive_rejected and "contrastive" in terms:
             self.data_collator = RejectedCollator(self.data_collator)
@@ -213,7 +216,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         return NoisyView(
             args.build_mixture(),
             prompts,
-            self.data_collator if rewrites else None,
+            below_marks(self.data_collator) if rewrites else None,
             fraction=args.consistency_fraction,
             every=args.consistency_every,
             batched=args.noisy_view_batched,
@@ -226,8 +229,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         tokenize = prepare = partial(super()._prepare_dataset, processing_class=processing_class)
         names = list(inspect.signature(SFTTrainer._prepare_dataset).parameters)[4:]
         kwargs |= dict(zip(names, rest, strict=False))
-        if self._marks:
-            prepare = partial(self._marks.prepare, prepare)
+        prepare = partial(self._marks.prepare, prepare)
         if args.perturbs("text", "ids") and args.consistency_may_be_on:
             facts = {"required": args.perturbs("text"), "completion_only": bool(self.completion_only_loss)}
             prepare = partial(self._sources.prepare, prepare, **facts)
@@ -274,7 +276,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
             extra_passes=extra_passes,
             batch=batch,
             scale=scale,
-            rejected=None if rejected is None else read_batch(rejected, self._marks)[0],
+            rejected=None if rejected is None else read_batch(rejected, self._marks, "contrastive")[0],
             role_masks=role_masks,
             # The same noise for an example in whichever micro-batch of the step, and again after a resume.
             seed=(self.args.seed << 32) + (self.state.global_step if mode == "train" else 0),

@@ -8,6 +8,8 @@ the ordinary says more there, and not in its own code, where a slip would change
 - `held_inputs(role)`: which of `student`, `noisy`, `weight`, `bias` a token loss treats as constants in that role,
   though they move its value (a detached target or weight).
 - `SMOOTH_AT_EQUALITY = False`: a divergence whose gradient is not 0 where the two distributions are equal.
+- `top_k_reference(row, named, label)`: a token loss or metric that reads a top-k teacher otherwise than as its formula
+  over the named tokens and the rest as one: the other views' logits, the named ids with their log-probabilities.
 - `MOVES_TARGET`: True or False where a divergence is chosen for moving its target, or for leaving it alone.
 - `as_read(batch)`: for a teacher that reads more than a batch's inputs, the batch with it.
 """

@@ -54,6 +54,18 @@ def test_fully_sharded_gradients_equal_those_of_one_process(two, one):
     assert any("lm_head" in key for key in expected["head"])
 
 
+def test_teachers_sharded_with_the_student_teach_what_whole_ones_do(two, one):
+    """A head that outlives the pass of a sharded teacher is freed memory, and a rank that skips a teacher's pass hangs all."""
+    expected = one("sharded_teachers")
+    for name, gradients in expected.items():
+        found = two[0]["sharded_teachers"][name]
+        assert found.keys() == gradients.keys() and gradients
+        for key, value in gradients.items():
+            torch.testing.assert_close(
+                found[key], value, rtol=1e-4, atol=1e-6, msg=lambda m, n=name, k=key: f"{n} {k}: {m}"
+            )
+
+
 def test_a_rank_without_a_kept_token_neither_hangs_nor_counts(two):
     """A rank that skips its backward pass hangs the others; one that counts halves the means."""
     for step in two[0]["masked_rank"]["steps"]:

@@ -18,6 +18,13 @@ def reference(row: dict[str, list[float]], label: int, threshold: float | None =
     return -trust * math.log(softmax(row["student"])[label])
 
 
+def top_k_reference(row: dict[str, list[float]], named: dict[int, float], label: int) -> float:
+    """Of a label that is not named no more is known than that it is neither above the rest nor above the least named."""
+    rest = 1 - math.fsum(map(math.exp, named.values()))
+    trust = math.exp(named[label]) if label in named else min([rest, *map(math.exp, named.values())])
+    return -trust * math.log(softmax(row["student"])[label])
+
+
 def views(student, teacher, labels) -> TokenViews:
     return TokenViews(torch.tensor(labels), student=LogitsView(student), teacher=LogitsView(teacher))
 

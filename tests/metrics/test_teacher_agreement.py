@@ -14,6 +14,11 @@ def reference(row: dict[str, list[float]], label: int) -> float:
     return float(teacher.index(max(teacher)) == student.index(max(student)))
 
 
+def top_k_reference(row: dict[str, list[float]], named: dict[int, float], label: int) -> float:
+    student = row["student"]
+    return float(max(named, key=named.__getitem__, default=-1) == student.index(max(student)))
+
+
 def test_teacher_agreement_leaves_padded_ids_out():
     """A teacher's surplus id that happens to lead can never be agreed with."""
     student, teacher = torch.tensor([[0.0, 2.0], [2.0, 0.0]]), torch.tensor([[0.0, 1.0, 9.0], [0.0, 1.0, 9.0]])

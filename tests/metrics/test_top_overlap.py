@@ -17,6 +17,13 @@ def reference(row: dict[str, list[float]], label: int, k: int = 10) -> float:
     return len(teacher & student) / len(teacher)
 
 
+def top_k_reference(row: dict[str, list[float]], named: dict[int, float], label: int, k: int = 10) -> float:
+    """Of the first k that are named; the student's as many as a full row names."""
+    teacher = sorted(named, key=named.__getitem__)[-k:]
+    student = sorted(range(len(row["student"])), key=row["student"].__getitem__)[-min(k, row["k"]) :]
+    return len({*teacher} & {*student}) / max(len(teacher), 1)
+
+
 def _views(student: torch.Tensor, teacher: torch.Tensor) -> TokenViews:
     return TokenViews(torch.zeros(len(student)).long(), LogitsView(student), teacher=LogitsView(teacher))
 
