@@ -31,10 +31,12 @@ from trl import SFTConfig, SFTTrainer
 from cases import STEP_VARIANTS, StepCase
 from hf_ckt.fit.shapes import SHAPES, ModelShape
 from hf_ckt.training.config import ContrastiveRobustConfig
+from hf_ckt.training.teacher_cache import cache_teachers
 from hf_ckt.training.trainer import ContrastiveRobustTrainer
 from memory import reset_high_water_mark, status_bytes
 
 _SEED = 0
+_TOP_K = 64
 _ON_CUDA = torch.cuda.is_available()
 
 
@@ -111,7 +113,7 @@ def build_trainer(job: dict[str, Any]) -> Any:
             args=GKDConfig(**fields), train_dataset=dataset, data_collator=default_data_collator, **given
         )
     if variant.teacher:
-        given |= teacher_of(variant.teacher, case, job, columns, tokenizer)
+        given |= teacher_of(variant.teacher, case, job, fields, columns, tokenizer)
     elif teacher:
         given["teacher_processing_class"] = tokenizer
     if job["compile"] is not None:
@@ -121,7 +123,7 @@ def build_trainer(job: dict[str, Any]) -> Any:
 
 
 def teacher_of(
-    name: str, case: StepCase, job: dict[str, Any], columns: dict[str, Any], tokenizer: Any
+    name: str, case: StepCase, job: dict[str, Any], fields: dict[str, Any], columns: dict[str, Any], tokenizer: Any
 ) -> dict[str, Any]:
     """Returns what the trainer is given for a teacher of `cases.TEACHERS`; a routed one adds a column."""
     if name == "self":
@@ -136,9 +138,19 @@ def teacher_of(
     if name == "routed":
         columns["teacher"] = [("other", "base")[index % 2] for index in range(len(columns["input_ids"]))]
         return {"teachers": {"other": adapter, "base": None}}
-    if name == "adapter":
-        return {"teacher_model": adapter}
-    return {"teacher_model": {"cache": fill_cache(name, case, job, columns, tokenizer, folder)}}
+    if name in ("cache", "top_k"):
+        writes = ContrastiveRobustTrainer(
+            model=load_model(case, job["path"]),
+            args=ContrastiveRobustConfig(**fields),
+            train_dataset=Dataset.from_dict(columns),
+            processing_class=tokenizer,
+            peft_config=LoraConfig(r=16, target_modules="all-linear"),
+            teacher_model=adapter,
+        )
+        cache = os.path.join(job["folder"], "cache")
+        cache_teachers(writes, cache, top_k=_TOP_K if name == "top_k" else None)
+        return {"teacher_model": {"cache": cache}}
+    return {"teacher_model": adapter}
 
 
 def random_rows(case: StepCase, steps: int, vocab_size: int) -> list[list[int]]:

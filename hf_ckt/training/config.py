@@ -181,8 +181,7 @@ class ContrastiveRobustConfig(PerturbationConfig, SFTConfig):
         choices=list(NONFINITE_ACTIONS),
     )
     teacher_model_init_kwargs: dict[str, Any] | str | None = setting(
-        "Keyword arguments for loading a teacher given by name, as model_init_kwargs for the student. dtype must be a "
-        "string."
+        "Keyword arguments for loading a teacher given by name, as model_init_kwargs for the student; dtype as a string."
     )
     teacher_system_prompt: str | None = setting(
         "System message that teacher_model reads in place of the row's own, for conversations; None: the row's own. A column "
