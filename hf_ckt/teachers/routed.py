@@ -106,5 +106,16 @@ class RoutedTeacher(Teacher):
         return inner
 
     @property
+    def log_names(self) -> list[str]:
+        return [f"{count}/{name}" for name, teacher in self.teachers.items() for count in teacher.log_names]
+
+    def take_counts(self, like: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {
+            f"{count}/{name}": value
+            for name, teacher in self.teachers.items()
+            for count, value in teacher.take_counts(like).items()
+        }
+
+    @property
     def parts(self) -> dict[str, Teacher]:
         return self.teachers
