@@ -91,7 +91,9 @@ class TokenPaths(NamedTuple):
 
     def to(self, device: torch.device) -> "TokenPaths":
         """Returns it on a device."""
-        return TokenPaths(self.first.to(device), self.later.to(device), SharedTokens(*(i.to(device) for i in self.shared)))
+        return TokenPaths(
+            self.first.to(device), self.later.to(device), SharedTokens(*(i.to(device) for i in self.shared))
+        )
 
     def by_row(self, change: Callable[[Tensor], Tensor]) -> "TokenPaths":
         """Returns it with a change made to each tensor that has a row a position."""

@@ -129,7 +129,9 @@ class CrossTokenizerTeacher(Teacher):
         signal = self.teacher.signal(own, student)
         assert isinstance(signal, TeacherSignal)  # of a teacher that is neither lossy nor several
         matches = [(row, match) for row, reading in enumerate(readings) for match in reading.matches]
-        labels = batch.inputs["input_ids"].flatten()[torch.tensor(places, dtype=torch.long, device=device) + 1].tolist()
+        labels = (
+            batch.inputs["input_ids"].flatten()[torch.tensor(places, dtype=torch.long, device=device) + 1].tolist()
+        )
         first = [
             -1 if self._same(readings[row], match, label) else readings[row].ids[match.state + 1]
             for (row, match), label in zip(matches, labels, strict=True)
@@ -236,7 +238,8 @@ def _later(
         for number, (row, match) in enumerate(matches)
         for state in range(match.state + 1, match.end)
     ]
-    later = torch.zeros(len(matches), device=signal.hidden.device)
+    wide = torch.promote_types(signal.hidden.dtype, torch.float32)
+    later = torch.zeros(len(matches), dtype=wide, device=signal.hidden.device)
     for start in range(0, len(asked), _ROWS):
         numbers, rows, tokens = torch.tensor(asked[start : start + _ROWS], device=later.device).unbind(1)
         log_probs = signal.head.logits(signal.hidden[rows]).log_softmax(-1)
