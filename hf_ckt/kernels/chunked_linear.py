@@ -36,6 +36,7 @@ The gradient is ready when the forward ends; the backward only scales it.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -362,7 +363,7 @@ def _run_blocks(
     for start in range(0, labels.shape[0], sizes.block):
         block = slice(start, min(start + sizes.block, labels.shape[0]))
         logits = {name: buffer[block] for name, buffer in buffers.items()}
-        named = {name: known.by_row(lambda tensor, block=block: tensor[block]) for name, known in given.items()}
+        named = {name: known.by_row(itemgetter(block)) for name, known in given.items()}
         factor = None if factors is None else factors[:, block]
         sums += evaluate(logits, plan.views, caps, labels[block], mask[block], weights, students, named, factor)
     return sums

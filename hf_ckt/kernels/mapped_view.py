@@ -63,18 +63,18 @@ class MappedView(BucketView):
         later = later[:, None].to(before)
         moved = before + later
         stays = (before + torch.log(-torch.expm1(later))).clamp(min=self.FLOOR)
-        self._left = log_probs.scatter(1, begins, torch.where(moves, stays, before))
+        left = log_probs.scatter(1, begins, torch.where(moves, stays, before))
         self._place = torch.searchsorted(shared.student, self._labels).clamp(max=len(shared.student) - 1)
         known = shared.student[self._place] == self._labels
         # Whether the student's next token has the bucket between the shared ones and the rest.
         self._alone = moves & ~known
-        named = self._left.index_select(1, shared.teacher)
+        named = left.index_select(1, shared.teacher)
         at = named.gather(1, self._place)
         named = named.scatter(1, self._place, torch.where(moves & known, torch.logaddexp(at, moved), at))
         own = torch.where(self._alone, moved, self.FLOOR).clamp(min=self.FLOOR)
-        rest = self._left.index_fill(1, shared.teacher, _NOTHING)
-        self._highest_rest = rest.amax(1)
-        self._buckets = torch.cat([named, own, rest.logsumexp(1, keepdim=True).clamp(min=self.FLOOR)], dim=1)
+        self._rest = left.index_fill_(1, shared.teacher, _NOTHING)  # in place: of the teacher's large vocabulary
+        rest = self._rest.logsumexp(1, keepdim=True).clamp(min=self.FLOOR)
+        self._buckets = torch.cat([named, own, rest], dim=1)
 
     def log_probs(self, temperature: float = 1.0, vocab_size: int | None = None) -> Tensor:
         """Returns the log-probabilities of the buckets, `(N, S + 2)`."""
@@ -88,7 +88,7 @@ class MappedView(BucketView):
     def top(self, vocab_size: int | None = None) -> Tensor:
         """Returns the student's id of the most probable token, `(N,)`: -1 where the student has none for it."""
         top = self.most_probable(1, self.vocab_size)[:, 0]
-        return torch.where(self._buckets[:, :-1].amax(1) >= self._highest_rest, top, -1)
+        return torch.where(self._buckets[:, :-1].amax(1) >= self._rest.amax(1), top, -1)
 
     def most_probable(self, count: int, vocab_size: int) -> Tensor:
         """Returns the student's ids of the `count` most probable tokens that both have, `(N, count)`."""
@@ -118,8 +118,8 @@ class MappedView(BucketView):
         Returns the probabilities of the teacher's and of the student's tokens that are in no other bucket than the last,
         each row from the greatest to the smallest and filled up with zeros, `(N, vocabulary of the larger)` each.
         """
-        own = self._left.index_fill(1, self._shared.teacher, _NOTHING)
-        pair = [rest.exp().sort(1, descending=True).values for rest in (own, self._rest_of(other.log_probs()))]
+        both = self._rest, self._rest_of(other.log_probs())
+        pair = [rest.exp().sort(1, descending=True).values for rest in both]
         width = max(one.shape[1] for one in pair)
         first, second = (F.pad(one, (0, width - one.shape[1])) for one in pair)
         return first, second

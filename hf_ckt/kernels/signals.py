@@ -46,8 +46,10 @@ class TopKSignal(NamedTuple):
         """Returns the signal at some of its positions, `(M,)` indices."""
         return self.by_row(lambda tensor: tensor.index_select(0, rows.to(tensor.device)))
 
-    # What the tiles ask of whatever is given beside logits, or in their place.
-    projected = False
+    @property
+    def projected(self) -> bool:
+        """Whether the view's hidden states are projected too."""
+        return False
 
     @property
     def key(self) -> tuple:
@@ -69,12 +71,12 @@ class TopKSignal(NamedTuple):
 
 class TokenPaths(NamedTuple):
     """
-    How a teacher with another vocabulary writes the student's next tokens; arguments as in [`~mapped_view.MappedView`].
+    How a teacher with another vocabulary writes the student's next tokens; arguments as in [`~kernels.mapped_view.MappedView`].
 
     Args:
         first (`torch.Tensor` of shape `(N,)`), later (`torch.Tensor` of shape `(N,)`):
             The teacher's first token of each, and the log-probability of its further ones.
-        shared ([`~mapped_view.SharedTokens`]):
+        shared ([`~kernels.mapped_view.SharedTokens`]):
             The tokens that both have.
     """
 
@@ -82,7 +84,10 @@ class TokenPaths(NamedTuple):
     later: Tensor
     shared: SharedTokens
 
-    projected = True
+    @property
+    def projected(self) -> bool:
+        """Whether the view's hidden states are projected too."""
+        return True
 
     @property
     def key(self) -> tuple:

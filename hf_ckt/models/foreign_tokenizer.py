@@ -139,7 +139,7 @@ class ForeignTokenizer:
         laid, length = _Laid(), 0
         ends: list[int | None] = []
         if self.prefix and self.replaced.get(ids[0] if ids else -1, ())[:1] != self.prefix:
-            laid.add(*self.prefix, 0, 0)
+            laid.add(self.prefix[0], 0, 0)
         text, stream = "", DecodeStream(skip_special_tokens=False)
         for index in ids:
             if index not in self.replaced:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A causal language model with another tokenizer as the teacher."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -19,8 +20,12 @@ from ..models.foreign_tokenizer import ForeignTokenizer, Match, Reading
 from ..views import LinearHead
 from .base import Teacher, TeacherSetup
 
+logger = logging.getLogger(__name__)
+
 # Positions whose logits over the teacher's vocabulary are built at a time.
 _ROWS = 64
+# Share of the first so many positions below which it is said that few are matched.
+_FEW, _FIRST = 0.25, 256
 
 
 class CrossTokenizerTeacher(Teacher):
@@ -57,6 +62,7 @@ class CrossTokenizerTeacher(Teacher):
         pairs = sorted(tokenizers.pairs.items())
         self._shared = SharedTokens(*torch.tensor(pairs, dtype=torch.long).view(-1, 2).T.contiguous())
         self._counts = dict.fromkeys(("kept", "matched", "merged"), 0)
+        self._seen: tuple[int, int] | None = 0, 0  # positions matched and kept; None once they were judged
 
     @classmethod
     def load(  # type: ignore[override]
@@ -136,9 +142,7 @@ class CrossTokenizerTeacher(Teacher):
             -1 if self._same(readings[row], match, label) else readings[row].ids[match.state + 1]
             for (row, match), label in zip(matches, labels, strict=True)
         ]
-        self._counts["kept"] += len(batch.kept)
-        self._counts["matched"] += len(matches)
-        self._counts["merged"] += sum(index >= 0 for index in first)
+        self._count(len(batch.kept), len(matches), sum(index >= 0 for index in first))
         paths = TokenPaths(
             torch.tensor(first, dtype=torch.long, device=device),
             _later(signal, readings, matches, states).to(device),
@@ -170,6 +174,24 @@ class CrossTokenizerTeacher(Teacher):
                 readings.append(reading)
                 places += [where[match.position] for match in reading.matches]
         return readings, places
+
+    def _count(self, kept: int, matched: int, merged: int) -> None:
+        for name, count in (("kept", kept), ("matched", matched), ("merged", merged)):
+            self._counts[name] += count
+        if self._seen is None:
+            return
+        self._seen = self._seen[0] + matched, self._seen[1] + kept
+        matched, kept = self._seen
+        if kept >= _FIRST:
+            self._seen = None
+            if matched < _FEW * kept:
+                logger.warning(
+                    "cross_tokenizer: only %d of the first %d positions are boundaries of both tokenizers, so the teacher (%s) "
+                    "says little. Its tokenizer cuts this text into longer tokens; use one that was made for its language.",
+                    matched,
+                    kept,
+                    self.name,
+                )
 
     def _same(self, reading: Reading, match: Match, label: int) -> bool:
         """Whether the teacher's next token is the student's, by its text."""
@@ -254,7 +276,8 @@ def _tokenizer(source: Any, given: Any, init_kwargs: Mapping[str, Any]) -> PreTr
     if isinstance(source, Mapping):
         init_kwargs = source.get("init_kwargs") or init_kwargs
         source = source.get("model")
-    name = given or (source if isinstance(source, str) else get_config_model_id(getattr(source, "config", None)))
+    config: Any = getattr(source, "config", None)
+    name = given or (source if isinstance(source, str) else config and get_config_model_id(config))
     options = {key: init_kwargs[key] for key in ("revision", "trust_remote_code", "gguf_file") if key in init_kwargs}
     try:
         if given is None and find_adapter_config_file(name, revision=options.get("revision")) is not None:

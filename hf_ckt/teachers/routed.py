@@ -36,7 +36,9 @@ class RoutedTeacher(Teacher):
         self.teachers, self.same_passes = dict(teachers), same_passes
         self.name = ", ".join(f"{name}: {teacher.name}" for name, teacher in self.teachers.items())
         self.unknown = {index: token for teacher in self.teachers.values() for index, token in teacher.unknown.items()}
-        self.lossy = any(teacher.lossy for teacher in self.teachers.values())  # type: ignore[misc]
+        lossy = [teacher for teacher in self.teachers.values() if teacher.lossy]
+        self.lossy = bool(lossy)  # type: ignore[misc]
+        self.gives = ", ".join(dict.fromkeys(teacher.gives for teacher in lossy))  # type: ignore[misc]
 
     @classmethod
     def load(cls, source: Any, setup: TeacherSetup) -> "RoutedTeacher":  # type: ignore[override]

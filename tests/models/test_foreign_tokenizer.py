@@ -99,5 +99,5 @@ def test_a_tokenizer_without_offsets_is_refused():
 @pytest.mark.parametrize("token_map", [{"<nothing>": "a"}, {"<s>": 3}, {"999999": "a"}])
 def test_a_map_of_what_is_no_token_is_refused(token_map):
     """A misspelt marker would be left out as before."""
-    with pytest.raises(ValueError, match="token_map: .*must map a token of the student to a text of the teacher"):
+    with pytest.raises(ValueError, match=r"token_map: .*must map a token of the student to a text of the teacher"):
         ForeignTokenizer(letters([], "<s>", "</s>"), letters([], "[B]", "[E]"), token_map)

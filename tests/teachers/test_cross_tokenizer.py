@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from hf_ckt.discovery import load_part
 from hf_ckt.kernels.chunked_linear import run_tiles
 from hf_ckt.models.batch import Batch
-from hf_ckt.models.foreign_tokenizer import ForeignTokenizer
+from hf_ckt.models.foreign_tokenizer import ForeignTokenizer, Reading
 from hf_ckt.objective.partition import HiddenStates, Partition
 from hf_ckt.teachers.base import TeacherSetup
 from hf_ckt.teachers.cross_tokenizer import CrossTokenizerTeacher
@@ -200,6 +200,36 @@ def test_routed_rows_hear_a_teacher_of_another_tokenizer_beside_the_base(tiny_mo
     assert first["distillation_loss/base"] == pytest.approx(0, abs=1e-6)
     assert first["distillation_loss/other"] > 0.1
     assert first["teacher_matched/other"] == 1 and "teacher_matched" not in first
+
+
+def test_all_that_reads_a_teacher_reads_one_of_another_tokenizer(tiny_model_dir, tmp_path):
+    """A term that took its ids for the student's would train on noise, in a run whose distillation is right."""
+    given = {"teacher_model": {"cross_tokenizer": str(foreign_folder(tmp_path))}, "peft_config": lora()}
+    more = {
+        "consistency_weight": 0.5,
+        "consistency_target": "teacher",
+        "label_trust": True,
+        "perturbation_severity": 0.0,
+    }
+    data = Dataset.from_list(rows())
+    given["eval_dataset"] = data
+    trainer = build(tmp_path / "out", tiny_model_dir, data, given=given, **{**DISTIL, **more})
+    log = steps(run(trainer))
+    assert all(math.isfinite(entry[name]) for entry in log for name in ("loss", "grad_norm"))
+    # Under noise of no size both terms compare the same two.
+    assert log[0]["consistency_loss"] == pytest.approx(log[0]["distillation_loss"], rel=1e-5)
+    evaluated = trainer.evaluate()
+    assert evaluated["eval_teacher_matched"] == 1 and 0 < evaluated["eval_acceptance"] < 1
+
+
+def test_text_of_which_little_is_matched_is_told_of_once(caplog):
+    """A teacher that speaks at every tenth token leaves the student where it was, with a loss that looks like any."""
+    teacher, which = two_vocabularies.teacher(), two_vocabularies.batch()
+    teacher.tokenizers.read = lambda ids, wanted: Reading([0], [])
+    with caplog.at_level(logging.WARNING, logger="hf_ckt"):
+        for _ in range(2 * 256 // len(which.kept)):
+            teacher.signal(which, None)
+    assert caplog.text.count("only 0 of the first 258 positions are boundaries of both") == 1
 
 
 REFUSED = {

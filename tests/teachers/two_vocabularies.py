@@ -6,6 +6,7 @@ them is, counted by name with plain numbers.
 The student writes `<s> ab c d ab </s>`, the teacher `[B] a b cd a b [E]`.
 """
 
+import itertools
 import math
 
 import torch
@@ -89,7 +90,7 @@ def buckets(position):
     moved = 0.0
     if path != [SHARED.get(label)]:
         chances = [p[path[0]]]
-        for one, following in zip(path, path[1:], strict=False):
+        for one, following in itertools.pairwise(path):
             chances.append(_by_name(FOREIGN, 1, one)[following])
         moved = math.prod(chances)
         p[path[0]] -= moved
