@@ -7,8 +7,9 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from ..views import BucketView, LinearHead, TokenViews, TopKView
+from ..views import BucketView, LinearHead, TokenViews
 from .mapped_view import MappedView, SharedTokens
+from .top_k_view import TopKView
 
 
 class TeacherSignal(NamedTuple):
@@ -36,7 +37,7 @@ class TopKSignal(NamedTuple):
 
     Args:
         ids (`torch.Tensor` of shape `(N, K)`), log_probs (`torch.Tensor` of shape `(N, K)`):
-            As in [`~views.TopKView`].
+            As in [`~kernels.top_k_view.TopKView`].
     """
 
     ids: Tensor

@@ -17,8 +17,9 @@ from hf_ckt.kernels import compilation
 from hf_ckt.kernels.chunked_linear import TokenLossOutput, run_tiles
 from hf_ckt.kernels.signals import TopKSignal
 from hf_ckt.kernels.tile_program import TileProgram
+from hf_ckt.kernels.top_k_view import TopKView
 from hf_ckt.losses.base import PAIRS, Divergence
-from hf_ckt.views import LogitsView, TokenViews, TopKView
+from hf_ckt.views import LogitsView, TokenViews
 from tests.contracts import token_checks as checks
 from tests.contracts.own_test import reference_of, said_of
 from tests.losses.loops import softmax
