@@ -6,17 +6,17 @@ Started by `step_group.py`. It reads a job (one line of JSON), then a line befor
 writes one JSON object a line to its standard output: `ready` before a step, `step` after it, `done` at the end.
 """
 
-import dataclasses
 import json
 import os
 import resource
 import sys
 import time
+from functools import partial
 from typing import Any, TextIO
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -31,12 +31,11 @@ from trl import SFTConfig, SFTTrainer
 from cases import STEP_VARIANTS, StepCase
 from hf_ckt.fit.shapes import SHAPES, ModelShape
 from hf_ckt.training.config import ContrastiveRobustConfig
-from hf_ckt.training.teacher_cache import cache_teachers
 from hf_ckt.training.trainer import ContrastiveRobustTrainer
 from memory import reset_high_water_mark, status_bytes
+from step_teachers import teacher_of
 
 _SEED = 0
-_TOP_K = 64
 _ON_CUDA = torch.cuda.is_available()
 
 
@@ -113,44 +112,14 @@ def build_trainer(job: dict[str, Any]) -> Any:
             args=GKDConfig(**fields), train_dataset=dataset, data_collator=default_data_collator, **given
         )
     if variant.teacher:
-        given |= teacher_of(variant.teacher, case, job, fields, columns, tokenizer)
+        load = partial(load_model, path=job["path"])
+        given |= teacher_of(variant.teacher, case, load, fields, columns, tokenizer)
     elif teacher:
         given["teacher_processing_class"] = tokenizer
     if job["compile"] is not None:
         fields["objective_compile"] = job["compile"]
     args = ContrastiveRobustConfig(**fields)
     return ContrastiveRobustTrainer(args=args, train_dataset=Dataset.from_dict(columns), **given)
-
-
-def teacher_of(
-    name: str, case: StepCase, job: dict[str, Any], fields: dict[str, Any], columns: dict[str, Any], tokenizer: Any
-) -> dict[str, Any]:
-    """Returns what the trainer is given for a teacher of `cases.TEACHERS`; a routed one adds a column."""
-    if name == "self":
-        return {}
-    if name in ("model", "model_4bit"):
-        case = dataclasses.replace(case, precision="nf4") if name == "model_4bit" else case
-        return {"teacher_model": load_model(case, job["path"]), "teacher_processing_class": tokenizer}
-    folder = os.path.join(job["folder"], "teacher")
-    adapted = get_peft_model(load_model(case, job["path"]), LoraConfig(r=16, target_modules="all-linear"))
-    adapted.save_pretrained(folder)
-    adapter = {"adapter": folder}
-    if name == "routed":
-        columns["teacher"] = [("other", "base")[index % 2] for index in range(len(columns["input_ids"]))]
-        return {"teachers": {"other": adapter, "base": None}}
-    if name in ("cache", "top_k"):
-        writes = ContrastiveRobustTrainer(
-            model=load_model(case, job["path"]),
-            args=ContrastiveRobustConfig(**fields),
-            train_dataset=Dataset.from_dict(columns),
-            processing_class=tokenizer,
-            peft_config=LoraConfig(r=16, target_modules="all-linear"),
-            teacher_model=adapter,
-        )
-        cache = os.path.join(job["folder"], "cache")
-        cache_teachers(writes, cache, top_k=_TOP_K if name == "top_k" else None)
-        return {"teacher_model": {"cache": cache}}
-    return {"teacher_model": adapter}
 
 
 def random_rows(case: StepCase, steps: int, vocab_size: int) -> list[list[int]]:

@@ -36,6 +36,7 @@ The gradient is ready when the forward ends; the backward only scales it.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ from ..discovery import load_part, part_name
 from ..views import LinearHead, select_rows
 from .compilation import pays_to_compile, run_compiled
 from .head_products import STUDENT_VIEWS, cast_heads, group_by_head, share_projections
-from .signals import TopKSignal
+from .signals import Given
 from .tile_program import TileProgram, TileSizes, tile_sizes
 
 
@@ -172,7 +173,7 @@ def run_tiles(
     labels: Tensor,
     *,
     num_items: Tensor | float | None,
-    given: Mapping[str, TopKSignal] | None = None,
+    given: Mapping[str, Given] | None = None,
     token_weights: Mapping[str, Tensor] | None = None,
     chunk_size: int | None = None,
     compile: bool | None = None,
@@ -190,15 +191,16 @@ def run_tiles(
             head are projected once.
         labels (`torch.Tensor` of shape `(N,)`):
             Next-token ids, no -100.
-        given (`Mapping[str, TopKSignal]`, *optional*):
-            Views that are known by their most probable tokens, in place of states and head.
+        given (`Mapping[str, Given]`, *optional*):
+            What is known of a view in place of states and head, or beside them.
         token_weights (`Mapping[str, torch.Tensor]`, *optional*):
             By a loss's key, its factor at each position, `(N,)`, without gradient; 1 where none is given. The loss's sum
             is that of the products.
     """
     student = hidden["student"]
     given = {name: signal for name, signal in (given or {}).items() if name in program.needs}
-    for name in sorted(program.needs - given.keys()):
+    projected = sorted(program.needs - {name for name, known in given.items() if not known.projected})
+    for name in projected:
         if name not in hidden or heads.get(name) is None:
             parts = [key for key, part in (*program.losses, *program.metrics) if name in part.needs]
             raise ValueError(f"{', '.join(parts)}: needs the {name}'s hidden states and head. Pass {name}_hidden.")
@@ -209,7 +211,7 @@ def run_tiles(
     device = student.device
     labels = labels.to(device)  # with the layers spread over devices, the head may be on another than the inputs
     num_items = labels.shape[0] if num_items is None else num_items
-    views = share_projections(sorted(program.needs - given.keys()), hidden, heads)
+    views = share_projections(projected, hidden, heads)
     if compile is None:
         compile = pays_to_compile(labels.shape[0] * head.weight.shape[0] * len(set(views.values())), device)
     plan = _Plan(
@@ -224,7 +226,7 @@ def run_tiles(
         dtype=torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None,
         weights=weights,
         num_items=num_items + (num_items == 0),  # where no token counts, the loss is 0 and not 0 / 0
-        given={name: (signal.ids.to(device), signal.log_probs.to(device)) for name, signal in given.items()},
+        given={name: known.to(device) for name, known in given.items()},
         token_weights=program.stack_token_weights(token_weights, labels) if token_weights else None,
     )
     total, sums = _ChunkedTokenLosses.apply(plan, student, hidden.get("noisy"), head.weight, head.bias)
@@ -251,7 +253,7 @@ class _Plan:
     dtype: torch.dtype | None
     weights: Tensor
     num_items: Tensor | float
-    given: dict[str, tuple[Tensor, Tensor]]
+    given: dict[str, Given]
     token_weights: Tensor | None
 
 
@@ -311,7 +313,7 @@ def _key(plan: _Plan, buffers: dict[str, Tensor], students: tuple[str, ...], wei
     caps = tuple((name, head.logit_scale, head.softcap) for name, head in sorted(plan.heads.items()))
     shapes = tuple((name, buffer.shape[1], buffer.dtype) for name, buffer in buffers.items())
     views = tuple(sorted(plan.views.items()))
-    given = tuple((name, ids.shape[1], values.dtype) for name, (ids, values) in plan.given.items())
+    given = tuple((name, known.key) for name, known in plan.given.items())
     rest = weights.dtype, weights.device, plan.token_weights is None
     return plan.program.key, caps, views, students, plan.sizes.block, shapes, given, rest
 
@@ -331,17 +333,18 @@ def _run_blocks(
     missing = (-labels.shape[0] % sizes.block) if plan.compile else 0
     mask = F.pad(torch.ones_like(labels, dtype=torch.bool), (0, missing))
     labels = F.pad(labels, (0, missing))
-    given = {
-        name: (F.pad(ids[rows], (0, 0, 0, missing)), F.pad(values[rows], (0, 0, 0, missing)))
-        for name, (ids, values) in plan.given.items()
-    }
+
+    def filled(tensor: Tensor) -> Tensor:
+        return F.pad(tensor[rows], (*[0] * (2 * tensor.ndim - 1), missing))
+
+    given = {name: known.by_row(filled) for name, known in plan.given.items()}
     factors = None if plan.token_weights is None else F.pad(plan.token_weights[:, rows], (0, missing))
     caps = {name: (head.logit_scale, head.softcap) for name, head in plan.heads.items()}
     sums = weights.new_zeros(len(program.losses) + len(program.metrics))
     for start in range(0, labels.shape[0], sizes.block):
         block = slice(start, min(start + sizes.block, labels.shape[0]))
         logits = {name: buffer[block] for name, buffer in buffers.items()}
-        named = {name: (ids[block], values[block]) for name, (ids, values) in given.items()}
+        named = {name: known.by_row(itemgetter(block)) for name, known in given.items()}
         factor = None if factors is None else factors[:, block]
         sums += evaluate(logits, plan.views, caps, labels[block], mask[block], weights, students, named, factor)
     return sums

@@ -69,7 +69,26 @@ class CacheTeacher(Teacher):
                 f"teacher_cache: {reader.folder.name!r} was written with another tokenizer than the student's, so an id would "
                 "mean one token to the teacher and another to the student. Run `hf-ckt cache-teacher` with this run's."
             )
-        return cls(reader)
+        teacher = cls(reader)
+        # Of sharded weights, none stay where they are.
+        if getattr(setup.accelerator, "distributed_type", "NO") not in ("FSDP", "DEEPSPEED"):
+            teacher._share_with(setup.causal_lm)
+        return teacher
+
+    def _share_with(self, student: PreTrainedModel | None) -> None:
+        """Takes the student's own output embedding where it is frozen and the same: that of a cache of its base."""
+        module: Any = None if student is None else student.get_output_embeddings()
+        own: Tensor | None = getattr(module, "weight", None)
+        if own is None or own.requires_grad or own.is_meta or not own.is_floating_point():
+            return
+        for name, head in self._heads.items():
+            weight = head.weight
+            if (
+                weight.shape == own.shape
+                and weight.dtype == own.dtype
+                and torch.equal(weight, own.detach().to(weight.device))
+            ):
+                self._heads[name] = head._replace(weight=own.detach())
 
     def place(self, accelerator: Accelerator) -> None:
         device, moved = accelerator.device, dict[int, Tensor]()

@@ -37,7 +37,9 @@ class RoutedTeacher(Teacher):
         self.teachers, self.same_passes = dict(teachers), same_passes
         self.name = ", ".join(f"{name}: {teacher.name}" for name, teacher in self.teachers.items())
         self.unknown = {index: token for teacher in self.teachers.values() for index, token in teacher.unknown.items()}
-        self.lossy = any(teacher.lossy for teacher in self.teachers.values())  # type: ignore[misc]
+        lossy = [teacher for teacher in self.teachers.values() if teacher.lossy]
+        self.lossy = bool(lossy)  # type: ignore[misc]
+        self.gives = ", ".join(dict.fromkeys(teacher.gives for teacher in lossy))  # type: ignore[misc]
 
     @classmethod
     def load(cls, source: Any, setup: TeacherSetup) -> "RoutedTeacher":  # type: ignore[override]
@@ -110,6 +112,17 @@ class RoutedTeacher(Teacher):
         for teacher in self.teachers.values():
             inner = teacher.collator(inner)
         return inner
+
+    @property
+    def log_names(self) -> list[str]:
+        return [f"{count}/{name}" for name, teacher in self.teachers.items() for count in teacher.log_names]
+
+    def take_counts(self, like: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {
+            f"{count}/{name}": value
+            for name, teacher in self.teachers.items()
+            for count, value in teacher.take_counts(like).items()
+        }
 
     @property
     def parts(self) -> dict[str, Teacher]:

@@ -36,6 +36,8 @@ def cached_teachers(
         ValueError: If the cache is of other teachers, or what is given is no teacher.
     """
     require_one_way(teacher_model, teachers)
+    if isinstance(teacher_model, Mapping) and isinstance(teacher_model.get("routed"), Mapping):
+        teacher_model, teachers = None, teacher_model["routed"]  # another way to write it
     names = [*(teachers or {})]
     if isinstance(teacher_model, CacheTeacher):
         known = teacher_model.reader.teachers

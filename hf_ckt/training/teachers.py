@@ -175,14 +175,14 @@ def require_fitting(teacher: Teacher, terms: Mapping[str, Any]) -> None:
         return
     if "contrastive" in terms:
         raise ValueError(
-            f"contrastive_weight: the teacher ({teacher.name}) gives its most probable tokens and no hidden states, of which "
-            "the contrast is made. Set contrastive_weight=0, or use a teacher that gives hidden states."
+            f"contrastive_weight: the teacher ({teacher.name}) gives {teacher.gives}, and the contrast is made of "
+            "hidden states over the student's vocabulary. Set contrastive_weight=0, or use a teacher that gives them."
         )
     for role, term in terms.items():
         temperature = getattr(term.loss, "temperature", 1.0)
         if temperature != 1 and "teacher" in getattr(term.loss, "needs", ()):
             raise ValueError(
-                f"{role}_temperature={temperature:g}: the teacher ({teacher.name}) gives its most probable tokens at "
-                "temperature 1, and of the others only their mass, so its distribution at another temperature is not known. "
+                f"{role}_temperature={temperature:g}: the teacher ({teacher.name}) gives {teacher.gives} at temperature 1, and of "
+                "all others the mass, so its distribution at another temperature is not known. "
                 "Leave it at 1, or use a teacher that gives hidden states."
             )

@@ -431,3 +431,18 @@ def test_train_one_teacher_as_a_mapping(tmp_path, capsys, data_file):
     assert code == 0, error
     history = json.loads((tmp_path / "out" / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
     assert history[0]["distillation_loss"] > 1e-6  # as in 4 bits
+
+
+def test_train_a_flag_holds_for_each_teacher_that_does_not_say_otherwise(tmp_path, capsys):
+    """A flag that reached only the one teacher left several in full, on a card that was chosen for 4 bits."""
+    from safetensors import safe_open
+
+    model_dir = save_tiny_llama(tmp_path / "model", hidden_size=64)
+    teachers = {"safety": str(model_dir), "plain": {"model": str(model_dir), "load_in_4bit": False}}
+    rows = [{**row, "teacher": "safety" if n % 2 else "plain"} for n, row in enumerate(ROWS)]
+    config = _routed(tmp_path, model_dir, teachers, rows, teacher_load_in_4bit=True)
+    code, error = _main(tmp_path, capsys, **config)
+    assert code == 0, error
+    with safe_open(tmp_path / "out" / "checkpoint-2" / "hf_ckt_state.safetensors", framework="pt") as file:
+        known = json.loads(file.metadata()["teacher"])["teachers"]
+    assert {name: one.get("quantization") for name, one in known.items()} == {"plain": None, "safety": "nf4"}

@@ -3,7 +3,7 @@
 
 import torch
 
-from hf_ckt.kernels.signals import TeacherSignal, signal_parts
+from hf_ckt.kernels.signals import MappedSignal, TeacherSignal, signal_parts
 from hf_ckt.models.batch import Batch
 from hf_ckt.teachers.base import Teacher
 from hf_ckt.training.teachers import build_teacher
@@ -19,9 +19,9 @@ def batch_of(trainer):
 
 
 def logits_of(signal):
-    """Logits that an exact signal stands for, those of its parts each at their positions."""
-    if isinstance(signal, TeacherSignal):
-        hidden, head = signal
+    """Logits that an exact signal stands for, in the teacher's vocabulary, those of its parts each at their positions."""
+    if isinstance(signal, (TeacherSignal, MappedSignal)):
+        hidden, head = signal[:2]
         return torch.nn.functional.linear(hidden, head.weight, head.bias)
     parts = [part for part in signal_parts(signal, 0) if len(part.positions)]
     order = torch.cat([part.positions for part in parts]).argsort()

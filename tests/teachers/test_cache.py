@@ -113,6 +113,23 @@ def test_cache_of_the_students_own_base_and_of_evaluation_data(tiny_model_dir, t
             assert results[1][0][name] == pytest.approx(value, rel=1e-6), name
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_a_cache_of_the_students_base_adds_no_head(own, tiny_model_dir, teacher_folder, tmp_path):
+    """A second output embedding takes more memory than an adapter; that of another model may not be the student's."""
+    write_cache(tmp_path / "cache", tiny_model_dir, None if own else teacher_folder)
+    trainer = build(
+        tmp_path / "run",
+        tiny_model_dir,
+        given={"peft_config": lora()},
+        teacher_cache=str(tmp_path / "cache"),
+        **DISTIL,
+    )
+    weight = trainer._extra_passes.teacher.head(trainer._causal_lm).weight
+    student = trainer._causal_lm.get_output_embeddings().weight
+    assert (weight.data_ptr() == student.data_ptr()) == own
+    assert torch.equal(weight, load(tiny_model_dir if own else teacher_folder).get_output_embeddings().weight)
+
+
 def test_cache_of_routed_teachers_hears_each_on_its_own_rows(tiny_model_dir, teacher_folder, tmp_path):
     """With the wrong teacher's record a harmful prompt is taught by the base."""
     wide = tiny_models.save_tiny_llama(tmp_path / "wide", seed=8, hidden_size=48)
