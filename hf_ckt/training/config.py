@@ -184,8 +184,7 @@ class ContrastiveRobustConfig(PerturbationConfig, SFTConfig):
         "Keyword arguments for loading a teacher given by name, as model_init_kwargs for the student; dtype as a string."
     )
     teacher_system_prompt: str | None = setting(
-        "System message that teacher_model reads in place of the row's own, for conversations; None: the row's own. A column "
-        "teacher_prompt (text or messages) is read in place of a row's whole prompt."
+        "System message that the teacher alone reads. None: none; a column teacher_prompt replaces a row's whole prompt."
     )
     teacher_cache: str | None = setting(
         "Folder that `hf-ckt cache-teacher` wrote, read in place of the teachers, none of which is loaded. None: they run."

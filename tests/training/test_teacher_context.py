@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 from hf_ckt.teachers.privileged_context import PrivilegedContextTeacher
 from hf_ckt.teachers.self import SelfTeacher
 from hf_ckt.training.collator import CONTEXT_PREFIX, read_batch
+from hf_ckt.training.teacher_cache import cache_teachers
 from hf_ckt.training.teacher_context import CONTEXT_COLUMNS
 from tests.runs import OFF
 from tests.trainers import ON, build, first_batch, gradients, load, lora, run, steps
@@ -296,6 +297,25 @@ def test_all_terms_run_beside_a_context(perturbation, layout, tiny_model_dir, tm
         assert step["distillation_loss"] > 0 and step["regularization_loss"] > 0
     # A step of few documents may have perturbed none.
     assert any(step.get("consistency_loss", 0) > 0 for step in steps(trainer))
+
+
+@pytest.mark.parametrize("given", ["column", "field", "member"])
+def test_cached_context_is_the_live_one(given, tiny_model_dir, tmp_path):
+    """A cache that is asked for the texts behind the context, and not for the student's, holds none of them."""
+    named = [{**row, "teacher": ("rule", "base")[n % 2]} for n, row in enumerate(TEXT)]
+    data = {"column": TEXT, "field": CHAT, "member": named}[given]
+    changes = {"teacher_system_prompt": RULE} if given == "field" else {}
+    teachers = {"rule": {"privileged_context": None}, "base": None} if given == "member" else None
+    runs = [
+        make(tmp_path / name, tiny_model_dir, data, given={"teachers": teachers}, **changes)
+        for name in ("written", "live")
+    ]
+    cache = tmp_path / "cache"
+    cache_teachers(runs[0], cache, dtype="float32")
+    cached = make(tmp_path / "cached", tiny_model_dir, data, teacher_cache=str(cache), **changes)
+    assert CONTEXT_COLUMNS[0] not in cached.train_dataset.column_names
+    for live, found in zip(steps(run(runs[1])), steps(run(cached)), strict=True):
+        assert found["distillation_loss"] == pytest.approx(live["distillation_loss"], rel=1e-5)
 
 
 def without(rows, *columns):
