@@ -12,6 +12,7 @@ from datasets import Dataset
 from ..checks import require_columns
 from ..data.row_marks import TEACHER_COLUMN, unmarked_list
 from ..teachers.base import Teacher
+from ..teachers.cache import CacheTeacher
 from ..teachers.privileged_context import PrivilegedContextTeacher
 from .collator import CONTEXT_PREFIX, ContextCollator
 
@@ -59,6 +60,10 @@ class TeacherContexts:
         Raises:
             ValueError: If it is not clear whose context it is, or rows are packed or have rejected answers.
         """
+        if isinstance(teacher_model, CacheTeacher) or (
+            isinstance(teacher_model, Mapping) and "cache" in teacher_model
+        ):
+            return cls()  # whatever the teacher read, it is kept for the student's own text
         text = args.teacher_system_prompt
         if text is not None and not text.strip():
             raise ValueError(
