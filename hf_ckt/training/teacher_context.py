@@ -63,7 +63,7 @@ class TeacherContexts:
         if isinstance(teacher_model, CacheTeacher) or (
             isinstance(teacher_model, Mapping) and "cache" in teacher_model
         ):
-            return cls()  # what was said behind a context is found by the student's own text
+            return cls()  # whatever the teacher read, it is kept for the student's own text
         text = args.teacher_system_prompt
         if text is not None and not text.strip():
             raise ValueError(

@@ -374,6 +374,40 @@ def test_the_most_probable_tokens_are_kept_and_what_that_loses_is_measured(tiny_
     assert losses[0] > losses[1] > losses[2] and losses[2] < 1e-6
 
 
+def test_a_cache_of_a_teacher_with_a_context_is_found_by_the_students_text(tiny_model_dir, teacher_folder, tmp_path):
+    """Read without its context, the teacher would teach what it says without."""
+    data = Dataset.from_list(
+        [
+            {
+                name: [{"role": role, "content": row[name]}]
+                for name, role in (("prompt", "user"), ("completion", "assistant"))
+            }
+            for row in rows()
+        ]
+    )
+    changes = {"teacher_system_prompt": "Be rude.", "train_sampling_strategy": "random"}
+    write_cache(tmp_path / "cache", tiny_model_dir, teacher_folder, data, **changes)
+    close_runs(*both(tmp_path, tiny_model_dir, str(teacher_folder), tmp_path / "cache", data, **changes))
+    plain = build(
+        tmp_path / "plain",
+        tiny_model_dir,
+        data,
+        given={"teacher_model": str(teacher_folder), "peft_config": lora()},
+        **DISTIL,
+    )
+    cached = build(
+        tmp_path / "run",
+        tiny_model_dir,
+        data,
+        given={"peft_config": lora()},
+        teacher_cache=str(tmp_path / "cache"),
+        **DISTIL,
+    )
+    assert steps(run(plain))[0]["distillation_loss"] != pytest.approx(
+        steps(run(cached))[0]["distillation_loss"], rel=1e-3
+    )
+
+
 def test_a_cache_is_one_of_several_teachers(tiny_model_dir, teacher_folder, tmp_path):
     """Rows of the others are not in it, and must not be asked for."""
     data = Dataset.from_list([{**row, "teacher": ("cached", "base")[n % 2]} for n, row in enumerate(rows())])
