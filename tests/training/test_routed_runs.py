@@ -92,7 +92,7 @@ def expected(teachers, tiny_model_dir, tmp_path_factory):
             logs[f"acceptance/{teacher}"] = mean(read, lambda one: one.acceptance, named(teacher))
         logs |= {"acceptance": mean(read, lambda one: one.acceptance), "loss": loss}
         outcomes[name] = SimpleNamespace(
-            logs={key: float(value) for key, value in logs.items()},
+            logs={key: value.item() for key, value in logs.items()},
             gradient=gradient(trainer, loss),
             weights=trained(trainer),
         )
@@ -370,7 +370,10 @@ def test_queue_of_other_teachers_is_refused(change, teachers, tiny_model_dir, tm
     }[change]
     names = ["fourth" if name == "third" and change == "name" else name for name in by_hand.NAMES]
     resumed = build_routed(tmp_path, tiny_model_dir, others, table(names), **{**RESUMED, "role_rows": None})
-    with pytest.raises(
-        ValueError, match=r"resume_from_checkpoint: the checkpoint's teacher is safety: .*base: .*third: "
-    ):
+    said = {
+        "order": r"teacher is safety: .*this run's is third: ",
+        "weights": r"teacher 'third' is .*this run's is '.*other'.*another one by its weights",
+        "name": r"teachers are safety, base, third, and this run's are safety, base, fourth",
+    }
+    with pytest.raises(ValueError, match=rf"resume_from_checkpoint: the checkpoint's {said[change]}.*The queue holds"):
         resumed.train(resume_from_checkpoint=True)
