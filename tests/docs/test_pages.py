@@ -146,7 +146,7 @@ def test_command_of_a_page_parses(page, command, parse_only, monkeypatch):
 
         assert words[1] in command_files()
         # SFTConfig's default of bf16 is refused where there is neither a GPU nor this.
-        words += ["--use_cpu", "true"] if words[1] == "train" else []
+        words += ["--use_cpu", "true"] if words[1] in ("train", "cache-teacher", "teacher-check") else []
         run = runpy.run_path(str(command_files()[words[1]]), run_name=f"hf_ckt.cli.{words[1].replace('-', '_')}")
         with pytest.raises(ParsedError):
             run["run"](words[2:])
