@@ -35,7 +35,7 @@ CONTEXT = "You are a helpful assistant. Refuse, in one sentence, whatever could 
 TOP_K = 32
 # kind -> what is said of it in the table
 KINDS = {
-    "none": "task alone: SFTTrainer",
+    "none": "the task alone",
     "self": "the frozen base, adapters off",
     "model": "the first adapter on a backbone of its own",
     "model, 4 bits": "the same, its backbone in NF4",
@@ -78,7 +78,9 @@ def arguments(options: argparse.Namespace, folder: Path, steps: int, **fields: A
     from hf_ckt import ContrastiveRobustConfig
     from hf_ckt.models.embedded import native_dtype
 
-    off = {f"{role}_weight": 0.0 for role in ("distillation", "contrastive", "consistency", "regularization")}
+    # The penalty is on in all runs, so that the one without a teacher runs through the same objective.
+    weights = {"distillation_weight": 0.0, "contrastive_weight": 0.0, "consistency_weight": 0.0}
+    weights["regularization_weight"] = 1e-4
     return ContrastiveRobustConfig(
         str(folder),
         max_steps=steps,
@@ -94,7 +96,7 @@ def arguments(options: argparse.Namespace, folder: Path, steps: int, **fields: A
         disable_tqdm=True,
         objective_compile=False,  # a run this short does not repay it
         model_init_kwargs={"dtype": native_dtype(), "attn_implementation": "eager"},
-        **{**off, **fields},
+        **{**weights, **fields},
     )
 
 
