@@ -7,6 +7,7 @@ D hidden width, K candidates.
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -120,7 +121,45 @@ class LogitsView:
         return self.log_probs(1.0, vocab_size).gather(1, labels[:, None])[:, 0]
 
 
-class TopKView:
+class BucketView(ABC):
+    """A model's next-token distributions over buckets of tokens, over which another view is brought to be compared."""
+
+    vocab_size: int
+    """Ids that the other view may have."""
+
+    # Log-probability of what has none, so that p log p stays 0 and finite.
+    FLOOR = -69.0
+
+    @abstractmethod
+    def log_probs(self, temperature: float = 1.0, vocab_size: int | None = None) -> Tensor:
+        """Returns the log-probabilities of the buckets, `(N, number of buckets)`."""
+
+    def probs(self, vocab_size: int | None = None) -> Tensor:
+        """Returns the probabilities of the buckets, `(N, number of buckets)`."""
+        return self.log_probs().exp()
+
+    @abstractmethod
+    def top(self, vocab_size: int | None = None) -> Tensor:
+        """Returns the most probable token, `(N,)`."""
+
+    @abstractmethod
+    def most_probable(self, count: int, vocab_size: int) -> Tensor:
+        """Returns the `count` most probable tokens, `(N, count)`, or as many as have a bucket of their own."""
+
+    @abstractmethod
+    def log_prob_of(self, labels: Tensor, vocab_size: int) -> Tensor:
+        """Returns the log-probability of the bucket that holds each row's label, `(N,)`."""
+
+    @abstractmethod
+    def buckets_of(self, other: LogitsView) -> Tensor:
+        """Returns another view's log-probabilities over these buckets, `(N, number of buckets)`, with its gradient."""
+
+    def unmatched(self, other: LogitsView) -> tuple[Tensor, Tensor] | None:
+        """Returns the probabilities of the tokens that each of the two views has alone, the greatest first, if any."""
+        return None
+
+
+class TopKView(BucketView):
     """
     Next-token distributions of which each row names its most probable tokens, and of the rest only the mass.
 
@@ -137,8 +176,6 @@ class TopKView:
             Ids that there are.
     """
 
-    # Log-probability of what has none, so that p log p stays 0 and finite.
-    FLOOR = -69.0
     # Of the rest at least: the float32 log-softmax of logits near 20, which is what servers compute, is off by as much. A
     # rest rounded to 0 would make a reverse divergence call the student's tail impossible.
     _LEAST_REST = math.log(1e-6)
@@ -163,10 +200,6 @@ class TopKView:
                 "another temperature than 1 is not either. Use temperature 1, or a teacher that gives hidden states."
             )
         return self._buckets
-
-    def probs(self, vocab_size: int | None = None) -> Tensor:
-        """Returns the probabilities of the buckets, `(N, K + 1)`."""
-        return self._buckets.exp()
 
     def top(self, vocab_size: int | None = None) -> Tensor:
         """Returns the most probable token, `(N,)`; -1 where none is named."""
@@ -236,7 +269,7 @@ class TokenViews:
     # Absent only when no part reads it (robust consistency alone), so the parts need not ask.
     student: LogitsView = None  # type: ignore[assignment]
     noisy: LogitsView | None = None
-    teacher: LogitsView | TopKView | None = None
+    teacher: LogitsView | BucketView | None = None
     reference: LogitsView | None = None
 
     def pair(self, target: str, prediction: str, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -244,12 +277,12 @@ class TokenViews:
         Returns two views' log-probabilities over the ids that both models share, each `(N, V)`.
 
         Heads of one tokenizer may be padded to different sizes; the surplus ids are left out of both softmaxes. Where one
-        view is a [`TopKView`], both are over its buckets.
+        view is a [`BucketView`], both are over its buckets.
         """
         first, second = getattr(self, target), getattr(self, prediction)
-        if isinstance(first, TopKView):
+        if isinstance(first, BucketView):
             return first.log_probs(temperature), first.buckets_of(second)
-        if isinstance(second, TopKView):
+        if isinstance(second, BucketView):
             return second.buckets_of(first), second.log_probs(temperature)
         vocab_size = self.shared_vocab(target, prediction)
         return first.log_probs(temperature, vocab_size), second.log_probs(temperature, vocab_size)
@@ -257,9 +290,9 @@ class TokenViews:
     def pair_probs(self, target: str, prediction: str) -> tuple[Tensor, Tensor]:
         """Returns two views' probabilities as [`pair`] compares them, for what is reported: without gradient."""
         first, second = getattr(self, target), getattr(self, prediction)
-        if isinstance(first, TopKView):
+        if isinstance(first, BucketView):
             return first.probs(), first.buckets_of(second).detach().exp()
-        if isinstance(second, TopKView):
+        if isinstance(second, BucketView):
             return second.buckets_of(first).detach().exp(), second.probs()
         vocab_size = self.shared_vocab(target, prediction)
         return first.probs(vocab_size), second.probs(vocab_size)

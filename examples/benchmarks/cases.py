@@ -186,11 +186,14 @@ class StepVariant:
             Fields of its configuration beside the case's.
         separate_teacher (`bool`):
             Whether it always gets a second copy of the model as teacher.
+        teacher (`str`, *optional*):
+            The teacher that it always has, one of `TEACHERS`, whatever the case says.
     """
 
     trainer: str
     fields: dict[str, Any] = field(default_factory=dict)
     separate_teacher: bool = False
+    teacher: str = ""
 
 
 def _only(role: str, separate_teacher: bool = False) -> StepVariant:
@@ -224,11 +227,18 @@ NOISE_VARIANTS = {
     for name in part_names("perturbations")
 }
 STEP_VARIANTS |= NOISE_VARIANTS
+# What each way to have a teacher costs: distillation alone.
+TEACHERS = ("self", "adapter", "model", "model_4bit", "routed", "cache", "top_k")
+TEACHER_VARIANTS = {
+    f"hf_ckt_teacher_{name}": StepVariant("hf_ckt", _only("distillation").fields, teacher=name) for name in TEACHERS
+}
+STEP_VARIANTS |= TEACHER_VARIANTS
 
 
 def default_variants(data: str) -> list[str]:
     """Returns the variants that are measured on that data unless others are named."""
-    return [BASELINE, *NOISE_VARIANTS] if data == "prompts" else [n for n in STEP_VARIANTS if n not in NOISE_VARIANTS]
+    apart = NOISE_VARIANTS | TEACHER_VARIANTS
+    return [BASELINE, *NOISE_VARIANTS] if data == "prompts" else [n for n in STEP_VARIANTS if n not in apart]
 
 
 class StepPasses(NamedTuple):

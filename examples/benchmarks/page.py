@@ -40,6 +40,11 @@ _COMMANDS = {
     "step_8b": f"python examples/benchmarks/step.py {_STEP_8B} --variants {_STEP_8B_VARIANTS}",
     "step_noise": "python examples/benchmarks/step.py --model smollm2 --data prompts",
     "step_noise_cuda": "python examples/benchmarks/step.py --model smollm2 --data prompts",
+    "step_teachers": (
+        "python examples/benchmarks/step.py --model smollm2 --precision bf16 --variants sft "
+        "hf_ckt_teacher_self hf_ckt_teacher_adapter hf_ckt_teacher_model hf_ckt_teacher_model_4bit hf_ckt_teacher_routed "
+        "hf_ckt_teacher_cache hf_ckt_teacher_top_k"
+    ),
     "fit_check_24gb": "python examples/benchmarks/fit_check.py --model random-8b --precision nf4 --memory-gb 24",
     "profile_8b": f"python examples/benchmarks/profile_step.py {_STEP_8B}",
     "profile_smollm2": "python examples/benchmarks/profile_step.py --model smollm2 --precision bf16",

@@ -11,6 +11,7 @@ import os
 import resource
 import sys
 import time
+from functools import partial
 from typing import Any, TextIO
 
 import torch
@@ -32,6 +33,7 @@ from hf_ckt.fit.shapes import SHAPES, ModelShape
 from hf_ckt.training.config import ContrastiveRobustConfig
 from hf_ckt.training.trainer import ContrastiveRobustTrainer
 from memory import reset_high_water_mark, status_bytes
+from step_teachers import teacher_of
 
 _SEED = 0
 _ON_CUDA = torch.cuda.is_available()
@@ -109,7 +111,10 @@ def build_trainer(job: dict[str, Any]) -> Any:
         return GKDTrainer(
             args=GKDConfig(**fields), train_dataset=dataset, data_collator=default_data_collator, **given
         )
-    if teacher:
+    if variant.teacher:
+        load = partial(load_model, path=job["path"])
+        given |= teacher_of(variant.teacher, case, load, fields, columns, tokenizer)
+    elif teacher:
         given["teacher_processing_class"] = tokenizer
     if job["compile"] is not None:
         fields["objective_compile"] = job["compile"]

@@ -83,4 +83,5 @@ def as_text(variants: dict[str, Any], memory_gb: float, rank: int, formula: str)
         lines += [f"Its {best['tokens']:,} tokens take, in GB (of the last two only the larger counts):", ""]
         lines += [f"  {part:<26}{size / 1e9:>7.2f}" for part, size in best["parts"].items()]
         lines += [f"  {'peak':<26}{best['peak_bytes'] / 1e9:>7.2f}"]
-    return "\n".join([*lines, "", formula])
+    others = "A teacher that is a model of its own adds its weights, and each further one its own; an adapter only its factors."
+    return "\n".join([*lines, "", others, "", formula])

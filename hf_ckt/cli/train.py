@@ -3,8 +3,8 @@
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,12 @@ from ..data import files
 from ..data.files import pick_split
 from ..data.numbered_rows import BUILDERS, ending_of
 from .arguments.models import require_model, require_there
+from .arguments.teachers import TeacherArguments
 
 if TYPE_CHECKING:
     from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
 
+    from ..data.row_marks import RowMarks
     from ..training.config import ContrastiveRobustConfig
 
 
@@ -32,42 +34,23 @@ _IN_A_SHELL = {
 }
 
 
-@dataclass
-class TeacherArguments:
-    """The teacher's flags; its weights in the loss and its other settings are fields of `ContrastiveRobustConfig`."""
-
-    teacher_model_name_or_path: str | None = field(
-        default=None,
-        metadata={
-            "help": "Hub id or folder of the teacher, a model or an adapter with the student's tokenizer. None: the "
-            "student's own frozen base, which needs `--use_peft`."
-        },
-    )
-    teacher_load_in_4bit: bool = field(
-        default=False,
-        metadata={
-            "help": "Load the teacher in 4 bits; type, compute dtype and nesting are those of the student's bnb flags."
-        },
-    )
-    teacher_load_in_8bit: bool = field(default=False, metadata={"help": "Load the teacher in 8 bits."})
-
-    def __post_init__(self) -> None:
-        if self.teacher_load_in_4bit and self.teacher_load_in_8bit:
-            raise ValueError(
-                "teacher_load_in_4bit and teacher_load_in_8bit: one model has one precision, and both are set. "
-                "Leave one out."
-            )
-        for name in ("teacher_load_in_4bit", "teacher_load_in_8bit"):
-            if getattr(self, name) and self.teacher_model_name_or_path is None:
-                raise ValueError(
-                    f"{name}: there is no teacher to quantize, so it would be ignored. Name one with "
-                    "--teacher_model_name_or_path, or quantize the student, which then is its own teacher, with "
-                    f"--{name.removeprefix('teacher_')}."
-                )
-
-
 def run(argv: list[str]) -> int:
     """Parses the options, trains, saves, and pushes if asked to."""
+    with_run(argv, _train)
+    return 0
+
+
+def with_run(argv: list[str], work: Callable[..., None]) -> None:
+    """
+    Calls what is to be done with the run that options and run file describe; of an error, it is said how a shell names what
+    it names.
+
+    Args:
+        argv (`list[str]`):
+            The options.
+        work (`Callable`):
+            Takes the arguments of [`build_trainer`].
+    """
     from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
 
     from ..training.config import ContrastiveRobustConfig
@@ -75,7 +58,7 @@ def run(argv: list[str]) -> int:
 
     kinds: Any = (ScriptArguments, ContrastiveRobustConfig, ModelConfig, DatasetMixtureConfig, TeacherArguments)
     try:
-        _train(*TrainParser(kinds, own_fields(ContrastiveRobustConfig, TeacherArguments)).read(argv))
+        work(*TrainParser(kinds, own_fields(ContrastiveRobustConfig, TeacherArguments)).read(argv))
     except Exception as error:
         text = str(error)
         said = [
@@ -86,33 +69,38 @@ def run(argv: list[str]) -> int:
         if said:
             error.add_note(f"In a shell, {', and '.join(said)}.")
         raise
-    return 0
 
 
-def _train(
+def build_trainer(
     script: "ScriptArguments",
     args: "ContrastiveRobustConfig",
     model: "ModelConfig",
     mixture: "DatasetMixtureConfig",
     teacher: TeacherArguments,
-) -> None:
+) -> Any:
+    """Returns the trainer of a run, its data looked through; raises where something is wrong with what was given."""
+    from ..data.row_marks import RowMarks
+    from ..objective.objective import ROLES
+
     # Whatever can be wrong with the input is found before a model is loaded.
     if model.model_name_or_path is None:
         raise ValueError("model_name_or_path: is missing, and there is nothing to train without it.")
     require_model("model_name_or_path", model.model_name_or_path)
-    require_model("teacher_model_name_or_path", teacher.teacher_model_name_or_path)
+    teacher.require_there()
     require_there("chat_template_path", args.chat_template_path)
     args.resume_from_checkpoint = resolve_checkpoint(args.resume_from_checkpoint, args.output_dir)
     dataset = load_splits(script, mixture)
-    train_dataset = _checked(dataset, script.dataset_train_split, "dataset_train_split", script, args)
+    marks = RowMarks([*(teacher.teachers or {})], args.role_rows or {}, ROLES)  # type: ignore[arg-type]
+    checked = partial(_checked, dataset, script=script, args=args, marks=marks)
+    train_dataset = checked(script.dataset_train_split, "dataset_train_split")
     eval_dataset = None
     if args.eval_strategy != "no":
-        eval_dataset = _checked(dataset, script.dataset_test_split, "dataset_test_split", script, args)
+        eval_dataset = checked(script.dataset_test_split, "dataset_test_split")
 
     from jinja2 import TemplateError
     from trl import get_peft_config, get_quantization_config
 
-    from ..models._upstream import end_training
+    from ..training.known_tokens import require_readable_rows
     from ..training.trainer import ContrastiveRobustTrainer
 
     shared = {"attn_implementation": model.attn_implementation, "dtype": model.dtype}
@@ -122,7 +110,7 @@ def _train(
         "trust_remote_code": args.trust_remote_code,
         **_as_dict(args.model_init_kwargs),
     }
-    if teacher.teacher_model_name_or_path is not None:
+    if teacher.given:
         # Two of the student's stay out: the revision names a state of its repository, and trust in the code that
         # comes with one model is no trust in another's.
         args.teacher_model_init_kwargs = {**shared, **_as_dict(args.teacher_model_init_kwargs)}
@@ -136,6 +124,7 @@ def _train(
         quantization_config=get_quantization_config(model),
         peft_config=get_peft_config(model),
         teacher_model=teacher.teacher_model_name_or_path,
+        teachers=teacher.teachers,  # type: ignore[arg-type]  # a mapping by now
         teacher_quantization_config=get_quantization_config(
             replace(model, load_in_4bit=teacher.teacher_load_in_4bit, load_in_8bit=teacher.teacher_load_in_8bit)
         ),
@@ -152,7 +141,20 @@ def _train(
         if model.model_name_or_path not in str(error) and "teacher_model" not in str(error):
             error.add_note(f"What was to be loaded is model_name_or_path, {model.model_name_or_path!r}.")
         raise
-    _require_fitting(trainer)
+    require_readable_rows(trainer)
+    return trainer
+
+
+def _train(
+    script: "ScriptArguments",
+    args: "ContrastiveRobustConfig",
+    model: "ModelConfig",
+    mixture: "DatasetMixtureConfig",
+    teacher: TeacherArguments,
+) -> None:
+    from ..models._upstream import end_training
+
+    trainer = build_trainer(script, args, model, mixture, teacher)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
 
     # A folder of this machine says nothing to a reader of the card, and may say more than its owner wants.
@@ -263,13 +265,20 @@ def _entry(entry: Any, streaming: bool) -> Any:
 
 
 def _checked(
-    dataset: Mapping[str, Any], split: str, option: str, script: "ScriptArguments", args: "ContrastiveRobustConfig"
+    dataset: Mapping[str, Any],
+    split: str,
+    option: str,
+    *,
+    script: "ScriptArguments",
+    args: "ContrastiveRobustConfig",
+    marks: "RowMarks",
 ) -> Any:
-    from ..data.training_rows import require_trainable
+    from ..data.training_rows import require_marks, require_trainable
 
     rows = pick_split(dataset, split, option)
     source = _source(script, dataset, split)
     require_trainable(rows, source, text_field=args.dataset_text_field, rejected=args.contrastive_rejected)
+    require_marks(rows, source, marks, training=option == "dataset_train_split")
     return rows
 
 
@@ -289,45 +298,6 @@ def _require_rendered(rows: Any, source: str, model: "ModelConfig", args: "Contr
         name: Any = model.model_name_or_path
         loading = {"revision": model.model_revision, "trust_remote_code": args.trust_remote_code}
         require_renderable(rows, source, AutoTokenizer.from_pretrained(name, **loading))
-
-
-def _require_fitting(trainer: Any) -> None:
-    """
-    Raises ValueError where truncation left no row, a row is longer than the positions that a model has learned, or holds an
-    id that it has no embedding for.
-    """
-    import pyarrow.compute as pc
-    from datasets import Dataset
-
-    from ..models.positions import learned_positions
-    from ..models.token_map import embedding_rows
-
-    rows = trainer.train_dataset
-    if not isinstance(rows, Dataset) or "input_ids" not in rows.column_names:
-        return
-    if not len(rows):
-        raise ValueError(
-            f"max_length={trainer.args.max_length}: of no row is an answer left within it, so there is nothing to train on. "
-            "Raise it, or set truncation_mode='keep_end'."
-        )
-    largest = longest = 0
-    for batch in rows.select_columns("input_ids").with_format("arrow").iter(10_000):
-        ids = batch["input_ids"]
-        largest = max(largest, pc.max(pc.list_flatten(ids)).as_py() or 0)
-        longest = max(longest, pc.max(pc.list_value_length(ids)).as_py())
-    if largest >= embedding_rows(trainer.model):
-        raise ValueError(
-            f"dataset_name: a row holds the token id {largest}, and the model has embeddings for {embedding_rows(trainer.model)} "
-            "tokens. Tokenize the texts with the model's own tokenizer, or drop the column input_ids."
-        )
-    positions = learned_positions(trainer.model)
-    if positions is None or trainer.padding_free:  # positions there begin anew with each document
-        return
-    if longest > positions:
-        raise ValueError(
-            f"max_length={trainer.args.max_length}: a row has {longest} tokens, and the model has learned {positions} "
-            f"positions, behind which it cannot read. Set max_length={positions} or less."
-        )
 
 
 def _push(trainer: Any, dataset_name: str | None) -> None:

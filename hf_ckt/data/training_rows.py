@@ -4,9 +4,12 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .files import place_of_row, shown_name
+
+if TYPE_CHECKING:
+    from .row_marks import RowMarks
 
 # Names that other tools give to what is asked and what is answered.
 _QUESTIONS = ("question", "instruction", "query", "input", "problem", "user")
@@ -97,6 +100,30 @@ def require_renderable(dataset: Any, source: str, tokenizer: Any) -> None:
                 f"{place_of_row(source, index)}: the model's chat template refuses it ({error}). Change the row's messages, or "
                 "name another template as chat_template_path."
             ) from error
+
+
+def require_marks(dataset: Any, source: str, marks: "RowMarks", *, training: bool = True) -> None:
+    """
+    Raises ValueError at the first row that names a teacher that there is not, or where a training set has no column that a
+    setting asks for. Reads as [`require_trainable`] does.
+
+    Args:
+        dataset, source:
+            As for [`require_trainable`].
+        marks ([`~data.row_marks.RowMarks`]):
+            The run's teachers and rules.
+        training (`bool`, *optional*, defaults to `True`):
+            Whether the columns must be there.
+    """
+    first: Mapping[str, Any] = next(iter(dataset), {})
+    if not marks or not marks.says_something(first, f"data set {shown_name(source)}", training):
+        return
+    columns = [name for name in marks.columns if name in first]
+    for index, row in enumerate(_rows(dataset, columns)):
+        try:
+            marks.of(row, source)
+        except ValueError:  # where it stands is looked up in the file, once
+            marks.of(row, place_of_row(source, index))
 
 
 def _needed(columns: Sequence[str], text_field: str, rejected: bool) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
+_HUB = "https://huggingface.co/"
 _TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 
 _TAGS = ("hf_ckt", "trl", "sft", "contrastive-distillation", "knowledge-distillation", "robustness", "safety")
@@ -55,7 +56,7 @@ def build_model_card(
     objective: Sequence[Mapping[str, Any]],
     settings: Mapping[str, Any],
     framework_versions: Mapping[str, str],
-    teacher: str | None,
+    teacher: str | Sequence[Mapping[str, Any]] | None,
     is_adapter: bool,
     training_summary: Mapping[str, Any] | None,
     base_weights: str | None = None,
@@ -85,8 +86,9 @@ def build_model_card(
             Training settings by name.
         framework_versions (`Mapping[str, str]`):
             Library to version.
-        teacher (`str`, *optional*):
-            Hub id or folder of the teacher, or words that describe it. None: trained without one.
+        teacher (`str` or `Sequence[Mapping]`, *optional*):
+            Hub id or folder of the teacher, or words that describe it; or [`~hub.teacher_rows.teacher_rows`]. None: trained
+            without one.
         is_adapter (`bool`):
             True when an adapter was saved and not a whole model.
         training_summary (`Mapping`, *optional*):
@@ -120,10 +122,10 @@ def build_model_card(
         data,
         template_path=str(_TEMPLATE),
         model_name=name,
-        base_link=_link(base_model, "https://huggingface.co/") or "not recorded",
+        base_link=_link(base_model, _HUB) or "not recorded",
         base_weights=_cell(base_weights) if base_weights else "",
         dataset_link=", ".join(_link(item, "https://huggingface.co/datasets/") for item in datasets) or "not recorded",
-        teacher=_link(teacher, "https://huggingface.co/") or "none",
+        teachers=_teachers(teacher),
         is_adapter=is_adapter,
         is_published=hub_id is not None,
         load_from=hub_id or name,
@@ -195,6 +197,24 @@ def _link(name: str | None, address: str) -> str:
     if hub_id and "/" in hub_id:
         return f"[{hub_id}]({address}{hub_id})"
     return _cell(name) if name else ""
+
+
+def _teachers(teacher: str | Sequence[Mapping[str, Any]] | None) -> list[tuple[str, str]]:
+    """The table's lines about teachers: a heading and what stands beside it."""
+    if teacher is None or isinstance(teacher, str):
+        return [("Teacher", _link(teacher, _HUB) or "none")]
+    found = []
+    for row in teacher:
+        said = [f"kind {row['kind']}"]
+        said += [f"an adapter on {_link(row['base'], _HUB)}"] if row.get("base") else []
+        said += [f"revision {row['revision'][:12]}"] if row.get("revision") else []
+        said += [f"held in {row['quantization']}"] if row.get("quantization") else []
+        said += [f"licence {row['licence']}" if row.get("licence") else "licence not known"]
+        name = f"Teacher of rows that name {row['route']}" if row.get("route") else "Teacher"
+        # What is a link stays one; all else is cleaned.
+        described = ", ".join(one if "](" in one else _cell(one) for one in said)
+        found.append((_cell(name), f"{_link(row.get('name'), _HUB)} ({described})"))
+    return found
 
 
 def _is_private(key: str) -> bool:

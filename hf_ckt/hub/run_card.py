@@ -12,6 +12,7 @@ from ..models.embedded import weights_origin
 from ..models.precision import backbone_precision
 from .model_card import build_model_card
 from .provenance import library_versions
+from .teacher_rows import teacher_rows
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -75,7 +76,7 @@ def run_facts(trainer: Any) -> dict[str, Any]:
     return {
         "base_model": get_config_model_id(trainer.model.config) or None,
         "base_weights": backbone["base_weights"],
-        "teacher": trainer.teacher_name,
+        "teacher": _teachers(trainer),
         "is_adapter": is_peft_model(trainer.model),
         "objective": _terms(trainer),
         "settings": settings,
@@ -94,6 +95,11 @@ def run_backbone(trainer: Any) -> dict[str, Any]:
         "backbone": backbone_precision(trainer.model, autocast),
         "base_weights": weights_origin(get_config_model_id(trainer.model.config) or ""),
     }
+
+
+def _teachers(trainer: Any) -> list[dict[str, Any]] | None:
+    facts = None if trainer._state_to_save is None else trainer._state_to_save.teacher
+    return None if facts is None else teacher_rows(facts, get_config_model_id(trainer.model.config))
 
 
 def _plain(value: Any) -> Any:

@@ -36,6 +36,7 @@ The gradient is ready when the forward ends; the backward only scales it.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -47,8 +48,8 @@ from ..checks import require_count, require_weight
 from ..discovery import load_part, part_name
 from ..views import LinearHead, select_rows
 from .compilation import pays_to_compile, run_compiled
-from .head_products import STUDENT_VIEWS, cast_heads, group_by_head
-from .signals import TopKSignal
+from .head_products import STUDENT_VIEWS, cast_heads, group_by_head, share_projections
+from .signals import Given
 from .tile_program import TileProgram, TileSizes, tile_sizes
 
 
@@ -142,19 +143,13 @@ def chunked_token_losses(
             raise ValueError(f"losses: {part_name(loss)!r} is not a loss per token; only token losses run on tiles.")
         require_weight(f"losses[{part_name(loss)!r}]", losses[entry])
         resolved.append((part_name(loss), loss))
-    names = [key for key, _ in resolved]
-    if len(set(names)) < len(names):
-        resolved = [(f"{key}@{i}" if names.count(key) > 1 else key, loss) for i, (key, loss) in enumerate(resolved)]
+    keys = [key for key, _ in resolved]
+    if len(set(keys)) < len(keys):
+        resolved = [(f"{key}@{i}" if keys.count(key) > 1 else key, loss) for i, (key, loss) in enumerate(resolved)]
     program = TileProgram(resolved, [(name, load_part("metrics", name)()) for name in metrics])
-    hidden = {
-        name: states
-        for name, states in zip(
-            ("student", "noisy", "teacher", "reference"),
-            (student_hidden, noisy_hidden, teacher_hidden, reference_hidden),
-            strict=True,
-        )
-        if states is not None
-    }
+    names = ("student", "noisy", "teacher", "reference")
+    read = (student_hidden, noisy_hidden, teacher_hidden, reference_hidden)
+    hidden = {name: states for name, states in zip(names, read, strict=True) if states is not None}
     heads = {"student": head, "noisy": head, "teacher": teacher_head, "reference": reference_head or head}
     for name, states in hidden.items():
         if states.shape[0] != labels.shape[0]:
@@ -178,7 +173,7 @@ def run_tiles(
     labels: Tensor,
     *,
     num_items: Tensor | float | None,
-    given: Mapping[str, TopKSignal] | None = None,
+    given: Mapping[str, Given] | None = None,
     token_weights: Mapping[str, Tensor] | None = None,
     chunk_size: int | None = None,
     compile: bool | None = None,
@@ -196,15 +191,16 @@ def run_tiles(
             head are projected once.
         labels (`torch.Tensor` of shape `(N,)`):
             Next-token ids, no -100.
-        given (`Mapping[str, TopKSignal]`, *optional*):
-            Views that are known by their most probable tokens, in place of states and head.
+        given (`Mapping[str, Given]`, *optional*):
+            What is known of a view in place of states and head, or beside them.
         token_weights (`Mapping[str, torch.Tensor]`, *optional*):
             By a loss's key, its factor at each position, `(N,)`, without gradient; 1 where none is given. The loss's sum
             is that of the products.
     """
     student = hidden["student"]
     given = {name: signal for name, signal in (given or {}).items() if name in program.needs}
-    for name in sorted(program.needs - given.keys()):
+    projected = sorted(program.needs - {name for name, known in given.items() if not known.projected})
+    for name in projected:
         if name not in hidden or heads.get(name) is None:
             parts = [key for key, part in (*program.losses, *program.metrics) if name in part.needs]
             raise ValueError(f"{', '.join(parts)}: needs the {name}'s hidden states and head. Pass {name}_hidden.")
@@ -215,17 +211,9 @@ def run_tiles(
     device = student.device
     labels = labels.to(device)  # with the layers spread over devices, the head may be on another than the inputs
     num_items = labels.shape[0] if num_items is None else num_items
-    views: dict[str, str] = {}
-    for name in sorted(program.needs - given.keys()):
-        # A student's view stays apart even from its equal: it gets a gradient, a teacher's or reference's does not.
-        others = [other for other in views.values() if not {other, name} & {*STUDENT_VIEWS}]
-        views[name] = next((other for other in others if _same_logits(hidden, heads, other, name)), name)
+    views = share_projections(projected, hidden, heads)
     if compile is None:
         compile = pays_to_compile(labels.shape[0] * head.weight.shape[0] * len(set(views.values())), device)
-    factors = None
-    if token_weights:
-        ones = torch.ones(labels.shape, device=device)
-        factors = torch.stack([token_weights.get(key, ones).to(device, torch.float32) for key, _ in program.losses])
     plan = _Plan(
         program=program,
         views=views,
@@ -238,8 +226,8 @@ def run_tiles(
         dtype=torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None,
         weights=weights,
         num_items=num_items + (num_items == 0),  # where no token counts, the loss is 0 and not 0 / 0
-        given={name: (signal.ids.to(device), signal.log_probs.to(device)) for name, signal in given.items()},
-        token_weights=factors,
+        given={name: known.to(device) for name, known in given.items()},
+        token_weights=program.stack_token_weights(token_weights, labels) if token_weights else None,
     )
     total, sums = _ChunkedTokenLosses.apply(plan, student, hidden.get("noisy"), head.weight, head.bias)
     keys = [key for key, _ in (*program.losses, *program.metrics)]
@@ -250,11 +238,6 @@ def run_tiles(
         metrics={key: values[key] for key, _ in program.metrics},
         num_kept=labels.shape[0],
     )
-
-
-def _same_logits(hidden: dict[str, Tensor], heads: Mapping[str, Any], one: str, other: str) -> bool:
-    first, second = heads[one], heads[other]
-    return hidden[one] is hidden[other] and first.key == second.key and first[2:] == second[2:]
 
 
 @dataclass
@@ -270,7 +253,7 @@ class _Plan:
     dtype: torch.dtype | None
     weights: Tensor
     num_items: Tensor | float
-    given: dict[str, tuple[Tensor, Tensor]]
+    given: dict[str, Given]
     token_weights: Tensor | None
 
 
@@ -330,9 +313,9 @@ def _key(plan: _Plan, buffers: dict[str, Tensor], students: tuple[str, ...], wei
     caps = tuple((name, head.logit_scale, head.softcap) for name, head in sorted(plan.heads.items()))
     shapes = tuple((name, buffer.shape[1], buffer.dtype) for name, buffer in buffers.items())
     views = tuple(sorted(plan.views.items()))
-    given = tuple((name, ids.shape[1], values.dtype) for name, (ids, values) in plan.given.items())
-    more = given, plan.token_weights is None
-    return plan.program.key, caps, views, students, plan.sizes.block, shapes, weights.dtype, weights.device, more
+    given = tuple((name, known.key) for name, known in plan.given.items())
+    rest = weights.dtype, weights.device, plan.token_weights is None
+    return plan.program.key, caps, views, students, plan.sizes.block, shapes, given, rest
 
 
 def _run_blocks(
@@ -350,17 +333,18 @@ def _run_blocks(
     missing = (-labels.shape[0] % sizes.block) if plan.compile else 0
     mask = F.pad(torch.ones_like(labels, dtype=torch.bool), (0, missing))
     labels = F.pad(labels, (0, missing))
-    given = {
-        name: (F.pad(ids[rows], (0, 0, 0, missing)), F.pad(values[rows], (0, 0, 0, missing)))
-        for name, (ids, values) in plan.given.items()
-    }
+
+    def filled(tensor: Tensor) -> Tensor:
+        return F.pad(tensor[rows], (*[0] * (2 * tensor.ndim - 1), missing))
+
+    given = {name: known.by_row(filled) for name, known in plan.given.items()}
     factors = None if plan.token_weights is None else F.pad(plan.token_weights[:, rows], (0, missing))
     caps = {name: (head.logit_scale, head.softcap) for name, head in plan.heads.items()}
     sums = weights.new_zeros(len(program.losses) + len(program.metrics))
     for start in range(0, labels.shape[0], sizes.block):
         block = slice(start, min(start + sizes.block, labels.shape[0]))
         logits = {name: buffer[block] for name, buffer in buffers.items()}
-        named = {name: (ids[block], values[block]) for name, (ids, values) in given.items()}
+        named = {name: known.by_row(itemgetter(block)) for name, known in given.items()}
         factor = None if factors is None else factors[:, block]
         sums += evaluate(logits, plan.views, caps, labels[block], mask[block], weights, students, named, factor)
     return sums

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The products with a head: from hidden states to logits, and from the logits' gradients back."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -66,6 +69,21 @@ class HeadProducts:
             torch.mm(states, self.head.weight.t(), out=out)
         else:
             torch.addmm(self.head.bias, states, self.head.weight.t(), out=out)
+
+
+def share_projections(names: Sequence[str], hidden: Mapping[str, Tensor], heads: Mapping[str, Any]) -> dict[str, str]:
+    """Returns for each view the one whose logits it reads: another's, where their states and heads are the same."""
+
+    def same(one: str, other: str) -> bool:
+        first, second = heads[one], heads[other]
+        return hidden[one] is hidden[other] and first.key == second.key and first[2:] == second[2:]
+
+    views: dict[str, str] = {}
+    for name in names:
+        # A student's view stays apart even from its equal: it gets a gradient, a teacher's or reference's does not.
+        others = [other for other in views.values() if not {other, name} & {*STUDENT_VIEWS}]
+        views[name] = next((other for other in others if same(other, name)), name)
+    return views
 
 
 def group_by_head(heads: dict[str, LinearHead], capacity: int) -> list[HeadProducts]:

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a teacher says of a batch. Letters as in `views.py`."""
 
+from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from ..views import LinearHead
+from ..views import BucketView, LinearHead, TokenViews, TopKView
+from .mapped_view import MappedView, SharedTokens
 
 
 class TeacherSignal(NamedTuple):
@@ -42,8 +44,97 @@ class TopKSignal(NamedTuple):
 
     def select(self, rows: Tensor) -> "TopKSignal":
         """Returns the signal at some of its positions, `(M,)` indices."""
-        rows = rows.to(self.ids.device)
-        return TopKSignal(self.ids.index_select(0, rows), self.log_probs.index_select(0, rows))
+        return self.by_row(lambda tensor: tensor.index_select(0, rows.to(tensor.device)))
+
+    @property
+    def projected(self) -> bool:
+        """Whether the view's hidden states are projected too."""
+        return False
+
+    @property
+    def key(self) -> tuple:
+        """Equal where a compiled program is the same."""
+        return type(self), self.ids.shape[1], self.log_probs.dtype
+
+    def to(self, device: torch.device) -> "TopKSignal":
+        """Returns it on a device."""
+        return self.by_row(lambda tensor: tensor.to(device))
+
+    def by_row(self, change: Callable[[Tensor], Tensor]) -> "TopKSignal":
+        """Returns it with a change made to each tensor that has a row a position."""
+        return TopKSignal(change(self.ids), change(self.log_probs))
+
+    def view(self, tile: TokenViews, name: str) -> BucketView:
+        """Returns the view of that name of a tile."""
+        # Student and perturbed student have one head; where neither is read, no id is looked up.
+        sizes = [one.vocab_size for one in (tile.student, tile.noisy) if one is not None]
+        return TopKView(self.ids, self.log_probs, min(sizes, default=2**31))
+
+
+class TokenPaths(NamedTuple):
+    """
+    How a teacher with another vocabulary writes the student's next tokens; arguments as in [`~kernels.mapped_view.MappedView`].
+
+    Args:
+        first (`torch.Tensor` of shape `(N,)`), later (`torch.Tensor` of shape `(N,)`):
+            The teacher's first token of each, and the log-probability of its further ones.
+        shared ([`~kernels.mapped_view.SharedTokens`]):
+            The tokens that both have.
+    """
+
+    first: Tensor
+    later: Tensor
+    shared: SharedTokens
+
+    @property
+    def projected(self) -> bool:
+        """Whether the view's hidden states are projected too."""
+        return True
+
+    @property
+    def key(self) -> tuple:
+        """Equal where a compiled program is the same."""
+        return type(self), len(self.shared.student), self.later.dtype
+
+    def to(self, device: torch.device) -> "TokenPaths":
+        """Returns it on a device."""
+        return TokenPaths(
+            self.first.to(device), self.later.to(device), SharedTokens(*(i.to(device) for i in self.shared))
+        )
+
+    def by_row(self, change: Callable[[Tensor], Tensor]) -> "TokenPaths":
+        """Returns it with a change made to each tensor that has a row a position."""
+        return self._replace(first=change(self.first), later=change(self.later))
+
+    def view(self, tile: TokenViews, name: str) -> BucketView:
+        """Returns the view of that name of a tile, which holds the teacher's own distributions under it."""
+        return MappedView(
+            getattr(tile, name), self.shared, self.first, self.later, tile.labels, tile.student.vocab_size
+        )
+
+
+class MappedSignal(NamedTuple):
+    """
+    The exact reading of a teacher with another vocabulary, compared over the tokens that both have.
+
+    Args:
+        hidden (`torch.Tensor` of shape `(N, D_t)`), head ([`LinearHead`]):
+            As in [`TeacherSignal`], over the teacher's vocabulary.
+        paths ([`TokenPaths`]):
+            How the teacher writes the student's next tokens.
+    """
+
+    hidden: Tensor
+    head: LinearHead
+    paths: TokenPaths
+
+    def select(self, rows: Tensor) -> "MappedSignal":
+        """Returns the signal at some of its positions, `(M,)` indices."""
+
+        def take(tensor: Tensor) -> Tensor:
+            return tensor.index_select(0, rows.to(tensor.device))
+
+        return self._replace(hidden=take(self.hidden), paths=self.paths.by_row(take))
 
 
 class SignalPart(NamedTuple):
@@ -55,13 +146,13 @@ class SignalPart(NamedTuple):
             Name under which its share of a sum is logged; empty where there is only one teacher.
         positions (`torch.Tensor` of shape `(M,)`):
             Which of the N kept positions it speaks at, ascending.
-        signal ([`TeacherSignal`] or [`TopKSignal`]):
+        signal ([`TeacherSignal`], [`MappedSignal`] or [`TopKSignal`]):
             Its reading of those.
     """
 
     teacher: str
     positions: Tensor
-    signal: TeacherSignal | TopKSignal
+    signal: TeacherSignal | MappedSignal | TopKSignal
 
 
 class RoutedSignal(NamedTuple):
@@ -76,8 +167,10 @@ class RoutedSignal(NamedTuple):
     parts: tuple[SignalPart, ...]
 
 
-Signal: TypeAlias = TeacherSignal | TopKSignal | RoutedSignal
+Signal: TypeAlias = TeacherSignal | MappedSignal | TopKSignal | RoutedSignal
 """What a teacher returns."""
+Given: TypeAlias = TopKSignal | TokenPaths
+"""What is known of a view in place of logits, or beside them."""
 
 
 def signal_parts(signal: Signal, count: int) -> tuple[SignalPart, ...]:

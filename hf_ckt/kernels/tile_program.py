@@ -2,13 +2,14 @@
 """What is computed on a block of logits: the losses and metrics of an objective, on shared log-probabilities."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..views import LogitsView, TokenViews, TopKView, scale_and_cap
+from ..views import LogitsView, TokenViews, scale_and_cap
+from .signals import Given
 
 # Bytes of one float32 tile of logits. Each view has a buffer of a tile, in the dtype that its head is multiplied in.
 # Small where memory is shared with all else, larger on an accelerator, whose matrix units want rows.
@@ -82,6 +83,11 @@ class TileProgram:
         """Equal for programs that compute the same thing."""
         return tuple((key, type(part), repr(part)) for key, part in (*self.losses, *self.metrics))
 
+    def stack_token_weights(self, token_weights: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        """Returns the losses' factors by key, `(N,)` each, as `(number of losses, N)`: 1 where none is given."""
+        ones = torch.ones(labels.shape, device=labels.device)
+        return torch.stack([token_weights.get(key, ones).to(ones) for key, _ in self.losses])
+
     def __call__(
         self,
         logits: dict[str, Tensor],
@@ -90,7 +96,7 @@ class TileProgram:
         labels: Tensor,
         mask: Tensor,
         weights: Tensor,
-        given: dict[str, tuple[Tensor, Tensor]] | None = None,
+        given: dict[str, Given] | None = None,
         token_weights: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """
@@ -107,17 +113,15 @@ class TileProgram:
                 Next-token ids; False in `mask` leaves a row out.
             weights (`torch.Tensor`):
                 Weight of each loss.
-            given (`dict[str, tuple[torch.Tensor, torch.Tensor]]`, *optional*):
-                Ids and log-probabilities `(N, K)` of the views that are no projection.
+            given (`dict[str, Given]`, *optional*):
+                What is known of views that are no projection, or not one alone.
             token_weights (`torch.Tensor` of shape `(number of losses, N)`, *optional*):
                 Factor of each loss at each position.
         """
         shared = {name: LogitsView(scale_and_cap(raw, *caps[name])) for name, raw in logits.items()}
         tile = TokenViews(labels=labels, **{view: shared[name] for view, name in views.items()})
-        for name, (ids, log_probs) in (given or {}).items():
-            # Student and perturbed student have one head; where neither is read, no id is looked up.
-            sizes = [view.vocab_size for view in shared.values()]
-            setattr(tile, name, TopKView(ids, log_probs, min(sizes) if sizes else 2**31))
+        for name, known in (given or {}).items():
+            setattr(tile, name, known.view(tile, name))
 
         def total_of(per_token: Tensor, factor: Tensor | None = None) -> Tensor:
             # Not a product alone: rows that do not count hold whatever was there, and 0 times NaN is NaN.
@@ -145,7 +149,7 @@ class TileProgram:
         mask: Tensor,
         weights: Tensor,
         students: tuple[str, ...],
-        given: dict[str, tuple[Tensor, Tensor]] | None = None,
+        given: dict[str, Given] | None = None,
         token_weights: Tensor | None = None,
     ) -> Tensor:
         """

@@ -20,8 +20,9 @@ from trl.data_utils import _tokenize as tokenize_example
 from trl.trainer.utils import create_model_from_path, get_config_model_id, maybe_gather_lm_head_ctx
 
 __all__ = [
-    "adapters_are_off",
     "adapters_disabled",
+    "adapters_in_force",
+    "adapters_switched",
     "bound_to_outer_call",
     "cache_argument",
     "cache_of",
@@ -141,10 +142,33 @@ def adapters_disabled(model: torch.nn.Module) -> Iterator[None]:
             module._disable_adapters = False
 
 
-def adapters_are_off(model: torch.nn.Module) -> bool:
-    """Whether a pass over the model would go without its adapters: inside [`adapters_disabled`]."""
-    first = next(_switchable(model), None)
-    return first is not None and first._disable_adapters
+@contextmanager
+def adapters_switched(model: torch.nn.Module, name: str) -> Iterator[None]:
+    """
+    Reads a pass with one of the model's adapters in place of those that are active, and leaves everything as it was.
+
+    peft 0.21's public `set_adapter` also makes the adapter trainable and freezes the others; its layers and wrappers
+    only read `_active_adapter` in their forward. Layers are their base where they hold no adapter of that name, and
+    wrappers where none is named.
+    """
+    before = [(module, module._active_adapter, module._disable_adapters) for module in _switchable(model)]
+    try:
+        for module, _, _ in before:
+            held = isinstance(module, BaseTunerLayer) or name in module._adapters
+            module._active_adapter, module._disable_adapters = [name] if held else [], False
+        yield
+    finally:
+        for module, active, disabled in before:
+            module._active_adapter, module._disable_adapters = active, disabled
+
+
+def adapters_in_force(model: torch.nn.Module) -> tuple[str, ...]:
+    """
+    Returns the adapters that a pass over the model would go with: none inside [`adapters_disabled`], one inside
+    [`adapters_switched`].
+    """
+    first = next((one for one in _switchable(model) if one._disable_adapters or one.active_adapters), None)
+    return () if first is None or first._disable_adapters else tuple(first.active_adapters)
 
 
 def keep_4bit_differentiable(model: torch.nn.Module) -> None:

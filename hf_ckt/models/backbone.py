@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..views import LinearHead
-from ._upstream import adapters_are_off, embedding_scale, gathered_head, logit_scale, softcap, whole_shape
+from ._upstream import adapters_in_force, embedding_scale, gathered_head, logit_scale, softcap, whole_shape
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class _CompiledPasses:
         return _CompiledPasses, (self.options,)
 
     def program(self, model: PreTrainedModel, with_noise: bool) -> Callable:
-        way = with_noise, adapters_are_off(model), model.training, torch.is_grad_enabled()
+        way = with_noise, adapters_in_force(model), model.training, torch.is_grad_enabled()
         if way not in self.programs:
             # Each with a code object of its own: of one, the compiler keeps no more than eight variants.
             function = types.FunctionType(_run.__code__.replace(), _run.__globals__)
@@ -157,7 +157,7 @@ def frozen(model: torch.nn.Module) -> Iterator[None]:
 def _compare_once(model: PreTrainedModel, inputs: dict[str, Any]) -> None:
     """Compares each head that a model is read with (that of an adapter, that of its base) with its logits, once."""
     config = model.config.get_text_config()
-    head = adapters_are_off(model), logit_scale(config), softcap(config)
+    head = adapters_in_force(model), logit_scale(config), softcap(config)
     compared: set[tuple] = getattr(model, "_hf_ckt_compared_heads", set())
     if head not in compared:
         require_own_logits(model, inputs)

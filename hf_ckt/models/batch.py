@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# What data collators put beside a model's inputs: the teacher's number `(B, T)`, and what was looked up, `(N, ...)` each.
+ROUTES, STORED = "hf_ckt_routes", "hf_ckt_stored_"
+
 
 @dataclass
 class Documents:
@@ -170,6 +173,11 @@ class Batch:
         """Document number of each kept position, `(N,)`."""
         return self.documents.index.flatten()[self.kept]
 
+    @property
+    def kept_inside(self) -> Tensor:
+        """Whether what each kept position predicts is of its own document, `(N,)`: some collators let its last token count."""
+        return self.documents.index.flatten()[self.kept + 1] == self.kept_documents
+
     def keep(self, hidden: Tensor) -> Tensor:
         """Selects the kept positions of hidden states: `(B, T, D)` -> `(N, D)`, connected also when N is 0."""
         return hidden.flatten(0, 1).index_select(0, self.kept.to(hidden.device))
@@ -198,7 +206,7 @@ class Batch:
             wanted (`torch.Tensor` of shape `(documents.count,)`):
                 True at the numbers of the documents.
         """
-        positions = wanted[self.kept_documents].nonzero().squeeze(1)
+        positions = (wanted[self.kept_documents] & self.kept_inside).nonzero().squeeze(1)
         if self.documents.rows:
             batch = self.rows(wanted[: len(self.labels)].nonzero().squeeze(1))
         else:

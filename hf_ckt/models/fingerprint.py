@@ -2,14 +2,16 @@
 """Telling one model from another by its weights, without reading all of them."""
 
 import hashlib
+from collections.abc import Iterable
 
 import torch
+from torch import Tensor
 
 # Elements of each parameter that are looked at, evenly spaced.
 _SAMPLE = 64
 
 
-def fingerprint(model: torch.nn.Module) -> str:
+def fingerprint(model: torch.nn.Module, *, quantizable: bool = True, frozen_only: bool = False) -> str:
     """
     Returns 16 hexadecimal digits that differ between two models which differ in a parameter's shape or sampled values.
 
@@ -20,14 +22,30 @@ def fingerprint(model: torch.nn.Module) -> str:
     Args:
         model (`torch.nn.Module`):
             Before it is sharded; of a tensor that is split over devices, the shape alone counts.
+        quantizable (`bool`, *optional*, defaults to `True`):
+            Whether matrices count that a quantization would replace. Without them a model has the same digits whether it is
+            loaded quantized or not: embeddings, norms and LoRA's factors are left.
+        frozen_only (`bool`, *optional*, defaults to `False`):
+            Whether what trains is left out: the base below an adapter.
 
     Example:
 
     >>> fingerprint(torch.nn.Linear(2, 1)) == fingerprint(torch.nn.Linear(3, 1))
     False
     """
+    tables = {id(one.weight) for one in model.modules() if isinstance(one, torch.nn.Embedding)}
+    return fingerprint_of(
+        (name, parameter)
+        for name, parameter in model.named_parameters()
+        if (quantizable or parameter.ndim < 2 or id(parameter) in tables or "lora_" in name)
+        and not (frozen_only and parameter.requires_grad)
+    )
+
+
+def fingerprint_of(parameters: Iterable[tuple[str, Tensor]]) -> str:
+    """Returns what [`fingerprint`] does, of some of a model's parameters with their names."""
     digest, samples = hashlib.blake2b(digest_size=8), []
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters:
         if not parameter.is_floating_point() or parameter.is_meta:
             continue
         digest.update(f"{name} {tuple(parameter.shape)}\n".encode())

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..discovery import load_part, part_names
 from ..kernels.chunked_linear import TokenLossOutput, run_tiles
 from ..kernels.compilation import pays_to_compile
-from ..kernels.signals import TeacherSignal
+from ..kernels.signals import TopKSignal
 from ..losses.base import ContrastiveLoss, ParameterLoss, TokenLoss
 from ..models.batch import Batch
 from .candidates import Contrast
@@ -229,7 +229,7 @@ class Objective:
             head = states.heads["student"].weight
             # One projection for each view; the self-teacher and the reference are one.
             hidden = {**states.hidden, "noisy": states.noisy.states}
-            exact = [part.signal.hidden for part in states.teacher if isinstance(part.signal, TeacherSignal)]
+            exact = [part.signal.hidden for part in states.teacher if not isinstance(part.signal, TopKSignal)]
             if exact:
                 hidden["teacher"] = exact[0]
             views = len({id(hidden[name]) for name in self._partition.needs if name in hidden})

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..kernels.signals import SignalPart, TeacherSignal, TopKSignal
+from ..kernels.signals import Given, MappedSignal, SignalPart, TopKSignal
 from ..kernels.tile_program import TileProgram
 from ..models.batch import Batch
 from ..views import LinearHead, NoisyStates, select_rows
@@ -49,8 +49,8 @@ class Part(NamedTuple):
     Args:
         program ([`~kernels.tile_program.TileProgram`]):
             What is computed.
-        hidden (`dict[str, torch.Tensor]`), heads (`dict[str, LinearHead]`), given (`dict[str, TopKSignal]`):
-            States and heads by view, and what is known of a view in their place.
+        hidden (`dict[str, torch.Tensor]`), heads (`dict[str, LinearHead]`), given (`dict[str, Given]`):
+            States and heads by view, and what is known of a view in their place or beside them.
         labels (`torch.Tensor` of shape `(M,)`):
             Next-token ids.
         token_weights (`dict[str, torch.Tensor]`):
@@ -62,7 +62,7 @@ class Part(NamedTuple):
     program: TileProgram
     hidden: dict[str, Tensor]
     heads: dict[str, LinearHead]
-    given: dict[str, TopKSignal]
+    given: dict[str, Given]
     labels: Tensor
     token_weights: dict[str, Tensor]
     teacher: str
@@ -138,7 +138,7 @@ class Partition:
         rows: Tensor | None,
         missing: list[str],
     ) -> Part:
-        hidden, heads, given = dict(states.hidden), dict(states.heads), {}
+        hidden, heads, given = dict(states.hidden), dict(states.heads), dict[str, Given]()
         masks = states.role_masks
         if speaker is None:
             missing = [*missing, "teacher"]
@@ -151,10 +151,12 @@ class Partition:
             signal = speaker.signal
             if rows is not None and len(rows) < len(speaker.positions):
                 signal = signal.select(_places(speaker.positions, rows))
-            if isinstance(signal, TeacherSignal):
-                hidden["teacher"], heads["teacher"] = signal
-            else:
+            if isinstance(signal, TopKSignal):
                 given["teacher"] = signal
+            else:
+                hidden["teacher"], heads["teacher"] = signal.hidden, signal.head
+            if isinstance(signal, MappedSignal):
+                given["teacher"] = signal.paths
         program = self.program(*missing)
         keys = {name for name, _ in program.losses}
         weights = {f"{role}_loss": mask.float() for role, mask in masks.items() if f"{role}_loss" in keys}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from accelerate import Accelerator
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..kernels.signals import Signal
@@ -29,14 +30,14 @@ class TeacherSetup:
         accelerator (`Accelerator`, *optional*):
             Knows device and processes.
         build (`Callable`, *optional*):
-            From what `teacher_model` takes to a teacher, for one that wraps others.
+            From what `teacher_model` takes to a teacher, for one that wraps others; `tokenizer` in place of the student's.
     """
 
     tokenizer: PreTrainedTokenizerBase
     student: Any = None
     causal_lm: Any = None
     accelerator: Any = None
-    build: "Callable[[Any], Teacher]" = None  # type: ignore[assignment]
+    build: "Callable[..., Teacher]" = None  # type: ignore[assignment]
 
 
 class Teacher(ABC):
@@ -49,6 +50,8 @@ class Teacher(ABC):
 
     lossy: ClassVar[bool] = False
     """Whether it gives less than the whole distribution, so that nothing can be made of its hidden states."""
+    gives: ClassVar[str] = "its most probable tokens"
+    """What that is, where it is less."""
     name: str = ""
     """For logs, messages and cards."""
     unknown: dict[int, str] = {}  # noqa: RUF012 - replaced, never written into
@@ -102,6 +105,15 @@ class Teacher(ABC):
     def collator(self, inner: Callable) -> Callable:
         """Returns a data collator around another, for a teacher that looks something up for each batch."""
         return inner
+
+    @property
+    def log_names(self) -> list[str]:
+        """The names that [`take_counts`] may give."""
+        return []
+
+    def take_counts(self, like: Tensor) -> dict[str, Tensor]:
+        """Returns, by logged name, what the teacher counted since the last call: sum and count, `(2,)`."""
+        return {}
 
     @property
     def parts(self) -> dict[str, "Teacher"]:

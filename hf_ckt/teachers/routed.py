@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
+from ..discovery import part_name
 from ..kernels.signals import RoutedSignal, Signal, SignalPart, TeacherSignal, signal_parts
 from ..models.batch import Batch
 from .base import Teacher, TeacherSetup
@@ -36,7 +37,9 @@ class RoutedTeacher(Teacher):
         self.teachers, self.same_passes = dict(teachers), same_passes
         self.name = ", ".join(f"{name}: {teacher.name}" for name, teacher in self.teachers.items())
         self.unknown = {index: token for teacher in self.teachers.values() for index, token in teacher.unknown.items()}
-        self.lossy = any(teacher.lossy for teacher in self.teachers.values())  # type: ignore[misc]
+        lossy = [teacher for teacher in self.teachers.values() if teacher.lossy]
+        self.lossy = bool(lossy)  # type: ignore[misc]
+        self.gives = ", ".join(dict.fromkeys(teacher.gives for teacher in lossy))  # type: ignore[misc]
 
     @classmethod
     def load(cls, source: Any, setup: TeacherSetup) -> "RoutedTeacher":  # type: ignore[override]
@@ -69,7 +72,7 @@ class RoutedTeacher(Teacher):
         found = []
         for number, (name, teacher) in enumerate(self.teachers.items()):
             wanted = torch.zeros(batch.documents.count, dtype=torch.bool, device=routes.device)
-            wanted[batch.kept_documents[routes == number]] = True
+            wanted[batch.kept_documents[(routes == number) & batch.kept_inside]] = True
             own, positions = batch.of_documents(wanted)
             found += [part._replace(teacher=name) for part in self._read(teacher, own, positions, batch, student)]
         return RoutedSignal(tuple(found))
@@ -98,12 +101,28 @@ class RoutedTeacher(Teacher):
             teacher.place(accelerator)
 
     def facts(self) -> dict[str, Any]:
-        return {"teachers": {name: teacher.facts() for name, teacher in self.teachers.items()}}
+        named = self.teachers.items()
+        # The order is a fact of its own: the first teaches rows that name none, and a queue's states lie side by side in it.
+        return {
+            "teachers": {name: {"kind": part_name(teacher), **teacher.facts()} for name, teacher in named},
+            "order": [*self.teachers],
+        }
 
     def collator(self, inner: Callable) -> Callable:
         for teacher in self.teachers.values():
             inner = teacher.collator(inner)
         return inner
+
+    @property
+    def log_names(self) -> list[str]:
+        return [f"{count}/{name}" for name, teacher in self.teachers.items() for count in teacher.log_names]
+
+    def take_counts(self, like: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {
+            f"{count}/{name}": value
+            for name, teacher in self.teachers.items()
+            for count, value in teacher.take_counts(like).items()
+        }
 
     @property
     def parts(self) -> dict[str, Teacher]:

@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 from trl import SFTConfig
 
 from ..checks import require_candidates, require_count, require_known, require_weight, require_within
+from ..data.row_marks import require_row_rules
 from ..discovery import load_part, names_for_role, part_settings
 from ..losses.base import ParameterLoss
 from ..objective.candidates import LEVELS, Contrast, TeacherQueue
@@ -180,8 +181,14 @@ class ContrastiveRobustConfig(PerturbationConfig, SFTConfig):
         choices=list(NONFINITE_ACTIONS),
     )
     teacher_model_init_kwargs: dict[str, Any] | str | None = setting(
-        "Keyword arguments for loading a teacher given by name, as model_init_kwargs for the student. dtype must be a "
-        "string."
+        "Keyword arguments for loading a teacher given by name, as model_init_kwargs for the student; dtype as a string."
+    )
+    teacher_system_prompt: str | None = setting(
+        "System message that teacher_model reads in place of the row's own, for conversations; None: the row's own. A column "
+        "teacher_prompt (text or messages) is read in place of a row's whole prompt."
+    )
+    teacher_cache: str | None = setting(
+        "Folder that `hf-ckt cache-teacher` wrote, read in place of the teachers, none of which is loaded. None: they run."
     )
     teacher_token_map: dict[str, Any] | str | None = setting(
         "What the teacher reads in place of tokens that it does not have (those of a cloned chat template, say), from a "
@@ -266,7 +273,8 @@ class ContrastiveRobustConfig(PerturbationConfig, SFTConfig):
                 "label_trust_threshold: would be ignored without label_trust=True. Set it, or leave this."
             )
         if isinstance(self.role_rows, dict):
-            self._check_role_rows(self.role_rows)
+            penalty = isinstance(self.build_loss("regularization"), ParameterLoss)
+            require_row_rules(self.role_rows, ROLES, {"regularization": self.regularization_loss} if penalty else {})
         # Built once here only to raise where a value is set rather than when training starts.
         for role in EXTRA_ROLES if not self.label_trust else ROLES:
             self.build_loss(role)
@@ -280,21 +288,6 @@ class ContrastiveRobustConfig(PerturbationConfig, SFTConfig):
             raise ValueError(
                 "contrastive_level='sequence': packing_strategy='wrapped' cuts documents and leaves no boundaries, so "
                 "unrelated texts would be averaged. Use packing_strategy='bfd' or contrastive_level='token'."
-            )
-
-    def _check_role_rows(self, role_rows: dict[str, Any]) -> None:
-        for role, rule in role_rows.items():
-            require_known("role_rows", role, ROLES)
-            if not isinstance(rule, dict) or not rule:
-                raise ValueError(
-                    f"role_rows[{role!r}]: must name columns and the values that count, such as {{'teacher': 'base'}}, got "
-                    f"{rule!r}, so no row could be chosen."
-                )
-        loss = self.build_loss("regularization")
-        if "regularization" in role_rows and isinstance(loss, ParameterLoss):
-            raise ValueError(
-                f"role_rows['regularization']: {self.regularization_loss} is a penalty on parameters and reads no row, so the "
-                "rule would be ignored. Use regularization_loss='reference_kl', or leave the rule out."
             )
 
     def build_loss(self, role: str) -> Any:

@@ -5,13 +5,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 
+from ..models.positions import learned_positions
 from ..models.token_map import embedding_rows, unknown_tokens
-from .collator import PREFIX
+from .collator import CONTEXT_PREFIX, PREFIX
 
 _SHOWN = 3
+_PREFIXES = ("", PREFIX, CONTEXT_PREFIX)
 
 
 @dataclass
@@ -58,9 +61,7 @@ class KnownTokens:
             if isinstance(dataset, dict):
                 self.check({f"{name}[{key!r}]": value for key, value in dataset.items()})
             elif isinstance(dataset, Dataset):
-                found = {
-                    index for prefix in ("", PREFIX) for index in _ids_of(dataset, prefix) if index in self.unknown
-                }
+                found = {index for prefix in _PREFIXES for index in _ids_of(dataset, prefix) if index in self.unknown}
                 if found:
                     self.refuse(found, name)
 
@@ -130,3 +131,36 @@ def require_known_tokens(trainer: Any, unknown_to_teacher: Mapping[int, str]) ->
             collator = KnownTokens(collator, ids, who, remedy, padding)
             collator.check({"train_dataset": trainer.train_dataset, "eval_dataset": trainer.eval_dataset})
     return collator
+
+
+def require_readable_rows(trainer: Any) -> None:
+    """
+    Raises ValueError where truncation left no row, a row is longer than the positions that a model has learned, or holds an
+    id that it has no embedding for.
+    """
+    rows = trainer.train_dataset
+    if not isinstance(rows, Dataset) or "input_ids" not in rows.column_names:
+        return
+    if not len(rows):
+        raise ValueError(
+            f"max_length={trainer.args.max_length}: of no row is an answer left within it, so there is nothing to train on. "
+            "Raise it, or set truncation_mode='keep_end'."
+        )
+    largest = longest = 0
+    for batch in rows.select_columns("input_ids").with_format("arrow").iter(10_000):
+        ids = batch["input_ids"]
+        largest = max(largest, pc.max(pc.list_flatten(ids)).as_py() or 0)
+        longest = max(longest, pc.max(pc.list_value_length(ids)).as_py())
+    if largest >= embedding_rows(trainer.model):
+        raise ValueError(
+            f"dataset_name: a row holds the token id {largest}, and the model has embeddings for {embedding_rows(trainer.model)} "
+            "tokens. Tokenize the texts with the model's own tokenizer, or drop the column input_ids."
+        )
+    positions = learned_positions(trainer.model)
+    if positions is None or trainer.padding_free:  # positions there begin anew with each document
+        return
+    if longest > positions:
+        raise ValueError(
+            f"max_length={trainer.args.max_length}: a row has {longest} tokens, and the model has learned {positions} "
+            f"positions, behind which it cannot read. Set max_length={positions} or less."
+        )

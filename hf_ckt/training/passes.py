@@ -39,7 +39,7 @@ class ExtraPasses(NamedTuple):
     @property
     def log_names(self) -> list[str]:
         """All names that the passes may add to `sums`."""
-        return [] if self.noisy is None else self.noisy.log_names
+        return [name for one in (self.noisy, self.teacher) if one is not None for name in one.log_names]
 
 
 def prepare_student(model: PreTrainedModel, accelerator: Accelerator) -> None:
@@ -134,8 +134,9 @@ def run_objective(
         heads["student"] = heads["noisy"] = head
         states = HiddenStates(hidden, heads, views.noisy, **fixed)
         result = objective(states, batch, model, scale, training=training)
-    if extra_passes.noisy is not None:
-        result.sums.update(extra_passes.noisy.take_counts(result.loss))
+    for counting in (extra_passes.noisy, extra_passes.teacher):
+        if counting is not None:
+            result.sums.update(counting.take_counts(result.loss))
 
     # A plain dict: the wrappers around the forward look for tensors in it.
     output: dict[str, Any] = {"loss": result.loss, "sums": result.sums}

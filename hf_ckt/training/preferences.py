@@ -56,7 +56,7 @@ def with_rejected(dataset: Any, prepare: Callable[[Any], Any], name: str) -> Any
     if "input_ids" in dataset.column_names:
         plain = dict(zip(REJECTED_COLUMNS, ("input_ids", "labels"), strict=True))
         chosen = prepare(numbered.remove_columns(list(plain)))
-        rejected = prepare(numbered.select_columns([_ROW, *plain]).rename_columns(plain))
+        rejected = prepare(numbered.remove_columns(list(plain.values())).rename_columns(plain))
     else:
         chosen = prepare(numbered.remove_columns("rejected"))
         rejected = prepare(numbered.remove_columns("completion").rename_column("rejected", "completion"))

@@ -94,6 +94,8 @@ def resolve_schedules(args: ContrastiveRobustConfig, facts: RunFacts) -> dict[st
     missing = facts.obstacle or facts.no_teacher
     if args.label_trust and missing:
         raise ValueError(f"label_trust=True: {missing}. Remedy that, or set label_trust=False.")
+    if facts.obstacle and "task" in (args.role_rows or {}):
+        raise ValueError(f"role_rows['task']: {facts.obstacle}. Remedy that, or leave the rule out.")
     chosen: dict[str | None, list[str]] = {}  # by the reason against them
     for role in EXTRA_ROLES:
         weight = getattr(args, f"{role}_weight")
@@ -119,6 +121,9 @@ def resolve_schedules(args: ContrastiveRobustConfig, facts: RunFacts) -> dict[st
     active = {role: schedule for role, schedule in schedules.items() if schedule.ever_on}
     if not active:
         raise ValueError("task_weight=0: every weight of the objective is 0, so nothing would train. Raise one.")
+    idle = [role for role in args.role_rows or {} if role not in active]
+    if idle:
+        logger.warning("role_rows: %s off in this run, so its rule chooses nothing.", " and ".join(idle))
     return active
 
 

@@ -16,6 +16,7 @@ from ..checkpoints import replace_file
 from ..noise.noisy_view import NoisyView
 from ..objective.budget import ConsistencyBudget
 from ..objective.candidates import Contrast
+from .manifest import compare_manifests
 
 logger = logging.getLogger(__name__)
 
@@ -100,14 +101,15 @@ class TrainingState:
     def _compare_teachers(self, known: dict[str, str], queued: bool) -> None:
         if self.teacher is None or "teacher" not in known:
             return
-        # The same teacher may lie in another folder by now: all but its name tells it from another.
-        before, now = json.loads(known["teacher"]), self.teacher
-        if _without_names(before) == _without_names(now):
+        changes = compare_manifests(json.loads(known["teacher"]), self.teacher)
+        if changes.same:
+            logger.warning(
+                "resume_from_checkpoint: %s, with the same weights otherwise. What it says differs by rounding from here on.",
+                "; ".join(changes.same),
+            )
+        if not changes.others:
             return
-        change = (
-            f"resume_from_checkpoint: the checkpoint's teacher is {_said(before)}, and this run's is {_said(now)}, another one "
-            "by its weights"
-        )
+        change = f"resume_from_checkpoint: {'; '.join(changes.others)}"
         if queued:
             raise ValueError(
                 f"{change}. The queue holds states of the first, which would be read with the head of the second. Pass "
@@ -144,18 +146,6 @@ class TrainingState:
             self.noisy.previous = None
         if self.budget is not None:
             self.budget.forget()
-
-
-def _without_names(facts: Any) -> Any:
-    if isinstance(facts, dict):
-        return {key: _without_names(value) for key, value in facts.items() if key != "name"}
-    return facts
-
-
-def _said(facts: dict[str, Any]) -> str:
-    if "teachers" in facts:
-        return ", ".join(f"{name}: {_said(one)}" for name, one in facts["teachers"].items())
-    return f"{facts.get('name')!r} ({facts.get('weights') or 'no model'})"
 
 
 def _write(folder: str, name: str, tensors: dict[str, Tensor | None], known: dict[str, str]) -> None:

@@ -2,16 +2,21 @@
 """From what a user gives as a teacher to the teacher."""
 
 import inspect
+import logging
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..checks import nearest
 from ..discovery import load_part, part_name, part_names
 from ..teachers.base import Teacher, TeacherSetup
+from ..teachers.self import SelfTeacher
+
+logger = logging.getLogger(__name__)
 
 
 def build_teacher(
@@ -34,7 +39,7 @@ def build_teacher(
         student, causal_lm, tokenizer, accelerator:
             As in [`~teachers.base.TeacherSetup`].
         model_settings (`Mapping[str, Any]`, *optional*):
-            Settings of a model that is given as an id or loaded.
+            Settings of every model that does not say otherwise.
 
     Raises:
         ValueError: If a mapping names no kind or several, or a setting that the kind does not have.
@@ -45,14 +50,29 @@ def build_teacher(
         causal_lm=causal_lm,
         tokenizer=tokenizer,
         accelerator=accelerator,
+        model_settings=model_settings,
     )
     setup = TeacherSetup(tokenizer, student, causal_lm, accelerator, build)
     if isinstance(given, Teacher):
         return given
+    kind, source, settings = read_kind(given)
+    if kind == "model":
+        settings = _beside(settings, model_settings or {})
+    loaded: Any = load_part("teachers", kind)
+    return loaded.load(source, setup, **settings)
+
+
+def read_kind(given: Any) -> tuple[str, Any, dict[str, Any]]:
+    """
+    Returns which kind of teacher is meant, its source and its settings, of what `teacher_model` takes.
+
+    Raises:
+        ValueError: If a mapping names no kind or several, or a setting that the kind does not have.
+    """
     if given is None:
-        given = {"self": None}
-    elif not isinstance(given, Mapping):
-        given = {"model": given, **(model_settings or {})}
+        return "self", None, {}
+    if not isinstance(given, Mapping):
+        return "model", given, {}
     kinds = [name for name in given if name in part_names("teachers")]
     if len(kinds) != 1:
         raise ValueError(
@@ -68,7 +88,61 @@ def build_teacher(
                 f"teacher_model: {kinds[0]} has no setting {name!r}, so it would be ignored.{nearest(name, known)} "
                 f"Its settings are {', '.join(known) or 'none'}."
             )
-    return kind.load(given[kinds[0]], setup, **settings)
+    return kinds[0], given[kinds[0]], settings
+
+
+def _beside(settings: dict[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's own settings, and of the run's what they leave open."""
+    found = {name: value for name, value in run.items() if value is not None}
+    if {"load_in_4bit", "load_in_8bit"} & settings.keys():
+        found.pop("quantization_config", None)
+    found |= settings
+    shared, own = run.get("init_kwargs"), settings.get("init_kwargs")
+    if isinstance(shared, Mapping) and isinstance(own, Mapping):
+        found["init_kwargs"] = {**shared, **own}
+    return found
+
+
+def load_teacher(trainer: Any, given: Any, model_settings: Mapping[str, Any]) -> tuple[Teacher, dict[str, Any]]:
+    """
+    Loads the teacher of a run and places it beside the student.
+
+    Args:
+        trainer ([`~training.trainer.ContrastiveRobustTrainer`]):
+            Its objective is built.
+        given (`Any`), model_settings (`Mapping[str, Any]`):
+            See [`build_teacher`].
+
+    Returns:
+        `tuple[Teacher, dict[str, Any]]`: it, and what it is known by, as the main process knows it.
+    """
+    trainer._marks.require_heard()
+    teacher = build_teacher(
+        trainer._contexts.wrapped(given, model_settings),
+        student=trainer.model,
+        causal_lm=trainer._causal_lm,
+        tokenizer=trainer._tokenizer,
+        accelerator=trainer.accelerator,
+        model_settings=model_settings,
+    )
+    require_fitting(teacher, trainer.objective.terms)
+    known = broadcast_object_list([facts_of(teacher)])[0]
+    teacher.place(trainer.accelerator)
+    return teacher, known
+
+
+def warn_unread(given: bool, name: str | None) -> None:
+    """Warns where a teacher was given and none, which would have a name, is read."""
+    if given and name is None:
+        logger.warning(
+            "teacher_model: no term of this run reads a teacher, so it is not loaded and teaches nothing. Give "
+            "distillation_weight or contrastive_weight a value above 0, or leave teacher_model out."
+        )
+
+
+def reference_beside(teacher: Teacher | None) -> Teacher:
+    """Returns what reads the student's base: the teacher itself where it does, and its pass is shared."""
+    return teacher if isinstance(teacher, SelfTeacher) else SelfTeacher()
 
 
 def facts_of(teacher: Teacher) -> dict[str, Any]:
@@ -77,8 +151,9 @@ def facts_of(teacher: Teacher) -> dict[str, Any]:
 
 
 def require_one_way(teacher_model: Any, teachers: Any) -> None:
-    """Raises where both of them say who teaches, or the second does not map names to teachers."""
+    """Raises where both of them say who teaches, the second does not map names to teachers, or a mapping is of no kind."""
     if teachers is None:
+        read_kind(teacher_model)
         return
     if teacher_model is not None:
         raise ValueError(
@@ -90,6 +165,8 @@ def require_one_way(teacher_model: Any, teachers: Any) -> None:
             f"teachers: must map names to teachers, got {teachers!r}, so no row could be given one. For example "
             "teachers={'safety': 'org/a-model', 'base': None}."
         )
+    for one in teachers.values():
+        read_kind(one)
 
 
 def require_fitting(teacher: Teacher, terms: Mapping[str, Any]) -> None:
@@ -98,14 +175,14 @@ def require_fitting(teacher: Teacher, terms: Mapping[str, Any]) -> None:
         return
     if "contrastive" in terms:
         raise ValueError(
-            f"contrastive_weight: the teacher ({teacher.name}) gives its most probable tokens and no hidden states, of which "
-            "the contrast is made. Set contrastive_weight=0, or use a teacher that gives hidden states."
+            f"contrastive_weight: the teacher ({teacher.name}) gives {teacher.gives}, and the contrast is made of "
+            "hidden states over the student's vocabulary. Set contrastive_weight=0, or use a teacher that gives them."
         )
     for role, term in terms.items():
         temperature = getattr(term.loss, "temperature", 1.0)
         if temperature != 1 and "teacher" in getattr(term.loss, "needs", ()):
             raise ValueError(
-                f"{role}_temperature={temperature:g}: the teacher ({teacher.name}) gives its most probable tokens at "
-                "temperature 1, and of the others only their mass, so its distribution at another temperature is not known. "
+                f"{role}_temperature={temperature:g}: the teacher ({teacher.name}) gives {teacher.gives} at temperature 1, and of "
+                "all others the mass, so its distribution at another temperature is not known. "
                 "Leave it at 1, or use a teacher that gives hidden states."
             )

@@ -9,14 +9,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list, is_peft_model
+from accelerate.utils import is_peft_model
 from peft import PeftModel
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import SFTConfig, SFTTrainer
 
 from ..checkpoints import replace_file
-from ..data.row_marks import MarkCollator, RowMarks
+from ..data.row_marks import MarkCollator, RowMarks, below_marks
 from ..hub.run_card import run_card
 from ..models._upstream import checkpoints_reentrantly, get_config_model_id, uncompiled
 from ..models.token_map import embedding_rows
@@ -26,7 +26,6 @@ from ..noise.sources import PromptSources
 from ..objective.objective import ROLES, Objective, Scale, Term
 from ..teachers.base import Teacher
 from ..teachers.model import require_separate_models
-from ..teachers.self import SelfTeacher
 from .collator import RejectedCollator, read_batch, split_rejected
 from .config import ContrastiveRobustConfig
 from .facts import find_facts, require_one_adapter
@@ -38,7 +37,9 @@ from .preferences import REJECTED_COLUMNS, chosen_as_completion, with_rejected
 from .resolution import require_safe_noisy_view, resolve_schedules
 from .resuming import ResumableTrainer
 from .state import TrainingState
-from .teachers import build_teacher, facts_of, require_fitting, require_one_way
+from .stored_rows import cached_teachers, with_lookup
+from .teacher_context import TeacherContexts
+from .teachers import load_teacher, reference_beside, warn_unread
 
 logger = logging.getLogger(__name__)
 
@@ -110,14 +111,17 @@ class ContrastiveRobustTrainer(ResumableTrainer):
             args = ContrastiveRobustConfig(f"{name.split('/')[-1]}-CKT")
         teacher_given = teacher_model is not None or teachers is not None
         given["args"] = args = ContrastiveRobustConfig.from_arguments(args, teacher_given=teacher_given)
-        require_one_way(teacher_model, teachers)
+        teacher_given = teacher_given or args.teacher_cache is not None
+        teacher_model, teachers, names = cached_teachers(args.teacher_cache, teacher_model, teachers)
         for one in (teacher_model, *(teachers or {}).values()):
             require_separate_models(model, one)
         if args.contrastive_rejected:
             for dataset_name in ("train_dataset", "eval_dataset"):
                 given[dataset_name] = chosen_as_completion(given.get(dataset_name), dataset_name)
+        self._contexts = TeacherContexts.of_run(args, teacher_model, teachers, given.get("train_dataset"))
         self._sources = PromptSources()
-        self._marks = RowMarks([*(teachers or {})], args.role_rows or {}, ROLES)  # type: ignore[arg-type]
+        self._marks = RowMarks(names, args.role_rows or {}, ROLES)  # type: ignore[arg-type]
+        self._marks.require_markable(args)
         self.objective: Objective | None = None
         self.teacher_name: str | None = None
         super().__init__(**given)
@@ -137,11 +141,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
                 "token_map": args.teacher_token_map,
             }
             self._set_objective(schedules, teacher_model if teachers is None else {"routed": teachers}, settings)
-        if teacher_given and self.teacher_name is None:
-            logger.warning(
-                "teacher_model: no term of this run reads a teacher, so it is not loaded and teaches nothing. Give "
-                "distillation_weight or contrastive_weight a value above 0, or leave teacher_model out."
-            )
+        warn_unread(teacher_given, self.teacher_name)
 
     def _set_objective(self, schedules: dict[str, Any], teacher_model: Any, model_settings: dict[str, Any]) -> None:
         args = self.args
@@ -163,27 +163,12 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         self.objective.begin(self._causal_lm)
         views = self.objective.views
         noisy = self._build_noisy_view() if "noisy" in views else None
-        teacher: Teacher | None = None
-        known: dict[str, Any] | None = None
-        if "teacher" in views:
-            teacher = build_teacher(
-                teacher_model,
-                student=self.model,
-                causal_lm=self._causal_lm,
-                tokenizer=self._tokenizer,
-                accelerator=self.accelerator,
-                model_settings=model_settings,
-            )
-            require_fitting(teacher, terms)
-            known = broadcast_object_list([facts_of(teacher)])[0]
-            teacher.place(self.accelerator)
-        reference = None
-        if "reference" in views:
-            reference = teacher if isinstance(teacher, SelfTeacher) else SelfTeacher()
+        teacher, known = load_teacher(self, teacher_model, model_settings) if "teacher" in views else (None, None)
+        reference = reference_beside(teacher) if "reference" in views else None
         self._extra_passes = ExtraPasses(teacher, reference, noisy)
         self.data_collator = require_known_tokens(self, {} if teacher is None else teacher.unknown)
         if teacher is not None:
-            self.data_collator = teacher.collator(self.data_collator)
+            self.data_collator = self._contexts.collator(with_lookup(self, teacher))
             self.teacher_name = teacher.name
         if args.contrastive_rejected and "contrastive" in terms:
             self.data_collator = RejectedCollator(self.data_collator)
@@ -231,7 +216,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         return NoisyView(
             args.build_mixture(),
             prompts,
-            self.data_collator if rewrites else None,
+            below_marks(self.data_collator) if rewrites else None,
             fraction=args.consistency_fraction,
             every=args.consistency_every,
             batched=args.noisy_view_batched,
@@ -241,14 +226,15 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         )
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, *rest: Any, **kwargs: Any) -> Any:
-        prepare = partial(super()._prepare_dataset, processing_class=processing_class)
+        tokenize = prepare = partial(super()._prepare_dataset, processing_class=processing_class)
         names = list(inspect.signature(SFTTrainer._prepare_dataset).parameters)[4:]
         kwargs |= dict(zip(names, rest, strict=False))
-        if self._marks:
-            prepare = partial(self._marks.prepare, prepare)
+        prepare = partial(self._marks.prepare, prepare)
         if args.perturbs("text", "ids") and args.consistency_may_be_on:
             facts = {"required": args.perturbs("text"), "completion_only": bool(self.completion_only_loss)}
             prepare = partial(self._sources.prepare, prepare, **facts)
+        if self._contexts:
+            prepare = partial(self._contexts.prepare, prepare, tokenize)
         if args.contrastive_rejected:
             return with_rejected(dataset, partial(prepare, args=args, **kwargs), kwargs["dataset_name"])
         return prepare(dataset, args=args, **kwargs)
@@ -256,8 +242,8 @@ class ContrastiveRobustTrainer(ResumableTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         columns: Any = self._signature_columns
-        if self.args.contrastive_rejected:
-            self._signature_columns = list(dict.fromkeys([*columns, *REJECTED_COLUMNS]))  # type: ignore[assignment]
+        beside = [*(REJECTED_COLUMNS if self.args.contrastive_rejected else ()), *self._contexts.columns]
+        self._signature_columns = list(dict.fromkeys([*columns, *beside]))  # type: ignore[assignment]
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -290,7 +276,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
             extra_passes=extra_passes,
             batch=batch,
             scale=scale,
-            rejected=None if rejected is None else read_batch(rejected, self._marks)[0],
+            rejected=None if rejected is None else read_batch(rejected, self._marks, "contrastive")[0],
             role_masks=role_masks,
             # The same noise for an example in whichever micro-batch of the step, and again after a resume.
             seed=(self.args.seed << 32) + (self.state.global_step if mode == "train" else 0),

@@ -332,3 +332,117 @@ def test_train_push_that_is_refused_says_where_the_run_is(tmp_path):
     trainer = SimpleNamespace(push_to_hub=refuse, hub_model_id="a/b", args=SimpleNamespace(output_dir=str(tmp_path)))
     with pytest.raises(ValueError, match=rf"a/b was not pushed \(ConnectionError: refused\).* complete in {tmp_path}"):
         train._push(trainer, None)
+
+
+def _routed(tmp_path, tiny_model_dir, teachers, rows=None, **changes):
+    """A run of several teachers from files, of which every other row names the second."""
+    named = [{**row, "teacher": "safety" if n % 2 else None} for n, row in enumerate(ROWS)] if rows is None else rows
+    return {
+        **RUN,
+        "bf16": False,
+        "model_name_or_path": str(tiny_model_dir),
+        "dataset_name": _save(tmp_path / "rows.jsonl", named),
+        "distillation_weight": 1.0,
+        "teachers": teachers,
+        **changes,
+    }
+
+
+def test_train_several_teachers_from_a_file_and_a_column(tmp_path, capsys, tiny_model_dir):
+    """A mapping that reaches the trainer as a text, or not at all, teaches every row by one teacher."""
+    other = save_tiny_llama(tmp_path / "wide", seed=7, hidden_size=64)
+    teachers = {"base": None, "safety": {"model": str(other), "load_in_4bit": True}}
+    code, error = _main(tmp_path, capsys, **_routed(tmp_path, tiny_model_dir, teachers))
+    assert code == 0, error
+    first = json.loads((tmp_path / "out" / "checkpoint-2" / "trainer_state.json").read_text())["log_history"][0]
+    # A fresh adapter is its own base; a random model of another seed is not.
+    assert first["distillation_loss/base"] == pytest.approx(0, abs=1e-6)
+    assert first["distillation_loss/safety"] > 0.1
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+
+
+def test_train_rows_that_a_role_counts_on_from_a_file(tmp_path, capsys, tiny_model_dir):
+    """A rule that is read and not followed looks like one that makes no difference."""
+    other = save_tiny_llama(tmp_path / "other", seed=7)
+    found = {}
+    for name, rules in (("all", None), ("base", {"distillation": {"teacher": "base"}})):
+        rows = [{**row, "teacher": "safety" if n % 2 else "base"} for n, row in enumerate(ROWS)]
+        config = _routed(tmp_path, tiny_model_dir, {"base": None, "safety": str(other)}, rows, role_rows=rules)
+        code, error = _main(tmp_path, capsys, **{**config, "output_dir": str(tmp_path / name)})
+        assert code == 0, error
+        state = json.loads((tmp_path / name / "checkpoint-2" / "trainer_state.json").read_text())
+        found[name] = state["log_history"][0]["distillation_loss"]
+    assert found["all"] > 0.1 and found["base"] == pytest.approx(0, abs=1e-6)
+
+
+def test_train_teachers_on_the_command_line(tmp_path, capsys, tiny_model_dir):
+    """In a shell a mapping is JSON, and what is not JSON is said before anything is loaded."""
+    config = _routed(tmp_path, tiny_model_dir, None)
+    teachers = json.dumps(
+        {"base": None, "safety": {"model": str(tiny_model_dir), "init_kwargs": {"dtype": "float32"}}}
+    )
+    code, error = _main(tmp_path, capsys, "--teachers", teachers, **config)
+    assert code == 0, error
+    code, error = _main(tmp_path, capsys, "--teachers", "{base: null}", **config)
+    assert code == 2 and "--teachers: is not JSON" in error
+
+
+@pytest.mark.parametrize(
+    ("teachers", "message"),
+    [
+        ({"base": None, "safety": "./none"}, "teachers, safety: there is no such file or folder, './none'"),
+        ({"base": None, "safety": {"model": "./none"}}, "teachers, safety, model: there is no such file or folder"),
+        ({"base": None, "safety": {"modle": "org/name"}}, "must name one kind of teacher among its keys, and names 0"),
+        ({"base": None, "safety": {"model": "x", "load_in_4_bit": True}}, "Did you mean 'load_in_4bit'?"),
+        (["org/name"], "teachers: must map names to teachers, got ['org/name']"),
+        ({"base": None, "guard": "x"}, "rows.jsonl, row 2 (line 2): its column 'teacher' names 'safety'"),
+    ],
+)
+def test_train_teachers_that_cannot_be_are_one_sentence(teachers, message, tmp_path, capsys):
+    """The second of several teachers is loaded minutes after the first."""
+    code, error = _main(tmp_path, capsys, **_routed(tmp_path, "somebody/no-such-model", teachers))
+    assert code == 2 and message in error.splitlines()[-1], error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "option"),
+    [
+        ({"teachers": {"a": "x", "b": "y"}}, "teachers"),
+        ({"teachers": None, "role_rows": {"distillation": {"teacher": "b"}}}, "role_rows['distillation']"),
+    ],
+)
+def test_train_teachers_without_their_column(settings, option, tmp_path, capsys):
+    """All rows would hear the first, and the loss would fall all the same."""
+    config = _routed(tmp_path, "somebody/no-such-model", rows=ROWS, **settings)
+    code, error = _main(tmp_path, capsys, **config)
+    assert code == 2 and f"{option}: the data set rows.jsonl has no column 'teacher'" in error, error
+
+
+def test_train_one_teacher_as_a_mapping(tmp_path, capsys, data_file):
+    """With its own settings the one teacher is written as one of several is."""
+    model_dir = save_tiny_llama(tmp_path / "model", hidden_size=64)
+    config = {**RUN, "bf16": False, "model_name_or_path": str(model_dir), "dataset_name": str(data_file)}
+    config |= {
+        "teacher_model_name_or_path": {"model": str(model_dir), "load_in_4bit": True},
+        "distillation_weight": 1.0,
+    }
+    code, error = _main(tmp_path, capsys, **config)
+    assert code == 0, error
+    history = json.loads((tmp_path / "out" / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
+    assert history[0]["distillation_loss"] > 1e-6  # as in 4 bits
+
+
+def test_train_a_flag_holds_for_each_teacher_that_does_not_say_otherwise(tmp_path, capsys):
+    """A flag that reached only the one teacher left several in full, on a card that was chosen for 4 bits."""
+    from safetensors import safe_open
+
+    model_dir = save_tiny_llama(tmp_path / "model", hidden_size=64)
+    teachers = {"safety": str(model_dir), "plain": {"model": str(model_dir), "load_in_4bit": False}}
+    rows = [{**row, "teacher": "safety" if n % 2 else "plain"} for n, row in enumerate(ROWS)]
+    config = _routed(tmp_path, model_dir, teachers, rows, teacher_load_in_4bit=True)
+    code, error = _main(tmp_path, capsys, **config)
+    assert code == 0, error
+    with safe_open(tmp_path / "out" / "checkpoint-2" / "hf_ckt_state.safetensors", framework="pt") as file:
+        known = json.loads(file.metadata()["teacher"])["teachers"]
+    assert {name: one.get("quantization") for name, one in known.items()} == {"plain": None, "safety": "nf4"}

@@ -11,6 +11,7 @@ the ordinary says more there, and not in its own code, where a slip would change
 - `top_k_reference(row, named, label)`: a token loss or metric that reads a top-k teacher otherwise than as its formula
   over the named tokens and the rest as one: the other views' logits, the named ids with their log-probabilities.
 - `MOVES_TARGET`: True or False where a divergence is chosen for moving its target, or for leaving it alone.
+- `as_read(batch)`: for a teacher that reads more than a batch's inputs, the batch with it.
 """
 
 import importlib
@@ -37,7 +38,8 @@ WANTED: dict[str, dict[str, str]] = {
         "begin": "begin(start, radius, norm), where its search begins in a document that has a start"
     },
     "teacher": {
-        "make": "make(student_folder, tmp_path), which returns the teacher and a function from a batch to its logits"
+        "make": "make(student_folder, tmp_path), which returns the teacher, or what teacher_model takes for it, and a "
+        "function from a batch to its logits"
     },
 }
 

@@ -6,8 +6,8 @@ import torch
 
 from hf_ckt.discovery import load_part, part_names
 from tests.contracts.documentation import check_documentation
-from tests.contracts.own_test import from_own_test
-from tests.teachers.signals import DISTIL, batch_of, logits_of
+from tests.contracts.own_test import from_own_test, said_of
+from tests.teachers.signals import DISTIL, batch_of, logits_of, teacher_on
 from tests.trainers import build, lora
 
 each_teacher = pytest.mark.parametrize("name", part_names("teachers"))
@@ -18,7 +18,8 @@ def test_teacher_gives_the_logits_of_its_own_test_and_leaves_the_student_alone(n
     """Read at other positions, or from a student that it changed on the way, it teaches noise that falls all the same."""
     teacher, expected = from_own_test("teachers", name, "make")(tiny_model_dir, tmp_path)
     trainer = build(tmp_path / "run", tiny_model_dir, given={"peft_config": lora()}, **DISTIL)
-    batch = batch_of(trainer)
+    teacher = teacher_on(trainer, teacher)
+    batch = said_of(teacher, "as_read", lambda batch: batch)(batch_of(trainer))
     student = trainer.model.train()
 
     def state():

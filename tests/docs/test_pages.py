@@ -215,7 +215,7 @@ def test_settings_that_a_page_names_exist(page):
     from hf_ckt import ContrastiveRobustConfig
 
     known = {field.name for field in dataclasses.fields(ContrastiveRobustConfig)}
-    others = {"teacher_model", "max_overrefusal", "compute_loss_func"}
+    others = {"teacher_model", "teachers", "max_overrefusal", "compute_loss_func"}
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
     named = set(re.findall(r"`([a-z_]+)=[^`]*`", text))
     assert named <= known | others, f"{page.name}: {sorted(named - known - others)}"

@@ -214,3 +214,20 @@ def test_card_says_how_its_table_was_measured():
     assert "| J | 0.10 |\n\nJudge: rule. Read file.json\n" in card
     assert "A rate of refusal alone is no sign of safety" in card
     assert "A rate of refusal alone" not in _card().text
+
+
+def test_card_links_teachers_that_are_on_the_hub_with_their_commit():
+    """Which state of a repository taught is as much a fact as which repository."""
+    rows = [
+        {"route": "a", "kind": "model", "name": "org/one", "revision": "0123456789abcdef", "licence": "mit"},
+        {"route": "b|c", "kind": "adapter", "name": "/home/someone/two", "base": "org/base", "quantization": "nf4"},
+    ]
+    text = _card(teacher=rows).text
+    hub = "https://huggingface.co"
+    assert (
+        f"| Teacher of rows that name a | [org/one]({hub}/org/one) (kind model, revision 0123456789ab, licence mit) |"
+        in text
+    )
+    second = f"two (kind adapter, an adapter on [org/base]({hub}/org/base), held in nf4, licence not known)"
+    assert f"| Teacher of rows that name b\\|c | {second} |" in text and "someone" not in text
+    assert "| Teacher | org" not in text

@@ -5,11 +5,15 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from accelerate import DistributedType, FullyShardedDataParallelPlugin, PartialState
 from datasets import Dataset
+from peft import get_peft_model
 
+from tests import tiny_models
 from tests.runs import OFF, ROLES, rows
 from tests.trainers import ON, build, first_batch, gradients, load, lora, run, steps
 
@@ -62,6 +66,16 @@ def evaluation(folder: Path, model: Path) -> dict[str, Any]:
     return {"metrics": trainer.evaluate()}
 
 
+def shard_student(trainer: Any) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in trainer._causal_lm.model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(trainer.model, mesh=mesh)
+
+
 def sharded(folder: Path, model: Path) -> dict[str, Any]:
     """Gradients of one global batch of 8, the student sharded by FSDP2 where there are two processes."""
     outcome = {}
@@ -82,15 +96,58 @@ def sharded(folder: Path, model: Path) -> dict[str, Any]:
         total = int((everything["labels"][:, 1:] != -100).sum())
         batch = first_batch(trainer)
         if ranks() == 2:
-            from torch.distributed.device_mesh import init_device_mesh
-            from torch.distributed.fsdp import fully_shard
-
-            mesh = init_device_mesh("cpu", (2,))
-            for layer in trainer._causal_lm.model.layers:
-                fully_shard(layer, mesh=mesh)
-            fully_shard(trainer.model, mesh=mesh)
+            shard_student(trainer)
         found = gradients(trainer, batch, num_items_in_batch=total)
         assert ranks() == 1 or all(hasattr(g, "full_tensor") for g in found.values())  # sharded indeed
+        outcome[name] = {key: g.full_tensor() if hasattr(g, "full_tensor") else g for key, g in found.items()}
+    return outcome
+
+
+class Shards:
+    """
+    What [`~teachers.base.Teacher.place`] asks an accelerator for, of a run that shards by FSDP2.
+
+    accelerate sets up FSDP on accelerators alone, so on the CPU its answers are given here; what shards is trl's and torch's.
+    """
+
+    distributed_type = DistributedType.FSDP
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        plugin = FullyShardedDataParallelPlugin(fsdp_version=2, reshard_after_forward=True)
+        self.state = SimpleNamespace(fsdp_plugin=plugin)
+
+
+def sharded_teachers(folder: Path, model: Path) -> dict[str, Any]:
+    """Gradients where two teachers are sharded with the student, and each process has rows of one of them alone."""
+    # Of several processes the first one saves.
+    other = tiny_models.save_tiny_llama(folder / "other", seed=7, hidden_size=48)
+    PartialState().wait_for_everyone()
+    names = ["one"] * 4 + ["two"] * 4
+    data = Dataset.from_list([{**row, "teacher": name} for row, name in zip(rows(), names, strict=True)])
+    outcome = {}
+    for name, teachers in (
+        ("several", {"teachers": {"one": {"model": str(model)}, "two": {"model": str(other)}}}),
+        ("single", {"teacher_model": {"model": str(other)}}),
+    ):
+        changes = {**EACH, "per_device_train_batch_size": 8 // ranks(), **OFF, "distillation_weight": 1.0}
+        given = {"peft_config": lora(), **teachers}
+        trainer = build(folder / name, model, data if name == "several" else None, given=given, **changes)
+        everything = trainer.data_collator([trainer.train_dataset[n] for n in range(8)])
+        total = int((everything["labels"][:, 1:] != -100).sum())
+        rank = int(os.environ.get("RANK", "0"))
+        # The first half of the rows to the first process: the loader deals them out in turn.
+        batch = trainer.data_collator([trainer.train_dataset[8 // ranks() * rank + n] for n in range(8 // ranks())])
+        if ranks() == 2:
+            shard_student(trainer)
+            teacher = trainer._extra_passes.teacher
+            teacher.place(Shards())
+            if name == "several":
+                teacher.same_passes = True
+            held = [one.model for one in teacher.parts.values()] if teacher.parts else [teacher.model]
+            assert all(hasattr(p, "full_tensor") for one in held for p in one.parameters())
+        for _ in range(2):  # the second pass reads what the first has left sharded
+            found = gradients(trainer, batch, num_items_in_batch=total)
         outcome[name] = {key: g.full_tensor() if hasattr(g, "full_tensor") else g for key, g in found.items()}
     return outcome
 
@@ -139,11 +196,33 @@ def resumed(folder: Path, model: Path) -> dict[str, Any]:
     return {"checkpoint": str(checkpoint), "saved": saved, **found}
 
 
+def adapter_teacher(folder: Path, model: Path) -> dict[str, Any]:
+    """Two steps of eight rows with a teacher that is a second adapter, and a checkpoint."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        torch.manual_seed(11)
+        get_peft_model(load(model), lora(r=2)).save_pretrained(folder / "adapter")
+    PartialState().wait_for_everyone()
+    given = {"peft_config": lora(), "teacher_model": {"adapter": str(folder / "adapter")}}
+    changes = {"per_device_train_batch_size": 8 // ranks(), "optim": "sgd", "max_grad_norm": 0.0}
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    trainer = run(build(folder / "run", model, given=given, **EACH, **changes, **saving, **ON_TOKENS))
+    trainer.accelerator.wait_for_everyone()
+    parameters = dict(trainer.model.named_parameters())
+    return {
+        "steps": steps(trainer),
+        "trained": {name: p.detach() for name, p in parameters.items() if p.requires_grad},
+        "teacher": {name: p.detach() for name, p in parameters.items() if ".hf_ckt_teacher." in name},
+        "saved": sorted(path.name for path in (folder / "run" / "checkpoint-2").iterdir()),
+    }
+
+
 JOBS = {
+    "adapter_teacher": adapter_teacher,
     "masked_rank": masked_rank,
     "bad_rank": bad_rank,
     "evaluation": evaluation,
     "sharded": sharded,
+    "sharded_teachers": sharded_teachers,
     "resumed": resumed,
 }
 

@@ -54,6 +54,18 @@ def test_fully_sharded_gradients_equal_those_of_one_process(two, one):
     assert any("lm_head" in key for key in expected["head"])
 
 
+def test_teachers_sharded_with_the_student_teach_what_whole_ones_do(two, one):
+    """A head that outlives the pass of a sharded teacher is freed memory, and a rank that skips a teacher's pass hangs all."""
+    expected = one("sharded_teachers")
+    for name, gradients in expected.items():
+        found = two[0]["sharded_teachers"][name]
+        assert found.keys() == gradients.keys() and gradients
+        for key, value in gradients.items():
+            torch.testing.assert_close(
+                found[key], value, rtol=1e-4, atol=1e-6, msg=lambda m, n=name, k=key: f"{n} {k}: {m}"
+            )
+
+
 def test_a_rank_without_a_kept_token_neither_hangs_nor_counts(two):
     """A rank that skips its backward pass hangs the others; one that counts halves the means."""
     for step in two[0]["masked_rank"]["steps"]:
@@ -95,3 +107,19 @@ def test_state_survives_another_number_of_processes(two, tiny_model_dir, tmp_pat
     found = ranks.remembered(one)
     assert found["multiplier"] == second["saved"]["multiplier"]
     assert all(torch.equal(found[name], first["saved"][name]) for name in ("queue", "noise"))
+
+
+def test_adapter_teacher_of_two_processes_is_that_of_one(two, one):
+    """DDP must neither wait for the teacher's gradients nor mix its adapter with the student's."""
+    expected = one("adapter_teacher")
+    for rank in two:
+        found = rank["adapter_teacher"]
+        for step, wanted in zip(found["steps"], expected["steps"], strict=True):
+            for name in ("task_loss", "distillation_loss", "consistency_loss"):
+                assert step[name] == pytest.approx(wanted[name], rel=1e-4), name
+        assert found["trained"].keys() == expected["trained"].keys() and found["trained"]
+        for name, value in expected["trained"].items():
+            torch.testing.assert_close(found["trained"][name], value, rtol=1e-3, atol=1e-5)
+        assert found["teacher"].keys() == expected["teacher"].keys() and found["teacher"]
+        assert all(torch.equal(found["teacher"][name], value) for name, value in expected["teacher"].items())
+        assert "adapter_model.safetensors" in found["saved"] and "hf_ckt_teacher" not in found["saved"]

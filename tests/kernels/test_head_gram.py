@@ -188,3 +188,33 @@ def test_tf32_stays_out_of_the_gram_matrices_and_on_elsewhere(tf32_allowed):
     with Precisions() as precisions:
         student @ student.t()
     assert precisions.seen == {"tf32"}
+
+
+@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize("bias", [(False, False), (True, True), (True, False), (False, True)], ids=str)
+def test_gram_cosines_of_states_of_several_heads_equal_explicit_logits(bias, centred):
+    """Logits of two teachers are compared as they are: their scales no longer cancel, and each has a bias of its own."""
+    student_head, first_head, student, first, _ = setting(bias=(True, bias[0]), vocab=31, teacher_vocab=29)
+    _, other, _, _, second = setting(bias=(True, bias[1]), vocab=31, teacher_vocab=23, seed=1)
+    first_head = first_head._replace(logit_scale=0.25)
+    # Another width, and so another place of the bias.
+    second_head, second = other._replace(weight=other.weight[:, :3]), second[:, :3]
+    laid_out = head_gram.side_by_side([(first, first_head), (second, second_head)], torch.float64)
+    assert [states.shape[1] for states in laid_out] == [4 + bias[0] + 3 + bias[1]] * 2
+    teacher, student = torch.cat(laid_out), torch.cat([student, student.flip(0), student[:3] * 2])
+
+    def logits(states: Tensor, head: LinearHead) -> Tensor:
+        z = states @ head.weight.t() + (0 if head.bias is None else head.bias)
+        return head.logit_scale * z[:, :23]
+
+    def directions(z: Tensor) -> Tensor:
+        z = z - z.mean(0) if centred else z
+        return torch.nn.functional.normalize(z - z.mean(-1, keepdim=True), dim=-1)
+
+    own = directions(logits(student, student_head))
+    theirs = directions(torch.cat([logits(first, first_head), logits(second, second_head)]))
+    means = {"student_mean": student.mean(0), "teacher_mean": teacher.mean(0)} if centred else {}
+    gram = HeadGram.from_heads(student_head, [first_head, second_head])
+    crossed, same = gram.cosines(student, teacher, teacher, **means)
+    torch.testing.assert_close(crossed, own @ theirs.t(), rtol=0, atol=1e-9)
+    torch.testing.assert_close(same, theirs @ theirs.t(), rtol=0, atol=1e-9)

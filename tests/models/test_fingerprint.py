@@ -39,3 +39,19 @@ def test_random_state_is_left_alone(tiny_model_dir):
     before = torch.get_rng_state()
     fingerprint(model)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_fingerprint_of_what_is_never_quantized_is_that_of_the_quantized_model(tmp_path):
+    """A teacher in 4 bits is the one that was there in full; another one is another in any precision."""
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    from tests import tiny_models
+    from tests.trainers import load
+
+    folder = tiny_models.save_tiny_llama(tmp_path / "one", hidden_size=64)
+    whole = load(folder)
+    bits = AutoModelForCausalLM.from_pretrained(folder, quantization_config=BitsAndBytesConfig(load_in_4bit=True))
+    assert fingerprint(whole) != fingerprint(bits)
+    assert fingerprint(whole, quantizable=False) == fingerprint(bits, quantizable=False)
+    other = load(tiny_models.save_tiny_llama(tmp_path / "two", hidden_size=64, seed=3))
+    assert fingerprint(whole, quantizable=False) != fingerprint(other, quantizable=False)

@@ -3,8 +3,10 @@
 
 import torch
 
-from hf_ckt.kernels.signals import TeacherSignal, signal_parts
+from hf_ckt.kernels.signals import MappedSignal, TeacherSignal, signal_parts
 from hf_ckt.models.batch import Batch
+from hf_ckt.teachers.base import Teacher
+from hf_ckt.training.teachers import build_teacher
 from tests.runs import OFF
 from tests.trainers import first_batch
 
@@ -17,9 +19,9 @@ def batch_of(trainer):
 
 
 def logits_of(signal):
-    """Logits that an exact signal stands for, those of its parts each at their positions."""
-    if isinstance(signal, TeacherSignal):
-        hidden, head = signal
+    """Logits that an exact signal stands for, in the teacher's vocabulary, those of its parts each at their positions."""
+    if isinstance(signal, (TeacherSignal, MappedSignal)):
+        hidden, head = signal[:2]
         return torch.nn.functional.linear(hidden, head.weight, head.bias)
     parts = [part for part in signal_parts(signal, 0) if len(part.positions)]
     order = torch.cat([part.positions for part in parts]).argsort()
@@ -31,3 +33,16 @@ def dense(model, batch):
     model.eval()
     with torch.no_grad():
         return batch.keep(model(**batch.inputs).logits)
+
+
+def teacher_on(trainer, given):
+    """A teacher, built on a trainer's student where it is not built yet."""
+    if isinstance(given, Teacher):
+        return given
+    return build_teacher(
+        given,
+        student=trainer.model,
+        causal_lm=trainer._causal_lm,
+        tokenizer=trainer._tokenizer,
+        accelerator=trainer.accelerator,
+    )

@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -10,7 +11,7 @@ from hf_ckt.models._upstream import keep_4bit_differentiable
 from hf_ckt.models.batch import Batch
 from hf_ckt.teachers.self import SelfTeacher
 from tests import tiny_models
-from tests.runs import OFF
+from tests.runs import OFF, rows
 from tests.trainers import ON, build, build_sft, first_batch, gradients, lora, run, steps, trained
 
 BITS = {
@@ -131,6 +132,87 @@ def test_a_quantized_teacher_is_loaded_quantized(bits, model_dir, tmp_path):
     exact = steps(run(plain))[0]["distillation_loss"]
     assert steps(trainer)[0]["distillation_loss"] == pytest.approx(exact, rel=0.2)
     assert steps(trainer)[0]["distillation_loss"] != exact
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_mapping_quantizes_the_teacher_beside_a_quantized_student(bits, model_dir, tmp_path):
+    """The setting of one model must not reach the other, nor be lost on the way."""
+    other = tiny_models.save_tiny_llama(tmp_path / "other", hidden_size=64, seed=5)
+    teacher = {"model": str(other), f"load_in_{bits}bit": True}
+    student = "int8" if bits == 4 else "nf4"
+    trainer = build(tmp_path / "out", model_dir, given=given(student, teacher_model=teacher), **ON)
+    read, model = trainer._extra_passes.teacher, trainer.model
+    kinds = [{type(m).__name__ for m in one.modules()} for one in (read.model, model.get_base_model())]
+    found = [{bits for bits in (4, 8) if any(f"{bits}bit" in name for name in one)} for one in kinds]
+    assert found == [{bits}, {12 - bits}]
+    assert read.facts()["quantization"] == {4: "nf4", 8: "int8"}[bits]
+    # bitsandbytes' own layer over the same weights, in a model that was loaded alone.
+    alone = AutoModelForCausalLM.from_pretrained(
+        other, dtype=torch.float32, quantization_config=BITS[{4: "nf4", 8: "int8"}[bits]]()
+    ).eval()
+    batch = batch_of(trainer)
+    hidden, head = read.signal(batch, trainer._causal_lm)
+    with torch.no_grad():
+        expected = batch.keep(alone(**batch.inputs).logits).float()
+    found = torch.nn.functional.linear(hidden.to(head.weight.dtype), head.weight).float()
+    torch.testing.assert_close(found, expected, **CLOSE)
+    assert all(step["distillation_loss"] > 0 for step in steps(run(trainer)))
+
+
+def test_teachers_of_several_precisions_teach_one_quantized_student(model_dir, tmp_path):
+    """Each with its own loading arguments: the second's must not be the first's."""
+    other = tiny_models.save_tiny_llama(tmp_path / "other", hidden_size=64, seed=5)
+    data = [{**row, "teacher": name} for row, name in zip(rows(), ["base", "four", "eight", "plain"] * 2, strict=True)]
+    teachers = {
+        "base": None,
+        "four": {"model": str(other), "load_in_4bit": True},
+        "eight": {"model": str(other), "load_in_8bit": True},
+        "plain": {"model": str(other), "init_kwargs": {"dtype": "bfloat16"}},
+    }
+    weights = {**OFF, "distillation_weight": 1.0}
+    config = LoraConfig(target_modules="all-linear", r=4)
+    trainer = build(
+        tmp_path / "out",
+        model_dir,
+        Dataset.from_list(data),
+        given=given("nf4", teachers=teachers, peft_config=config),
+        **weights,
+    )
+    facts = trainer._extra_passes.teacher.facts()["teachers"]
+    assert [one.get("quantization") for one in facts.values()] == [None, "nf4", "int8", None]
+    assert [one["kind"] for one in facts.values()] == ["self", "model", "model", "model"]
+    # One model in three precisions, and said to be one.
+    assert len({facts[name]["unquantized"] for name in ("four", "eight", "plain")}) == 1
+    assert trainer._extra_passes.teacher.teachers["plain"].model.dtype == torch.bfloat16
+    first = steps(run(trainer))[0]
+    assert first["distillation_loss/base"] == pytest.approx(0, abs=1e-4)
+    assert all(first[f"distillation_loss/{name}"] > 1e-2 for name in ("four", "eight", "plain"))
+
+
+def test_a_run_goes_on_with_its_teacher_in_other_bits(model_dir, tmp_path, caplog):
+    """Nothing but rounding changes, so the queue stays and a line says it; another teacher in 4 bits is refused."""
+    other, third = (tiny_models.save_tiny_llama(tmp_path / f"t{n}", hidden_size=64, seed=n) for n in (5, 6))
+    changes = {
+        **OFF,
+        "contrastive_weight": 0.3,
+        "contrastive_queue_size": 12,
+        "save_strategy": "steps",
+        "save_steps": 1,
+    }
+
+    def trainer(teacher):
+        return build(tmp_path / "run", model_dir, given={"teacher_model": teacher, "peft_config": lora()}, **changes)
+
+    run(trainer({"model": str(other)}))
+    checkpoint = str(tmp_path / "run" / "checkpoint-1")
+    again = trainer({"model": str(other), "load_in_4bit": True})
+    with caplog.at_level("WARNING", logger="hf_ckt"):
+        again.train(resume_from_checkpoint=checkpoint)
+    said = [message for message in caplog.messages if "resume_from_checkpoint" in message]
+    assert len(said) == 1 and "the teacher has the quantization nf4, and the checkpoint's has none" in said[0]
+    assert again.state.global_step == 2
+    with pytest.raises(ValueError, match="another one by its weights"):
+        trainer({"model": str(third), "load_in_4bit": True}).train(resume_from_checkpoint=checkpoint)
 
 
 def test_an_adapter_is_a_teacher_on_a_quantized_backbone(model_dir, tmp_path):

@@ -2,6 +2,7 @@
 """What a checkpoint holds beside weights and optimizer: once for the run, once for each process, and of which teacher."""
 
 import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -104,6 +105,81 @@ def test_another_teacher_is_named(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         state(size=0, teacher=two).restore(str(tmp_path), 0)
     assert len(caplog.messages) == 1 and "org/one" in caplog.messages[0] and "org/two" in caplog.messages[0]
+
+
+def manifest(**members):
+    known = {"kind": "model", "name": "org/one", "weights": "aa11", "unquantized": "cc33", "revision": "1" * 40}
+    return {"kind": "routed", "teachers": {name: {**known, **change} for name, change in members.items()}}
+
+
+@pytest.mark.parametrize(
+    ("now", "message"),
+    [
+        ({"base": {}, "safety": {"weights": "bb22", "name": "org/two"}}, "teacher 'safety' is 'org/one'.*its weights"),
+        (
+            {"base": {"kind": "self", "weights": None}, "safety": {}},
+            "teacher 'base' is .*another one by its weights, kind",
+        ),
+        ({"base": {}, "safety": {"adapter": "LORA"}}, "teacher 'safety' is .*another one by its adapter"),
+        ({"base": {}, "guard": {}}, "teachers are base, safety, and this run's are base, guard"),
+        ({"base": {}}, "teachers are base, safety, and this run's are base"),
+    ],
+)
+def test_which_of_several_teachers_is_another_is_said(now, message, tmp_path):
+    """Of four teachers one was exchanged, and the two lists of names and digits look alike."""
+    before = manifest(base={}, safety={})
+    state(states=torch.ones(4, 3), teacher=before).save(str(tmp_path), 0)
+    with pytest.raises(ValueError, match=message) as raised:
+        state(teacher=manifest(**now)).restore(str(tmp_path), 0)
+    assert str(raised.value).count("org/one") <= 2  # of the others nothing is said
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"quantization": "nf4", "weights": "ff44"}, "the teacher 'safety' has the quantization nf4, .* none"),
+        ({"revision": "2" * 40}, "the teacher 'safety' has the revision 2222"),
+        ({"kind": "cache", "dtype": "bfloat16"}, "the teacher 'safety' has the (kind cache|dtype bfloat16)"),
+        ({"revision": None, "name": "/disk/one", "base": {"name": "b", "revision": None}}, None),
+    ],
+)
+def test_the_same_teacher_otherwise_held_is_worth_a_line(change, said, tmp_path, caplog):
+    """A run that went on in 4 bits, since the other card was taken, need not begin anew."""
+    state(states=torch.ones(4, 3), teacher=manifest(base={}, safety={})).save(str(tmp_path), 0)
+    restored = state(teacher=manifest(base={}, safety=change))
+    with caplog.at_level(logging.WARNING):
+        restored.restore(str(tmp_path), 0)
+    assert torch.equal(restored.contrast.queue.states, torch.ones(4, 3))
+    assert len(caplog.messages) == bool(said)
+    assert all(re.search(said, message) for message in caplog.messages)
+
+
+def test_a_teacher_within_another_is_compared_too(tmp_path):
+    """Behind a context of its own another model would pass for the same."""
+    inner = manifest(one={})["teachers"]["one"]
+    whole = {"kind": "privileged_context", "name": "a", "context": "ab12", "teacher": inner}
+    state(states=torch.ones(4, 3), teacher=whole).save(str(tmp_path), 0)
+    state(teacher={**whole, "teacher": {**inner, "quantization": "nf4"}}).restore(str(tmp_path), 0)
+    with pytest.raises(ValueError, match=r"teacher 'within' is 'org/one' .*by its weights"):
+        state(teacher={**whole, "teacher": {**inner, "weights": "bb22"}}).restore(str(tmp_path), 0)
+    with pytest.raises(ValueError, match=r"privileged_context of 'org/one' .*by its context"):
+        state(teacher={**whole, "context": "cd34"}).restore(str(tmp_path), 0)
+
+
+def test_teachers_in_another_order_are_others(tmp_path):
+    """Rows that name none hear the first."""
+    before = {**manifest(one={}, two={}), "order": ["one", "two"]}
+    state(states=torch.ones(4, 3), teacher=before).save(str(tmp_path), 0)
+    with pytest.raises(ValueError, match="another one by its order"):
+        state(teacher={**manifest(two={}, one={}), "order": ["two", "one"]}).restore(str(tmp_path), 0)
+
+
+def test_a_teacher_in_other_bits_with_other_weights_is_another(tmp_path):
+    """What is never quantized differs: a change of precision does not excuse it."""
+    state(states=torch.ones(4, 3), teacher=manifest(one={})).save(str(tmp_path), 0)
+    other = manifest(one={"quantization": "nf4", "weights": "ff44", "unquantized": "dd55"})
+    with pytest.raises(ValueError, match=r"another one by its weights, quantization\."):
+        state(teacher=other).restore(str(tmp_path), 0)
 
 
 CHANGES = {

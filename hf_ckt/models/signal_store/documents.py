@@ -22,14 +22,17 @@ class StoredDocument(NamedTuple):
             True where the next token counts, `n` times.
         route (`int`, *optional*, defaults to `0`):
             Number of the teacher that its row names.
+        context (`StoredDocument`, *optional*):
+            The same answer behind the prompt that the teacher alone reads.
     """
 
     ids: np.ndarray
     kept: np.ndarray
     route: int = 0
+    context: "StoredDocument | None" = None
 
     @property
-    def count(self) -> int:
+    def kept_count(self) -> int:
         """Number of its kept positions."""
         return int(self.kept.sum())
 
@@ -95,4 +98,6 @@ def documents_of(batch: Batch) -> list[StoredDocument]:
         own = kept[start:end]
         if own.any():
             found.append(StoredDocument(ids[start:end], own, int(routes[start:end][own][0])))
-    return found
+    if batch.context is None:
+        return found
+    return [one._replace(context=read) for one, read in zip(found, documents_of(batch.context), strict=True)]

@@ -41,8 +41,19 @@ def teacher_fingerprint(facts: Mapping[str, Any]) -> str:
         facts (`Mapping[str, Any]`):
             As of [`~teachers.base.Teacher.facts`]. One that is known by its `weights` has no other name from another folder.
     """
-    known = {name: value for name, value in facts.items() if name != "name" or "weights" not in facts}
+    known = _without_names(facts) if knows_weights(facts) else facts
     return digest_of(json.dumps(known, sort_keys=True, default=str).encode())
+
+
+def knows_weights(facts: Any) -> bool:
+    """Returns whether a teacher, or one that it is made of, is known by its weights."""
+    return isinstance(facts, Mapping) and ("weights" in facts or any(map(knows_weights, facts.values())))
+
+
+def _without_names(facts: Any) -> Any:
+    if isinstance(facts, Mapping):
+        return {key: _without_names(value) for key, value in facts.items() if key != "name"}
+    return facts
 
 
 def store_facts(
@@ -50,7 +61,7 @@ def store_facts(
     kind: str,
     dtype: str,
     teachers: Mapping[str, Mapping[str, Any]],
-    tokenizer: str,
+    tokenizer: str | None,
     chat_template: str | None,
     max_length: int | None,
     shards: int,
@@ -69,8 +80,8 @@ def store_facts(
             By name, in the order of their numbers (one alone has the name ''): what each is known by and `fingerprint`; of
             states also `states_dtype` (the teacher's own), `width`, and what [`~models.signal_store.writer.write_head`] says;
             of top-k records `vocab_size` and `k`.
-        tokenizer (`str`), chat_template (`str`, *optional*), max_length (`int`, *optional*):
-            Fingerprints of the student's, and where rows were cut.
+        tokenizer (`str`, *optional*), chat_template (`str`, *optional*), max_length (`int`, *optional*):
+            Fingerprints of those of the student, and where rows were cut. None: not known, and not compared.
         shards (`int`):
             How many there will be.
         rows (`str`):

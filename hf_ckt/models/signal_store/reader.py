@@ -115,7 +115,7 @@ class StoreReader:
             for name, (shape, dtype) in self._fields.items():
                 if place is None:
                     values = torch.full(
-                        (document.count, *shape), torch.nan if dtype.is_floating_point else 0, dtype=dtype
+                        (document.kept_count, *shape), torch.nan if dtype.is_floating_point else 0, dtype=dtype
                     )
                 else:
                     number, start, end = place

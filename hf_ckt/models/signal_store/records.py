@@ -39,6 +39,12 @@ def encode(states: Tensor, dtype: str) -> dict[str, Tensor]:
     return {name: values.cpu().contiguous() for name, values in record.items()}
 
 
+def encode_top_k(log_probs: Tensor, count: int) -> dict[str, Tensor]:
+    """Returns the record of the `count` most probable tokens, of log-probabilities `(n, V)`."""
+    top = log_probs.topk(min(count, log_probs.shape[-1]), dim=-1)
+    return {IDS: top.indices.int().cpu(), LOG_PROBS: top.values.float().cpu()}
+
+
 def decode(record: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
     """Returns the hidden states `(n, D)` of a record, in a dtype."""
     if SCALES not in record:

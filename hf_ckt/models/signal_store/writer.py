@@ -147,7 +147,7 @@ class StoreWriter:
             keys (`Sequence[bytes]` of length M), counts (`Sequence[int]` of length M):
                 Of [`~models.signal_store.documents.document_key`], and each document's kept positions, P in all.
             fields (`Mapping[str, torch.Tensor]` of shape `(P, ...)`):
-                The records one behind the other: see [`~models.signal_store.records.STATES`].
+                The records one behind the other: see [`~models.signal_store.records.encode`].
             measured (`Mapping[str, float]`, *optional*):
                 Sums over the shard, which the index adds up.
         """

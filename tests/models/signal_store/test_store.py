@@ -44,7 +44,7 @@ def states_of(one):
 
 def write(folder, stop_after=None, dtype=torch.float32):
     documents = documents_of(padded(range(4)))
-    counts = [document.count for document in documents]
+    counts = [document.kept_count for document in documents]
     keys = [document.key("print") for document in documents]
     shards = plan_shards(counts, 3)
     facts = store_facts(

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run the teachers of a run once over its data, and keep what they say for training without them."""
+
+from pathlib import Path
+from typing import Any
+
+from ..checks import require_count, require_positive
+from .arguments.parser import CommandParser
+
+# As in models/signal_store/records.py, without an import of torch for the help.
+_DTYPES = ("bfloat16", "float32", "float16", "int8")
+
+
+def run(argv: list[str]) -> int:
+    """Builds the run's trainer, writes its cache, and prints what that costs."""
+    parser = CommandParser(
+        prog="hf-ckt cache-teacher",
+        description=f"{__doc__} Besides the options below, all of `hf-ckt train` are taken, with the same run file; a "
+        "teacher_cache that it names is left out. Started again, it goes on where it was stopped; under `accelerate launch`, "
+        "each process writes its own part.",
+    )
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML file of the run")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the cache")
+    parser.add_argument(
+        "--dtype",
+        default=_DTYPES[0],
+        choices=_DTYPES,
+        help="in which the hidden states are kept; that of the models is the run file's (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--top-k",
+        type=int,
+        default=None,
+        metavar="K",
+        help="keep as many of the most probable tokens in place of hidden states, in float32: lossy, as a served teacher is",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=None,
+        help="documents of a pass; by default the run's per_device_train_batch_size",
+    )
+    parser.add_argument(
+        "--shard-mb",
+        type=float,
+        default=256.0,
+        help="size of a file, in 10^6 bytes; what is done of one is lost where the command is stopped (default: %(default)g)",
+    )
+    options, others = parser.parse_known_args(argv)
+
+    require_positive("--shard-mb", options.shard_mb, "A file holds something.")
+    if options.batch_size is not None:
+        require_count("--batch-size", options.batch_size, 1, "A pass reads at least one document.")
+
+    from .train import build_trainer, with_run
+
+    def write(script: Any, args: Any, *rest: Any) -> None:
+        from ..models._upstream import end_training
+        from ..models.signal_store.measured import measured_errors
+        from ..training.teacher_cache import cache_teachers
+
+        args.teacher_cache, args.push_to_hub, args.resume_from_checkpoint = None, False, None
+        trainer = build_trainer(script, args, *rest)
+        say = trainer.accelerator.print
+        index = cache_teachers(
+            trainer,
+            options.output,
+            dtype=options.dtype,
+            top_k=options.top_k,
+            batch_size=options.batch_size,
+            shard_bytes=int(options.shard_mb * 1e6),
+            say=say,
+        )
+        if index:
+            errors = measured_errors(index)
+            kept = f"as {options.top_k} tokens" if options.top_k is not None else f"in {options.dtype}"
+            off = f"the states are off by {errors['states']:.2%} (root mean square), " if "states" in errors else ""
+            say(
+                f"Kept {kept}, {off}what the teacher says by {errors['kl']:.2e} nats (mean KL of "
+                f"{index['measured']['compared']:,.0f} positions)."
+            )
+        say(
+            f"Saved to {options.output}: train with --teacher-cache {options.output}, or teacher_cache: in the run file."
+        )
+        end_training(trainer)
+
+    with_run(["--config", str(options.config), *others], write)
+    return 0

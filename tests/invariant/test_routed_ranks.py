@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two gloo processes with several teachers against one: also where a process hears one alone, or has no row for a role."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.invariant import routed_ranks
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def two(tiny_model_dir, tmp_path_factory):
+    """Outcomes of both processes, in order of rank, and the teachers."""
+    folder = tmp_path_factory.mktemp("two")
+    teachers, sources = routed_ranks.save_sources(folder)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*command, "-m", "tests.invariant.routed_ranks", str(folder), str(tiny_model_dir), str(sources)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    outcomes = [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    return SimpleNamespace(outcomes=outcomes, teachers=teachers)
+
+
+@pytest.mark.parametrize("case", list(routed_ranks.CASES))
+def test_two_processes_with_several_teachers_equal_one(case, two, tiny_model_dir, tmp_path):
+    """A rank that divides by its own teachers' tokens, or makes another number of passes, is off or hangs."""
+    one = routed_ranks.outcome(tmp_path, tiny_model_dir, two.teachers, case)
+    found = two.outcomes[0][case]
+    for mine, theirs in zip(found["logs"], one["logs"], strict=True):
+        names = [name for name in theirs if "_loss" in name or name == "loss" or name.startswith("acceptance")]
+        assert {name for name in mine if "/" in name} == {name for name in theirs if "/" in name} != set()
+        for name in names:
+            assert mine[name] == pytest.approx(theirs[name], rel=5e-6, abs=2e-7), name
+    residual = []
+    for name, value in one["moved"].items():
+        torch.testing.assert_close(found["moved"][name], value, rtol=1e-4, atol=3e-7)
+        assert torch.equal(found["moved"][name], two.outcomes[1][case]["moved"][name])
+        residual.append((found["moved"][name] - value).flatten().double())
+    assert max(value.abs().max() for value in one["moved"].values()) > 1e-4
+    assert abs(torch.cat(residual).mean()) < 5e-9
+
+
+def test_rank_without_an_anchor_adds_nothing_to_the_contrast(two, tiny_model_dir, tmp_path):
+    """Its term is left out, and the mean over ranks is half of the other's: no rank waits for it."""
+    alone = routed_ranks.outcome(tmp_path, tiny_model_dir, two.teachers, "contrast", rows=4, max_steps=1)
+    found = two.outcomes[0]["contrast"]
+    assert found["logs"][0]["contrastive_loss"] == pytest.approx(alone["logs"][0]["contrastive_loss"], rel=1e-6)
+    for name, value in alone["moved"].items():
+        torch.testing.assert_close(2 * found["moved"][name], value, rtol=1e-4, atol=3e-7)
