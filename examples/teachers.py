@@ -178,8 +178,9 @@ def run_kind(options: argparse.Namespace, kind: str) -> None:
         "distillation_loss/base",
         "teacher_matched",
     ):
-        if name in logs[-1]:
-            measured[name] = {"first": logs[0][name], "last": logs[-1][name]}
+        values = [entry[name] for entry in logs if name in entry]  # a batch may have no row of a teacher
+        if values:
+            measured[name] = {"first": values[0], "last": values[-1]}
     replace_json(_file(options, kind), measured)
 
 
