@@ -183,7 +183,7 @@ def write_rows(folder: Path) -> Path:
 def test_teachers_are_measured_each_in_a_run_of_its_own(tiny_model_dir, tmp_path):
     """A kind that stops loading would be missed in a table that leaves it out."""
     options = ["--model", str(tiny_model_dir), "--output-dir", "out", "--steps", "3", "--first-steps", "2"]
-    kinds = ["none", "model", "adapter", "routed", "cache", "top-k", "privileged context"]
+    kinds = ["none", "model", "adapter", "routed", "cache", "top-k"]
     printed = run("teachers.py", *options, "--batch-size", "2", "--kinds", *kinds, cwd=tmp_path)
     results = json.loads((tmp_path / "out" / "teachers.json").read_text())
     measured = {one["kind"]: one for one in results["measured"]}
