@@ -54,7 +54,8 @@ def run(argv: list[str]) -> int:
         if found.unknown:
             print(f"{found.unknown:,} names are no token of this tokenizer, or several; they count among the others.")
         print(
-            f"Saved to {options.output}: train with --teacher-cache {options.output}, or teacher_cache: in the run file."
+            f"Saved to {options.output}: train with --teacher-cache {options.output}, or teacher_cache: in the run file, and "
+            "contrastive_weight: 0, since there are no hidden states to contrast."
         )
 
     with_prepared_run(["--config", str(options.config), *others], write)

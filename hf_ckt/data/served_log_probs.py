@@ -135,12 +135,13 @@ def _columns(line: Mapping[str, Any]) -> list[Named | None]:
         raise ValueError(f"{len(ids)} tokens, and lists of {len(tops)} and {len(values)} of them")
     found: list[Named | None] = [None]
     for token, top, log_probs in zip(ids[1:], tops, values, strict=False):
-        found.append(Named(int(token), None, [(int(a), _number(b)) for a, b in zip(top, log_probs, strict=True)]))
+        named: list[tuple[Name, float]] = [(int(a), _number(b)) for a, b in zip(top, log_probs, strict=True)]
+        found.append(Named(int(token), None, named))
     return found
 
 
 def _of_ids(one: Mapping[str, Any]) -> Named:
-    top = [(int(token), _number(about["logprob"])) for token, about in one.items()]
+    top: list[tuple[Name, float]] = [(int(token), _number(about["logprob"])) for token, about in one.items()]
     rank = next(iter(one.values())).get("rank") if len(one) == 1 else None
     return Named(None, None, top, rank)
 

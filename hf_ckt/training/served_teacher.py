@@ -2,7 +2,7 @@
 """A store of what a served teacher says of a run's rows."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,7 +84,7 @@ def _rows_in(trainer: Any, name: str, dataset: Dataset) -> Iterator[StoredDocume
 
 
 def import_log_probs(
-    trainer: Any, folder: str | os.PathLike, served: dict[str, Iterable[Served]], *, name: str | None = None
+    trainer: Any, folder: str | os.PathLike, served: Mapping[str, Iterable[Served]], *, name: str | None = None
 ) -> Imported:
     """
     Writes a store of what was served of a run's rows.
@@ -94,7 +94,7 @@ def import_log_probs(
             See [`rows_of`].
         folder (`str` or `os.PathLike`):
             Where to write.
-        served (`dict[str, Iterable[Served]]`):
+        served (`Mapping[str, Iterable[Served]]`):
             By dataset.
         name (`str`, *optional*):
             What the teacher is called. None: as the responses call it.
@@ -206,10 +206,11 @@ def _matched(served: Served, document: StoredDocument, names: TokenNames, where:
 
 
 def _require_same(one: Named, token: int, names: TokenNames, at: str) -> None:
-    if one.chosen is None and one.top:
+    other = one.chosen
+    if other is None and one.top:
         same, other = any(name == token for name, _ in one.top), one.top[0][0]
     else:
-        same, other = one.chosen is not None and names.may_be(one.chosen, token), one.chosen
+        same = other is not None and names.may_be(other, token)
     if not same:
         raise ValueError(
             f"{at}: the served model read {names.show(other)} and the run's row has {names.show(token)}, so what it says is of "

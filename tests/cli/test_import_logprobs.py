@@ -263,3 +263,41 @@ def test_import_does_not_go_on_with_another_one(tmp_path, capsys, tiny_model_dir
     capsys.readouterr()
     assert bring_in(tmp_path, tiny_model_dir, write(tmp_path, responses("vllm", teacher, tokenizer, by_hand, 3))) == 2
     assert "was begun with another" in capsys.readouterr().err
+
+
+def test_import_takes_a_chat_without_the_marks_of_its_end(tmp_path, capsys, tiny_model_dir, teacher, tokenizer):
+    """A chat's response ends with its words; the template's end of turn behind them is the run's alone."""
+    rows, lines, words = [], [], 0
+    for n in range(4):
+        prompt, answer = (
+            [{"role": role, "content": text}] for role, text in (("user", f"What {n}?"), ("assistant", f"It is {n}."))
+        )
+        rows.append({"prompt": prompt, "completion": answer, "teacher": "a", "kind": "b"})
+        before = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+        ids = tokenizer.apply_chat_template(prompt + answer, return_dict=False)
+        own = range(len(before), ids.index(tokenizer.eos_token_id, len(before)))
+        lines.append({**served.chat(teacher, tokenizer, ids, list(own), K), "row": n})
+        words += len(own)
+    rows.append(rows[0])  # the same again
+    lines.append({**lines[0], "row": 4})
+    assert bring_in(tmp_path, tiny_model_dir, write(tmp_path, lines), data=Dataset.from_list(rows)) == 0
+    ids, _ = stored(tmp_path / "cache")
+    said = capsys.readouterr().out
+    assert (ids >= 0).any(1).sum() == words and f"4 rows, {len(ids)} positions" in said
+    assert f"At {len(ids) - words} positions, the ends of texts" in said and len(ids) - words >= 4
+
+
+def test_import_leaves_a_name_that_may_be_several_tokens_unnamed(
+    tmp_path, capsys, tiny_model_dir, teacher, tokenizer, by_hand
+):
+    """Guessed, the wrong token would be taught; what it has counts among the others."""
+    lines = responses("completion", teacher, tokenizer, by_hand)
+    first = places(by_hand[0])[0]
+    tops = lines[0]["choices"][0]["logprobs"]["top_logprobs"][first]
+    own = lines[0]["choices"][0]["logprobs"]["tokens"][first]
+    lost = next(name for name in tops if name != own)
+    tops["\ufffd"] = tops.pop(lost)
+    assert bring_in(tmp_path, tiny_model_dir, write(tmp_path, lines)) == 0
+    ids, _ = stored(tmp_path / "cache")
+    assert tokenizer.encode(lost)[0] not in ids[0].tolist()
+    assert "1 names are no token of this tokenizer, or several" in capsys.readouterr().out
