@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..checks import require_count
+from .arguments.models import require_model
 from .arguments.parser import CommandParser
 
 
@@ -30,7 +32,18 @@ def run(argv: list[str]) -> int:
         help="of the evaluation's, where there is one",
     )
     parser.add_argument("--name", default=None, help="what the teacher is called; by default as the responses say")
+    parser.add_argument(
+        "--compare",
+        default=None,
+        metavar="MODEL",
+        help="the same teacher as a Hub id or folder, where it is at hand: what is lost against it is measured and kept",
+    )
+    parser.add_argument(
+        "--compare-rows", type=int, default=256, help="rows that are compared, evenly spaced (default: %(default)s)"
+    )
     options, others = parser.parse_known_args(argv)
+    require_count("--compare-rows", options.compare_rows, 1, "Of no rows nothing is measured.")
+    require_model("--compare", options.compare)
     for path in (*options.files, *options.eval_files):
         if not path.is_file():
             raise FileNotFoundError(f"no such file: {str(path)!r}. Name what was served of the run's rows.")
@@ -44,11 +57,21 @@ def run(argv: list[str]) -> int:
             name: served_rows(options.files if name == "train_dataset" else options.eval_files)
             for name in loaded_datasets(trainer)
         }
-        found = import_log_probs(trainer, options.output, given, name=options.name)
+        exact: Any = None
+        if options.compare is not None:
+            from transformers import AutoModelForCausalLM
+
+            exact = AutoModelForCausalLM.from_pretrained(options.compare, dtype="auto")
+            exact.to(trainer.accelerator.device)
+        found = import_log_probs(
+            trainer, options.output, given, name=options.name, exact=exact, compared_rows=options.compare_rows
+        )
         print(
             f"{found.rows:,} rows, {found.positions:,} positions, up to {found.width} tokens at each. Lossy: of all other tokens "
             f"the mass alone is known, {found.tail:.2%} on average."
         )
+        if found.lossy is not None:
+            print(f"Against {options.compare}: {found.lossy}.")
         if found.silent:
             print(f"At {found.silent:,} positions, the ends of texts, nothing was said; nobody teaches them.")
         if found.unknown:

@@ -46,13 +46,31 @@ class TokenNames:
         # Of special tokens, some servers write no text.
         return any(index in names.get(name, ()) for names in self._by_text) or (not name and index in self._special)
 
-    def id_of(self, name: int | str | bytes) -> int | None:
-        """Returns the only token that is called so; None where there are none or several."""
+    def is_spelled(self, name: int | str | bytes | None, index: int) -> bool:
+        """Returns whether a token's name is one that tells it: false of a text without the space that is part of it."""
+        if not isinstance(name, str) or index in self._special:
+            return True
+        exact, _, raw = self._by_text
+        return index in exact.get(name, ()) or index in raw.get(name, ())
+
+    def id_of(self, name: int | str | bytes, *, spelled: bool = True) -> int | None:
+        """
+        Returns the only token that is called so; None where there are none or several.
+
+        Args:
+            name (`int`, `str` or `bytes`):
+                Its id, its text, or the bytes of that.
+            spelled (`bool`, *optional*, defaults to `True`):
+                Whether texts have the space that is part of a token; where they may not, a text that is one token's with it
+                and another's without is that of several.
+        """
         if isinstance(name, int):
             return name if 0 <= name < self.size else None
         found: list[int] = []
         if isinstance(name, bytes):
             found = self._by_bytes.get(name, [])
+        elif not spelled:
+            found = sorted({index for names in self._by_text for index in names.get(name, ())})
         else:
             found = next((names[name] for names in self._by_text if name in names), [])
         return found[0] if len(found) == 1 else None

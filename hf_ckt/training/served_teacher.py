@@ -19,6 +19,7 @@ from ..models.token_map import embedding_rows
 from ..models.token_names import TokenNames
 from .run_documents import documents_in, loaded_datasets
 from .stored_rows import run_template
+from .truncation_loss import truncation_loss
 
 # What servers write in place of a logarithm that is too small to be told.
 _UNTOLD = -9000.0
@@ -48,6 +49,8 @@ class Imported(NamedTuple):
     tail: float
     width: int
     unknown: int
+    lossy: str | None = None
+    """What the named tokens lose against the whole distributions, where those were compared."""
 
 
 class _Record(NamedTuple):
@@ -84,7 +87,13 @@ def _rows_in(trainer: Any, name: str, dataset: Dataset) -> Iterator[StoredDocume
 
 
 def import_log_probs(
-    trainer: Any, folder: str | os.PathLike, served: Mapping[str, Iterable[Served]], *, name: str | None = None
+    trainer: Any,
+    folder: str | os.PathLike,
+    served: Mapping[str, Iterable[Served]],
+    *,
+    name: str | None = None,
+    exact: Any = None,
+    compared_rows: int = 256,
 ) -> Imported:
     """
     Writes a store of what was served of a run's rows.
@@ -98,6 +107,11 @@ def import_log_probs(
             By dataset.
         name (`str`, *optional*):
             What the teacher is called. None: as the responses call it.
+        exact (`PreTrainedModel`, *optional*):
+            The same teacher, loaded: what the named tokens lose against its whole distributions is measured, and stands in the
+            store, in the manifest of a checkpoint, and in its index.
+        compared_rows (`int`, *optional*, defaults to `256`):
+            At most so many rows are compared, evenly spaced.
 
     Raises:
         ValueError: If a row is missing or there twice, or its tokens are not the run's.
@@ -148,11 +162,18 @@ def import_log_probs(
     width = max((len(one.ids) for said in records for one in said), default=0)
     if width == 0:
         raise ValueError("import-logprobs: no row has a token that counts, so there is nothing to teach.")
-    _write(trainer, folder, name, documents, records, width)
+    measured: dict[str, float] = {}
+    if exact is not None:
+        some = range(0, len(documents), -(-len(documents) // compared_rows))
+        fields = {i: _fields(records[i], width) for i in some}
+        pieces = ((documents[i], one[IDS], one[LOG_PROBS]) for i, one in fields.items())
+        measured = truncation_loss(exact, pieces)
+    lossy = f"lossy: KL {measured['kl'] / measured['compared']:.3g} nats per token" if measured else None
+    _write(trainer, folder, name, documents, records, width, lossy, measured)
     named = [sum(np.exp(one.log_probs)) for said in records for one in said if one.ids]
     count = sum(map(len, records))
     tail = float(np.mean([max(0.0, 1 - one) for one in named]))
-    return Imported(len(documents), count, count - len(named), tail, width, unknown)
+    return Imported(len(documents), count, count - len(named), tail, width, unknown, lossy)
 
 
 def _matched(served: Served, document: StoredDocument, names: TokenNames, where: str) -> tuple[list[_Record], int]:
@@ -174,6 +195,9 @@ def _matched(served: Served, document: StoredDocument, names: TokenNames, where:
             f"{names.show(absent[0])}, so nobody would teach the rest. Ask for the whole row."
         )
     counts = set((kept + 1).tolist())
+    # Some servers drop the space before a word: "the" may then be a word or the middle of one.
+    pairs = ((said[place], ids[token]) for token, place in places.items() if place < len(said))
+    spelled = all(one is None or names.is_spelled(one.chosen, index) for one, index in pairs)
     found: list[_Record] = []
     read: list[Named] = []
     unknown = 0
@@ -191,7 +215,7 @@ def _matched(served: Served, document: StoredDocument, names: TokenNames, where:
         _require_same(one, ids[token], names, at)
         if token in counts:
             read.append(one)
-            record, missed = _record(one, ids[token], names, at)
+            record, missed = _record(one, ids[token], names, at, spelled)
             found.append(record)
             unknown += missed
     alone = all(not one.top for one in read) or (
@@ -218,7 +242,7 @@ def _require_same(one: Named, token: int, names: TokenNames, at: str) -> None:
         )
 
 
-def _record(one: Named, token: int, names: TokenNames, at: str) -> tuple[_Record, int]:
+def _record(one: Named, token: int, names: TokenNames, at: str, spelled: bool) -> tuple[_Record, int]:
     """The tokens that are named, the most probable first."""
     found: dict[int, float] = {}
     own = one.log_prob
@@ -228,7 +252,7 @@ def _record(one: Named, token: int, names: TokenNames, at: str) -> tuple[_Record
     for name, log_prob in one.top:
         if log_prob <= _UNTOLD:
             continue
-        index = token if log_prob == own and names.may_be(name, token) else names.id_of(name)
+        index = token if log_prob == own and names.may_be(name, token) else names.id_of(name, spelled=spelled)
         if index is None:
             unknown += 1
         elif index not in found:
@@ -250,11 +274,14 @@ def _write(
     documents: list[StoredDocument],
     records: list[list[_Record]],
     width: int,
+    lossy: str | None,
+    measured: dict[str, float],
 ) -> None:
     content = digest_of(repr(records).encode())
     # What was served under one name twice need not be equal.
     teacher = {"kind": "top_k", "name": name, "served": content}
     fingerprint = teacher_fingerprint(teacher)
+    teacher |= {} if lossy is None else {"lossy": lossy}
     keys = [one.key(fingerprint) for one in documents]
     counts = [one.kept_count for one in documents]
     shards = plan_shards(counts, max(1, _SHARD_BYTES // (8 * width)))
@@ -273,7 +300,9 @@ def _write(
     for number in writer.missing():
         own = shards[number]
         fields = _fields([one for index in own for one in records[index]], width)
-        writer.write(number, "", [keys[i] for i in own], [counts[i] for i in own], fields)
+        # What was compared is said once.
+        sums = {} if number else measured
+        writer.write(number, "", [keys[i] for i in own], [counts[i] for i in own], fields, sums)
     writer.finish()
 
 

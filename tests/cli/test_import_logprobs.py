@@ -301,3 +301,17 @@ def test_import_leaves_a_name_that_may_be_several_tokens_unnamed(
     ids, _ = stored(tmp_path / "cache")
     assert tokenizer.encode(lost)[0] not in ids[0].tolist()
     assert "1 names are no token of this tokenizer, or several" in capsys.readouterr().out
+
+
+def test_what_is_lost_is_measured_where_the_teacher_is_at_hand(
+    tmp_path, capsys, tiny_model_dir, teacher, tokenizer, by_hand
+):
+    """Without the number nobody knows whether twenty tokens are enough, or what to blame."""
+    file = write(tmp_path, responses("columns", teacher, tokenizer, by_hand))
+    folder = teacher.config._name_or_path
+    assert bring_in(tmp_path, tiny_model_dir, file, "--compare", folder, "--compare-rows", "2") == 0
+    assert f"Against {folder}: lossy: KL " in " ".join(capsys.readouterr().out.split())
+    facts = json.loads((tmp_path / "cache" / "facts.json").read_text())
+    assert facts["teachers"][""]["lossy"].endswith("nats per token")
+    assert bring_in(tmp_path, tiny_model_dir, file, "--compare=./none") == 2
+    assert "--compare: there is no such file or folder" in capsys.readouterr().err

@@ -46,3 +46,17 @@ def test_names_of_no_token_are_none():
     names = TokenNames(tokenizer)
     assert names.id_of(len(tokenizer)) is None and names.id_of("no such token") is None
     assert names.may_be("", tokenizer.eos_token_id) and not names.may_be("", tokenizer.convert_tokens_to_ids("a"))
+
+
+def test_word_whose_space_was_dropped_may_be_the_middle_of_another():
+    """Taken for the piece without a space, each word would be taught as the middle of one, silently."""
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE({"▁the": 0, "the": 1, "▁cat": 2}, []))
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    names = TokenNames(PreTrainedTokenizerFast(tokenizer_object=backend))
+    assert names.is_spelled(" the", 0) and names.is_spelled("▁the", 0) and names.is_spelled("the", 1)
+    assert not names.is_spelled("the", 0) and names.may_be("the", 0) and names.may_be("the", 1)
+    assert names.id_of("the") == 1 and names.id_of("the", spelled=False) is None
+    assert names.id_of("cat", spelled=False) == 2 == names.id_of(b" cat", spelled=False)
