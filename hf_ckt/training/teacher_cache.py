@@ -18,6 +18,7 @@ from ..checks import require_count, require_known
 from ..kernels.signals import TeacherSignal
 from ..models.batch import Batch
 from ..models.fingerprint import fingerprint
+from ..models.precision import quantization_name
 from ..models.signal_store.documents import KEY_BYTES, StoredDocument
 from ..models.signal_store.facts import (
     digest_of,
@@ -181,6 +182,8 @@ def _known(trainer: Any, teacher: Teacher) -> dict[str, Any]:
     if not knows_weights(facts):
         # The student's own base: of its weights those that no adapter has added.
         facts["weights"] = fingerprint(trainer._causal_lm, frozen_only=True)
+        # Quantized weights are left out of it.
+        facts["quantization"] = quantization_name(getattr(trainer._causal_lm.config, "quantization_config", None))
     return {**facts, "fingerprint": teacher_fingerprint(facts)}
 
 
