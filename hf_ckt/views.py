@@ -147,7 +147,7 @@ class BucketView(ABC):
 
     @abstractmethod
     def log_prob_of(self, labels: Tensor, vocab_size: int) -> Tensor:
-        """Returns the log-probability of the bucket that holds each row's label, `(N,)`."""
+        """Returns the log-probability of the bucket that holds each row's label, `(N,)`, or what is known of it."""
 
     @abstractmethod
     def buckets_of(self, other: LogitsView) -> Tensor:

@@ -6,7 +6,6 @@ Expected values are the part's own formula, a float at a time, over K + 1 bucket
 """
 
 import math
-import shutil
 from typing import Any, NamedTuple
 
 import pytest
@@ -299,27 +298,39 @@ def outcome(given: Given, keys: list[str], **options: Any) -> tuple[TokenLossOut
         **options,
     )
     leaves = [getattr(case, name) for name in checks.TRAINED]
-    return output, list(torch.autograd.grad(output.total, leaves, allow_unused=True))
+    return output, list(torch.autograd.grad(output.total, leaves))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_compiled_tiles_of_a_top_k_teacher_equal_plain_ones(dtype, monkeypatch):
+def test_filled_up_tiles_of_a_top_k_teacher_equal_plain_ones(monkeypatch):
     """The rows that fill up the last block name token 0 four times over, with a mass of 4: they must not count."""
     monkeypatch.setattr(compilation, "_programs", {})
-    given = make_given(positions=12, dtype=dtype)
-    # At the gradient of other divergences the compiler of torch 2.13 for CPUs fails, and they run plainly.
-    keys = [key for key in LOSSES if part_name(LOSSES[key]()) in ("forward_kl", "trusted_nll", "consistency_kl")]
-    plain, expected = outcome(given, keys, chunk_size=4, compile=False)
-    compiled, found = outcome(given, keys, chunk_size=4, compile=True)
-    if shutil.which("g++"):
-        assert None not in compilation._programs.values()
-    tolerance = 1e-10 if dtype == torch.float64 else 2e-5
-    checks.close(compiled.total, plain.total, tolerance)
-    for name, value in {**plain.terms, **plain.metrics}.items():
-        checks.close({**compiled.terms, **compiled.metrics}[name], value, tolerance)
-    for one, other in zip(found, expected, strict=True):
-        assert torch.isfinite(one).all()
-        checks.close(one, other, tolerance)
+    original = torch.compile
+    # The compiler's own tracing, its shapes and its gradients, without what makes machine code of them.
+    monkeypatch.setattr(torch, "compile", lambda f, **kw: original(f, backend="eager", **kw))
+    given = make_given(positions=12)
+    plain, expected = outcome(given, [*LOSSES], chunk_size=4, compile=False)
+    compiled, found = outcome(given, [*LOSSES], chunk_size=4, compile=True)
+    assert None not in compilation._programs.values()
+    same_outcome(compiled, found, plain, expected, 1e-10)
+
+
+def same_outcome(one: TokenLossOutput, found: list[Tensor], other: TokenLossOutput, expected: list[Tensor], tolerance):
+    checks.close(one.total, other.total, tolerance)
+    for name, value in {**other.terms, **other.metrics}.items():
+        checks.close({**one.terms, **one.metrics}[name], value, tolerance)
+    for gradient, truth in zip(found, expected, strict=True):
+        assert torch.isfinite(gradient).all()
+        checks.close(gradient, truth, tolerance)
+
+
+@pytest.mark.parametrize("key", [key for key in LOSSES if key.startswith(("forward_kl", "reverse_kl", "trusted_nll"))])
+def test_compiled_tiles_of_a_top_k_teacher_equal_plain_ones(key, monkeypatch):
+    """Where torch's compiler fails, which it does for CPUs at some gradients, the run goes on with the plain program."""
+    monkeypatch.setattr(compilation, "_programs", {})
+    given = make_given(positions=12, dtype=torch.float32)
+    plain, expected = outcome(given, [key], chunk_size=4, compile=False)
+    compiled, found = outcome(given, [key], chunk_size=4, compile=True)
+    same_outcome(compiled, found, plain, expected, 2e-5)
 
 
 @each_divergence
