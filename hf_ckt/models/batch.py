@@ -218,8 +218,10 @@ class Batch:
     def _same_documents(self, other: "Batch", wanted: Tensor) -> "Batch":
         """The documents of this batch that stand where certain ones of another, of as many documents, do."""
         own, numbers = (torch.unique(one.documents.index[one.documents.mask]) for one in (self, other))
+        # Padding behind them may look like documents of its own, of which each batch has as many as it likes.
+        count = min(len(own), len(numbers))
         mine = torch.zeros(self.documents.count, dtype=torch.bool, device=wanted.device)
-        mine[own[wanted[numbers]]] = True
+        mine[own[:count][wanted[numbers[:count]]]] = True
         return self.of_documents(mine)[0]
 
     def _in_one_row(self, wanted: Tensor) -> "Batch":

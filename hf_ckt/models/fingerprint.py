@@ -3,6 +3,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,3 +59,11 @@ def fingerprint_of(parameters: Iterable[tuple[str, Tensor]]) -> str:
     if samples:
         digest.update(torch.cat(samples).view(torch.int16).numpy().tobytes())
     return digest.hexdigest()
+
+
+def scaling_of(config: Any) -> str | None:
+    """Returns what tells two LoRA adapters of equal weights apart, of their configuration; None: it is no LoRA."""
+    if not hasattr(config, "lora_alpha"):
+        return None
+    names = ("lora_alpha", "r", "use_rslora", "alpha_pattern", "rank_pattern")
+    return ", ".join(f"{name} {value}" for name in names if (value := getattr(config, name, None)))

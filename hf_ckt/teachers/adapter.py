@@ -16,8 +16,9 @@ from ..kernels.signals import TeacherSignal
 from ..models._upstream import adapters_switched, get_config_model_id, rewrites_base
 from ..models.backbone import frozen, read_head, run_backbone
 from ..models.batch import Batch
-from ..models.fingerprint import fingerprint_of
+from ..models.fingerprint import fingerprint_of, scaling_of
 from ..models.frozen_base import why_no_frozen_base
+from ..models.precision import quantization_name
 from ..views import LinearHead
 from .base import Teacher, TeacherSetup
 
@@ -60,6 +61,7 @@ class AdapterTeacher(Teacher):
             parameter.requires_grad_(False)
         self.weights = fingerprint_of(own)
         """Tells the adapter from another one by its weights, see [`~models.fingerprint.fingerprint`]."""
+        self._below = _facts_below(student, adapter)
 
     @classmethod
     def load(  # type: ignore[override]
@@ -117,7 +119,7 @@ class AdapterTeacher(Teacher):
 
     def facts(self) -> dict[str, Any]:
         revision = {} if self.revision is None else {"revision": self.revision}
-        return {"name": self.name, **revision, "weights": self.weights}
+        return {"name": self.name, **revision, "weights": self.weights, **self._below}
 
 
 def _require_shared_backbone(source: str, student: Any, causal_lm: Any) -> None:
@@ -233,6 +235,24 @@ def _parameters_of(model: torch.nn.Module, adapter: str) -> Iterator[tuple[str, 
         parts = name.split(".")
         if adapter in parts:
             yield ".".join(part for part in parts if part != adapter), parameter
+
+
+def _facts_below(student: PeftModel, adapter: str) -> dict[str, Any]:
+    """What an adapter says depends on, beside its weights: how they are scaled, and the backbone that they stand on."""
+    # Wrappers are where the student's own adapter is, which need not be everywhere.
+    added, wrappers = {*student.peft_config}, {"base_layer", "original_module"}
+    base = [
+        (".".join(part for part in name.split(".") if part not in wrappers), parameter)
+        for name, parameter in student.named_parameters()
+        if not added & {*name.split(".")} and not parameter.requires_grad
+    ]
+    tables = [(name, parameter) for name, parameter in base if parameter.ndim < 2 or "embed" in name]
+    found: dict[str, Any] = {"backbone": fingerprint_of(base), "unquantized": fingerprint_of(tables)}
+    quantization = quantization_name(getattr(student.config, "quantization_config", None))
+    if quantization is not None:
+        found["quantization"] = quantization
+    scaling = scaling_of(student.peft_config[adapter])
+    return found | ({} if scaling is None else {"scaling": scaling})
 
 
 def _leave_out_when_saving(student: Any, adapter: str) -> None:

@@ -27,7 +27,7 @@ from ..models.backbone import frozen, read_head, run_backbone
 from ..models.batch import Batch
 from ..models.cached import find_commit
 from ..models.embedded import native_dtype
-from ..models.fingerprint import fingerprint
+from ..models.fingerprint import fingerprint, scaling_of
 from ..models.offload import OffloadedWeights, require_place
 from ..models.precision import quantization_name
 from ..models.token_map import embedding_rows, resolve_token_map, unknown_tokens
@@ -84,6 +84,7 @@ class ModelTeacher(Teacher):
         self._near_head: LinearHead | None = None
         self._sharded = False
         self._revision: str | None = None
+        self._read_instead: str | None = None
         self.model: Any = model.requires_grad_(False).eval()
         self._adapter = model.active_peft_config if isinstance(model, PeftModel) else None
         causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -201,6 +202,7 @@ class ModelTeacher(Teacher):
         teacher = cls(model, {**replaced, **behind}, device=device, offload=offload)
         if isinstance(source, str):
             teacher.name, teacher._revision = source, find_commit(source, kwargs.get("revision"))
+        teacher._read_instead = ", ".join(f"{two} for {one}" for one, two in sorted(replaced.items())) or None
         teacher.unknown = {index: token for index, token in unknown.items() if index not in replaced}
         return teacher
 
@@ -269,6 +271,10 @@ class ModelTeacher(Teacher):
             base, revision = self._adapter.base_model_name_or_path, self._adapter.revision
             found["adapter"] = str(getattr(self._adapter.peft_type, "value", self._adapter.peft_type))
             found["base"] = {"name": base, "revision": find_commit(base or "", revision)}
+            scaling = scaling_of(self._adapter)
+            found |= {} if scaling is None else {"scaling": scaling}
+        if self._read_instead:
+            found["token_map"] = self._read_instead
         return found
 
 

@@ -97,8 +97,17 @@ def read_batch(inputs: dict[str, Any], marks: RowMarks, only: str | None = None)
     context = read_batch(read, marks, only=only)[0] if read else None
     labels, routes, switches = inputs.pop("labels"), inputs.pop(ROUTES, None), inputs.pop(SWITCHES, None)
     if only is not None and switches is not None:
+        heard = counts_for(Batch({}, labels).at_kept(switches), only, marks.roles)
+        stored = {name: values[heard.to(values.device)] for name, values in stored.items()}
         labels = labels.masked_fill(~counts_for(switches, only, marks.roles), -100)
     batch = Batch(inputs, labels, routes, context, stored)
+    for values in stored.values():
+        if len(values) != len(batch.kept):
+            raise ValueError(
+                f"teacher_cache: a batch has {len(batch.kept)} tokens that count and {len(values)} records of a teacher, so the "
+                "data loader has cut it by rows and they would be read at other words. Leave dispatch_batches in "
+                "accelerator_config False."
+            )
     if switches is None:
         return batch, {}
     kept = batch.at_kept(switches)

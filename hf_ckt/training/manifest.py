@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 # What tells one teacher from another only where both sides know it: a folder has no commit, an older checkpoint no digits.
-_WHERE_KNOWN = ("revision", "unquantized", "base")
+_WHERE_KNOWN = ("revision", "unquantized", "base", "backbone", "scaling")
 # What changes the numbers of one teacher by rounding, or not at all.
 _PRECISION = ("quantization", "dtype", "revision")
 
@@ -89,7 +89,7 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
     if "quantization" in changed and before.get("unquantized", 0) == now.get("unquantized", 1):
         # The digits of all weights leave out those that are quantized, so they differ with the precision.
-        changed = [key for key in changed if key != "weights"]
+        changed = [key for key in changed if key not in ("weights", "backbone")]
     return [key for key in changed if key != "unquantized" or "weights" not in changed]
 
 

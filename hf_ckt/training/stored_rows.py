@@ -5,10 +5,12 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..models.signal_store.documents import StoredDocument
 from ..models.signal_store.facts import template_fingerprint
 from ..models.signal_store.reader import StoreReader
 from ..teachers.base import Teacher
 from ..teachers.cache import CacheTeacher
+from ..teachers.privileged_context import prompt_digest
 from .run_documents import collates_rejected, documents_in, loaded_datasets
 from .teachers import require_one_way
 
@@ -77,15 +79,24 @@ def with_lookup(trainer: Any, teacher: Teacher) -> Callable:
             The run's.
 
     Raises:
-        ValueError: If it is a cache that was written with another chat template or max_length, or has not all rows.
+        ValueError: If it is a cache, or has one for some of the rows, that was written with another chat template, max_length
+            or system prompt of the teacher's own, has not all of its rows, or is of several teachers where rows name one.
     """
     if isinstance(teacher, CacheTeacher):
         _require_stored(trainer, teacher, trainer.data_collator)
+    for number, (name, one) in enumerate(teacher.parts.items()):
+        if isinstance(one, CacheTeacher):
+            if len(one.reader.teachers) > 1:
+                raise ValueError(
+                    f"teachers: {name!r} is a cache of several teachers ({_named(one.reader.teachers)}), and a row names only one, "
+                    "so it would hear another. Give it as teacher_cache in place of all, or a cache of this one alone."
+                )
+            _require_stored(trainer, one, trainer.data_collator, number)
     return teacher.collator(trainer.data_collator)
 
 
-def _require_stored(trainer: Any, teacher: CacheTeacher, collate: Callable) -> None:
-    """Raises where a cache is not of a run's data."""
+def _require_stored(trainer: Any, teacher: CacheTeacher, collate: Callable, route: int | None = None) -> None:
+    """Raises where a cache is not of a run's data, or of its rows that name the teacher of a number."""
     reader = teacher.reader
     wanted = {"max_length": trainer.args.max_length, "chat_template": run_template(trainer)}
     for name, value in wanted.items():
@@ -96,23 +107,37 @@ def _require_stored(trainer: Any, teacher: CacheTeacher, collate: Callable) -> N
                 f"teacher_cache: {reader.folder.name!r} was written with another {name}{said}, so its texts are not this run's. "
                 f"Take that {name}, or run `hf-ckt cache-teacher` with this run's configuration into another folder."
             )
+    text = trainer.args.teacher_system_prompt
+    if text is not None and prompt_digest(text) not in (one.get("context") for one in reader.teachers.values()):
+        raise ValueError(
+            f"teacher_system_prompt: {reader.folder.name!r} holds what was said behind another one, or behind none, so this one "
+            "would be ignored. Leave it out, or run `hf-ckt cache-teacher` with it into another folder."
+        )
     collate = collates_rejected(trainer, collate)
     for name, dataset in loaded_datasets(trainer).items():
-        _require_rows(trainer, reader, name, dataset, collate)
+        _require_rows(trainer, reader, name, dataset, collate, route)
 
 
-def _require_rows(trainer: Any, reader: StoreReader, name: str, dataset: Any, collate: Callable) -> None:
+def _require_rows(
+    trainer: Any, reader: StoreReader, name: str, dataset: Any, collate: Callable, route: int | None
+) -> None:
+    def absent_of(documents: list[StoredDocument]) -> list[StoredDocument]:
+        return reader.missing(own_of(documents))
+
+    def own_of(documents: list[StoredDocument]) -> list[StoredDocument]:
+        return [one for one in documents if route is None or one.route == route]
+
     count = missing = 0
     places: list[str] = []
     for some in documents_in(trainer, name, dataset, collate):
-        count += len(some.documents)
-        absent = len(reader.missing(some.documents))
+        count += len(own_of(some.documents))
+        absent = len(absent_of(some.documents))
         missing += absent
         if absent and len(places) < _SHOWN:
             # Row by row, to tell which it is.
             rows = dataset.select(range(some.first, min(some.first + 16, len(dataset))))
             for one in documents_in(trainer, name, rows, collate, rows=1):
-                first = next(iter(reader.missing(one.documents)), None)
+                first = next(iter(absent_of(one.documents)), None)
                 if first is not None:
                     text = trainer._tokenizer.decode(first.ids[:12].tolist())
                     places.append(f"row {some.first + one.first}, {text!r}")

@@ -18,6 +18,7 @@ from ..checks import require_count, require_known
 from ..kernels.signals import TeacherSignal
 from ..models.batch import Batch
 from ..models.fingerprint import fingerprint
+from ..models.precision import quantization_name
 from ..models.signal_store.documents import KEY_BYTES, StoredDocument
 from ..models.signal_store.facts import (
     digest_of,
@@ -105,7 +106,12 @@ def cache_teachers(
             known[name] |= {"k": top_k}
         elif main:
             known[name] |= write_head(folder, teacher.head(trainer._causal_lm))
-    keys = b"".join(_key(one, known[shard.teacher]) for shard in shards for batch in shard.batches for one in batch)
+    keys = b"".join(
+        _key(one, known[shard.teacher]) + _read_key(one)
+        for shard in shards
+        for batch in shard.batches
+        for one in batch
+    )
     facts = store_facts(
         kind="states" if top_k is None else "top_k",
         dtype=dtype,
@@ -176,6 +182,8 @@ def _known(trainer: Any, teacher: Teacher) -> dict[str, Any]:
     if not knows_weights(facts):
         # The student's own base: of its weights those that no adapter has added.
         facts["weights"] = fingerprint(trainer._causal_lm, frozen_only=True)
+        # Quantized weights are left out of it.
+        facts["quantization"] = quantization_name(getattr(trainer._causal_lm.config, "quantization_config", None))
     return {**facts, "fingerprint": teacher_fingerprint(facts)}
 
 
@@ -187,7 +195,7 @@ def _documents(trainer: Any, fingerprints: Sequence[str]) -> list[list[StoredDoc
         for some in documents_in(trainer, name, dataset, trainer.data_collator):
             for one in some.documents:
                 key = one.key(fingerprints[one.route])
-                read = b"" if one.context is None else one.context.key("")
+                read = _read_key(one)
                 if seen.get(key, read) != read:
                     text = trainer._tokenizer.decode(one.ids[:12].tolist())
                     raise ValueError(
@@ -222,6 +230,11 @@ def _shape(trainer: Any, teacher: Teacher, first: list[StoredDocument]) -> dict[
 
 def _key(document: StoredDocument, known: dict[str, Any]) -> bytes:
     return document.key(known["fingerprint"])
+
+
+def _read_key(document: StoredDocument) -> bytes:
+    """What tells the context that a teacher reads from another one; it is no part of what the document is found by."""
+    return b"" if document.context is None else document.context.key("")
 
 
 def _read(trainer: Any, teacher: Teacher, documents: list[StoredDocument]) -> TeacherSignal:

@@ -249,15 +249,19 @@ def test_rest_close_to_nothing_and_rounded_log_probs_stay_finite_and_harmless(ke
 def test_student_without_mass_is_still_pulled_to_a_top_k_teacher(key):
     """Below a floor of its log-probability the pull would be cut off, where it is needed most."""
     loss = LOSSES[key]()
-    if part_name(loss) not in ("forward_kl", "consistency_kl", "symmetric_kl"):
-        pytest.skip("vanishes there by its own formula, as for an exact teacher")
     logits = torch.tensor([[0.0, -200.0, -200.0, -200.0]], dtype=torch.float64, requires_grad=True)
     teacher = TopKView(torch.tensor([[1, 0]]), torch.tensor([[0.6, 0.1]], dtype=torch.float64).log(), 4)
     views = TokenViews(torch.tensor([0]), LogitsView(logits.detach()), noisy=LogitsView(logits), teacher=teacher)
     if "student" in PAIRS[loss.role]:
         views.student = LogitsView(logits)
     (gradient,) = torch.autograd.grad(loss.per_token(views).sum(), logits)
-    assert gradient[0, 1] < -0.59 and gradient[0, 2:].sum() < -0.29
+    assert torch.isfinite(gradient).all()
+    if part_name(loss) in (
+        "forward_kl",
+        "consistency_kl",
+        "symmetric_kl",
+    ):  # of others it vanishes there by their formula
+        assert gradient[0, 1] < -0.59 and gradient[0, 2:].sum() < -0.29
 
 
 @each_loss

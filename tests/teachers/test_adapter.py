@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A second adapter on the student's backbone as the teacher; `make` is what the contracts compare it by."""
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -352,3 +353,37 @@ def test_base_in_a_folder_that_is_gone_is_warned_of(tiny_model_dir, tmp_path, ca
     with caplog.at_level(logging.WARNING, logger="hf_ckt"):
         student_with(adapter, tiny_model_dir, tmp_path)
     assert "is a folder that is not there" in caplog.text
+
+
+def test_what_an_adapter_is_known_by_tells_scaling_and_backbone_apart(tiny_model_dir, tmp_path):
+    """The same numbers scaled otherwise, or on other weights, are another teacher, and a cache of the one is none of it."""
+    folder = save_adapter(tiny_model_dir, tmp_path / "adapter")
+    louder = Path(shutil.copytree(folder, tmp_path / "louder"))
+    config = louder / "adapter_config.json"
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps(settings | {"lora_alpha": 3 * settings["lora_alpha"]}))
+    other = moved_model(tiny_model_dir, tmp_path / "tuned")
+    known = []
+    for base, adapter, lora_config in (
+        (tiny_model_dir, folder, lora()),
+        (tiny_model_dir, folder, lora(target_modules=["q_proj"])),
+        (tiny_model_dir, louder, lora()),
+        (other, folder, lora()),
+    ):
+        given = {"peft_config": lora_config, "teacher_model": {"adapter": str(adapter), "other_base": True}}
+        trainer = build(tmp_path / "run", base, given=given, **DISTIL)
+        known.append({k: v for k, v in trainer._extra_passes.teacher.facts().items() if k != "name"})
+    assert known[0] == known[1]  # where the student's own adapter stands is no matter
+    assert [name for name in known[0] if known[0][name] != known[2][name]] == ["scaling"]
+    assert [name for name in known[0] if known[0][name] != known[3][name]] == ["backbone"]
+
+
+def moved_model(base, folder):
+    """A copy of which one linear layer is another, as after merging an adapter."""
+    model = load(base)
+    with torch.no_grad():
+        model.model.layers[0].self_attn.q_proj.weight.add_(0.1)
+    model.save_pretrained(folder)
+    for path in base.glob("*token*"):
+        shutil.copy(path, folder)
+    return folder

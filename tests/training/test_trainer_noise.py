@@ -193,3 +193,14 @@ def test_the_noise_of_the_last_search_is_left_alone_without_warm_start(tiny_mode
     trainer._extra_passes.noisy.previous = torch.ones(5, 32)
     again = gradients(trainer, batch)
     assert all(torch.equal(again[name], gradient) for name, gradient in plain.items())
+
+
+def test_noise_that_no_teacher_judges_is_searched_all_the_same(tiny_model_dir, tmp_path):
+    """A batch in which nothing counts has no teacher's reading, and the search for noise had nothing to differentiate."""
+    changes = {**OFF, "consistency_weight": 0.5, "consistency_target": "teacher", "perturbation": "adversarial"}
+    trainer = build(tmp_path, tiny_model_dir, given={"peft_config": lora()}, **changes)
+    batch = first_batch(trainer)
+    batch["labels"] = torch.full_like(batch["labels"], -100)
+    loss = trainer.compute_loss(trainer.model, batch)
+    loss.backward()
+    assert loss.item() == 0
