@@ -3,7 +3,8 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -14,6 +15,18 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     """
     match = difflib.get_close_matches(str(name), list(known), n=1, cutoff=cutoff)
     return f" Did you mean {match[0]!r}?" if match else ""
+
+
+@contextmanager
+def said_of(name: str) -> Iterator[None]:
+    """Errors that begin with `teacher_model` begin with the name of that one of several teachers instead."""
+    try:
+        yield
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        text = str(error)
+        if text.startswith("teacher_model:"):
+            error.args = (f"teachers, {name}:{text.removeprefix('teacher_model:')}",)
+        raise
 
 
 def require_known(field: str, name: Any, known: Iterable[str]) -> None:

@@ -23,16 +23,15 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the cache")
     parser.add_argument(
         "--dtype",
-        default=_DTYPES[0],
         choices=_DTYPES,
-        help="in which the hidden states are kept; that of the models is the run file's (default: %(default)s)",
+        help="in which the hidden states are kept; that of the models is the run file's (default: bfloat16)",
     )
     parser.add_argument(
         "--top-k",
         type=int,
         default=None,
         metavar="K",
-        help="keep as many of the most probable tokens in place of hidden states, in float32: lossy, as a served teacher is",
+        help="keep only the K most probable tokens, in float32, in place of hidden states: lossy, as a served teacher is",
     )
     parser.add_argument(
         "--batch-size",
@@ -49,6 +48,11 @@ def run(argv: list[str]) -> int:
     options, others = parser.parse_known_args(argv)
 
     require_positive("--shard-mb", options.shard_mb, "A file holds something.")
+    if options.top_k is not None and options.dtype not in (None, "float32"):
+        raise ValueError(
+            f"--dtype: --top-k keeps probabilities in float32, so {options.dtype} would be ignored. Leave one of the two out."
+        )
+    dtype = "float32" if options.top_k is not None else options.dtype or _DTYPES[0]
     if options.batch_size is not None:
         require_count("--batch-size", options.batch_size, 1, "A pass reads at least one document.")
 
@@ -65,7 +69,7 @@ def run(argv: list[str]) -> int:
         index = cache_teachers(
             trainer,
             options.output,
-            dtype=options.dtype,
+            dtype=dtype,
             top_k=options.top_k,
             batch_size=options.batch_size,
             shard_bytes=int(options.shard_mb * 1e6),
@@ -73,10 +77,12 @@ def run(argv: list[str]) -> int:
         )
         if index:
             errors = measured_errors(index)
-            kept = f"as {options.top_k} tokens" if options.top_k is not None else f"in {options.dtype}"
-            off = f"the states are off by {errors['states']:.2%} (root mean square), " if "states" in errors else ""
+            kept = f"as the {options.top_k} most probable tokens" if options.top_k is not None else f"in {dtype}"
+            off = (
+                f"the states are off by {errors['states']:.2%} (root mean square), and " if "states" in errors else ""
+            )
             say(
-                f"Kept {kept}, {off}what the teacher says by {errors['kl']:.2e} nats (mean KL of "
+                f"Kept {kept}: {off}the teacher's distribution is off by {errors['kl']:.2e} nats (mean KL of "
                 f"{index['measured']['compared']:,.0f} positions)."
             )
         say(

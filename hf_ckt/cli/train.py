@@ -64,7 +64,8 @@ def with_run(argv: list[str], work: Callable[..., None]) -> None:
         said = [
             f"{name} is {option}"
             for name, option in _IN_A_SHELL.items()
-            if re.search(rf"\b{name}\b", text) and option.split()[0] not in text
+            # Behind a comma it is one of a teacher's own settings, which a shell does not name.
+            if re.search(rf"(?<!, )\b{name}\b", text) and option.split()[0] not in text
         ]
         if said:
             error.add_note(f"In a shell, {', and '.join(said)}.")

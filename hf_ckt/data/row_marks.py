@@ -150,11 +150,12 @@ class RowMarks:
 
     def of(self, row: Mapping[str, Any], where: str) -> int:
         """Returns a row's mark."""
-        named = _name_in(row)
+        named = teacher_named(row)
         if self.teachers and named is not None and named not in self.teachers:
             raise ValueError(
                 f"{where}: its column {TEACHER_COLUMN!r} names {named!r}, and the teachers are {', '.join(self.teachers)}, "
-                f"so nobody would teach it.{nearest(named, self.teachers)}"
+                f"so nobody would teach it.{nearest(named, self.teachers)} Correct the name, give a teacher of this name, or "
+                f"leave the cell empty, for {self.teachers[0]}."
             )
         mark = self.teachers.index(named) if self.teachers and named is not None else 0
         for role, rule in self.role_rows.items():
@@ -165,7 +166,7 @@ class RowMarks:
     def _holds(self, row: Mapping[str, Any], column: str, wanted: Any) -> bool:
         """Whether a row has one of the values that a rule wants; in an evaluation, where a column may be missing, it does."""
         values = wanted if isinstance(wanted, (list, tuple)) else (wanted,)
-        if column == TEACHER_COLUMN and self.teachers and _name_in(row) is None and self.teachers[0] in values:
+        if column == TEACHER_COLUMN and self.teachers and teacher_named(row) is None and self.teachers[0] in values:
             return True  # by the teacher that it hears
         return column not in row or row[column] in values
 
@@ -216,7 +217,9 @@ class RowMarks:
             return
         loaded = isinstance(dataset, Dataset)
         rows = dataset.with_format(None).select_columns([TEACHER_COLUMN]) if loaded else [first]
-        named = next(((index, _name_in(row)) for index, row in enumerate(rows) if _name_in(row) is not None), None)
+        named = next(
+            ((index, teacher_named(row)) for index, row in enumerate(rows) if teacher_named(row) is not None), None
+        )
         if named is not None:
             self._unheard = f"{name}, row {named[0]}: its column {TEACHER_COLUMN!r} names {named[1]!r}"
         if self._one_teaches:
@@ -308,7 +311,7 @@ def below_marks(collator: Callable) -> Callable:
     return collator.inner if isinstance(collator, MarkCollator) else collator
 
 
-def _name_in(row: Mapping[str, Any]) -> str | None:
-    """The teacher that a row names; a table's empty cell names none."""
+def teacher_named(row: Mapping[str, Any]) -> str | None:
+    """The teacher that a row names; a table's empty cell, which may have become NaN, names none."""
     named = row.get(TEACHER_COLUMN)
-    return None if named is None or named == "" else str(named)
+    return None if named is None or named == "" or named != named else str(named)

@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
+from ..checks import said_of
 from ..discovery import part_name
 from ..kernels.signals import RoutedSignal, Signal, SignalPart, TeacherSignal, signal_parts
 from ..models.batch import Batch
@@ -58,7 +59,10 @@ class RoutedTeacher(Teacher):
                 f"teachers: must map names to teachers, got {source!r}, so no row could be given one. For example "
                 "{'safety': 'org/a-model', 'base': None}."
             )
-        teachers = {str(name): setup.build(one) for name, one in source.items()}
+        teachers = {}
+        for name, one in source.items():
+            with said_of(str(name)):
+                teachers[str(name)] = setup.build(one)
         for name, teacher in teachers.items():
             if teacher.parts:
                 raise ValueError(

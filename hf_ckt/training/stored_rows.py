@@ -58,7 +58,9 @@ def cached_teachers(
         if teacher_model is not None or teachers is not None:
             cached = ", ".join(repr(one.get("name")) for one in known.values())
             logger.warning(
-                "teacher_cache: the run hears what %s said; the teacher that it names is not loaded.", cached
+                "teacher_cache: the run learns from what the cache holds of %s; the teachers that the run names are not "
+                "loaded.",
+                cached,
             )
         teacher_model = {"cache": folder}
     return teacher_model, None, [*known] if len(known) > 1 else []

@@ -79,7 +79,7 @@ def cache_teachers(
         `dict`: the index: documents, positions, and `measured`, sums of errors (see [`~models.signal_store.measured.measured_errors`]).
 
     Raises:
-        ValueError: If the run has no teacher, its data streams, or the disk is too small.
+        ValueError: If the run has no teacher, its data streams, the disk is too small, or `top_k` is the whole vocabulary.
     """
     require_known("--dtype", dtype, DTYPES)
     teachers = _teachers_of(trainer)
@@ -91,6 +91,12 @@ def cache_teachers(
     documents = _documents(trainer, [one["fingerprint"] for one in known.values()])
     for (name, teacher), own in zip(teachers.items(), documents, strict=True):
         known[name] |= _shape(trainer, teacher, own[:batch_size])
+    narrowest = min(one["vocab_size"] for one in known.values())
+    if top_k is not None and top_k >= narrowest:
+        raise ValueError(
+            f"--top-k: {top_k} tokens are not fewer than the {narrowest} of a teacher's vocabulary, so nothing would be left "
+            "out. Give a smaller number, or leave it out, which keeps the whole distribution in less space."
+        )
     shards: list[_Shard] = []
     for (name, one), own in zip(known.items(), documents, strict=True):
         batches = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]

@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Dataset
 
 from ..checks import require_columns
-from ..data.row_marks import TEACHER_COLUMN, unmarked_list
+from ..data.row_marks import teacher_named, unmarked_list
 from ..teachers.base import Teacher
 from ..teachers.cache import CacheTeacher
 from ..teachers.privileged_context import PrivilegedContextTeacher
@@ -198,7 +198,8 @@ class TeacherContexts:
 
     def _changed(self, row: dict[str, Any], *, key: str, where: str) -> dict[str, Any]:
         """A row with the prompt that its teacher reads."""
-        given, teacher = row.get(PROMPT_COLUMN), row.get(TEACHER_COLUMN) or self.first
+        # A run's only teacher reads its context on every row, whatever a column `teacher` is there for.
+        given, teacher = row.get(PROMPT_COLUMN), "" if "" in self.system_prompts else teacher_named(row) or self.first
         text = self.system_prompts.get(teacher)
         where = f"{where}, row {row[_ROW]}"
         if teacher not in self.system_prompts or (given is None and text is None):

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..checks import nearest
+from ..checks import nearest, said_of
 from ..discovery import load_part, part_name, part_names
 from ..teachers.base import Teacher, TeacherSetup
 from ..teachers.self import SelfTeacher
@@ -75,9 +75,13 @@ def read_kind(given: Any) -> tuple[str, Any, dict[str, Any]]:
         return "model", given, {}
     kinds = [name for name in given if name in part_names("teachers")]
     if len(kinds) != 1:
+        meant = (
+            next(filter(None, (nearest(name, part_names("teachers"), 0.6) for name in given)), "") if not kinds else ""
+        )
         raise ValueError(
-            f"teacher_model: {dict(given)!r} must name one kind of teacher among its keys, and names {len(kinds)}. The kinds "
-            f"are {', '.join(part_names('teachers'))}: for example {{'model': 'org/name', 'load_in_4bit': True}}."
+            f"teacher_model: {dict(given)!r} must name one kind of teacher among its keys, and names "
+            f"{', '.join(kinds) or 'none'}, so it is not known who teaches.{meant} The kinds are "
+            f"{', '.join(part_names('teachers'))}: for example {{'model': 'org/name', 'load_in_4bit': True}}."
         )
     kind: Any = load_part("teachers", kinds[0])
     settings = {str(name): value for name, value in given.items() if name != kinds[0]}
@@ -165,8 +169,9 @@ def require_one_way(teacher_model: Any, teachers: Any) -> None:
             f"teachers: must map names to teachers, got {teachers!r}, so no row could be given one. For example "
             "teachers={'safety': 'org/a-model', 'base': None}."
         )
-    for one in teachers.values():
-        read_kind(one)
+    for name, one in teachers.items():
+        with said_of(name):
+            read_kind(one)
 
 
 def require_fitting(teacher: Teacher, terms: Mapping[str, Any]) -> None:

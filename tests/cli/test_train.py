@@ -392,8 +392,11 @@ def test_train_teachers_on_the_command_line(tmp_path, capsys, tiny_model_dir):
     [
         ({"base": None, "safety": "./none"}, "teachers, safety: there is no such file or folder, './none'"),
         ({"base": None, "safety": {"model": "./none"}}, "teachers, safety, model: there is no such file or folder"),
-        ({"base": None, "safety": {"modle": "org/name"}}, "must name one kind of teacher among its keys, and names 0"),
-        ({"base": None, "safety": {"model": "x", "load_in_4_bit": True}}, "Did you mean 'load_in_4bit'?"),
+        ({"base": None, "safety": {"modle": "org/name"}}, "so it is not known who teaches. Did you mean 'model'?"),
+        (
+            {"base": None, "safety": {"model": "x", "load_in_4_bit": True}},
+            "teachers, safety: model has no setting 'load_in_4_bit'",
+        ),
         (["org/name"], "teachers: must map names to teachers, got ['org/name']"),
         ({"base": None, "guard": "x"}, "rows.jsonl, row 2 (line 2): its column 'teacher' names 'safety'"),
     ],

@@ -22,7 +22,7 @@ class TeacherArguments:
         metadata={
             "help": "Hub id or folder of the teacher, a model or an adapter with the student's tokenizer. None: the "
             "student's own frozen base, which needs `--use_peft`. Or a mapping with a kind of teacher and its settings, e.g. "
-            "{'model': 'org/name', 'revision': 'v1', 'load_in_4bit': true}; `hf-ckt parts --family teachers` lists them."
+            '{"model": "org/name", "revision": "v1", "load_in_4bit": true}; `hf-ckt parts --family teachers` lists them.'
         },
     )
     teachers: dict[str, Any] | str | None = field(
@@ -30,7 +30,7 @@ class TeacherArguments:
         metadata={
             "help": "In place of one teacher several, by the names that the column `teacher` of the data set gives to its "
             "rows, each what --teacher_model_name_or_path takes, null for the student's own base, e.g. "
-            "{'base': null, 'safety': 'org/name'}. Rows that name none hear the first."
+            '{"safety": "org/name", "base": null}. Rows that name none hear the first.'
         },
     )
     teacher_load_in_4bit: bool = field(

@@ -22,6 +22,7 @@ _GROUPS = {
     "task": "task: what the training answers teach",
     "label": "task: what the training answers teach",
     "teacher": "teacher",
+    "teachers": "teacher",
     "distillation": "distillation: the teacher's distribution",
     "contrastive": "contrast: the teacher's reading, apart from that of others",
     "consistency": "consistency: the same answer to a disturbed prompt",

@@ -16,6 +16,9 @@ from ...views import LinearHead
 from .documents import KEY_BYTES
 from .facts import FACTS, INDEX, differing, digest_of, file_digest
 
+# What a user calls facts whose names are not theirs.
+_SHOWN = {"teachers": "set of teachers, or another --top-k", "rows": "data set"}
+
 KEYS, ENDS = "keys", "ends"
 
 
@@ -95,14 +98,18 @@ class StoreWriter:
 
     def _begin(self) -> None:
         path, index = self.folder / FACTS, self.folder / INDEX
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(
+                f"--output: {str(self.folder)!r} is a file, so no cache can be written into it. Name a folder."
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         if path.exists():
             names = differing(_read(path), self.facts)
             damaged = index.exists() and _read(index).get("blake2b", {}).get(FACTS) != file_digest(path)
             if names and not damaged:
                 raise ValueError(
-                    f"--output: {self.folder.name!r} was begun with another {' and another '.join(names)}, so one store would "
-                    "hold two. Name another folder, or delete this one."
+                    f"--output: {self.folder.name!r} was begun with another {' and another '.join(_SHOWN.get(name, name) for name in names)}, so one store "
+                    "would hold two. Name another folder, or delete this one."
                 )
         for leftover in self.folder.glob(".*.tmp"):
             leftover.unlink()
