@@ -279,9 +279,9 @@ def step_passes(variant: StepVariant) -> StepPasses:
     searched = float(name is not None and getattr(load_part("perturbations", name), "searches", False))
     return StepPasses(
         trained=1 + noisy + searched,
-        frozen=teacher,
+        frozen=0.0 if variant.teacher in ("cache", "top_k") else teacher,
         recomputed=noisy if fields.get("noisy_view_recompute") else 0.0,
-        projections=1 + noisy + teacher + 2 * searched,
+        projections=1 + noisy + teacher * (variant.teacher != "top_k") + 2 * searched,
         head_gradients=1 + noisy + searched,
     )
 

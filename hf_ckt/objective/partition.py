@@ -168,13 +168,17 @@ def _by_noise(noisy: NoisyStates, rows: Tensor | None, whole: int) -> Iterator[t
     if len(noisy.positions) in (0, whole):
         yield whole > 0 and len(noisy.positions) == whole, rows
         return
-    perturbed = torch.zeros(whole, dtype=torch.bool, device=noisy.positions.device)
-    perturbed[noisy.positions] = True
-    rows = torch.arange(whole, device=perturbed.device) if rows is None else rows.to(perturbed.device)
-    for flag in (True, False):
-        chosen = rows[perturbed[rows] == flag]
+    clean = torch.ones(whole, dtype=torch.bool, device=noisy.positions.device)
+    clean = clean.index_fill(0, noisy.positions, False)
+    if rows is None:
+        yield True, noisy.positions
+        yield False, clean.nonzero().squeeze(1)
+        return
+    rows = rows.to(clean.device)
+    for flag in (False, True):
+        chosen = rows[(clean[rows] == flag).nonzero().squeeze(1)]
         if len(chosen):
-            yield flag, chosen
+            yield not flag, chosen
 
 
 def _places(among: Tensor, rows: Tensor) -> Tensor:

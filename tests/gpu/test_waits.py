@@ -28,7 +28,7 @@ MASK = {"transformers.masking_utils.eager_mask": "copies the number that stands 
 FRACTION = {
     "hf_ckt.noise.noisy_view.NoisyView._choose": "how many rows are perturbed is the size of the noisy pass",
     "hf_ckt.noise.noisy_view._positions": "how many positions lie in those rows is the size of what is compared",
-    "hf_ckt.objective.objective.Objective._parts": "and how many do not",
+    "hf_ckt.objective.partition._by_noise": "and how many do not",
 }
 SEQUENCE = {
     "hf_ckt.objective.candidates.Contrast._pool": "how many documents have a kept token is the number of anchors"
@@ -142,7 +142,7 @@ def test_forward_and_backward_wait_nowhere_once_the_batch_is_laid_out(device, ti
     trainer = make(device, tmp_path, tiny_model_dir, **EAGER, contrastive_queue_size=50)
     batch, num_items = warmed(trainer)
     laid_out = Batch({name: value for name, value in batch.items() if name != "labels"}, batch["labels"])
-    monkeypatch.setattr(trainer_module, "Batch", lambda inputs, labels: laid_out)
+    monkeypatch.setattr(trainer_module, "read_batch", lambda inputs, marks: (laid_out, {}))
     with Waits(device) as found:
         step(trainer, batch, num_items)
     assert found.places.keys() <= MASK.keys(), found.places
@@ -171,7 +171,7 @@ def test_step_runs_where_a_wait_is_an_error(device, tiny_model_dir, tmp_path, mo
     batch, num_items = warmed(trainer)
     step(trainer, batch, num_items)
     laid_out = Batch({name: value for name, value in batch.items() if name != "labels"}, batch["labels"])
-    monkeypatch.setattr(trainer_module, "Batch", lambda inputs, labels: laid_out)
+    monkeypatch.setattr(trainer_module, "read_batch", lambda inputs, marks: (laid_out, {}))
     torch.cuda.set_sync_debug_mode("error")
     try:
         step(trainer, batch, num_items)

@@ -16,6 +16,7 @@ import step_group
 from cases import (
     BASELINE,
     STEP_VARIANTS,
+    TEACHER_VARIANTS,
     StepCase,
     default_variants,
     predicted_ratio,
@@ -115,6 +116,7 @@ ON_PROMPTS = f"{BASELINE}, prompts"
 DATA_OF = dict.fromkeys(default_variants("tokens"), "tokens") | {
     ON_PROMPTS if name == BASELINE else name: "prompts" for name in default_variants("prompts")
 }
+DATA_OF |= dict.fromkeys(TEACHER_VARIANTS, "tokens")
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +161,7 @@ def first_steps(tiny_model_dir, tmp_path_factory):
 
 def test_default_variants_are_those_that_run_on_the_data():
     """A perturbation of text fails on rows of ids, and would be listed as skipped in every table."""
-    assert {*default_variants("tokens"), *default_variants("prompts")} == {*STEP_VARIANTS}
+    assert {*default_variants("tokens"), *default_variants("prompts"), *TEACHER_VARIANTS} == {*STEP_VARIANTS}
     assert {*default_variants("tokens")} & {*default_variants("prompts")} == {BASELINE}
 
 
@@ -209,6 +211,8 @@ def test_variants_run_the_passes_that_are_counted(first_steps):
         if name == "hf_ckt_fraction":
             # Drawn by row: each step perturbs none, one or both of the two rows.
             assert rows - 2 * 2 * (passes.trained - 0.25 + passes.frozen) in range(5), name
+        elif name == "hf_ckt_teacher_routed":
+            assert rows == 2 * 2 * passes.trained  # each of its teachers reads one row, which is not noted
         else:
             assert rows == 2 * 2 * (passes.trained + passes.recomputed + passes.frozen), name
 
