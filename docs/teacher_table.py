@@ -22,8 +22,8 @@ def table() -> str:
     steps = results["measured"][0]["steps"]
     return (
         f"{example.table(results['measured'])}\n\n`python examples/teachers.py`, {results['cores']} CPU cores, "
-        f"{results['dtype']}, {steps} steps each, one run each in a process of its own: times differ by a tenth from run to "
-        f"run. {versions}. From `examples/results/teachers.json`.\n"
+        f"{results['dtype']}, {steps} steps each, one run each in a process of its own, so that small "
+        f"differences in time are chance. {versions}. From `examples/results/teachers.json`.\n"
     )
 
 
