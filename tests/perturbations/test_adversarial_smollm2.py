@@ -11,6 +11,7 @@ from hf_ckt.models.batch import Batch
 from hf_ckt.noise.mixture import Mixture
 from hf_ckt.noise.noisy_view import NoisyView
 from hf_ckt.objective.objective import Objective, Term
+from hf_ckt.objective.partition import HiddenStates
 from hf_ckt.objective.schedules import Schedule
 from hf_ckt.perturbations.base import document_norms
 from tests.trainers import load
@@ -41,8 +42,8 @@ def test_adversarial_noise_moves_smollm2_more_than_gaussian_noise_of_the_same_no
 
     def divergence(noisy, clean):
         with read_head(model) as head:
-            heads = {"student": head, "noisy": head}
-            return objective.divergence({"student": clean}, noisy, heads, batch.kept_labels)
+            states = HiddenStates({"student": clean}, {"student": head, "noisy": head}, noisy)
+            return objective.divergence(states, batch.kept_labels)
 
     def measure(name: str, **settings) -> float:
         view = NoisyView(Mixture.of(load_part("perturbations", name)(alpha=ALPHA, **settings)))

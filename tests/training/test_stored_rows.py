@@ -37,7 +37,7 @@ def test_a_cache_is_not_continued_behind_other_prompts(tiny_model_dir, tmp_path)
     for rule, refused in (("Be kind.", False), ("Never lie.", True)):
         data = [{**row, "teacher_prompt": f"{rule} {row['prompt']}"} for row in rows()]
         if refused:
-            with pytest.raises(ValueError, match="begun with another rows"):
+            with pytest.raises(ValueError, match="begun with another data set"):
                 cached(tmp_path, tiny_model_dir, data)
         else:
             cached(tmp_path, tiny_model_dir, data)
