@@ -128,10 +128,22 @@ class BucketView(ABC):
 
     # Log-probability of what has none, so that p log p stays 0 and finite.
     FLOOR = -69.0
+    # Far below any log-probability: what is left out of a sum, without the NaN that -inf has as its gradient.
+    NOTHING = -1e4
+    # Why there is no other temperature than 1, as the middle of a sentence, and which teacher has one.
+    known_at_one: str
+    known_at_all: str
 
-    @abstractmethod
+    def __init__(self, buckets: Tensor, vocab_size: int):
+        self._buckets, self.vocab_size = buckets, vocab_size
+
     def log_probs(self, temperature: float = 1.0, vocab_size: int | None = None) -> Tensor:
         """Returns the log-probabilities of the buckets, `(N, number of buckets)`."""
+        if temperature != 1.0:
+            raise ValueError(
+                f"temperature={temperature:g}: {self.known_at_one}. Use temperature 1, or a teacher {self.known_at_all}."
+            )
+        return self._buckets
 
     def probs(self, vocab_size: int | None = None) -> Tensor:
         """Returns the probabilities of the buckets, `(N, number of buckets)`."""

@@ -56,15 +56,15 @@ def run(argv: list[str]) -> int:
     if options.batch_size is not None:
         require_count("--batch-size", options.batch_size, 1, "A pass reads at least one document.")
 
-    from .train import build_trainer, with_run
+    from .train import with_trainer
 
-    def write(script: Any, args: Any, *rest: Any) -> None:
-        from ..models._upstream import end_training
+    def runs_them(args: Any, _: Any) -> None:
+        args.teacher_cache = None
+
+    def write(trainer: Any) -> None:
         from ..models.signal_store.measured import measured_errors
         from ..training.teacher_cache import cache_teachers
 
-        args.teacher_cache, args.push_to_hub, args.resume_from_checkpoint = None, False, None
-        trainer = build_trainer(script, args, *rest)
         say = trainer.accelerator.print
         index = cache_teachers(
             trainer,
@@ -88,7 +88,6 @@ def run(argv: list[str]) -> int:
         say(
             f"Saved to {options.output}: train with --teacher-cache {options.output}, or teacher_cache: in the run file."
         )
-        end_training(trainer)
 
-    with_run(["--config", str(options.config), *others], write)
+    with_trainer(["--config", str(options.config), *others], write, runs_them)
     return 0

@@ -95,22 +95,18 @@ def with_prepared_run(argv: list[str], work: Callable[[Any], None]) -> None:
         work (`Callable`):
             Takes the trainer.
     """
-    from .arguments.teachers import TeacherArguments
-    from .train import build_trainer, with_run
+    from .train import with_trainer
 
-    def prepare(script: Any, args: Any, model: Any, mixture: Any, _: Any) -> None:
-        from ..models._upstream import end_training
-
+    def without_teacher(args: Any, teacher: Any) -> None:
         for role in ("distillation", "contrastive", "consistency", "regularization"):
             setattr(args, f"{role}_weight", 0.0)
         args.task_weight, args.task_schedule, args.label_trust, args.role_rows = 1.0, "constant", False, None
         args.teacher_cache = args.teacher_system_prompt = args.consistency_budget = None
-        args.contrastive_rejected, args.push_to_hub, args.resume_from_checkpoint = False, False, None
+        args.contrastive_rejected = False
         if args.packing or args.eval_packing:
             # Documents are cut at max_length as a row is; padding-free without packing, none would be.
             args.packing = args.eval_packing = args.padding_free = False
-        trainer = build_trainer(script, args, model, mixture, TeacherArguments())
-        work(trainer)
-        end_training(trainer)
+        teacher.teacher_model_name_or_path = teacher.teachers = None
+        teacher.teacher_load_in_4bit = teacher.teacher_load_in_8bit = False
 
-    with_run(argv, prepare)
+    with_trainer(argv, work, without_teacher)

@@ -27,20 +27,18 @@ def run(argv: list[str]) -> int:
     options, others = parser.parse_known_args(argv)
     require_count("--rows", options.rows, 1, "Without a row there is nothing to compare.")
 
-    from .train import build_trainer, with_run
+    from .train import with_trainer
 
-    def check(script: Any, args: Any, *rest: Any) -> None:
-        from ..models._upstream import end_training
+    def evaluates_nothing(args: Any, _: Any) -> None:
+        args.eval_strategy = "no"
+
+    def check(trainer: Any) -> None:
         from ..training.context_effect import context_effects
 
-        # Nothing is trained, evaluated or pushed.
-        args.eval_strategy, args.push_to_hub, args.resume_from_checkpoint = "no", False, None
-        trainer = build_trainer(script, args, *rest)
         effects = context_effects(trainer, options.rows)
         trainer.accelerator.print("\n\n".join(effect.as_text(name) for name, effect in effects.items()))
         if options.json is not None and trainer.accelerator.is_main_process:
             replace_json(options.json, {name: asdict(effect) for name, effect in effects.items()}, indent=2)
-        end_training(trainer)
 
-    with_run(["--config", str(options.config), *others], check)
+    with_trainer(["--config", str(options.config), *others], check, evaluates_nothing)
     return 0

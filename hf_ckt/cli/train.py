@@ -72,6 +72,32 @@ def with_run(argv: list[str], work: Callable[..., None]) -> None:
         raise
 
 
+def with_trainer(argv: list[str], work: Callable[[Any], None], change: Callable[..., Any] | None = None) -> None:
+    """
+    Calls what is to be done with the trainer of a run in place of training it; nothing is resumed or pushed.
+
+    Args:
+        argv (`list[str]`):
+            Options of `hf-ckt train`.
+        work (`Callable`):
+            Takes the trainer.
+        change (`Callable`, *optional*):
+            Takes the run's configuration and its teachers before the trainer is built, and changes them in place.
+    """
+
+    def run_it(script: Any, args: Any, model: Any, mixture: Any, teacher: TeacherArguments) -> None:
+        from ..models._upstream import end_training
+
+        args.push_to_hub, args.resume_from_checkpoint = False, None
+        if change is not None:
+            change(args, teacher)
+        trainer = build_trainer(script, args, model, mixture, teacher)
+        work(trainer)
+        end_training(trainer)
+
+    with_run(argv, run_it)
+
+
 def build_trainer(
     script: "ScriptArguments",
     args: "ContrastiveRobustConfig",

@@ -13,7 +13,7 @@ def teacher_rows(facts: Mapping[str, Any], base_model: str | None = None) -> lis
 
     Args:
         facts (`Mapping`):
-            What the teacher is known by, see [`~training.teachers.facts_of`].
+            What the teacher is known by, see [`~teachers.base.Teacher.manifest`].
         base_model (`str`, *optional*):
             Hub id or folder of the student's base, whose licence is that of the base as its own teacher.
 

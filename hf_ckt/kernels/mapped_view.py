@@ -9,9 +9,6 @@ from torch import Tensor
 
 from ..views import BucketView, LogitsView
 
-# Log-probability of what is taken out of a sum: finite, so that a sum of nothing has a gradient, and that is 0.
-_NOTHING = -1e4
-
 
 class SharedTokens(NamedTuple):
     """
@@ -51,10 +48,12 @@ class MappedView(BucketView):
             Ids that the student has.
     """
 
+    known_at_one = "what a teacher of another vocabulary gives to a token that it writes with several is known at temperature 1 only"
+    known_at_all = "with the student's tokenizer"
+
     def __init__(
         self, whole: LogitsView, shared: SharedTokens, first: Tensor, later: Tensor, labels: Tensor, vocab_size: int
     ):
-        self.vocab_size = vocab_size
         self._shared, self._labels = shared, labels[:, None]
         moves = (first >= 0)[:, None]  # (N, 1)
         log_probs = whole.log_probs()
@@ -72,18 +71,9 @@ class MappedView(BucketView):
         at = named.gather(1, self._place)
         named = named.scatter(1, self._place, torch.where(moves & known, torch.logaddexp(at, moved), at))
         own = torch.where(self._alone, moved, self.FLOOR).clamp(min=self.FLOOR)
-        self._rest = left.index_fill_(1, shared.teacher, _NOTHING)  # in place: of the teacher's large vocabulary
+        self._rest = left.index_fill_(1, shared.teacher, self.NOTHING)  # in place: of the teacher's large vocabulary
         rest = self._rest.logsumexp(1, keepdim=True).clamp(min=self.FLOOR)
-        self._buckets = torch.cat([named, own, rest], dim=1)
-
-    def log_probs(self, temperature: float = 1.0, vocab_size: int | None = None) -> Tensor:
-        """Returns the log-probabilities of the buckets, `(N, S + 2)`."""
-        if temperature != 1.0:
-            raise ValueError(
-                f"temperature={temperature:g}: what a teacher of another vocabulary gives to a token that it writes with "
-                "several is known at temperature 1 only. Use temperature 1, or a teacher with the student's tokenizer."
-            )
-        return self._buckets
+        super().__init__(torch.cat([named, own, rest], dim=1), vocab_size)
 
     def top(self, vocab_size: int | None = None) -> Tensor:
         """Returns the student's id of the most probable token, `(N,)`: -1 where the student has none for it."""
@@ -126,6 +116,6 @@ class MappedView(BucketView):
 
     def _rest_of(self, log_probs: Tensor) -> Tensor:
         """A student's log-probabilities, those taken out that have a bucket of their own."""
-        rest = log_probs.index_fill(1, self._shared.student, _NOTHING)
+        rest = log_probs.index_fill(1, self._shared.student, self.NOTHING)
         at = rest.gather(1, self._labels)
-        return rest.scatter(1, self._labels, torch.where(self._alone, _NOTHING, at))
+        return rest.scatter(1, self._labels, torch.where(self._alone, self.NOTHING, at))

@@ -29,27 +29,17 @@ class TopKView(BucketView):
     # Of the rest at least: the float32 log-softmax of logits near 20, which is what servers compute, is off by as much. A
     # rest rounded to 0 would make a reverse divergence call the student's tail impossible.
     _LEAST_REST = math.log(1e-6)
-    # Far below any log-probability: what is left out of a sum, without the NaN that -inf has as its gradient.
-    _NOWHERE = -1e4
+    known_at_one = "of a top-k teacher the tail's shape is not known, so its distribution at another temperature than 1 is not either"
+    known_at_all = "that gives hidden states"
 
     def __init__(self, ids: Tensor, log_probs: Tensor, vocab_size: int):
-        self.vocab_size = vocab_size
         self.ids = torch.where(ids < vocab_size, ids, -1)
         wide = log_probs.to(torch.promote_types(log_probs.dtype, torch.float32))
         wide = torch.where(self.ids < 0, self.FLOOR, wide.clamp(min=self.FLOOR))
         rest = torch.log1p(-wide.exp().sum(-1, keepdim=True).clamp(max=1)).clamp(min=self._LEAST_REST)
         buckets = torch.cat([wide, rest], dim=-1)
         # Rounded on their way, they may add up to a little more than 1, and a divergence would be less than 0.
-        self._buckets = buckets - buckets.logsumexp(-1, keepdim=True)
-
-    def log_probs(self, temperature: float = 1.0, vocab_size: int | None = None) -> Tensor:
-        """Returns the log-probabilities of the buckets, `(N, K + 1)`."""
-        if temperature != 1.0:
-            raise ValueError(
-                f"temperature={temperature:g}: of a top-k teacher the tail's shape is not known, so its distribution at "
-                "another temperature than 1 is not either. Use temperature 1, or a teacher that gives hidden states."
-            )
-        return self._buckets
+        super().__init__(buckets - buckets.logsumexp(-1, keepdim=True), vocab_size)
 
     def top(self, vocab_size: int | None = None) -> Tensor:
         """Returns the most probable token, `(N,)`; -1 where none is named."""
@@ -80,7 +70,7 @@ class TopKView(BucketView):
         named = torch.where(missing, self.FLOOR, whole.gather(1, ids))
         taken = torch.zeros_like(whole, dtype=torch.bool).scatter(1, ids, (anchor >= 0).expand_as(ids))
         # Not log(1 - sum): near 1 that would have few digits left, and its gradient none.
-        rest = whole.masked_fill(taken, self._NOWHERE).logsumexp(-1, keepdim=True)
+        rest = whole.masked_fill(taken, self.NOTHING).logsumexp(-1, keepdim=True)
         # All ids may be named, and then there is no rest.
-        rest = torch.where(rest < self._NOWHERE / 2, self._LEAST_REST, rest)
+        rest = torch.where(rest < self.NOTHING / 2, self._LEAST_REST, rest)
         return torch.cat([named, rest], dim=-1)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A batch as models read it: which positions count, and where its documents lie, whatever the collator says of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -178,6 +179,17 @@ class Batch:
         """Whether what each kept position predicts is of its own document, `(N,)`: some collators let its last token count."""
         return self.documents.index.flatten()[self.kept + 1] == self.kept_documents
 
+    @property
+    def kept_routes(self) -> Tensor:
+        """Number of the teacher that each kept position's document was given, `(N,)`."""
+        return torch.zeros_like(self.kept) if self.routes is None else self.at_kept(self.routes)
+
+    def numbered(self, numbers: Tensor) -> Tensor:
+        """Returns a mask `(documents.count,)` that is True at the numbers of some documents."""
+        wanted = torch.zeros(self.documents.count, dtype=torch.bool, device=numbers.device)
+        wanted[numbers] = True
+        return wanted
+
     def keep(self, hidden: Tensor) -> Tensor:
         """Selects the kept positions of hidden states: `(B, T, D)` -> `(N, D)`, connected also when N is 0."""
         return hidden.flatten(0, 1).index_select(0, self.kept.to(hidden.device))
@@ -194,6 +206,10 @@ class Batch:
             None if self.routes is None else self.routes[rows],
             None if self.context is None or len(self.context.labels) != len(self.labels) else self.context.rows(rows),
         )
+
+    def of_route(self, number: int) -> tuple["Batch", Tensor]:
+        """Returns [`of_documents`] of those that were given the teacher of a number."""
+        return self.of_documents(self.numbered(self.kept_documents[(self.kept_routes == number) & self.kept_inside]))
 
     def of_documents(self, wanted: Tensor) -> tuple["Batch", Tensor]:
         """
@@ -220,9 +236,7 @@ class Batch:
         own, numbers = (torch.unique(one.documents.index[one.documents.mask]) for one in (self, other))
         # Padding behind them may look like documents of its own, of which each batch has as many as it likes.
         count = min(len(own), len(numbers))
-        mine = torch.zeros(self.documents.count, dtype=torch.bool, device=wanted.device)
-        mine[own[:count][wanted[numbers[:count]]]] = True
-        return self.of_documents(mine)[0]
+        return self.of_documents(self.numbered(own[:count][wanted[numbers[:count]]]))[0]
 
     def _in_one_row(self, wanted: Tensor) -> "Batch":
         documents, shape = self.documents, self.labels.shape
@@ -262,3 +276,28 @@ def take_rows(inputs: dict[str, Any], rows: Tensor, count: int) -> dict[str, Any
 def has_rows(value: Any, count: int) -> bool:
     """Whether an input is a tensor with `count` rows."""
     return isinstance(value, Tensor) and value.shape[:1] == (count,)
+
+
+def padded(rows: Sequence[Sequence[int]], padding: int, multiple: int = 1) -> tuple[Tensor, Tensor]:
+    """
+    Returns texts as a batch, padded on the right, and the mask of what is no padding: `(B, T)` each, on the CPU.
+
+    Args:
+        rows (`Sequence[Sequence[int]]` of length B):
+            The ids of each, at least one row.
+        padding (`int`):
+            Id of the token that fills it up.
+        multiple (`int`, *optional*, defaults to `1`):
+            Of which T is one.
+
+    Example:
+
+    >>> padded([[5, 6], [7]], 0)[0].tolist()
+    [[5, 6], [7, 0]]
+    """
+    width = -(-max(map(len, rows)) // multiple) * multiple
+    ids = torch.full((len(rows), width), padding)
+    mask = torch.zeros_like(ids)
+    for row, tokens in enumerate(rows):
+        ids[row, : len(tokens)], mask[row, : len(tokens)] = torch.as_tensor(tokens), 1
+    return ids, mask

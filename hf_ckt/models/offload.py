@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights that lie in the CPU's memory, and are on an accelerator for the length of a pass."""
+"""Where the weights of a second model lie: on a device of its own, or on an accelerator for the length of a pass."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +46,11 @@ class OffloadedWeights:
                 tensor.data = home
 
 
+def is_sharded(accelerator: Any) -> bool:
+    """Whether a run, known by its `Accelerator`, shards its models over its processes; not where there is none."""
+    return getattr(accelerator, "distributed_type", "NO") in ("FSDP", "DEEPSPEED")
+
+
 def require_place(accelerator: Any, device: str | None, offload: bool, quantized: bool) -> None:
     """
     Raises ValueError where a second model cannot stay on a device of its own, or be offloaded.
@@ -64,7 +69,7 @@ def require_place(accelerator: Any, device: str | None, offload: bool, quantized
             f"{setting} and offload: the first keeps the teacher's weights where its passes run, the second moves them there "
             "for each. Leave one out."
         )
-    if (device is not None or offload) and getattr(accelerator, "distributed_type", "NO") in ("FSDP", "DEEPSPEED"):
+    if (device is not None or offload) and is_sharded(accelerator):
         raise ValueError(
             f"{setting}: this run shards its models over its processes, the teacher too, so it would not be followed. Leave "
             "it out; the plugin of FSDP and DeepSpeed can offload what they shard."

@@ -111,7 +111,8 @@ class AdapterTeacher(Teacher):
     def signal(self, batch: Batch, student: PreTrainedModel) -> TeacherSignal:
         with frozen(student), adapters_switched(student, self.adapter):
             hidden = batch.keep(run_backbone(student, batch.inputs).last_hidden_state)
-            return TeacherSignal(hidden, self.head(student))
+            with read_head(student) as head:
+                return TeacherSignal(hidden, head.detach())
 
     def head(self, student: PreTrainedModel) -> LinearHead:
         with adapters_switched(student, self.adapter), read_head(student) as head:

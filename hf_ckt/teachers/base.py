@@ -2,16 +2,18 @@
 """The contract that teachers keep."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..discovery import part_name
 from ..kernels.signals import Signal
 from ..models.batch import Batch
+from ..models.offload import is_sharded
 from ..views import LinearHead
 
 
@@ -39,6 +41,11 @@ class TeacherSetup:
     accelerator: Any = None
     build: "Callable[..., Teacher]" = None  # type: ignore[assignment]
 
+    @property
+    def sharded(self) -> bool:
+        """Whether the run shards its models over its processes."""
+        return is_sharded(self.accelerator)
+
 
 class Teacher(ABC):
     """
@@ -48,9 +55,9 @@ class Teacher(ABC):
     too: its `load` takes the source and the settings.
     """
 
-    lossy: ClassVar[bool] = False
+    lossy: bool = False
     """Whether it gives less than the whole distribution, so that nothing can be made of its hidden states."""
-    gives: ClassVar[str] = "its most probable tokens"
+    gives: str = "its most probable tokens"
     """What that is, where it is less."""
     name: str = ""
     """For logs, messages and cards."""
@@ -89,33 +96,55 @@ class Teacher(ABC):
         """
 
     def head(self, student: PreTrainedModel) -> LinearHead:
-        """Returns the head that [`signal`] will give, for a batch in which the teacher has nothing to read."""
-        raise NotImplementedError
+        """
+        Returns the head that [`signal`] will give, for a batch in which the teacher has nothing to read.
 
-    def place(self, accelerator: Accelerator) -> None:  # noqa: B027 - most have nothing to move
+        Raises:
+            NotImplementedError: If the kind does not say, and asks no other teacher: only one that is not `lossy` need have it.
+        """
+        if len(self.behind) != 1:
+            raise NotImplementedError(
+                f"{type(self).__name__}: does not say which head it gives, so it cannot be routed."
+            )
+        return self.behind[0].head(student)
+
+    def place(self, accelerator: Accelerator) -> None:
         """Moves what the teacher holds to the training device, or shards it as the run shards its models."""
+        for one in self.behind:
+            one.place(accelerator)
 
     def facts(self) -> dict[str, Any]:
         """
-        Returns what the teacher is known by in a checkpoint and on a card: `kind`, `name`, and what else tells it from
-        another (`revision`, `quantization`, `weights`: its fingerprint), fit for a JSON file.
+        Returns `name`, and what else tells the teacher from another (`revision`, `quantization`, `weights`: its fingerprint),
+        fit for a JSON file.
         """
         return {"name": self.name}
 
+    def manifest(self) -> dict[str, Any]:
+        """Returns what the teacher is known by in a checkpoint and on a card: its `kind`, and its [`facts`]."""
+        return {"kind": part_name(self), **self.facts()}
+
     def collator(self, inner: Callable) -> Callable:
         """Returns a data collator around another, for a teacher that looks something up for each batch."""
+        for one in self.behind:
+            inner = one.collator(inner)
         return inner
 
     @property
     def log_names(self) -> list[str]:
         """The names that [`take_counts`] may give."""
-        return []
+        return [name for one in self.behind for name in one.log_names]
 
     def take_counts(self, like: Tensor) -> dict[str, Tensor]:
         """Returns, by logged name, what the teacher counted since the last call: sum and count, `(2,)`."""
-        return {}
+        return {name: value for one in self.behind for name, value in one.take_counts(like).items()}
 
     @property
     def parts(self) -> dict[str, "Teacher"]:
-        """The teachers behind this one, by name, for one that is several."""
+        """The teachers that this one is, by name, for one that is several."""
         return {}
+
+    @property
+    def behind(self) -> Sequence["Teacher"]:
+        """The teachers that this one asks; they are placed, look things up and count as it does."""
+        return [*self.parts.values()]

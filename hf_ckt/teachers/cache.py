@@ -38,7 +38,7 @@ class CacheTeacher(Teacher):
     def __init__(self, reader: StoreReader):
         self.reader = reader
         self.unknown = {}
-        self.lossy = reader.lossy  # type: ignore[misc]
+        self.lossy = reader.lossy
         known = reader.teachers
         self.name = (
             ", ".join(f"{name}: {one['name']}" if name else one["name"] for name, one in known.items()) + " (cached)"
@@ -71,7 +71,7 @@ class CacheTeacher(Teacher):
             )
         teacher = cls(reader)
         # Of sharded weights, none stay where they are.
-        if getattr(setup.accelerator, "distributed_type", "NO") not in ("FSDP", "DEEPSPEED"):
+        if not setup.sharded:
             teacher._share_with(setup.causal_lm)
         return teacher
 
@@ -107,10 +107,9 @@ class CacheTeacher(Teacher):
         names = list(self.reader.teachers)
         if len(names) == 1:
             return self._said(names[0], record)
-        routes = torch.zeros_like(batch.kept) if batch.routes is None else batch.at_kept(batch.routes)
         parts = []
         for number, name in enumerate(names):
-            positions = (routes == number).nonzero().squeeze(1)
+            positions = (batch.kept_routes == number).nonzero().squeeze(1)
             own = {field: values.index_select(0, positions.to(values.device)) for field, values in record.items()}
             parts.append(SignalPart(name, positions, self._said(name, own)))
         return RoutedSignal(tuple(parts))

@@ -3,21 +3,18 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from accelerate import Accelerator
-from peft import PeftConfig
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils.peft_utils import find_adapter_config_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..kernels.mapped_view import SharedTokens
 from ..kernels.signals import MappedSignal, RoutedSignal, SignalPart, TeacherSignal, TokenPaths
 from ..models._upstream import get_config_model_id
-from ..models.batch import Batch
+from ..models.batch import Batch, padded
 from ..models.foreign_tokenizer import ForeignTokenizer, Match, Reading
-from ..views import LinearHead
+from ..models.own_tokenizer import load_tokenizer
 from .base import Teacher, TeacherSetup
 
 logger = logging.getLogger(__name__)
@@ -52,8 +49,8 @@ class CrossTokenizerTeacher(Teacher):
             The student's and the teacher's.
     """
 
-    lossy: ClassVar[bool] = True
-    gives: ClassVar[str] = "its distribution over another vocabulary"
+    lossy = True
+    gives = "its distribution over another vocabulary"
 
     def __init__(self, teacher: Teacher, tokenizers: ForeignTokenizer):
         self.teacher, self.tokenizers = teacher, tokenizers
@@ -197,27 +194,26 @@ class CrossTokenizerTeacher(Teacher):
         """Whether the teacher's next token is the student's, by its text."""
         return match.end == match.state + 1 and self.tokenizers.pairs.get(label) == reading.ids[match.end]
 
-    def head(self, student: PreTrainedModel) -> LinearHead:
-        return self.teacher.head(student)
-
-    def place(self, accelerator: Accelerator) -> None:
-        self.teacher.place(accelerator)
+    @property
+    def behind(self) -> list[Teacher]:
+        return [self.teacher]
 
     def facts(self) -> dict[str, Any]:
         return {**self.teacher.facts(), "shared_tokens": len(self.tokenizers.pairs)}
 
     @property
     def log_names(self) -> list[str]:
-        return ["teacher_matched", "teacher_merged"]
+        return [*super().log_names, "teacher_matched", "teacher_merged"]
 
     def take_counts(self, like: Tensor) -> dict[str, Tensor]:
         kept, matched, merged = self._counts.values()
         self._counts = dict.fromkeys(self._counts, 0)
         shares = {"teacher_matched": (matched, kept), "teacher_merged": (merged, matched)}
         # Filled, not copied from the host, which would wait for the device.
-        return {
+        own = {
             name: torch.stack([like.detach().new_full((), count) for count in share]) for name, share in shares.items()
         }
+        return super().take_counts(like) | own
 
 
 def _foreign_batch(
@@ -228,11 +224,8 @@ def _foreign_batch(
     document it is a batch of one token that does not count: models in pieces must make the same passes on every rank.
     """
     rows = [reading.ids or [padding] for reading in readings] or [[padding]]
-    ids = torch.full((len(rows), max(map(len, rows))), padding)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
-    for row, tokens in enumerate(rows):
-        ids[row, : len(tokens)] = torch.tensor(tokens)
-        mask[row, : len(tokens)] = 1
+    ids, mask = padded(rows, padding)
+    labels = torch.full_like(ids, -100)
     needed = {
         (row, state)
         for row, reading in enumerate(readings)
@@ -278,11 +271,8 @@ def _tokenizer(source: Any, given: Any, init_kwargs: Mapping[str, Any]) -> PreTr
         source = source.get("model")
     config: Any = getattr(source, "config", None)
     name = given or (source if isinstance(source, str) else config and get_config_model_id(config))
-    options = {key: init_kwargs[key] for key in ("revision", "trust_remote_code", "gguf_file") if key in init_kwargs}
     try:
-        if given is None and find_adapter_config_file(name, revision=options.get("revision")) is not None:
-            name = PeftConfig.from_pretrained(name).base_model_name_or_path
-        return AutoTokenizer.from_pretrained(name, **options)
+        return load_tokenizer(name, init_kwargs)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(
             f"cross_tokenizer: no tokenizer found under {name!r} ({error}), so the text could not be read to the teacher. "

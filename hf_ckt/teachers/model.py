@@ -11,7 +11,7 @@ from accelerate import DistributedType, PartialState
 from accelerate.utils import send_to_device
 from peft import AutoPeftModelForCausalLM, PeftConfig, PeftModel
 from torch import Tensor, nn
-from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.peft_utils import find_adapter_config_file
 from trl.models import prepare_deepspeed, prepare_fsdp
 
@@ -28,7 +28,8 @@ from ..models.batch import Batch
 from ..models.cached import find_commit
 from ..models.embedded import native_dtype
 from ..models.fingerprint import fingerprint, scaling_of
-from ..models.offload import OffloadedWeights, require_place
+from ..models.offload import OffloadedWeights, is_sharded, require_place
+from ..models.own_tokenizer import load_tokenizer
 from ..models.precision import quantization_name
 from ..models.token_map import embedding_rows, resolve_token_map, unknown_tokens
 from ..views import LinearHead
@@ -209,7 +210,7 @@ class ModelTeacher(Teacher):
     def place(self, accelerator: Any) -> None:
         """Moves the teacher to the training device, or shards it as the run shards its models."""
         distributed = accelerator.distributed_type
-        self._sharded = distributed in (DistributedType.DEEPSPEED, DistributedType.FSDP)
+        self._sharded = is_sharded(accelerator)
         if distributed == DistributedType.DEEPSPEED:
             self.model = prepare_deepspeed(self.model, accelerator)
         elif distributed == DistributedType.FSDP:
@@ -317,9 +318,6 @@ def _load(
     revision = kwargs.get("revision")
     is_adapter = find_adapter_config_file(name, revision=revision) is not None
     tokenizer = tokenizer or _find_tokenizer(name, kwargs)
-    if tokenizer is None and is_adapter:
-        adapter = PeftConfig.from_pretrained(name, revision=revision)
-        tokenizer = _find_tokenizer(adapter.base_model_name_or_path, {"revision": adapter.revision})
     # Checked before the weights are loaded: they may take minutes.
     _check_tokenizer(student_tokenizer, tokenizer, name)
     if is_adapter:
@@ -328,11 +326,8 @@ def _load(
 
 
 def _find_tokenizer(name: str | None, kwargs: dict[str, Any]) -> PreTrainedTokenizerBase | None:
-    if not name:
-        return None
-    options = {key: kwargs[key] for key in ("revision", "trust_remote_code", "gguf_file") if key in kwargs}
     try:
-        return AutoTokenizer.from_pretrained(name, **options)
+        return load_tokenizer(name, kwargs) if name else None
     except (OSError, ValueError):
         return None
 

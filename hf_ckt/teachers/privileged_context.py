@@ -2,16 +2,12 @@
 """Any teacher, behind a prompt that the student does not see."""
 
 import hashlib
-from collections.abc import Callable
 from typing import Any
 
-from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from ..discovery import part_name
 from ..kernels.signals import Signal
 from ..models.batch import Batch
-from ..views import LinearHead
 from .base import Teacher, TeacherSetup
 
 
@@ -42,7 +38,7 @@ class PrivilegedContextTeacher(Teacher):
             )
         self.inner, self.system_prompt = inner, system_prompt
         self.name = f"{inner.name}, with a context of its own"
-        self.unknown, self.lossy = inner.unknown, inner.lossy  # type: ignore[misc]
+        self.unknown, self.lossy, self.gives = inner.unknown, inner.lossy, inner.gives
 
     @classmethod
     def load(  # type: ignore[override]
@@ -75,20 +71,15 @@ class PrivilegedContextTeacher(Teacher):
             )
         return self.inner.signal(batch.context, student)
 
-    def head(self, student: PreTrainedModel) -> LinearHead:
-        return self.inner.head(student)
-
-    def place(self, accelerator: Accelerator) -> None:
-        self.inner.place(accelerator)
-
     def facts(self) -> dict[str, Any]:
         text = self.system_prompt
         # The prompt itself may be nobody else's business; that it is another one shows all the same.
         digest = {} if text is None else {"context": prompt_digest(text)}
-        return {"name": self.name, **digest, "teacher": {"kind": part_name(self.inner), **self.inner.facts()}}
+        return {"name": self.name, **digest, "teacher": self.inner.manifest()}
 
-    def collator(self, inner: Callable) -> Callable:
-        return self.inner.collator(inner)
+    @property
+    def behind(self) -> list[Teacher]:
+        return [self.inner]
 
 
 def prompt_digest(text: str) -> str:

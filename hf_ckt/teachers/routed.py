@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several teachers, each on its own rows."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from ..checks import said_of
-from ..discovery import part_name
 from ..kernels.signals import RoutedSignal, Signal, SignalPart, TeacherSignal, signal_parts
 from ..models.batch import Batch
 from .base import Teacher, TeacherSetup
@@ -39,8 +37,8 @@ class RoutedTeacher(Teacher):
         self.name = ", ".join(f"{name}: {teacher.name}" for name, teacher in self.teachers.items())
         self.unknown = {index: token for teacher in self.teachers.values() for index, token in teacher.unknown.items()}
         lossy = [teacher for teacher in self.teachers.values() if teacher.lossy]
-        self.lossy = bool(lossy)  # type: ignore[misc]
-        self.gives = ", ".join(dict.fromkeys(teacher.gives for teacher in lossy))  # type: ignore[misc]
+        self.lossy = bool(lossy)
+        self.gives = ", ".join(dict.fromkeys(teacher.gives for teacher in lossy))
 
     @classmethod
     def load(cls, source: Any, setup: TeacherSetup) -> "RoutedTeacher":  # type: ignore[override]
@@ -68,16 +66,12 @@ class RoutedTeacher(Teacher):
                 raise ValueError(
                     f"teachers: {name!r} is itself several teachers, and a row names only one. List them all in one mapping."
                 )
-        sharded = getattr(setup.accelerator, "distributed_type", "NO") in ("FSDP", "DEEPSPEED")
-        return cls(teachers, same_passes=sharded)
+        return cls(teachers, same_passes=setup.sharded)
 
     def signal(self, batch: Batch, student: PreTrainedModel) -> RoutedSignal:
-        routes = torch.zeros_like(batch.kept) if batch.routes is None else batch.at_kept(batch.routes)
         found = []
         for number, (name, teacher) in enumerate(self.teachers.items()):
-            wanted = torch.zeros(batch.documents.count, dtype=torch.bool, device=routes.device)
-            wanted[batch.kept_documents[(routes == number) & batch.kept_inside]] = True
-            own, positions = batch.of_documents(wanted)
+            own, positions = batch.of_route(number)
             found += [part._replace(teacher=name) for part in self._read(teacher, own, positions, batch, student)]
         return RoutedSignal(tuple(found))
 
@@ -89,9 +83,7 @@ class RoutedTeacher(Teacher):
             return [part._replace(positions=positions[part.positions.to(positions.device)]) for part in parts]
         signal: Signal
         if self.same_passes:
-            wanted = torch.zeros(batch.documents.count, dtype=torch.bool, device=positions.device)
-            wanted[batch.documents.index.flatten()[:1]] = True
-            passed, counted = batch.of_documents(wanted)
+            passed, counted = batch.of_documents(batch.numbered(batch.documents.index.flatten()[:1]))
             parts = signal_parts(teacher.signal(passed, student), len(counted))
             return [SignalPart("", positions, part.signal.select(positions)) for part in parts]
         if teacher.lossy:
@@ -100,22 +92,12 @@ class RoutedTeacher(Teacher):
         signal = TeacherSignal(head.weight.new_zeros(0, head.weight.shape[1]), head)
         return [SignalPart("", positions, signal)]
 
-    def place(self, accelerator: Accelerator) -> None:
-        for teacher in self.teachers.values():
-            teacher.place(accelerator)
-
     def facts(self) -> dict[str, Any]:
-        named = self.teachers.items()
         # The order is a fact of its own: the first teaches rows that name none, and a queue's states lie side by side in it.
         return {
-            "teachers": {name: {"kind": part_name(teacher), **teacher.facts()} for name, teacher in named},
+            "teachers": {name: teacher.manifest() for name, teacher in self.teachers.items()},
             "order": [*self.teachers],
         }
-
-    def collator(self, inner: Callable) -> Callable:
-        for teacher in self.teachers.values():
-            inner = teacher.collator(inner)
-        return inner
 
     @property
     def log_names(self) -> list[str]:

@@ -47,7 +47,8 @@ class SelfTeacher(Teacher):
     def signal(self, batch: Batch, student: PreTrainedModel) -> TeacherSignal:
         with frozen(student), adapters_disabled(student):
             hidden = batch.keep(run_backbone(student, batch.inputs).last_hidden_state)
-            return TeacherSignal(hidden, self.head(student))
+            with read_head(student) as head:
+                return TeacherSignal(hidden, head.detach())
 
     def head(self, student: PreTrainedModel) -> LinearHead:
         with adapters_disabled(student), read_head(student) as head:

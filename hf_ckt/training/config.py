@@ -323,11 +323,10 @@ class ContrastiveRobustConfig(PerturbationConfig, SFTConfig):
             weight, getattr(self, f"{role}_schedule"), getattr(self, f"{role}_weight_end"), self.schedule_warmup_ratio
         )
 
-    @property
-    def consistency_may_be_on(self) -> bool:
-        """Whether the consistency weight is above 0 at some time, as far as can be told before the run is known."""
-        weight = self.consistency_weight
-        return weight is None or self.build_schedule("consistency", weight).ever_on
+    def may_be_on(self, role: str) -> bool:
+        """Whether a role's weight is above 0 at some time, as far as can be told before the run is known."""
+        weight = getattr(self, f"{role}_weight")
+        return weight is None or self.build_schedule(role, weight).ever_on
 
     def build_contrast(self, vocab_size: int | None) -> Contrast:
         """Builds what the contrastive role needs beside its loss."""

@@ -125,7 +125,7 @@ def context_effects(trainer: Any, rows: int) -> dict[str, ContextEffect]:
     found: dict[str, list[tuple[int, Tensor, Tensor]]] = {name: [] for name in reading}
     for batch in _batches(trainer, rows):
         for name, one in reading.items():
-            own = _documents_of(batch, numbers[name])
+            own, _ = batch.of_route(numbers[name])
             if len(own.kept):
                 found[name].append(_compared(one, own, trainer._causal_lm))
     return {name: _effect(parts) for name, parts in found.items() if parts}
@@ -142,15 +142,6 @@ def _batches(trainer: Any, rows: int) -> Iterator[Batch]:
         inputs = trainer._prepare_inputs(trainer.data_collator(examples))
         batch, _ = read_batch(dict(inputs), trainer._marks)
         yield batch
-
-
-def _documents_of(batch: Batch, number: int) -> Batch:
-    """The documents that a teacher is to read."""
-    if batch.routes is None:
-        return batch
-    wanted = torch.zeros(batch.documents.count, dtype=torch.bool, device=batch.kept.device)
-    wanted[batch.kept_documents[batch.at_kept(batch.routes) == number]] = True
-    return batch.of_documents(wanted)[0]
 
 
 def _compared(teacher: PrivilegedContextTeacher, batch: Batch, student: Any) -> tuple[int, Tensor, Tensor]:

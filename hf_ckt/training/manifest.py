@@ -4,6 +4,8 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ..models.signal_store.facts import without_names
+
 # What tells one teacher from another only where both sides know it: a folder has no commit, an older checkpoint no digits.
 _WHERE_KNOWN = ("revision", "unquantized", "base", "backbone", "scaling")
 # What changes the numbers of one teacher by rounding, or not at all.
@@ -31,7 +33,7 @@ def compare_manifests(before: Mapping[str, Any], now: Mapping[str, Any]) -> Chan
 
     Args:
         before, now (`Mapping`):
-            See [`~training.teachers.facts_of`]; of several teachers, `teachers` has each.
+            See [`~teachers.base.Teacher.manifest`]; of several teachers, `teachers` has each.
 
     Example:
 
@@ -84,20 +86,13 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     changed = [
         key
         for key in keys
-        if _nameless(before.get(key)) != _nameless(now.get(key))
+        if without_names(before.get(key)) != without_names(now.get(key))
         and (key not in _WHERE_KNOWN or (before.get(key) and now.get(key)))
     ]
     if "quantization" in changed and before.get("unquantized", 0) == now.get("unquantized", 1):
         # The digits of all weights leave out those that are quantized, so they differ with the precision.
         changed = [key for key in changed if key not in ("weights", "backbone")]
     return [key for key in changed if key != "unquantized" or "weights" not in changed]
-
-
-def _nameless(facts: Any) -> Any:
-    """The same teacher may lie in another folder by now: all but its name tells it from another."""
-    if isinstance(facts, Mapping):
-        return {key: _nameless(value) for key, value in facts.items() if key != "name"}
-    return facts
 
 
 def _said(facts: Mapping[str, Any]) -> str:

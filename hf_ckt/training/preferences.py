@@ -11,7 +11,7 @@ from .collator import PREFIX
 
 REJECTED_COLUMNS = (f"{PREFIX}input_ids", f"{PREFIX}labels")
 _OPTION = "contrastive_rejected"
-_ROW = "hf_ckt_row"
+ROW = "hf_ckt_row"
 
 
 def chosen_as_completion(dataset: Any, name: str) -> Any:
@@ -52,7 +52,7 @@ def with_rejected(dataset: Any, prepare: Callable[[Any], Any], name: str) -> Any
             Name of the dataset in messages.
     """
     dataset = chosen_as_completion(dataset, name)
-    numbered = dataset.add_column(_ROW, list(range(len(dataset))))
+    numbered = dataset.add_column(ROW, list(range(len(dataset))))
     if "input_ids" in dataset.column_names:
         plain = dict(zip(REJECTED_COLUMNS, ("input_ids", "labels"), strict=True))
         chosen = prepare(numbered.remove_columns(list(plain)))
@@ -61,9 +61,9 @@ def with_rejected(dataset: Any, prepare: Callable[[Any], Any], name: str) -> Any
         chosen = prepare(numbered.remove_columns("rejected"))
         rejected = prepare(numbered.remove_columns("completion").rename_column("rejected", "completion"))
     # An answer that truncation masked in full was dropped on its side; its pair goes too.
-    place = {row: index for index, row in enumerate(rejected[_ROW])}
-    keep = [index for index, row in enumerate(chosen[_ROW]) if row in place]
+    place = {row: index for index, row in enumerate(rejected[ROW])}
+    keep = [index for index, row in enumerate(chosen[ROW]) if row in place]
     chosen = chosen.select(keep)
-    rejected = rejected.select([place[row] for row in chosen[_ROW]]).select_columns(["input_ids", "labels"])
+    rejected = rejected.select([place[row] for row in chosen[ROW]]).select_columns(["input_ids", "labels"])
     rejected = rejected.rename_columns(dict(zip(("input_ids", "labels"), REJECTED_COLUMNS, strict=True)))
-    return concatenate_datasets([chosen.remove_columns(_ROW), rejected], axis=1)
+    return concatenate_datasets([chosen.remove_columns(ROW), rejected], axis=1)

@@ -4,7 +4,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
 from ..models.signal_store.documents import StoredDocument, documents_of
 from .collator import RejectedCollator, read_batch, split_rejected
@@ -38,6 +38,25 @@ def loaded_datasets(trainer: Any) -> dict[str, Dataset]:
     named |= {f"eval_dataset[{key!r}]": one for key, one in trainer.eval_dataset.items()} if several else {}
     named |= {} if several else {"eval_dataset": trainer.eval_dataset}
     return {name: one for name, one in named.items() if isinstance(one, Dataset)}
+
+
+def require_found_by_tokens(trainer: Any, command: str, unknown: str) -> None:
+    """
+    Raises ValueError where what is kept of a trainer's data could not be found again by its documents' tokens.
+
+    Args:
+        trainer ([`~training.trainer.ContrastiveRobustTrainer`]):
+            Its data is prepared.
+        command (`str`), unknown (`str`):
+            Who asks, and what is not known of data that streams, for messages.
+    """
+    if getattr(trainer, "_is_vision_dataset", False):
+        raise ValueError(
+            f"{command}: the data has images, and what is kept is found by the tokens alone, so two images behind one text would "
+            "be one. Let a teacher run in each step."
+        )
+    if any(isinstance(one, IterableDataset) for one in (trainer.train_dataset, trainer.eval_dataset)):
+        raise ValueError(f"{command}: the data streams, so {unknown}. Load it in full (dataset_streaming: false).")
 
 
 def documents_in(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from datasets import Dataset, IterableDataset
+from datasets import Dataset
 from torch import Tensor
 
 from ..data.served_log_probs import Named, Served
@@ -17,7 +17,7 @@ from ..models.signal_store.records import IDS, LOG_PROBS
 from ..models.signal_store.writer import StoreWriter, plan_shards
 from ..models.token_map import embedding_rows
 from ..models.token_names import TokenNames
-from .run_documents import documents_in, loaded_datasets
+from .run_documents import documents_in, loaded_datasets, require_found_by_tokens
 from .stored_rows import run_template
 from .truncation_loss import truncation_loss
 
@@ -69,15 +69,7 @@ def rows_of(trainer: Any) -> dict[str, list[StoredDocument | None]]:
     Raises:
         ValueError: If the data streams or has images.
     """
-    if getattr(trainer, "_is_vision_dataset", False):
-        raise ValueError(
-            "import-logprobs: the data has images, and what is kept is found by the tokens alone, so two images behind one text "
-            "would be one. Let a teacher run in each step."
-        )
-    if any(isinstance(one, IterableDataset) for one in (trainer.train_dataset, trainer.eval_dataset)):
-        raise ValueError(
-            "import-logprobs: the data streams, so its rows have no numbers. Load it in full (dataset_streaming: false)."
-        )
+    require_found_by_tokens(trainer, "import-logprobs", "its rows have no numbers")
     return {name: list(_rows_in(trainer, name, one)) for name, one in loaded_datasets(trainer).items()}
 
 

@@ -42,7 +42,7 @@ class TrainingState:
         budget ([`~objective.budget.ConsistencyBudget`], *optional*):
             Its multiplier.
         teacher (`dict`, *optional*):
-            What the teacher is known by ([`~training.teachers.facts_of`]), whose states the queue holds.
+            What the teacher is known by ([`~teachers.base.Teacher.manifest`]), whose states the queue holds.
     """
 
     contrast: Contrast | None = None

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from accelerate import DistributedType
-from datasets import IterableDataset
 from torch import Tensor
 from tqdm import tqdm
 
 from ..checks import require_count, require_known
 from ..kernels.signals import TeacherSignal
-from ..models.batch import Batch
+from ..models.batch import Batch, padded
 from ..models.fingerprint import fingerprint
+from ..models.offload import is_sharded
 from ..models.precision import quantization_name
 from ..models.signal_store.documents import KEY_BYTES, StoredDocument
 from ..models.signal_store.facts import (
@@ -31,9 +30,9 @@ from ..models.signal_store.measured import record_bytes, record_of
 from ..models.signal_store.records import DTYPES, bytes_per_position
 from ..models.signal_store.writer import StoreWriter, plan_shards, write_head
 from ..teachers.base import Teacher
-from .run_documents import documents_in, loaded_datasets
+from ..views import LinearHead
+from .run_documents import documents_in, loaded_datasets, require_found_by_tokens
 from .stored_rows import run_template
-from .teachers import facts_of
 
 
 class _Shard(NamedTuple):
@@ -105,13 +104,14 @@ def cache_teachers(
         shards += [_Shard(name, batches[part.start : part.stop]) for part in plan_shards(counts, full)]
 
     accelerator, main = trainer.accelerator, trainer.accelerator.is_main_process
+    heads = {name: teacher.head(trainer._causal_lm) for name, teacher in teachers.items()} if main else {}
     if main:
-        _require_space(Path(folder), known, shards, dtype, top_k, teachers, trainer, say)
-    for name, teacher in teachers.items():
+        _require_space(Path(folder), known, shards, dtype, top_k, heads, say)
+    for name in teachers:
         if top_k is not None:
             known[name] |= {"k": top_k}
         elif main:
-            known[name] |= write_head(folder, teacher.head(trainer._causal_lm))
+            known[name] |= write_head(folder, heads[name])
     keys = b"".join(
         _key(one, known[shard.teacher]) + _read_key(one)
         for shard in shards
@@ -165,26 +165,17 @@ def _teachers_of(trainer: Any) -> dict[str, Teacher]:
             f"cache-teacher: the teacher ({passes.teacher.name}) gives its most probable tokens and no hidden states, so there is "
             "nothing to keep. `hf-ckt import-logprobs` keeps such tokens."
         )
-    if trainer.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+    if is_sharded(trainer.accelerator):
         raise ValueError(
             "cache-teacher: the teacher would be sharded, and each process runs it over other rows. Start it without FSDP and "
             "DeepSpeed; device_map in teacher_model_init_kwargs spreads a model that is too large for one device."
         )
-    if getattr(trainer, "_is_vision_dataset", False):
-        raise ValueError(
-            "cache-teacher: the data has images, and what is kept is found by the tokens alone, so two images behind one text "
-            "would be one. Let the teacher run in each step."
-        )
-    streaming = [one for one in (trainer.train_dataset, trainer.eval_dataset) if isinstance(one, IterableDataset)]
-    if streaming:
-        raise ValueError(
-            "cache-teacher: the data streams, so it is not known how much there is. Load it in full (dataset_streaming: false)."
-        )
+    require_found_by_tokens(trainer, "cache-teacher", "it is not known how much there is")
     return passes.teacher.parts or {"": passes.teacher}
 
 
 def _known(trainer: Any, teacher: Teacher) -> dict[str, Any]:
-    facts = facts_of(teacher)
+    facts = teacher.manifest()
     if not knows_weights(facts):
         # The student's own base: of its weights those that no adapter has added.
         facts["weights"] = fingerprint(trainer._causal_lm, frozen_only=True)
@@ -260,15 +251,12 @@ def _read(trainer: Any, teacher: Teacher, documents: list[StoredDocument]) -> Te
 
 
 def _batch(trainer: Any, documents: list[StoredDocument]) -> Batch:
-    multiple = trainer.args.pad_to_multiple_of or 1
-    width = -(-max(len(one.ids) for one in documents) // multiple) * multiple
-    ids = torch.full((len(documents), width), trainer._tokenizer.pad_token_id or 0)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+    texts: Any = [one.ids for one in documents]
+    ids, mask = padded(texts, trainer._tokenizer.pad_token_id or 0, trainer.args.pad_to_multiple_of or 1)
+    labels = torch.full_like(ids, -100)
     for row, one in enumerate(documents):
-        tokens = torch.from_numpy(one.ids).long()
-        kept = torch.from_numpy(one.kept)
-        ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
-        labels[row, 1 : len(tokens)] = torch.where(kept[:-1], tokens[1:], -100)
+        end = len(one.ids)
+        labels[row, 1:end] = torch.where(torch.from_numpy(one.kept)[:-1], ids[row, 1:end], -100)
     device = trainer.accelerator.device
     return Batch({"input_ids": ids.to(device), "attention_mask": mask.to(device)}, labels.to(device))
 
@@ -304,8 +292,7 @@ def _require_space(
     shards: Sequence[_Shard],
     dtype: str,
     top_k: int | None,
-    teachers: dict[str, Teacher],
-    trainer: Any,
+    heads: dict[str, LinearHead],
     say: Callable[[str], Any],
 ) -> None:
     positions = documents = size = 0
@@ -313,16 +300,13 @@ def _require_space(
         own = [one.kept_count for batch in shard.batches for one in batch]
         positions, documents = positions + sum(own), documents + len(own)
         size += sum(own) * record_bytes(known[shard.teacher]["width"], dtype, top_k) + len(own) * (KEY_BYTES + 8)
-    heads = {teacher.head(trainer._causal_lm).key: teacher.head(trainer._causal_lm) for teacher in teachers.values()}
-    size += (
-        0
-        if top_k is not None
-        else sum(tensor.nbytes for head in heads.values() for tensor in (head.weight, head.bias) if tensor is not None)
-    )
+    different = {head.key: head for head in heads.values()}
+    if top_k is None:
+        size += sum(one.nbytes for head in different.values() for one in (head.weight, head.bias) if one is not None)
     there = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder.is_dir() else 0
     around = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(around).free
-    dense = max((one.weight.shape[0] * one.weight.element_size() for one in heads.values()), default=0) * positions
+    dense = max((one.weight.shape[0] * one.weight.element_size() for one in different.values()), default=0) * positions
     say(
         f"{documents:,} documents, {positions:,} positions: {_gigabytes(size)} on disk in {dtype}, {_gigabytes(free)} are free "
         f"(their logits in the head's dtype would take {_gigabytes(dense)})."

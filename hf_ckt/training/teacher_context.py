@@ -15,11 +15,12 @@ from ..teachers.base import Teacher
 from ..teachers.cache import CacheTeacher
 from ..teachers.privileged_context import PrivilegedContextTeacher
 from .collator import CONTEXT_PREFIX, ContextCollator
+from .preferences import ROW
 
 CONTEXT_COLUMNS = (f"{CONTEXT_PREFIX}input_ids", f"{CONTEXT_PREFIX}labels")
 PROMPT_COLUMN = "teacher_prompt"
 _KIND = "privileged_context"
-_ROW, _CHANGED = "hf_ckt_row", "hf_ckt_changed"
+_CHANGED = "hf_ckt_changed"
 _NOBODY = "so nobody would read it"
 
 
@@ -149,7 +150,7 @@ class TeacherContexts:
             )
             return prepare(dataset, args=args, **kwargs)
         self._require_prompts(dataset, name, args, kwargs)
-        numbered = dataset.add_column(_ROW, list(range(len(dataset))))
+        numbered = dataset.add_column(ROW, list(range(len(dataset))))
         others = [PROMPT_COLUMN] if PROMPT_COLUMN in dataset.column_names else []
         own = prepare(numbered.remove_columns(others), args=args, **kwargs)
         key = "prompt" if "prompt" in dataset.column_names else "messages"
@@ -166,18 +167,18 @@ class TeacherContexts:
         whole = copy.copy(args)
         whole.max_length, whole.shuffle_dataset = None, False
         read = tokenize(changed, args=whole, **{**kwargs, "packing": False})
-        read = read.select_columns([_ROW, _CHANGED, "input_ids", "labels"])
-        place = {row: index for index, row in enumerate(read[_ROW])}
+        read = read.select_columns([ROW, _CHANGED, "input_ids", "labels"])
+        place = {row: index for index, row in enumerate(read[ROW])}
 
         def join(row: dict[str, Any]) -> dict[str, Any]:
-            other = read[place[row[_ROW]]]
-            where = f"{name}, row {row[_ROW]}"
+            other = read[place[row[ROW]]]
+            where = f"{name}, row {row[ROW]}"
             ids, labels = row["input_ids"], row["labels"]
             if other[_CHANGED]:
                 ids, labels = aligned(labels, other["input_ids"], other["labels"], args, where)
             return dict(zip(CONTEXT_COLUMNS, (ids, labels), strict=True))
 
-        return own.map(join, remove_columns=[_ROW], desc=f"Aligning the answers of the {name}")
+        return own.map(join, remove_columns=[ROW], desc=f"Aligning the answers of the {name}")
 
     def _require_prompts(self, dataset: Dataset, name: str, args: Any, kwargs: Mapping[str, Any]) -> None:
         columns = dataset.column_names
@@ -201,7 +202,7 @@ class TeacherContexts:
         # A run's only teacher reads its context on every row, whatever a column `teacher` is there for.
         given, teacher = row.get(PROMPT_COLUMN), "" if "" in self.system_prompts else teacher_named(row) or self.first
         text = self.system_prompts.get(teacher)
-        where = f"{where}, row {row[_ROW]}"
+        where = f"{where}, row {row[ROW]}"
         if teacher not in self.system_prompts or (given is None and text is None):
             return {key: row[key], _CHANGED: False}
         if isinstance(row[key], str):
@@ -237,10 +238,8 @@ def _reads(teacher: Any) -> tuple[bool, str | None]:
 
 def _may_read_teacher(args: Any) -> bool:
     """Whether a term may read a teacher, as far as can be told before the run is known."""
-    weights = {role: getattr(args, f"{role}_weight") for role in ("distillation", "contrastive")}
-    reads = any(weight is None or args.build_schedule(role, weight).ever_on for role, weight in weights.items())
-    robust = args.consistency_target == "teacher" and args.consistency_may_be_on
-    return reads or robust or args.label_trust
+    robust = args.consistency_target == "teacher" and args.may_be_on("consistency")
+    return args.may_be_on("distillation") or args.may_be_on("contrastive") or robust or args.label_trust
 
 
 def _require_apart(args: Any) -> None:

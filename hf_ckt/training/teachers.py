@@ -4,30 +4,20 @@
 import inspect
 import logging
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
-from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..checks import nearest, said_of
-from ..discovery import load_part, part_name, part_names
+from ..discovery import load_part, part_names
 from ..teachers.base import Teacher, TeacherSetup
 from ..teachers.self import SelfTeacher
 
 logger = logging.getLogger(__name__)
 
 
-def build_teacher(
-    given: Any,
-    *,
-    student: Any,
-    causal_lm: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    accelerator: Accelerator,
-    model_settings: Mapping[str, Any] | None = None,
-) -> Teacher:
+def build_teacher(given: Any, setup: TeacherSetup, model_settings: Mapping[str, Any] | None = None) -> Teacher:
     """
     Loads a teacher.
 
@@ -36,30 +26,25 @@ def build_teacher(
             `None`: the student's own frozen base. A Hub id, a folder or a loaded model. A [`~teachers.base.Teacher`]. Or a
             mapping of which one key is the name of a kind of teacher (`hf-ckt parts --family teachers`), its value the
             source, and the others are the kind's settings: `{"model": "org/name", "load_in_4bit": True}`.
-        student, causal_lm, tokenizer, accelerator:
-            As in [`~teachers.base.TeacherSetup`].
+        setup ([`~teachers.base.TeacherSetup`]):
+            What the run has; how a teacher within another is built is added here.
         model_settings (`Mapping[str, Any]`, *optional*):
             Settings of every model that does not say otherwise.
 
     Raises:
         ValueError: If a mapping names no kind or several, or a setting that the kind does not have.
     """
-    build = partial(
-        build_teacher,
-        student=student,
-        causal_lm=causal_lm,
-        tokenizer=tokenizer,
-        accelerator=accelerator,
-        model_settings=model_settings,
-    )
-    setup = TeacherSetup(tokenizer, student, causal_lm, accelerator, build)
     if isinstance(given, Teacher):
         return given
+
+    def build(one: Any, **changes: Any) -> Teacher:
+        return build_teacher(one, replace(setup, **changes), model_settings)
+
     kind, source, settings = read_kind(given)
     if kind == "model":
         settings = _beside(settings, model_settings or {})
     loaded: Any = load_part("teachers", kind)
-    return loaded.load(source, setup, **settings)
+    return loaded.load(source, replace(setup, build=build), **settings)
 
 
 def read_kind(given: Any) -> tuple[str, Any, dict[str, Any]]:
@@ -121,16 +106,10 @@ def load_teacher(trainer: Any, given: Any, model_settings: Mapping[str, Any]) ->
         `tuple[Teacher, dict[str, Any]]`: it, and what it is known by, as the main process knows it.
     """
     trainer._marks.require_heard()
-    teacher = build_teacher(
-        trainer._contexts.wrapped(given, model_settings),
-        student=trainer.model,
-        causal_lm=trainer._causal_lm,
-        tokenizer=trainer._tokenizer,
-        accelerator=trainer.accelerator,
-        model_settings=model_settings,
-    )
+    setup = TeacherSetup(trainer._tokenizer, trainer.model, trainer._causal_lm, trainer.accelerator)
+    teacher = build_teacher(trainer._contexts.wrapped(given, model_settings), setup, model_settings)
     require_fitting(teacher, trainer.objective.terms)
-    known = broadcast_object_list([facts_of(teacher)])[0]
+    known = broadcast_object_list([teacher.manifest()])[0]
     teacher.place(trainer.accelerator)
     return teacher, known
 
@@ -147,11 +126,6 @@ def warn_unread(given: bool, name: str | None) -> None:
 def reference_beside(teacher: Teacher | None) -> Teacher:
     """Returns what reads the student's base: the teacher itself where it does, and its pass is shared."""
     return teacher if isinstance(teacher, SelfTeacher) else SelfTeacher()
-
-
-def facts_of(teacher: Teacher) -> dict[str, Any]:
-    """Returns what a teacher is known by, its kind first."""
-    return {"kind": part_name(teacher), **teacher.facts()}
 
 
 def require_one_way(teacher_model: Any, teachers: Any) -> None:

@@ -230,7 +230,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         names = list(inspect.signature(SFTTrainer._prepare_dataset).parameters)[4:]
         kwargs |= dict(zip(names, rest, strict=False))
         prepare = partial(self._marks.prepare, prepare)
-        if args.perturbs("text", "ids") and args.consistency_may_be_on:
+        if args.perturbs("text", "ids") and args.may_be_on("consistency"):
             facts = {"required": args.perturbs("text"), "completion_only": bool(self.completion_only_loss)}
             prepare = partial(self._sources.prepare, prepare, **facts)
         if self._contexts:

@@ -8,33 +8,7 @@ import torch
 from torch import Tensor
 
 from ..models.signal_store.documents import StoredDocument
-
-
-def spread_out(ids: Tensor, log_probs: Tensor, vocab_size: int) -> Tensor:
-    """
-    Returns whole distributions of named tokens: what is left of the mass is spread evenly over all others.
-
-    Args:
-        ids (`torch.Tensor` of shape `(N, K)`), log_probs (`torch.Tensor` of shape `(N, K)`):
-            As in [`~kernels.top_k_view.TopKView`].
-        vocab_size (`int`):
-            V.
-
-    Returns:
-        `torch.Tensor` of shape `(N, V)`: log-probabilities in float64.
-
-    Example:
-
-    >>> spread_out(torch.tensor([[2, -1]]), torch.tensor([[0.5, 0.0]]).log(), 3).exp()
-    tensor([[0.2500, 0.2500, 0.5000]], dtype=torch.float64)
-    """
-    named = ids >= 0
-    wide = torch.where(named, log_probs.double(), -torch.inf)
-    others = (vocab_size - named.sum(-1, keepdim=True)).clamp(min=1)
-    rest = (1 - wide.exp().sum(-1, keepdim=True)).clamp(min=1e-12) / others
-    whole = rest.log().repeat(1, vocab_size + 1)
-    # What is not named is written beside the vocabulary.
-    return whole.scatter(1, torch.where(named, ids.long(), vocab_size), wide)[:, :vocab_size]
+from ..models.signal_store.measured import spread_out
 
 
 @torch.no_grad()

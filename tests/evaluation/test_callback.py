@@ -4,7 +4,6 @@
 import logging
 import os
 import random
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,10 +19,10 @@ from hf_ckt.evaluation import callback as module
 from hf_ckt.evaluation.callback import SafetyEvalCallback
 from hf_ckt.evaluation.judges import Judge, Verdict
 from hf_ckt.evaluation.measuring.answers import Answer
+from tests.processes import run_on_two
 from tests.runs import OFF, rows
 from tests.trainers import build, build_sft, history, lora, run, trained
 
-ROOT = Path(__file__).parents[2]
 SUITE = [
     *({"text": f"Harm number {n}", "kind": "harmful"} for n in range(4)),
     *({"text": f"Bake number {n}", "kind": "benign"} for n in range(4)),
@@ -369,16 +368,7 @@ def ranks(folder, model):
 @pytest.mark.slow
 def test_all_processes_follow_the_main_ones_scores(tiny_model_dir, tmp_path):
     """Answers may differ by rounding; a process that stops alone leaves the others waiting for it."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [*command, "-m", "tests.evaluation.test_callback", str(tmp_path), str(tiny_model_dir)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_on_two("tests.evaluation.test_callback", tmp_path, tiny_model_dir)
     for rank in range(2):
         assert torch.load(tmp_path / f"rank{rank}.pt") == {"step": 2, "youden_j": [0.5, 0.0]}
     assert done.stderr.count("Training stops at step 2") == 1

@@ -19,7 +19,8 @@ from tests import served, tiny_models
 from tests.by_hand import rows_by_hand, table
 from tests.cli.test_import_logprobs import PLAIN, places, stored
 from tests.runs import OFF
-from tests.trainers import build, load, lora, run, steps
+from tests.teachers.signals import from_cache
+from tests.trainers import load, run, steps
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "served_teacher.py"
 K = 4
@@ -101,12 +102,11 @@ def test_script_makes_a_teacher_of_a_server(vllm, ask, tmp_path, tiny_model_dir,
     found = iter(zip(ids.tolist(), log_probs.tolist(), strict=True))
     losses = []
     data = PLAIN.select(range(4))
-    trainer = build(
+    trainer = from_cache(
         tmp_path / "run",
         tiny_model_dir,
         data,
-        given={"peft_config": lora()},
-        teacher_cache=str(tmp_path / "cache"),
+        tmp_path / "cache",
         max_steps=1,
         **{**OFF, "distillation_weight": 1.0, "distillation_loss": "forward_kl"},
     )

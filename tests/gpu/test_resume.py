@@ -2,15 +2,10 @@
 """A run that is cut off and resumed is the run that was not, to the last bit, where kernels are deterministic."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-
+from tests.processes import run_module
 
 RUNS = [
     ("cpu", "float32"),
@@ -22,16 +17,8 @@ RUNS = [
 def test_resumed_run_equals_the_whole_one_under_deterministic_kernels(device, precision, tiny_model_dir, tmp_path):
     """Random state, queue, noise or loss scale that start anew after a kill make another run, and nothing says so."""
     # In a process of its own: the switch is for all of it, and cuBLAS reads its workspace when it is first used.
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.gpu.resumed_run", device, precision, str(tiny_model_dir), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"},
-        timeout=300,
-    )
     # An operation that has no deterministic kernel raises here under its name.
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_module("tests.gpu.resumed_run", device, precision, tiny_model_dir, tmp_path, CUBLAS_WORKSPACE_CONFIG=":4096:8")
     found = json.loads((tmp_path / "outcome.json").read_text())
     assert found["device"] == device and found["steps"] == 4
     assert found["different_weights"] == []

@@ -2,34 +2,20 @@
 """Two gloo processes against one: sharded gradients, uneven and masked ranks, and one rank's NaN stops both."""
 
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from tests.invariant import ranks
+from tests.processes import run_on_two
 from tests.trainers import build, lora
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def two(tiny_model_dir, tmp_path_factory):
     """Outcomes of both processes, in order of rank."""
     folder = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [*command, "-m", "tests.invariant.ranks", str(folder), str(tiny_model_dir)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_on_two("tests.invariant.ranks", folder, tiny_model_dir)
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 
@@ -39,16 +25,18 @@ def one(tiny_model_dir, tmp_path_factory):
     return lambda job: ranks.JOBS[job](tmp_path_factory.mktemp("one"), tiny_model_dir)
 
 
+def assert_equal_gradients(found, expected, name):
+    assert found.keys() == expected.keys() and expected
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-6, msg=lambda m, k=key: f"{name} {k}: {m}")
+
+
 def test_fully_sharded_gradients_equal_those_of_one_process(two, one):
     """A head read while it is sharded, or a second pass outside the hooks, gives a part of the gradient."""
     expected = one("sharded")
     for name, gradients in expected.items():
         found = two[0]["sharded"][name]
-        assert found.keys() == gradients.keys() and gradients
-        for key, value in gradients.items():
-            torch.testing.assert_close(
-                found[key], value, rtol=1e-4, atol=1e-6, msg=lambda m, n=name, k=key: f"{n} {k}: {m}"
-            )
+        assert_equal_gradients(found, gradients, name)
         residual = torch.cat([(found[key] - value).flatten().double() for key, value in gradients.items()])
         assert abs(residual.mean()) < 1e-8
     assert any("lm_head" in key for key in expected["head"])
@@ -58,12 +46,7 @@ def test_teachers_sharded_with_the_student_teach_what_whole_ones_do(two, one):
     """A head that outlives the pass of a sharded teacher is freed memory, and a rank that skips a teacher's pass hangs all."""
     expected = one("sharded_teachers")
     for name, gradients in expected.items():
-        found = two[0]["sharded_teachers"][name]
-        assert found.keys() == gradients.keys() and gradients
-        for key, value in gradients.items():
-            torch.testing.assert_close(
-                found[key], value, rtol=1e-4, atol=1e-6, msg=lambda m, n=name, k=key: f"{n} {k}: {m}"
-            )
+        assert_equal_gradients(two[0]["sharded_teachers"][name], gradients, name)
 
 
 def test_a_rank_without_a_kept_token_neither_hangs_nor_counts(two):

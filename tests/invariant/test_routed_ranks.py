@@ -1,18 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two gloo processes with several teachers against one: also where a process hears one alone, or has no row for a role."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tests.invariant import routed_ranks
-
-ROOT = Path(__file__).parents[2]
+from tests.processes import run_on_two
 
 
 @pytest.fixture(scope="module")
@@ -20,16 +15,7 @@ def two(tiny_model_dir, tmp_path_factory):
     """Outcomes of both processes, in order of rank, and the teachers."""
     folder = tmp_path_factory.mktemp("two")
     teachers, sources = routed_ranks.save_sources(folder)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [*command, "-m", "tests.invariant.routed_ranks", str(folder), str(tiny_model_dir), str(sources)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_on_two("tests.invariant.routed_ranks", folder, tiny_model_dir, sources)
     outcomes = [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
     return SimpleNamespace(outcomes=outcomes, teachers=teachers)
 

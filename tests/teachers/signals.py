@@ -5,10 +5,10 @@ import torch
 
 from hf_ckt.kernels.signals import MappedSignal, TeacherSignal, signal_parts
 from hf_ckt.models.batch import Batch
-from hf_ckt.teachers.base import Teacher
+from hf_ckt.teachers.base import Teacher, TeacherSetup
 from hf_ckt.training.teachers import build_teacher
 from tests.runs import OFF
-from tests.trainers import first_batch
+from tests.trainers import build, first_batch, lora
 
 DISTIL = {**OFF, "distillation_weight": 1.0}
 
@@ -40,9 +40,10 @@ def teacher_on(trainer, given):
     if isinstance(given, Teacher):
         return given
     return build_teacher(
-        given,
-        student=trainer.model,
-        causal_lm=trainer._causal_lm,
-        tokenizer=trainer._tokenizer,
-        accelerator=trainer.accelerator,
+        given, TeacherSetup(trainer._tokenizer, trainer.model, trainer._causal_lm, trainer.accelerator)
     )
+
+
+def from_cache(folder, student, data, cache, **changes):
+    """A trainer whose student learns from a cache."""
+    return build(folder, student, data, given={"peft_config": lora()}, teacher_cache=str(cache), **changes)

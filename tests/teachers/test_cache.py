@@ -25,7 +25,7 @@ from hf_ckt.teachers.cache import CacheTeacher
 from hf_ckt.training.teacher_cache import cache_teachers
 from tests import tiny_models
 from tests.runs import OFF, rows
-from tests.teachers.signals import DISTIL, batch_of, dense, logits_of
+from tests.teachers.signals import DISTIL, batch_of, dense, from_cache, logits_of
 from tests.trainers import build, first_batch, history, load, lora, run, same_run, steps, trained
 
 SETUP = TeacherSetup(tiny_models.build_tokenizer())
@@ -55,9 +55,7 @@ def both(tmp_path, student, teacher, cache, data=None, given=None, **changes):
     changes = {**DISTIL, "contrastive_weight": 0.3, "max_steps": 4, **changes}
     live = build(tmp_path / "live", student, data, given={"teacher_model": teacher, "peft_config": lora()}, **changes)
     run(live)
-    cached = build(
-        tmp_path / "cached", student, data, given={"peft_config": lora()}, teacher_cache=str(cache), **changes
-    )
+    cached = from_cache(tmp_path / "cached", student, data, cache, **changes)
     run(cached)
     return live, cached
 
@@ -141,12 +139,11 @@ def test_cache_of_routed_teachers_hears_each_on_its_own_rows(tiny_model_dir, tea
         live = build(
             tmp_path / "live", tiny_model_dir, data, given={"teachers": teachers, "peft_config": lora()}, **settings
         )
-        cached = build(
+        cached = from_cache(
             tmp_path / "run",
             tiny_model_dir,
             data,
-            given={"peft_config": lora()},
-            teacher_cache=str(tmp_path / "cache"),
+            tmp_path / "cache",
             **settings,
         )
         close_runs(run(live), run(cached))
@@ -395,12 +392,11 @@ def test_a_cache_of_a_teacher_with_a_context_is_found_by_the_students_text(tiny_
         given={"teacher_model": str(teacher_folder), "peft_config": lora()},
         **DISTIL,
     )
-    cached = build(
+    cached = from_cache(
         tmp_path / "run",
         tiny_model_dir,
         data,
-        given={"peft_config": lora()},
-        teacher_cache=str(tmp_path / "cache"),
+        tmp_path / "cache",
         **DISTIL,
     )
     assert steps(run(plain))[0]["distillation_loss"] != pytest.approx(

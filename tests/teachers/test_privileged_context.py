@@ -78,3 +78,31 @@ def test_teacher_of_several_or_with_a_context_is_not_wrapped(inner):
     """Of two contexts one would be read and the other dropped."""
     with pytest.raises(ValueError, match="wraps one teacher"):
         PrivilegedContextTeacher(inner)
+
+
+class CountingTeacher(SelfTeacher):
+    """A teacher that gives less than all, looks something up, and counts."""
+
+    lossy, gives, placed = True, "two tokens", None
+    log_names = ("asked",)
+
+    def take_counts(self, like):
+        return {"asked": like}
+
+    def collator(self, inner):
+        return ("looked up", inner)
+
+    def place(self, accelerator):
+        self.placed = accelerator
+
+
+@pytest.mark.parametrize("around", [PrivilegedContextTeacher, lambda inner: RoutedTeacher({"a": inner})])
+def test_what_a_teacher_asks_of_the_run_is_asked_through_others(around):
+    """A wrapper that forwards by hand forgets one: counts were not logged, and messages named another signal."""
+    inner = CountingTeacher()
+    outer = around(inner)
+    outer.place("here")
+    assert inner.placed == "here" and outer.collator("plain") == ("looked up", "plain")
+    assert outer.lossy and outer.gives == "two tokens"
+    name = "asked/a" if outer.parts else "asked"
+    assert list(outer.log_names) == [name] and outer.take_counts(3) == {name: 3}

@@ -41,7 +41,7 @@ def teacher_fingerprint(facts: Mapping[str, Any]) -> str:
         facts (`Mapping[str, Any]`):
             As of [`~teachers.base.Teacher.facts`]. One that is known by its `weights` has no other name from another folder.
     """
-    known = _without_names(facts) if knows_weights(facts) else facts
+    known = without_names(facts) if knows_weights(facts) else facts
     return digest_of(json.dumps(known, sort_keys=True, default=str).encode())
 
 
@@ -50,9 +50,10 @@ def knows_weights(facts: Any) -> bool:
     return isinstance(facts, Mapping) and ("weights" in facts or any(map(knows_weights, facts.values())))
 
 
-def _without_names(facts: Any) -> Any:
+def without_names(facts: Any) -> Any:
+    """Returns what is known without any name: the same teacher may lie in another folder by now."""
     if isinstance(facts, Mapping):
-        return {key: _without_names(value) for key, value in facts.items() if key != "name"}
+        return {key: without_names(value) for key, value in facts.items() if key != "name"}
     return facts
 
 

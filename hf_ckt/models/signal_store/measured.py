@@ -43,7 +43,8 @@ def record_of(
     else:
         tiles = [encode_top_k(head.logits(tile).log_softmax(-1), top_k) for tile in states.split(_TILE)]
         record = {name: torch.cat([tile[name] for tile in tiles]) for name in tiles[0]}
-        other = _spread({name: values.to(some.device)[some] for name, values in record.items()}, head)
+        ids, log_probs = (record[name].to(some.device)[some] for name in (IDS, LOG_PROBS))
+        other = spread_out(ids, log_probs, head.weight.shape[0])
     sums["kl"] = (exact.exp() * (exact - other)).sum().item()
     return record, sums
 
@@ -69,8 +70,28 @@ def measured_errors(index: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def _spread(record: dict[str, Tensor], head: LinearHead) -> Tensor:
-    """The log-probabilities `(n, V)` of a top-k record, what is left of the mass spread evenly over the other tokens."""
-    named, vocab_size = record[LOG_PROBS].double(), head.weight.shape[0]
-    rest = (1 - named.exp().sum(-1, keepdim=True)).clamp(min=1e-12) / max(vocab_size - named.shape[1], 1)
-    return rest.log().repeat(1, vocab_size).scatter(1, record[IDS].long(), named)
+def spread_out(ids: Tensor, log_probs: Tensor, vocab_size: int) -> Tensor:
+    """
+    Returns whole distributions of named tokens: what is left of the mass is spread evenly over all others.
+
+    Args:
+        ids (`torch.Tensor` of shape `(N, K)`), log_probs (`torch.Tensor` of shape `(N, K)`):
+            As in [`~kernels.top_k_view.TopKView`].
+        vocab_size (`int`):
+            V.
+
+    Returns:
+        `torch.Tensor` of shape `(N, V)`: log-probabilities in float64.
+
+    Example:
+
+    >>> spread_out(torch.tensor([[2, -1]]), torch.tensor([[0.5, 0.0]]).log(), 3).exp()
+    tensor([[0.2500, 0.2500, 0.5000]], dtype=torch.float64)
+    """
+    named = ids >= 0
+    wide = torch.where(named, log_probs.double(), -torch.inf)
+    others = (vocab_size - named.sum(-1, keepdim=True)).clamp(min=1)
+    rest = (1 - wide.exp().sum(-1, keepdim=True)).clamp(min=1e-12) / others
+    whole = rest.log().repeat(1, vocab_size + 1)
+    # What is not named is written beside the vocabulary.
+    return whole.scatter(1, torch.where(named, ids.long(), vocab_size), wide)[:, :vocab_size]
