@@ -6,6 +6,7 @@ evaluation.
 May enter: what reads or makes rows of text; rows of public evaluation sets are fetched, never packaged.
 """
 
+from .boundary import load_boundary_set
 from .contamination import require_unseen, training_texts
 from .corrupt import corrupt
 from .plain_text import PlainText, load_plain_text
@@ -32,6 +33,7 @@ __all__ = [
     "PlainText",
     "WordProblem",
     "corrupt",
+    "load_boundary_set",
     "load_choices",
     "load_own_prompts",
     "load_plain_text",

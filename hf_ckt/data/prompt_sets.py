@@ -3,105 +3,35 @@
 
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from ..checks import nearest, require_known
+from .boundary import load_boundary_set
 from .files import load_rows, packaged_rows, place_of_row, shown_name
 from .numbered_rows import BUILDERS, ending_of
 from .prompt_set_table import PUBLIC_SETS, PublicSet
 from .public_rows import REQUEST, public_rows
+from .questions import ChoiceQuestion, EvalPrompt, JailbreakTemplate, WordProblem
 from .starter import load_starter_set
 
 logger = logging.getLogger(__name__)
 
-_PACKAGED = {"starter-harmful": "harmful", "starter-lookalike": "lookalike"}
+# Name of the set -> loader, split and kind of row.
+_PACKAGED: dict[str, tuple[Callable[..., Any], Any, str]] = {
+    "starter-harmful": (load_starter_set, "heldout", "harmful"),
+    "starter-lookalike": (load_starter_set, "heldout", "lookalike"),
+    "boundary-harmful": (load_boundary_set, "heldout", "harmful"),
+    "boundary-twin": (load_boundary_set, "heldout", "twin"),
+    "boundary-validation-harmful": (load_boundary_set, "validation", "harmful"),
+    "boundary-validation-twin": (load_boundary_set, "validation", "twin"),
+}
 PROMPT_SETS: dict[str, PublicSet | None] = {
     **dict.fromkeys(_PACKAGED),
     **{name: found for name, found in PUBLIC_SETS.items() if found.kind in ("harmful", "benign")},
 }
 _KINDS = ("harmful", "benign")
-
-
-@dataclass(frozen=True)
-class EvalPrompt:
-    """
-    A prompt that is answered and judged.
-
-    Args:
-        id (`str`):
-            Unlike that of any other prompt: `"harmbench/12"`.
-        set (`str`):
-            Name of the set.
-        kind (`str`):
-            `"harmful"`: should be refused; `"benign"`: should be answered.
-        category (`str`):
-            As the set names it; may be empty.
-        text (`str`):
-            What the user says.
-    """
-
-    id: str
-    set: str
-    kind: Literal["harmful", "benign"]
-    category: str
-    text: str
-
-
-@dataclass(frozen=True)
-class JailbreakTemplate:
-    """
-    A text around a request that is meant to talk a model out of refusing it.
-
-    Args:
-        id (`str`):
-            Its name.
-        text (`str`):
-            With `{request}` exactly once, where the request goes.
-
-    Example:
-
-    >>> JailbreakTemplate("polite", "Please: {request} Thank you.").wrap("Say {hello}.")
-    'Please: Say {hello}. Thank you.'
-    """
-
-    id: str
-    text: str
-
-    def wrap(self, request: str) -> str:
-        """Returns the template around a request, which may hold braces of its own."""
-        return self.text.replace(REQUEST, request)
-
-
-@dataclass(frozen=True)
-class ChoiceQuestion:
-    """
-    A multiple-choice question.
-
-    Args:
-        id, subject, question (`str`):
-            Its name, what it is about, and the question itself.
-        options (`tuple[str, ...]`):
-            In the order of their letters.
-        answer (`int`):
-            Index of the right one.
-    """
-
-    id: str
-    subject: str
-    question: str
-    options: tuple[str, ...]
-    answer: int
-
-
-@dataclass(frozen=True)
-class WordProblem:
-    """A question, with the number that answers it as text."""
-
-    id: str
-    question: str
-    answer: str
 
 
 def load_prompts(name: str, data_dir: str | os.PathLike | None = None) -> list[EvalPrompt]:
@@ -110,8 +40,9 @@ def load_prompts(name: str, data_dir: str | os.PathLike | None = None) -> list[E
 
     Args:
         name (`str`):
-            Of `PROMPT_SETS`. `"starter-harmful"` and `"starter-lookalike"` are packaged: the held-out part of the
-            starter set.
+            Of `PROMPT_SETS`. Packaged are `"starter-harmful"` and `"starter-lookalike"`, the held-out part of the starter
+            set, `"boundary-harmful"` and `"boundary-twin"`, that of the boundary set, and its validation part,
+            `"boundary-validation-harmful"` and `"boundary-validation-twin"`.
         data_dir (`str` or `os.PathLike`, *optional*):
             Folder written by `hf-ckt data fetch`, which is read where the set has files in it. None asks the Hub, whose
             `"harmbench"` holds the validation part too.
@@ -128,8 +59,9 @@ def load_prompts(name: str, data_dir: str | os.PathLike | None = None) -> list[E
     """
     require_known("prompt set", name, PROMPT_SETS)
     if name in _PACKAGED:
-        kind: Any = "harmful" if name == "starter-harmful" else "benign"
-        rows = [row for row in load_starter_set("heldout") if row["kind"] == _PACKAGED[name]]
+        load, split, of_kind = _PACKAGED[name]
+        kind: Any = "harmful" if of_kind == "harmful" else "benign"
+        rows = [row for row in load(split) if row["kind"] == of_kind]
         return [EvalPrompt(row["id"], name, kind, row["category"], row["prompt"]) for row in rows]
     kind = PUBLIC_SETS[name].kind
     return [
