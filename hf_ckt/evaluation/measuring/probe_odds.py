@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a boundary probe makes of prompts, read from the states of the base alone. Nothing is generated."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from ...models.boundary_probe import BoundaryProbe
+from .answers import plan_batches
+from .chat_format import chat_format
+
+if TYPE_CHECKING:
+    from .measure import Measurement
+    from .models import EvaluatedModel
+
+# States of all layers are in memory: at most so many prompts at a time, and tokens with their padding.
+_ROWS, _TOKENS = 16, 8192
+# Stands where an answer begins; states of a prompt depend on nothing behind it.
+_ANSWER = "I"
+
+
+def ask_probe(
+    probe: BoundaryProbe,
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    system_prompt: str | None = None,
+    title: str | None = None,
+) -> list[float]:
+    """
+    Returns the log-odds that each prompt is one to refuse, in nats, by a probe of the model's base.
+
+    The base reads each prompt as it is asked, up to where an answer begins. All adapters are off, so the number is the same
+    whichever adapter is on the model.
+
+    Args:
+        probe ([`~models.boundary_probe.BoundaryProbe`]):
+            Fitted on this base.
+        model (`PreTrainedModel` or `PeftModel`):
+            The base, or an adapter on it. Left in the mode that it is in.
+        tokenizer (`PreTrainedTokenizerBase` or [`ChatFormat`]):
+            With a chat template.
+        prompts (`Sequence[str]`):
+            What the user says.
+        system_prompt (`str`, *optional*):
+            Put before each prompt; a [`ChatFormat`] has its own.
+        title (`str`, *optional*):
+            Name of the progress bar; None shows none.
+
+    Returns:
+        `list[float]`: in the order of the prompts.
+
+    Raises:
+        ValueError: If the model has fewer layers or another width than the probe's, or a prompt does not fit the positions
+            that it has learned.
+    """
+    from ...models._upstream import adapters_disabled
+    from ...models.backbone import frozen
+    from ...models.positions import require_room
+    from .response_batches import causal_lm, response_batch
+    from .shared_prefix import forward_arguments
+
+    asked, base = chat_format(tokenizer, system_prompt), causal_lm(model)
+    unique = list(dict.fromkeys(prompts))
+    lengths = dict(zip(unique, map(len, asked.ids(unique, answering=True)), strict=True))
+    require_room(base, 1 + max(lengths.values(), default=0))
+    batches = list(_batches(sorted(unique, key=lengths.__getitem__), lengths))
+    wanted = {"use_cache": False, "logits_to_keep": 1}
+    wanted = {name: value for name, value in wanted.items() if name in forward_arguments(base)}
+    found: dict[str, float] = {}
+    with frozen(base), adapters_disabled(base):
+        for texts in tqdm(batches, desc=title, unit="batch", disable=title is None):
+            batch = response_batch(asked, texts, [_ANSWER] * len(texts), max_tokens=1, device=base.device)
+            states = base(**batch.inputs, output_hidden_states=True, **wanted).hidden_states
+            found |= zip(texts, probe.log_odds(states, batch)[1].tolist(), strict=True)
+    return [found[prompt] for prompt in prompts]
+
+
+def kept_log_odds(
+    probe: BoundaryProbe, digest: str, base: "EvaluatedModel", measurement: "Measurement"
+) -> dict[str, float]:
+    """
+    Returns a probe's log-odds of every prompt of the suites, kept in the measurement's store as they are made.
+
+    Args:
+        probe ([`~models.boundary_probe.BoundaryProbe`]), digest (`str`):
+            The probe, and what tells it from others.
+        base ([`EvaluatedModel`]):
+            Whose states are read.
+        measurement ([`Measurement`]):
+            What is asked, and how.
+
+    Returns:
+        `dict[str, float]`: by prompt as the user says it.
+    """
+    asked = measurement.formats[base]
+
+    def make(batch: list[str]) -> list[float]:
+        with measurement.backbones.active(base) as model:
+            return ask_probe(probe, model, asked, batch)
+
+    found: dict[str, float] = {}
+    planned = plan_batches(asked, (row["prompt"] for row in measurement.asked.rows), new_tokens=1)
+    for batch, _ in tqdm(planned, desc=f"{base.name}: boundary probe", unit="batch"):
+        key = measurement.key(base, "boundary probe", probe=digest, prompts=batch)
+        found |= zip(batch, measurement.store.piece(key, partial(make, batch)), strict=True)
+    return found
+
+
+def _batches(prompts: Sequence[str], lengths: dict[str, int]) -> Iterator[list[str]]:
+    """Prompts, shortest first, in batches that fit memory."""
+    batch: list[str] = []
+    for prompt in prompts:
+        if batch and (len(batch) == _ROWS or (len(batch) + 1) * lengths[prompt] > _TOKENS):
+            yield batch
+            batch = []
+        batch.append(prompt)
+    if batch:
+        yield batch
