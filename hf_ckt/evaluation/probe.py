@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The boundary probe of an evaluation: where it comes from, whether it is of this base, and whether it has seen the prompts."""
+"""The boundary probe of an evaluation: where it comes from, how it was fitted, and whether it has seen the prompts."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.contamination import shortened
 from ..data.prompt_sets import EvalPrompt
 from ..data.public_hashes import prompt_hashes
+from .measuring.chat_format import ChatFormat
 from .measuring.models import EvaluatedModel, public_name, source_file
 from .measuring.suites import Questions
 from .seen_prompts import asked_prompts
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
     from ..models.boundary_probe import BoundaryProbe
 
 NONE = "none"
-# Facts that a probe's file may hold: a fingerprint of the base that it was fitted on, and of each prompt that it was fitted
-# on, the first of `data.public_hashes.prompt_hashes`.
-FINGERPRINT, PROMPTS = "fingerprint", "prompt_hashes"
+# Facts that a probe's file may hold: how prompts were put, as `ChatFormat.facts` has it; and of each prompt that it was
+# fitted on, the first of `data.public_hashes.prompt_hashes`.
+CHAT, PROMPTS = "chat", "prompt_hashes"
+_CHAT_WORDS = {"system_prompt": "system prompt", "template_digest": "chat template"}
 _SHOWN = 5
 
 
@@ -34,18 +36,25 @@ class FoundProbe:
             As it was read.
         folder (`str`):
             Its folder's name, or the Hub id of the adapter that it lies beside.
-        digest (`str`):
-            What tells it from others.
     """
 
     probe: "BoundaryProbe"
     folder: str
-    digest: str
+
+    @property
+    def digest(self) -> str:
+        """What tells it from others."""
+        return _digest(self.probe)
 
     def described(self) -> dict[str, Any]:
-        """Returns what results files state of it; of its own facts those that are one value each."""
-        plain = {name: value for name, value in self.probe.facts.items() if isinstance(value, (str, int, float, bool))}
-        return {"name": self.folder, "digest": self.digest, "layers": [*self.probe.layers], "facts": plain}
+        """Returns what results files state of it."""
+        return {"name": self.folder, **described(self.probe)}
+
+
+def described(probe: "BoundaryProbe") -> dict[str, Any]:
+    """Returns what results files state of a probe; of its own facts those that are one value each."""
+    plain = {name: value for name, value in probe.facts.items() if isinstance(value, (str, int, float, bool))}
+    return {"digest": _digest(probe), "layers": [*probe.layers], "facts": plain}
 
 
 def find_probe(given: str | None, entries: Sequence[EvaluatedModel]) -> FoundProbe | None:
@@ -67,44 +76,38 @@ def find_probe(given: str | None, entries: Sequence[EvaluatedModel]) -> FoundPro
     if given == NONE:
         return None
     if given is not None:
-        return _read(BoundaryProbe.load(given), public_name(given))
+        return FoundProbe(BoundaryProbe.load(given), public_name(given))
     for entry in entries:
         if entry.adapter is not None and entry.model == entries[0].model:
             files = [source_file(entry.adapter, name) for name in (WEIGHTS, FACTS)]
             if all(files):
-                return _read(BoundaryProbe.load(Path(str(files[0])).parent), public_name(entry.adapter))
+                return FoundProbe(BoundaryProbe.load(Path(str(files[0])).parent), public_name(entry.adapter))
     return None
 
 
-def _read(probe: "BoundaryProbe", folder: str) -> FoundProbe:
-    told = f"{[*probe.layers]} {probe.bias!r} ".encode() + probe.weight.float().numpy().tobytes()
-    return FoundProbe(probe, folder, hashlib.sha256(told).hexdigest()[:16])
+def _digest(probe: "BoundaryProbe") -> str:
+    told = f"{[*probe.layers]} {probe.bias!r} ".encode() + probe.weight.float().cpu().numpy().tobytes()
+    return hashlib.sha256(told).hexdigest()[:16]
 
 
-def other_base(probe: "BoundaryProbe", model: Any) -> str | None:
+def probe_sentences(probe: "BoundaryProbe", asked: ChatFormat) -> list[str]:
     """
-    Returns a sentence where a probe was fitted on another base than the one that it reads.
-
-    A base of other layers or another width is refused when it is read; this one is for bases of the same shape.
+    Returns a sentence where the base reads prompts otherwise than when the probe was fitted.
 
     Args:
         probe ([`~models.boundary_probe.BoundaryProbe`]):
-            With the base's fingerprint among its facts, or without: then nothing is said.
-        model (`PreTrainedModel` or `PeftModel`):
-            What it reads.
+            With `chat` among its facts, or without: then nothing is said.
+        asked ([`ChatFormat`]):
+            How the base is asked.
     """
-    recorded, found = probe.facts.get(FINGERPRINT), base_fingerprint(model)
-    if recorded is None or found is None or recorded == found:
-        return None
-    return (
-        f"The boundary probe was fitted on another base (fingerprint {recorded}, here {found}), so its AUROC does not say what "
-        "this base knows. Fit one on this base with `hf-ckt fit-probe`, or give --probe none."
-    )
-
-
-def base_fingerprint(model: Any) -> str | None:
-    """Returns what tells a base from others of the same shape, as `hf-ckt fit-probe` records it; None: not known."""
-    return None
+    recorded, now = probe.facts.get(CHAT) or {}, asked.facts()
+    others = [words for name, words in _CHAT_WORDS.items() if name in recorded and recorded[name] != now[name]]
+    if not others:
+        return []
+    return [
+        f"The boundary probe was fitted under another {' and another '.join(others)} than prompts are asked with here, so the base "
+        "may know more than its AUROC says. Fit it with the same --system-prompt and tokenizer."
+    ]
 
 
 def require_unseen_by(probe: "BoundaryProbe", asked: Questions) -> bool:

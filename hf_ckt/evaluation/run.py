@@ -23,7 +23,7 @@ from .measuring.suites import SUITES, Exchange, ask
 from .measuring.tiers import TIERS
 from .measuring.vllm_engine import vllm_engine, vllm_is_usable
 from .measuring.weights import weights_facts
-from .probe import FoundProbe, find_probe, other_base, require_unseen_by
+from .probe import FoundProbe, find_probe, probe_sentences, require_unseen_by
 from .recorded import result_versions, run_warnings
 from .results import completion_rows, scored, write_completions
 from .same_models import require_folder_of
@@ -172,9 +172,7 @@ def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]
     backbones, engine = Backbones(options.loading), _engine(options)
     everyone = dict.fromkeys((*listed, *teachers.values()))
     warnings = run_warnings(everyone, options.loading, (judging.harmful, judging.benign), tier.new_tokens)
-    if probe is not None:
-        with backbones.active(listed[0]) as model:
-            warnings += filter(None, [other_base(probe.probe, model)])
+    warnings += [] if probe is None else probe_sentences(probe.probe, formats[listed[0]])
     for said in warnings:
         logger.warning(said)
     measurement = Measurement(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from ...models.batch import Batch, padded
 from ...models.boundary_probe import BoundaryProbe
 from .answers import plan_batches
 from .chat_format import chat_format
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
 # States of all layers are in memory: at most so many prompts at a time, and tokens with their padding.
 _ROWS, _TOKENS = 16, 8192
-# Stands where an answer begins; states of a prompt depend on nothing behind it.
-_ANSWER = "I"
 
 
 def ask_probe(
@@ -33,7 +32,7 @@ def ask_probe(
     """
     Returns the log-odds that each prompt is one to refuse, in nats, by a probe of the model's base.
 
-    The base reads each prompt as it is asked, up to where an answer begins. All adapters are off, so the number is the same
+    The base reads each prompt as it is asked, up to where the model goes on by itself. All adapters are off, so the number is the same
     whichever adapter is on the model.
 
     Args:
@@ -60,23 +59,30 @@ def ask_probe(
     from ...models._upstream import adapters_disabled
     from ...models.backbone import frozen
     from ...models.positions import require_room
-    from .response_batches import causal_lm, response_batch
-    from .shared_prefix import forward_arguments
+    from .response_batches import causal_lm
 
     asked, base = chat_format(tokenizer, system_prompt), causal_lm(model)
     unique = list(dict.fromkeys(prompts))
-    lengths = dict(zip(unique, map(len, asked.ids(unique, answering=True)), strict=True))
-    require_room(base, 1 + max(lengths.values(), default=0))
-    batches = list(_batches(sorted(unique, key=lengths.__getitem__), lengths))
-    wanted = {"use_cache": False, "logits_to_keep": 1}
-    wanted = {name: value for name, value in wanted.items() if name in forward_arguments(base)}
+    ids = dict(zip(unique, asked.ids(unique), strict=True))
+    require_room(base, 1 + max(map(len, ids.values()), default=0))
+    batches = list(_batches(sorted(unique, key=lambda prompt: len(ids[prompt])), ids))
     found: dict[str, float] = {}
     with frozen(base), adapters_disabled(base):
         for texts in tqdm(batches, desc=title, unit="batch", disable=title is None):
-            batch = response_batch(asked, texts, [_ANSWER] * len(texts), max_tokens=1, device=base.device)
-            states = base(**batch.inputs, output_hidden_states=True, **wanted).hidden_states
+            batch = _prompt_batch([ids[text] for text in texts], base.device)
+            states = base.base_model(**batch.inputs, use_cache=False, output_hidden_states=True).hidden_states
             found |= zip(texts, probe.log_odds(states, batch)[1].tolist(), strict=True)
     return [found[prompt] for prompt in prompts]
+
+
+def _prompt_batch(rows: Sequence[Sequence[int]], device: Any) -> Batch:
+    """Prompts, padded on the right, each with a token where its answer begins: what stands before it is the prompt."""
+    import torch
+
+    ids, mask = padded([[*row, row[-1]] for row in rows], 0)
+    answers = torch.nn.functional.one_hot(mask.sum(1) - 1, ids.shape[1]).bool()
+    inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+    return Batch(inputs, torch.where(answers, ids, -100).to(device))
 
 
 def kept_log_odds(
@@ -110,11 +116,11 @@ def kept_log_odds(
     return found
 
 
-def _batches(prompts: Sequence[str], lengths: dict[str, int]) -> Iterator[list[str]]:
+def _batches(prompts: Sequence[str], ids: dict[str, list[int]]) -> Iterator[list[str]]:
     """Prompts, shortest first, in batches that fit memory."""
     batch: list[str] = []
     for prompt in prompts:
-        if batch and (len(batch) == _ROWS or (len(batch) + 1) * lengths[prompt] > _TOKENS):
+        if batch and (len(batch) == _ROWS or (len(batch) + 1) * len(ids[prompt]) > _TOKENS):
             yield batch
             batch = []
         batch.append(prompt)
