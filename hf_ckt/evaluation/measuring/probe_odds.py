@@ -101,12 +101,18 @@ def kept_log_odds(
 
     Returns:
         `dict[str, float]`: by prompt as the user says it.
+
+    Raises:
+        ValueError: If the probe was fitted on another base.
     """
     asked = measurement.formats[base]
 
     def make(batch: list[str]) -> list[float]:
         with measurement.backbones.active(base) as model:
-            return ask_probe(probe, model, asked, batch)
+            try:
+                return ask_probe(probe, model, asked, batch)
+            except ValueError as error:
+                raise ValueError(f"{error} Or evaluate without a probe: --probe none.") from error
 
     found: dict[str, float] = {}
     planned = plan_batches(asked, (row["prompt"] for row in measurement.asked.rows), new_tokens=1)
