@@ -23,6 +23,7 @@ __all__ = [
     "adapters_disabled",
     "adapters_in_force",
     "adapters_switched",
+    "base_parameters",
     "bound_to_outer_call",
     "cache_argument",
     "cache_of",
@@ -93,6 +94,30 @@ def trained_in_place(model: torch.nn.Module) -> list[str]:
         kept = module.original_module if isinstance(module, AuxiliaryTrainingWrapper) else module.base_layer
         switched |= {id(parameter) for parameter in module.parameters()} - {id(p) for p in kept.parameters()}
     return [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in switched]
+
+
+def base_parameters(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """
+    Yields the parameters that the model has with its adapters switched off, by the names that they have without them.
+
+    In peft 0.21 what stands in for a module keeps it as its `base_layer` or its `original_module`; see [`trained_in_place`].
+    """
+    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    kept = {
+        name: "original_module" if isinstance(module, AuxiliaryTrainingWrapper) else "base_layer"
+        for name, module in inner.named_modules()
+        if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))
+    }
+    for name, parameter in inner.named_parameters():
+        steps, own = name.split("."), []
+        for place, step in enumerate(steps):
+            only = kept.get(".".join(steps[:place]))
+            if only is None:
+                own.append(step)
+            elif step != only:
+                break
+        else:
+            yield ".".join(own), parameter
 
 
 def bound_to_outer_call(model: Any) -> str | None:

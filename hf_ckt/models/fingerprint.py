@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._upstream import base_parameters
+
 # Elements of each parameter that are looked at, evenly spaced.
 _SAMPLE = 64
 
@@ -34,13 +36,27 @@ def fingerprint(model: torch.nn.Module, *, quantizable: bool = True, frozen_only
     >>> fingerprint(torch.nn.Linear(2, 1)) == fingerprint(torch.nn.Linear(3, 1))
     False
     """
-    tables = {id(one.weight) for one in model.modules() if isinstance(one, torch.nn.Embedding)}
+    tables = _tables(model)
     return fingerprint_of(
         (name, parameter)
         for name, parameter in model.named_parameters()
         if (quantizable or parameter.ndim < 2 or id(parameter) in tables or "lora_" in name)
         and not (frozen_only and parameter.requires_grad)
     )
+
+
+def base_fingerprint(model: torch.nn.Module) -> str:
+    """
+    Returns the same 16 digits of a model whether it is quantized or not and whichever adapters are around it: of its embeddings,
+    norms and biases.
+    """
+    tables = _tables(model)
+    parameters = base_parameters(model)
+    return fingerprint_of((name, one) for name, one in parameters if one.ndim < 2 or id(one) in tables)
+
+
+def _tables(model: torch.nn.Module) -> set[int]:
+    return {id(one.weight) for one in model.modules() if isinstance(one, torch.nn.Embedding)}
 
 
 def fingerprint_of(parameters: Iterable[tuple[str, Tensor]]) -> str:
