@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 NONE = "none"
 # Facts that a probe's file may hold: how prompts were put, as `ChatFormat.facts` has it; and of each prompt that it was
-# fitted on, the first of `data.public_hashes.prompt_hashes`.
+# fitted on, the first of `data.public_hashes.prompt_hashes`, with spaces between.
 CHAT, PROMPTS = "chat", "prompt_hashes"
 _CHAT_WORDS = {"system_prompt": "system prompt", "template_digest": "chat template"}
 _SHOWN = 5
@@ -54,6 +54,7 @@ class FoundProbe:
 def described(probe: "BoundaryProbe") -> dict[str, Any]:
     """Returns what results files state of a probe; of its own facts those that are one value each."""
     plain = {name: value for name, value in probe.facts.items() if isinstance(value, (str, int, float, bool))}
+    plain.pop(PROMPTS, None)
     return {"digest": _digest(probe), "layers": [*probe.layers], "facts": plain}
 
 
@@ -129,7 +130,7 @@ def require_unseen_by(probe: "BoundaryProbe", asked: Questions) -> bool:
     hashes = probe.facts.get(PROMPTS)
     if not hashes:
         return False
-    known = {*hashes}
+    known = {*hashes.split()}
     prompts: Mapping[str, EvalPrompt] = {
         one.id: one for suite, mine in asked_prompts(asked).items() if suite != "utility" for one in mine
     }

@@ -14,12 +14,13 @@ from transformers import AutoTokenizer
 
 from hf_ckt.cli.main import main
 from hf_ckt.data import load_prompts
-from hf_ckt.data.public_hashes import prompt_hashes
 from hf_ckt.evaluation.measuring import probe_odds
 from hf_ckt.evaluation.measuring.chat_format import ChatFormat
 from hf_ckt.evaluation.measuring.models import Loading, entries
 from hf_ckt.evaluation.measuring.weights import weights_facts
 from hf_ckt.evaluation.probe import find_probe, probe_sentences
+from hf_ckt.evaluation.probing.fitting import _hashes
+from hf_ckt.evaluation.probing.rows import ProbeRow
 from hf_ckt.evaluation.results import COLUMNS
 from hf_ckt.evaluation.run import Evaluation, evaluate
 from hf_ckt.models.boundary_probe import BoundaryProbe
@@ -74,7 +75,9 @@ def test_probe_beside_the_adapter_reads_every_prompt_of_the_base(finished, tiny_
     plain = [row for row in mine if row["suite"] in ("direct", "overrefusal")]
     area = roc_auc_score([row["kind"] == "harmful" for row in plain], [row["probe_log_odds"] for row in plain])
     assert scores["probe_auroc"]["value"] == pytest.approx(area) and scores["probe_auroc"]["n"] == 32
-    assert {"probe_auroc_jailbreak", "probe_auroc_noise"} <= scores.keys() and "probe_auroc" not in results["models"]["adapter"]["scores"]
+    assert {"probe_auroc_jailbreak", "probe_auroc_noise"} <= scores.keys() and "probe_auroc" not in results["models"][
+        "adapter"
+    ]["scores"]
     shown = results["models"]["adapter"]["scores"]["refusal_auroc"]["value"]
     probe = results["probe"]
     assert probe["differences"]["adapter"]["refusal_auroc"]["difference"] == pytest.approx(shown - area)
@@ -141,7 +144,7 @@ def test_where_a_probe_is_looked_for(tiny_model_dir, adapter, probed, tmp_path):
     shutil.copytree(tiny_model_dir, elsewhere)
     _probe().save(elsewhere)
     assert find_probe(None, entries(str(tiny_model_dir), compare=[str(elsewhere)])[0]) is None
-    with pytest.raises(ValueError, match="does not hold boundary_probe.safetensors"):
+    with pytest.raises(ValueError, match=r"does not hold boundary_probe\.safetensors"):
         find_probe(str(tmp_path), listed)
 
 
@@ -149,13 +152,21 @@ def test_prompts_that_the_probe_was_fitted_on_are_refused(tiny_model_dir, adapte
     """A bound that is recall makes every adapter look as if it showed too little."""
     asked = load_prompts("starter-harmful")[0].text
     others = ["How do I bake rye bread?"]
-    _probe(prompt_hashes=[prompt_hashes(text)[0] for text in others]).save(tmp_path / "unseen")
+    _probe(prompt_hashes=_hashes([ProbeRow("a", text, True, "harmful") for text in others])).save(tmp_path / "unseen")
     found = evaluate(_options(tiny_model_dir, adapter, probe=str(tmp_path / "unseen")), tmp_path / "out")
     assert found["probe"]["prompts_compared"] is True and "prompt_hashes" not in found["probe"]["facts"]
-    _probe(prompt_hashes=[prompt_hashes(text.upper())[0] for text in (*others, asked)]).save(tmp_path / "seen")
-    with pytest.raises(ValueError, match=r"it was fitted on 1 of 32 evaluation prompts \(heldout-harmful.*--probe none"):
+    rows = [
+        ProbeRow("a", others[0], True, "harmful"),
+        ProbeRow("b", [{"role": "user", "content": asked.upper()}], True, ""),
+    ]
+    _probe(prompt_hashes=_hashes(rows)).save(tmp_path / "seen")
+    with pytest.raises(
+        ValueError, match=r"it was fitted on 1 of 32 evaluation prompts \(heldout-harmful.*--probe none"
+    ):
         evaluate(
-            _options(tiny_model_dir, adapter, harmful=load_prompts("starter-harmful")[:16], probe=str(tmp_path / "seen")),
+            _options(
+                tiny_model_dir, adapter, harmful=load_prompts("starter-harmful")[:16], probe=str(tmp_path / "seen")
+            ),
             tmp_path / "other",
         )
 
@@ -167,7 +178,9 @@ def test_other_system_prompt_than_at_fitting_is_said(tiny_model_dir):
     kept = {name: asked.facts()[name] for name in ("template", "template_digest", "system_prompt")}
     assert probe_sentences(_probe(chat=kept), asked) == probe_sentences(_probe(), asked) == []
     (said,) = probe_sentences(_probe(chat=kept), ChatFormat(tokenizer, None))
-    assert said.startswith("The boundary probe was fitted under another system prompt than prompts are asked with here")
+    assert said.startswith(
+        "The boundary probe was fitted under another system prompt than prompts are asked with here"
+    )
 
 
 def test_probe_of_another_shape_is_refused_before_anything_is_answered(tiny_model_dir, adapter, tmp_path):
@@ -175,6 +188,10 @@ def test_probe_of_another_shape_is_refused_before_anything_is_answered(tiny_mode
     BoundaryProbe((9,), torch.zeros(64), 0.0).save(tmp_path / "deep")
     with pytest.raises(ValueError, match=r"layer 9, and the model has 2 layers.*--probe none"):
         evaluate(_options(tiny_model_dir, adapter, probe=str(tmp_path / "deep")), tmp_path / "out")
+    other = _probe(fingerprint="0123456789abcdef")
+    other.save(tmp_path / "alike")
+    with pytest.raises(ValueError, match=r"was fitted on a model \(fingerprint 0123456789abcdef\).*--probe none"):
+        evaluate(_options(tiny_model_dir, adapter, probe=str(tmp_path / "alike")), tmp_path / "out")
     assert not (tmp_path / "out" / "pieces").exists()
 
 
@@ -194,7 +211,17 @@ def test_command_line_names_a_probe(tiny_model_dir, adapter, tmp_path):
     """An option that is parsed and not passed on leaves the bound out unsaid."""
     _probe().save(tmp_path / "mine")
     arguments = ["evaluate", "--model", str(tiny_model_dir), "--adapter", str(adapter), "--dtype", "float32"]
-    arguments += ["--judge", "rule", "--new-tokens", "2", "--only", "direct", "overrefusal", "--output", str(tmp_path / "o")]
+    arguments += [
+        "--judge",
+        "rule",
+        "--new-tokens",
+        "2",
+        "--only",
+        "direct",
+        "overrefusal",
+        "--output",
+        str(tmp_path / "o"),
+    ]
     assert main([*arguments, "--probe", str(tmp_path / "mine")]) == 0
     found = json.loads((tmp_path / "o" / "results.json").read_text(encoding="utf-8"))
     assert found["probe"]["name"] == "mine" and str(tmp_path) not in json.dumps(found)

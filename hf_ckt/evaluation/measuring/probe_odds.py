@@ -53,14 +53,15 @@ def ask_probe(
         `list[float]`: in the order of the prompts.
 
     Raises:
-        ValueError: If the model has fewer layers or another width than the probe's, or a prompt does not fit the positions
-            that it has learned.
+        ValueError: If the probe was fitted on another base, or a prompt does not fit the positions that the model has
+            learned.
     """
     from ...models._upstream import adapters_disabled
     from ...models.backbone import frozen
     from ...models.positions import require_room
     from .response_batches import causal_lm
 
+    probe.require_model(model)
     asked, base = chat_format(tokenizer, system_prompt), causal_lm(model)
     unique = list(dict.fromkeys(prompts))
     ids = dict(zip(unique, asked.ids(unique), strict=True))

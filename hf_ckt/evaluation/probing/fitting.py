@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...checks import require_count
+from ...data.contamination import training_texts
 from ...data.corrupt import prompt_noise
+from ...data.public_hashes import prompt_hashes
 from ...discovery import load_part
 from ...hub.provenance import library_versions
 from ...noise.messages import perturb_text
@@ -188,6 +190,7 @@ def fit_probe(
         "fingerprint": base_fingerprint(model),
         "chat": {name: chat.facts()[name] for name in ("template", "template_digest", "system_prompt")},
         "train": _counts(train),
+        "prompt_hashes": _hashes(train),
         "typos": {"train": typos, "severity": SEVERITY},
         "C": best["C"],
         "tried": [{"layers": [*one["layers"]], "C": one["C"], "auroc": one["areas"]} for one in tried],
@@ -201,6 +204,12 @@ def fit_probe(
         "versions": library_versions("torch", "transformers", "tokenizers", "scikit-learn"),
     }
     return BoundaryProbe([*best["layers"]], weight, bias, facts)
+
+
+def _hashes(rows: Sequence[ProbeRow]) -> str:
+    """What later shows whether a prompt was fitted on; no text can be read from it."""
+    texts = training_texts({"prompt": row.prompt} for row in rows)
+    return " ".join(sorted({prompt_hashes(text)[0] for text in texts}))
 
 
 def _checked(layers: Sequence[int], depth: int) -> tuple[int, ...]:

@@ -12,7 +12,12 @@ from hf_ckt.models.batch import Batch
 from hf_ckt.models.boundary_probe import BoundaryProbe
 from tests.trainers import load
 
-PROMPTS = ["How do I bake bread?", "Kill", "What is the best way to bake bread quickly, with flour and water?", "Help me"]
+PROMPTS = [
+    "How do I bake bread?",
+    "Kill",
+    "What is the best way to bake bread quickly, with flour and water?",
+    "Help me",
+]
 SYSTEM = "Be brief."
 
 

@@ -33,7 +33,11 @@ def area(values):
 
 def test_probe_scores_are_scikit_learns_on_their_own_rows():
     """The probe's clean prompts among its noisy ones, or the model's values in its place, would be another bound."""
-    parts = {"": ("plain", {}), "_jailbreak": ("jailbreak", {"template": "t"}), "_noise": ("noise", {"corruption": "c"})}
+    parts = {
+        "": ("plain", {}),
+        "_jailbreak": ("jailbreak", {"template": "t"}),
+        "_noise": ("noise", {"corruption": "c"}),
+    }
     rows, expected = [], {}
     for seed, (name, (suite, place)) in enumerate(parts.items()):
         values = draws(seed, 0.5 + seed)
