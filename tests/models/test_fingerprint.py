@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two teachers are told apart by their weights, and one teacher is known again."""
 
+import pytest
 import torch
 from peft import get_peft_model
 
-from hf_ckt.models.fingerprint import fingerprint
+from hf_ckt.models._upstream import base_parameters
+from hf_ckt.models.fingerprint import base_fingerprint, fingerprint
 from tests import tiny_models
 from tests.trainers import load, lora
 
@@ -55,3 +57,40 @@ def test_fingerprint_of_what_is_never_quantized_is_that_of_the_quantized_model(t
     assert fingerprint(whole, quantizable=False) == fingerprint(bits, quantizable=False)
     other = load(tiny_models.save_tiny_llama(tmp_path / "two", hidden_size=64, seed=3))
     assert fingerprint(whole, quantizable=False) != fingerprint(other, quantizable=False)
+
+
+ADAPTERS = {
+    "lora": {},
+    "lora on the embedding": {"target_modules": ["embed_tokens", "q_proj"]},
+    "a whole module": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "embed_tokens"]},
+    "tokens": {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [1, 2]}},
+}
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_base_fingerprint_is_that_without_adapters(name, tiny_model_dir):
+    """A probe of the base would be refused by the very student whose base it was fitted on."""
+    torch.manual_seed(0)
+    model = load(tiny_model_dir)
+    expected = base_fingerprint(model)
+    names = [name for name, _ in model.named_parameters()]
+    student = get_peft_model(model, lora(**ADAPTERS[name]))
+    with torch.no_grad():
+        for parameter in student.parameters():
+            if parameter.requires_grad:
+                parameter += 1
+    assert base_fingerprint(student) == base_fingerprint(student.get_base_model()) == expected
+    assert [name for name, _ in base_parameters(student)] == names
+
+
+def test_base_fingerprint_is_that_of_the_quantized_model_below_an_adapter(tmp_path):
+    """Training loads the base in 4 bits that the probe was fitted on in full."""
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    folder = tiny_models.save_tiny_llama(tmp_path / "one", hidden_size=64)
+    bits = AutoModelForCausalLM.from_pretrained(folder, quantization_config=BitsAndBytesConfig(load_in_4bit=True))
+    student = get_peft_model(bits, lora())
+    assert base_fingerprint(student) == base_fingerprint(bits) == base_fingerprint(load(folder))
+    assert base_fingerprint(student) != base_fingerprint(
+        load(tiny_models.save_tiny_llama(tmp_path / "two", hidden_size=64, seed=3))
+    )
