@@ -8,7 +8,7 @@ from ...models.precision import precision_name
 from ..report.numbers import cell, difference, label, score_text
 from ..report.probe import NOTE
 from ..report.sentences import judge_sentence, score_sentences
-from ..scoring.bound import BOUND_OF
+from ..scoring.scores import BOUND_OF
 
 # In this order, those that were measured.
 _SHOWN = (

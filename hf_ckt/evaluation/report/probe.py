@@ -4,7 +4,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..scoring.bound import BOUND_OF
+from ..scoring.scores import BOUND_OF
 from .numbers import difference_word, interval, number, score_text, signed
 
 NOTE = (

@@ -7,15 +7,9 @@ from .compared import Drawn
 from .intervals import DRAWS
 from .parts import Row, measured
 from .pooled import pooled_measure
-from .scores import Difference
+from .scores import BOUND_OF, Difference
 from .separation import AREAS, PROBE_COLUMN
 
-# Score of a model -> that of the probe, on the same prompts.
-BOUND_OF = {
-    "refusal_auroc": "probe_auroc",
-    "refusal_auroc_jailbreak": "probe_auroc_jailbreak",
-    "refusal_auroc_noise": "probe_auroc_noise",
-}
 _PROBE = ""  # no model is called so
 
 

@@ -107,6 +107,12 @@ SCORES: dict[str, Nature] = {
     "plain_text_nats": Nature(0.0),
 }
 """Every score of a results file."""
+BOUND_OF = {
+    "refusal_auroc": "probe_auroc",
+    "refusal_auroc_jailbreak": "probe_auroc_jailbreak",
+    "refusal_auroc_noise": "probe_auroc_noise",
+}
+"""Score of a model -> that of a probe of its base, on the same prompts."""
 
 
 def rate_score(outcomes: Sequence[bool]) -> Score:

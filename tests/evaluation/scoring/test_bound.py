@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from hf_ckt.evaluation.scoring.bound import BOUND_OF, probe_differences
+from hf_ckt.evaluation.scoring.bound import probe_differences
 from hf_ckt.evaluation.scoring.compared import score_models
-from hf_ckt.evaluation.scoring.scores import SCORES
+from hf_ckt.evaluation.scoring.scores import BOUND_OF, SCORES
 from tests.evaluation.verdicts import row
 
 
