@@ -25,7 +25,7 @@ def position_values(
     chunk_size: int | None = None,
 ) -> Tensor:
     """
-    Returns what a function gives at each position, `(N,)`, never more logits in memory than [`~kernels.chunked_linear`] has.
+    Returns what a function gives at each position, `(N,)`, with no more logits in memory than the losses need.
 
     Args:
         function (`Callable`):
