@@ -167,7 +167,8 @@ class Objective:
         }
         self._decide(states, batch, scale, training)
         if self._weighting.weights:
-            states = replace(states, token_weights=self._weighting(states, batch, self.chunk_size))
+            weights_of = self._weighting(states, batch, chunk_size=self.chunk_size, compile=self.compiles)
+            states = replace(states, token_weights=weights_of)
         num_items = len(batch.kept) if scale.num_items is None else scale.num_items
         loss: Any = 0.0
         sums: dict[str, Tensor] = {}

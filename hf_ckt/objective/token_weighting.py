@@ -46,7 +46,7 @@ class TokenWeighting:
         self.needs: frozenset[str] = frozenset().union(*(part.needs for part in self.weights.values()))
         """Names of the views that are read."""
 
-    def __call__(self, states: HiddenStates, batch: Batch, chunk_size: int | None = None) -> dict[str, Tensor]:
+    def __call__(self, states: HiddenStates, batch: Batch, **tiles: Any) -> dict[str, Tensor]:
         """
         Returns the factors by role, `(N,)` each, without gradient.
 
@@ -55,8 +55,8 @@ class TokenWeighting:
                 Hidden states and heads, and where roles count.
             batch ([`~models.batch.Batch`]):
                 Kept positions and labels.
-            chunk_size (`int`, *optional*):
-                See [`~kernels.position_values.position_values`].
+            tiles:
+                `chunk_size` and `compile`, see [`~kernels.position_values.position_values`].
         """
         with torch.no_grad():
             read = any(part.reads_positions for part in self.weights.values())
@@ -66,7 +66,8 @@ class TokenWeighting:
             found: dict[tuple, _Found] = {}
             for part in self.weights.values():
                 if _key(part) not in found:
-                    found[_key(part)] = self._found(part, clean, batch.kept_labels, before, chunk_size)
+                    own = before if part.reads_positions else None
+                    found[_key(part)] = self._found(part, clean, batch.kept_labels, own, tiles)
             spoken = _spoken(states, batch.kept)
             return {
                 role: _factors(
@@ -76,21 +77,15 @@ class TokenWeighting:
             }
 
     def _found(
-        self, part: TokenWeights, states: HiddenStates, labels: Tensor, before: Tensor | None, chunk_size: int | None
+        self, part: TokenWeights, states: HiddenStates, labels: Tensor, before: Tensor | None, tiles: dict[str, Any]
     ) -> _Found:
         if not part.needs:
             return [(None, part.per_token(TokenViews(labels), before))]
         found: _Found = []
         for one in self._partitions[_key(part)].parts(states, labels):
-            own = before if before is None or one.rows is None else before[one.rows]
-
-            def per_token(views: TokenViews, rows: slice, own: Tensor | None = own) -> Tensor:
-                return part.per_token(views, None if own is None else own[rows].to(views.labels.device))
-
             if one.program.losses:
-                values = position_values(
-                    per_token, part.needs, one.hidden, one.heads, one.labels, given=one.given, chunk_size=chunk_size
-                )
+                own = before if before is None or one.rows is None else before[one.rows]
+                values = position_values(part, one.hidden, one.heads, one.labels, own, given=one.given, **tiles)
                 found.append((one.rows, values.to(labels.device)))
         return found
 

@@ -11,9 +11,6 @@ from ..discovery import load_part
 from ..views import TokenViews
 from .base import TokenWeights
 
-# The loss's own formula, of which there is one.
-_DIVERGENCE = "total_variation"
-
 
 @dataclass(eq=False)
 class TeacherDivergenceTokenWeights(TokenWeights):
@@ -59,7 +56,8 @@ class TeacherDivergenceTokenWeights(TokenWeights):
         require_within(
             "floor", self.floor, 0, 1, "At 1 every token counts alike: use uniform in its place.", open_high=True
         )
+        # The loss's own formula, of which there is one.
+        self._distance = load_part("losses", "total_variation")()
 
     def per_token(self, views: TokenViews, positions: Tensor | None) -> Tensor:
-        divergence = load_part("losses", _DIVERGENCE)().divergence(*views.pair("teacher", "reference"))
-        return self.floor + (1 - self.floor) * divergence
+        return self.floor + (1 - self.floor) * self._distance.divergence(*views.pair("teacher", "reference"))

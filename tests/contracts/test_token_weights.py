@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from hf_ckt.discovery import load_part, part_names
+from hf_ckt.kernels import compilation
 from hf_ckt.kernels.position_values import position_values
 from hf_ckt.training.token_weights_config import TokenWeightsConfig
-from hf_ckt.views import TokenViews
 from tests.contracts import token_checks as checks
 from tests.contracts.documentation import check_documentation
 from tests.contracts.own_test import reference_of
@@ -20,16 +20,15 @@ VIEWS = ("student", "teacher", "reference")
 each_weighting = pytest.mark.parametrize("name", part_names("token_weights"))
 
 
-def weights_of(case: checks.Case, part, positions: torch.Tensor, chunk_size: int | None = 4) -> torch.Tensor:
+def weights_of(
+    case: checks.Case, part, positions: torch.Tensor, chunk_size: int | None = 4, **options
+) -> torch.Tensor:
     """The weights of the kept positions, a few to a tile, from the views that the part names and nothing else."""
     kept = case.rows(case.kept)
-
-    def per_token(views: TokenViews, rows: slice) -> torch.Tensor:
-        return part.per_token(views, positions[rows] if part.reads_positions else None)
-
     hidden = {view: getattr(kept, view) for view in {"student", *part.needs}}
     heads = {"student": kept.head, "teacher": kept.teacher_head, "reference": kept.reference_head}
-    return position_values(per_token, part.needs, hidden, heads, kept.labels, chunk_size=chunk_size)
+    before = positions if part.reads_positions else None
+    return position_values(part, hidden, heads, kept.labels, before, chunk_size=chunk_size, **options)
 
 
 def places(case: checks.Case) -> torch.Tensor:
@@ -65,6 +64,16 @@ def test_token_weights_do_not_couple_tokens(name):
     checks.close(torch.cat(halves), whole, 1e-12)
     order = torch.randperm(9, generator=torch.Generator().manual_seed(0))
     checks.close(weights_of(case.rows(order), part, positions[order]), whole[order], 1e-12)
+
+
+@each_weighting
+def test_compiled_token_weights_are_the_plain_ones(name):
+    """The rows that fill the last block up would be weighed, or shift those behind them."""
+    part, case = load_part("token_weights", name)(), checks.make_case(positions=11, masked=(2,))
+    plain = weights_of(case, part, torch.arange(10))
+    checks.close(weights_of(case, part, torch.arange(10), compile=True), plain, 1e-6)
+    programs = [program for key, program in compilation._programs.items() if key[:2] == ("values", type(part))]
+    assert programs and all(program is not None for program in programs), "it was not compiled"
 
 
 @each_weighting

@@ -70,7 +70,7 @@ def floored(values, floor=0.1):
 
 
 def weigh(part, given=None, role="task", taught=(), chunk_size=2):
-    return TokenWeighting({role: part}, taught)(given or states(), batch(), chunk_size)[role]
+    return TokenWeighting({role: part}, taught)(given or states(), batch(), chunk_size=chunk_size)[role]
 
 
 def same(found, expected, rel=1e-6):
@@ -154,6 +154,26 @@ class NothingTokenWeights(TokenWeights):
         return torch.zeros(len(views.labels))
 
 
+def test_positions_are_read_only_by_those_that_ask_for_them():
+    """Where a document begins cannot be read off every mask, and a weighting that does not ask for it must not stop there."""
+    asked = []
+
+    class OtherTokenWeights(NothingTokenWeights):
+        def per_token(self, views, positions):
+            asked.append(positions)
+            return super().per_token(views, positions)
+
+    which = batch()
+    which.inputs["attention_mask"] = object()  # says nothing of documents
+    TokenWeighting({"task": OtherTokenWeights()})(states(), which)
+    TokenWeighting({"task": TeacherDivergenceTokenWeights()})(states(), which)
+    both = {"task": OtherTokenWeights(), "distillation": PositionDecayTokenWeights()}
+    with pytest.raises(ValueError, match="attention_mask: is a object"):
+        TokenWeighting(both)(states(), which)
+    TokenWeighting(both)(states(), batch())
+    assert asked == [None, None]
+
+
 def test_weights_that_are_all_0_count_every_token_alike():
     """0 / 0 would be NaN in every weight of the model after one step."""
     same(weigh(NothingTokenWeights()), [1.0] * COUNT)
@@ -187,7 +207,7 @@ def test_a_teacher_with_another_vocabulary_is_compared_over_shared_tokens():
     assert isinstance(part.signal, MappedSignal)
     heads = dict.fromkeys(("student", "noisy", "reference"), head)
     given = HiddenStates({"student": student + 1, "reference": student}, heads, NoisyStates.nowhere(student), (part,))
-    found = TokenWeighting({"task": TeacherDivergenceTokenWeights()})(given, which, 2)["task"]
+    found = TokenWeighting({"task": TeacherDivergenceTokenWeights()})(given, which, chunk_size=2)["task"]
     expected = []
     for position in two_vocabularies.MATCHES:
         p, q, _, _ = two_vocabularies.buckets(position)
@@ -251,10 +271,10 @@ def test_equal_weightings_are_computed_once(monkeypatch):
     original = token_weighting.position_values
     monkeypatch.setattr(token_weighting, "position_values", lambda *a, **k: calls.append(1) or original(*a, **k))
     parts = {"task": TeacherDivergenceTokenWeights(), "distillation": TeacherDivergenceTokenWeights()}
-    found = TokenWeighting(parts)(states(), batch(), 2)
+    found = TokenWeighting(parts)(states(), batch(), chunk_size=2)
     assert len(calls) == 1 and torch.equal(found["task"], found["distillation"])
     parts["task"] = TeacherDivergenceTokenWeights(floor=0.5)
-    found = TokenWeighting(parts)(states(), batch(), 2)
+    found = TokenWeighting(parts)(states(), batch(), chunk_size=2)
     same(found["task"], factors(floored(distances(), 0.5)))
     same(found["distillation"], factors(floored(distances())))
 
@@ -269,7 +289,7 @@ def test_a_batch_in_which_nothing_counts_has_no_factors():
         signal_parts(TeacherSignal(TEACHER[:0], WIDE), 0),
     )
     for part in (TeacherDivergenceTokenWeights(), PositionDecayTokenWeights()):
-        assert TokenWeighting({"task": part})(given, nothing, 2)["task"].shape == (0,)
+        assert TokenWeighting({"task": part})(given, nothing, chunk_size=2)["task"].shape == (0,)
     chosen = {"task": PositionDecayTokenWeights(), "distillation": TeacherDivergenceTokenWeights()}
     given.hidden["student"] = STUDENT[:0].clone().requires_grad_()
     output = objective(**chosen)(given, nothing, torch.nn.Linear(1, 1), Scale(0.0), training=True)

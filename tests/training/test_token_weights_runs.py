@@ -233,6 +233,7 @@ ERRORS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of label smoothing
 @pytest.mark.parametrize("case", list(ERRORS))
 def test_what_cannot_be_weighed_raises_before_training(case, teachers, tiny_model_dir, tmp_path):
     """Weights that are all alike, or a weighting left out, would be taken for a method that does not help."""
@@ -312,3 +313,27 @@ def test_a_conversations_answers_are_counted_on(tiny_model_dir, tmp_path):
     weights = 0.1 + 0.9 * 0.5 ** (torch.arange(int(kept.sum())) / 5)
     (found,) = steps(run(trainer))
     assert found["task_loss"] == pytest.approx((weights * nll).sum().item() / weights.sum().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weighed_roles_train_beside_all_others(dtype, teachers, tiny_model_dir, tmp_path):
+    """A batch that is perturbed in part is computed in two parts, and the factors of each must be its own rows'."""
+    fields = {
+        **CASES["decay and divergence"],
+        **{"contrastive_weight": 0.3, "consistency_weight": 0.5, "consistency_fraction": 0.5},
+        **{"regularization_weight": 0.3, "regularization_loss": "reference_kl", "bf16": dtype == "bfloat16"},
+        "per_device_train_batch_size": 8,
+    }
+    trainer = build_routed(tmp_path / "all", tiny_model_dir, teachers, **fields)
+    found = steps(run(trainer))[0]
+    alone = build_routed(
+        tmp_path / "alone",
+        tiny_model_dir,
+        teachers,
+        **CASES["decay and divergence"],
+        per_device_train_batch_size=8,
+        bf16=dtype == "bfloat16",
+    )
+    expected = steps(run(alone))[0]
+    for name in ("task_loss", "distillation_loss"):
+        assert found[name] == pytest.approx(expected[name], rel=3e-6 if dtype == "float32" else 3e-3), name
