@@ -12,7 +12,13 @@ from typing import Any
 from .checks import require_known
 
 # family (folder) -> suffix of its class names
-_SUFFIXES = {"losses": "Loss", "teachers": "Teacher", "perturbations": "Perturbation", "metrics": "Metric"}
+_SUFFIXES = {
+    "losses": "Loss",
+    "teachers": "Teacher",
+    "perturbations": "Perturbation",
+    "metrics": "Metric",
+    "token_weights": "TokenWeights",
+}
 FAMILIES: tuple[str, ...] = tuple(_SUFFIXES)
 
 

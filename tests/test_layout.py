@@ -18,14 +18,20 @@ PACKAGE = ROOT / "hf_ckt"
 LAYERS: list[set[str]] = [
     {"checks", "checkpoints", "discovery", "views"},
     {"models", "kernels"},
-    {"losses", "teachers", "perturbations", "metrics"},
+    {"losses", "teachers", "perturbations", "metrics", "token_weights"},
     {"objective", "noise", "data"},
     {"training", "hub"},
     {"evaluation", "fit"},
     {"cli"},
 ]
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
-SUFFIXES = {"losses": "Loss", "teachers": "Teacher", "perturbations": "Perturbation", "metrics": "Metric"}
+SUFFIXES = {
+    "losses": "Loss",
+    "teachers": "Teacher",
+    "perturbations": "Perturbation",
+    "metrics": "Metric",
+    "token_weights": "TokenWeights",
+}
 MAX_LINES = 350
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A part is one new file beside its own test file: four are written into a copy of the package, and nothing else is."""
+"""A part is one new file beside its own test file: five are written into a copy of the package, and nothing else is."""
 
 import json
 import os
@@ -213,12 +213,61 @@ def test_undecided_has_no_settings():
     assert vars(UndecidedTeacher()) == {}
 '''
 
+ALTERNATE = '''# SPDX-License-Identifier: Apache-2.0
+"""Every second token."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from ..views import TokenViews
+from .base import TokenWeights
+
+
+@dataclass(eq=False)
+class AlternateTokenWeights(TokenWeights):
+    """
+    Counts every second token of an answer.
+
+        weight_i = position_i mod 2
+
+    Source: this test's own.
+
+    Example:
+
+    >>> import torch
+    >>> AlternateTokenWeights().per_token(TokenViews(torch.zeros(3)), torch.arange(3))
+    tensor([0., 1., 0.])
+    """
+
+    reads_positions: ClassVar[bool] = True
+
+    def per_token(self, views: TokenViews, positions: Tensor | None) -> Tensor:
+        assert positions is not None
+        return (positions % 2).float()
+'''
+
+TEST_ALTERNATE = '''# SPDX-License-Identifier: Apache-2.0
+"""Every second token. `reference` is the formula of its docstring; the contracts compare against it."""
+
+
+def reference(row: dict[str, list[float]], label: int, position: int) -> float:
+    return float(position % 2)
+
+
+def test_alternate_begins_with_the_second():
+    """Counted from one, the first token would count."""
+    assert [reference({}, 0, n) for n in range(4)] == [0, 1, 0, 1]
+'''
+
 # family, part -> its file, its test file, and what the contracts look up in the latter
 PARTS = {
     ("losses", "hellinger"): (HELLINGER, TEST_HELLINGER, "reference"),
     ("metrics", "peak_probability"): (PEAK_PROBABILITY, TEST_PEAK_PROBABILITY, "reference"),
     ("perturbations", "doubled_letters"): (DOUBLED_LETTERS, TEST_DOUBLED_LETTERS, "measure"),
     ("teachers", "undecided"): (UNDECIDED, TEST_UNDECIDED, "make"),
+    ("token_weights", "alternate"): (ALTERNATE, TEST_ALTERNATE, "reference"),
 }
 # A part of the package that the contracts run as many tests over.
 SIBLINGS = {
@@ -226,6 +275,7 @@ SIBLINGS = {
     "peak_probability": "entropy",
     "doubled_letters": "casing",
     "undecided": "model",
+    "alternate": "position_decay",
 }
 NAMES = [name for _, name in PARTS]
 
@@ -322,7 +372,7 @@ def test_new_part_without_a_formula_in_its_own_test_is_refused_by_name(tmp_path)
         if family != "losses":  # which has no test file at all
             nameless = re.sub(rf"\b{wanted}\b", "unnamed", own_test)
             (folder / f"tests/{family}/test_{name}.py").write_text(nameless, encoding="utf-8")
-    formulas = ("equals_its_formula", "measured_severity", "gives_the_logits")
+    formulas = ("equals_its_formula", "equal_their_formula", "measured_severity", "gives_the_logits")
     outcomes, printed = run_tests(
         folder, f"({' or '.join(NAMES)}) and ({' or '.join(formulas)})", "tests/contracts", "tests/kernels"
     )

@@ -102,6 +102,8 @@ def with_prepared_run(argv: list[str], work: Callable[[Any], None]) -> None:
             setattr(args, f"{role}_weight", 0.0)
         args.task_weight, args.task_schedule, args.label_trust, args.role_rows = 1.0, "constant", False, None
         args.teacher_cache = args.teacher_system_prompt = args.consistency_budget = None
+        args.task_token_weights = args.distillation_token_weights = "uniform"
+        args.token_weights_half_life = args.token_weights_floor = args.token_weights_settings = None
         args.contrastive_rejected = False
         if args.packing or args.eval_packing:
             # Documents are cut at max_length as a row is; padding-free without packing, none would be.

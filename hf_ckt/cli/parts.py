@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""List every loss, teacher, perturbation and metric with its settings, defaults and source."""
+"""List every loss, teacher, perturbation, metric and token weighting with its settings, defaults and source."""
 
 import json
 import textwrap
 from typing import Any
 
+from ..discovery import FAMILIES
 from .arguments.parser import CommandParser
 
 # No family of parts: a probe is fitted, by `hf-ckt fit-probe`, and has nothing to choose by name.
@@ -14,15 +15,14 @@ _PROBES = "probes"
 def run(argv: list[str]) -> int:
     """Prints the parts as a list to read, or with `--json` as a JSON list."""
     parser = CommandParser(prog="hf-ckt parts", description=__doc__)
-    parser.add_argument(
-        "--family", metavar="NAME", help="only this family: losses, teachers, perturbations, metrics or probes"
-    )
+    names = ", ".join([*FAMILIES, _PROBES])
+    parser.add_argument("--family", metavar="NAME", help=f"only this family: {names}")
     parser.add_argument("--json", action="store_true", help="a JSON list with one object for each part")
     options = parser.parse_args(argv)
 
     # After the parsing: reading the parts imports torch, and a wrong option should not wait for it.
     from ..checks import require_known
-    from ..discovery import FAMILIES, describe_part, load_part, part_names
+    from ..discovery import describe_part, load_part, part_names
 
     if options.family is not None:
         require_known("--family", options.family, (*FAMILIES, _PROBES))

@@ -36,6 +36,8 @@ _SETTINGS = (
     "consistency_every",
     "consistency_budget",
     "label_trust",
+    "task_token_weights",
+    "distillation_token_weights",
     "contrastive_level",
     "contrastive_queue_size",
     "contrastive_rejected",

@@ -62,6 +62,21 @@ def tile_sizes(
     return TileSizes(tile, block, math.ceil(tile / block) * block if static else tile)
 
 
+def token_views(
+    logits: Mapping[str, Tensor],
+    views: Mapping[str, str],
+    caps: Mapping[str, tuple[float, float | None]],
+    labels: Tensor,
+    given: Mapping[str, Given] | None = None,
+) -> TokenViews:
+    """Returns what losses and metrics read of a block; arguments as in [`TileProgram`]'s call."""
+    shared = {name: LogitsView(scale_and_cap(raw, *caps[name])) for name, raw in logits.items()}
+    tile = TokenViews(labels=labels, **{view: shared[name] for view, name in views.items()})
+    for name, known in (given or {}).items():
+        setattr(tile, name, known.view(tile, name))
+    return tile
+
+
 class TileProgram:
     """
     The losses and metrics of an objective, evaluated on a block of logits.
@@ -118,10 +133,7 @@ class TileProgram:
             token_weights (`torch.Tensor` of shape `(number of losses, N)`, *optional*):
                 Factor of each loss at each position.
         """
-        shared = {name: LogitsView(scale_and_cap(raw, *caps[name])) for name, raw in logits.items()}
-        tile = TokenViews(labels=labels, **{view: shared[name] for view, name in views.items()})
-        for name, known in (given or {}).items():
-            setattr(tile, name, known.view(tile, name))
+        tile = token_views(logits, views, caps, labels, given)
 
         def total_of(per_token: Tensor, factor: Tensor | None = None) -> Tensor:
             # Not a product alone: rows that do not count hold whatever was there, and 0 times NaN is NaN.

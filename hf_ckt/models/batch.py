@@ -175,6 +175,14 @@ class Batch:
         return self.documents.index.flatten()[self.kept]
 
     @property
+    def kept_before(self) -> Tensor:
+        """How many kept positions of its document stand before each kept position, `(N,)`."""
+        documents = self.kept_documents  # ascending
+        order = torch.arange(len(documents), device=documents.device)
+        begins = F.pad(documents[1:] != documents[:-1], (1, 0), value=True)[: len(documents)]
+        return order - (order * begins).cummax(0).values
+
+    @property
     def kept_inside(self) -> Tensor:
         """Whether what each kept position predicts is of its own document, `(N,)`: some collators let its last token count."""
         return self.documents.index.flatten()[self.kept + 1] == self.kept_documents

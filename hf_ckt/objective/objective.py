@@ -2,7 +2,7 @@
 """The one place that weighs, counts and normalises: from hidden states and heads to the loss and the log's sums."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,9 +14,11 @@ from ..kernels.compilation import pays_to_compile
 from ..kernels.signals import TopKSignal
 from ..losses.base import ContrastiveLoss, ParameterLoss, TokenLoss
 from ..models.batch import Batch
+from ..token_weights.base import TokenWeights
 from .candidates import Contrast
 from .partition import HiddenStates, Part, Partition
 from .schedules import Schedule
+from .token_weighting import TokenWeighting
 
 ROLES = ("task", "distillation", "contrastive", "consistency", "regularization")
 
@@ -31,10 +33,13 @@ class Term:
             What is minimised.
         schedule ([`~objective.schedules.Schedule`]):
             Its weight.
+        token_weights ([`~token_weights.base.TokenWeights`], *optional*):
+            How much each token counts in a token loss. None: all alike.
     """
 
     loss: Any
     schedule: Schedule
+    token_weights: TokenWeights | None = None
 
 
 @dataclass
@@ -85,8 +90,9 @@ class Objective:
         L = w_task L_task + w_dist L_dist + w_con L_con + w_cons L_cons + w_reg L_reg
 
     Losses per token are summed over the kept tokens and divided by `num_items`, so that a token's weight depends on
-    neither padding, packing nor how a batch is split. The contrastive term and penalties on parameters are means over
-    the micro-batches.
+    neither padding, packing nor how a batch is split, unless a role weighs its tokens: then each is multiplied by a factor
+    with mean 1 over the micro-batch ([`~objective.token_weighting.TokenWeighting`]), and what is logged is the mean of the
+    products. The contrastive term and penalties on parameters are means over the micro-batches.
 
     Source: arXiv 2510.27077 for the parts (distillation, robustness, regularization over a frozen backbone; only its
     abstract was at hand); the formulas are this package's own, from the works that each loss names.
@@ -118,6 +124,11 @@ class Objective:
         views = frozenset({"student"}).union(*(term.loss.needs for term in token_terms.values()))
         if "contrastive" in self.terms:
             views |= {"teacher"}
+        self._weighting = TokenWeighting(
+            {role: term.token_weights for role, term in token_terms.items() if term.token_weights is not None},
+            [role for role, term in token_terms.items() if "teacher" in term.loss.needs],
+        )
+        views |= self._weighting.needs
         self.views: frozenset[str] = views
         metrics = [(name, load_part("metrics", name)()) for name in part_names("metrics")]
         named_losses = [(f"{role}_loss", term.loss) for role, term in token_terms.items()]
@@ -155,6 +166,9 @@ class Objective:
             for role, term in self.terms.items()
         }
         self._decide(states, batch, scale, training)
+        if self._weighting.weights:
+            weights_of = self._weighting(states, batch, chunk_size=self.chunk_size, compile=self.compiles)
+            states = replace(states, token_weights=weights_of)
         num_items = len(batch.kept) if scale.num_items is None else scale.num_items
         loss: Any = 0.0
         sums: dict[str, Tensor] = {}

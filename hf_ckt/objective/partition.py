@@ -32,6 +32,8 @@ class HiddenStates:
             The teacher's reading of the rejected answers.
         role_masks (`dict[str, torch.Tensor]`, *optional*):
             By role, `(N,)`: False at the positions that it leaves out. A role that is not named counts everywhere.
+        token_weights (`dict[str, torch.Tensor]`, *optional*):
+            By role, `(N,)`: factor of its loss at each position. 1 for a role that is not named.
     """
 
     hidden: dict[str, Tensor]
@@ -40,6 +42,16 @@ class HiddenStates:
     teacher: tuple[SignalPart, ...] = ()
     rejected: tuple[Batch, tuple[SignalPart, ...]] | None = None
     role_masks: dict[str, Tensor] = field(default_factory=dict)
+    token_weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def factors(self) -> dict[str, Tensor]:
+        """Returns, by role, the product of what it leaves out and of how it weighs the rest, `(N,)` each."""
+        masks = {role: mask.float() for role, mask in self.role_masks.items()}
+        weighed = {
+            role: weight * masks[role].to(weight) if role in masks else weight
+            for role, weight in self.token_weights.items()
+        }
+        return masks | weighed
 
 
 class Part(NamedTuple):
@@ -57,6 +69,8 @@ class Part(NamedTuple):
             By a loss's key, its factor at each position, `(M,)`.
         teacher (`str`):
             Name of the teacher that speaks there; empty where there is one alone, or none.
+        rows (`torch.Tensor` of shape `(M,)`, *optional*):
+            Which of the N positions they are. None: all.
     """
 
     program: TileProgram
@@ -66,6 +80,7 @@ class Part(NamedTuple):
     labels: Tensor
     token_weights: dict[str, Tensor]
     teacher: str
+    rows: Tensor | None
 
 
 class Partition:
@@ -139,12 +154,12 @@ class Partition:
         missing: list[str],
     ) -> Part:
         hidden, heads, given = dict(states.hidden), dict(states.heads), dict[str, Given]()
-        masks = states.role_masks
+        factors = states.factors()
         if speaker is None:
             missing = [*missing, "teacher"]
         if rows is not None:
             hidden, labels = select_rows(hidden, rows), labels[rows]
-            masks = {role: mask[rows.to(mask.device)] for role, mask in masks.items()}
+            factors = {role: factor[rows.to(factor.device)] for role, factor in factors.items()}
         if "noisy" not in missing:
             hidden["noisy"] = _rows_among(states.noisy.states, states.noisy.positions, rows)
         if speaker is not None:
@@ -159,8 +174,8 @@ class Partition:
                 given["teacher"] = signal.paths
         program = self.program(*missing)
         keys = {name for name, _ in program.losses}
-        weights = {f"{role}_loss": mask.float() for role, mask in masks.items() if f"{role}_loss" in keys}
-        return Part(program, hidden, heads, given, labels, weights, "" if speaker is None else speaker.teacher)
+        weights = {f"{role}_loss": factor for role, factor in factors.items() if f"{role}_loss" in keys}
+        return Part(program, hidden, heads, given, labels, weights, "" if speaker is None else speaker.teacher, rows)
 
 
 def _by_noise(noisy: NoisyStates, rows: Tensor | None, whole: int) -> Iterator[tuple[bool, Tensor | None]]:

@@ -16,6 +16,7 @@ from ..objective.candidates import LEVELS, Contrast, TeacherQueue
 from ..objective.objective import ROLES
 from ..objective.schedules import SCHEDULES, Schedule
 from .noise_config import PerturbationConfig, build_part, known_settings, setting
+from .token_weights_config import TokenWeightsConfig
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def _loss(role: str, default: str) -> Any:
 
 
 @dataclass
-class ContrastiveRobustConfig(PerturbationConfig, SFTConfig):
+class ContrastiveRobustConfig(TokenWeightsConfig, PerturbationConfig, SFTConfig):
     """
     Configuration of [`ContrastiveRobustTrainer`]: everything of [`~trl.SFTConfig`], with its defaults, and the
     objective.
@@ -72,10 +73,8 @@ class ContrastiveRobustConfig(PerturbationConfig, SFTConfig):
     _VALID_DICT_FIELDS = [
         *SFTConfig._VALID_DICT_FIELDS,
         *PerturbationConfig.dict_fields,
-        "teacher_model_init_kwargs",
-        "teacher_token_map",
-        "role_rows",
-        "loss_settings",
+        *TokenWeightsConfig.dict_fields,
+        *("teacher_model_init_kwargs", "teacher_token_map", "role_rows", "loss_settings"),
     ]
 
     task_weight: float = _weight("task", "the task loss (loss_type: nll or dft)", 1.0)
@@ -250,6 +249,7 @@ class ContrastiveRobustConfig(PerturbationConfig, SFTConfig):
             "schedule_warmup_ratio", self.schedule_warmup_ratio, 0, 1, "It is a share of training.", open_low=True
         )
         self._check_perturbation()
+        self._check_token_weights()
         require_known("contrastive_level", self.contrastive_level, LEVELS)
         require_known("consistency_target", self.consistency_target, CONSISTENCY_TARGETS)
         require_known("nonfinite_loss", self.nonfinite_loss, NONFINITE_ACTIONS)

@@ -37,6 +37,7 @@ def find_facts(trainer: Any, *, teacher_given: bool) -> RunFacts:
     no_teacher = f"there is no teacher: none was given as teacher_model=... (in a shell --teacher-model-name-or-path), and {no_base}"
     return RunFacts(
         no_teacher=None if teacher_given or no_base is None else no_teacher,
+        no_base=no_base,
         no_regularization=_no_regularization(trainer, no_base),
         no_noisy_view=_no_noisy_view(trainer.model) if is_peft else None,
         obstacle=obstacle,

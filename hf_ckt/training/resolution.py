@@ -19,6 +19,8 @@ class RunFacts(NamedTuple):
     Args:
         no_teacher (`str`, *optional*):
             No teacher was given, and the student has no frozen base to take its place.
+        no_base (`str`, *optional*):
+            The student has no frozen base.
         no_regularization (`str`, *optional*):
             The chosen loss cannot be taken: the student has no frozen base to compare with, or no adapter to penalise.
         no_noisy_view (`str`, *optional*):
@@ -30,6 +32,7 @@ class RunFacts(NamedTuple):
     """
 
     no_teacher: str | None = None
+    no_base: str | None = None
     no_regularization: str | None = None
     no_noisy_view: str | None = None
     obstacle: str | None = None
@@ -96,6 +99,7 @@ def resolve_schedules(args: ContrastiveRobustConfig, facts: RunFacts) -> dict[st
         raise ValueError(f"label_trust=True: {missing}. Remedy that, or set label_trust=False.")
     if facts.obstacle and "task" in (args.role_rows or {}):
         raise ValueError(f"role_rows['task']: {facts.obstacle}. Remedy that, or leave the rule out.")
+    _require_weighable(args, facts)
     chosen: dict[str | None, list[str]] = {}  # by the reason against them
     for role in EXTRA_ROLES:
         weight = getattr(args, f"{role}_weight")
@@ -124,6 +128,8 @@ def resolve_schedules(args: ContrastiveRobustConfig, facts: RunFacts) -> dict[st
     idle = [role for role in args.role_rows or {} if role not in active]
     if idle:
         logger.warning("role_rows: %s off in this run, so its rule chooses nothing.", " and ".join(idle))
+    for role in args.token_weights.keys() - active.keys():
+        logger.warning("%s_token_weights: %s is off in this run, so no token is weighed.", role, role)
     return active
 
 
@@ -197,6 +203,19 @@ def require_safe_noisy_view(
             "corrupts the gradients without an error. Set gradient_checkpointing_kwargs={'use_reentrant': False}, "
             "noisy_view_batched=True or consistency_weight=0."
         )
+
+
+def _require_weighable(args: ContrastiveRobustConfig, facts: RunFacts) -> None:
+    """Raises ValueError where tokens are to be weighed by what the run does not have."""
+    for role, part in args.token_weights.items():
+        missing = facts.obstacle
+        if "teacher" in part.needs:
+            missing = missing or facts.no_teacher
+        if "reference" in part.needs and facts.no_base:
+            missing = missing or f"it compares with the base model, but {facts.no_base}"
+        if missing:
+            field = f"{role}_token_weights"
+            raise ValueError(f"{field}={getattr(args, field)!r}: {missing}. Remedy that, or set {field}='uniform'.")
 
 
 def _missing(role: str, args: ContrastiveRobustConfig, facts: RunFacts) -> str | None:

@@ -239,7 +239,8 @@ def _reads(teacher: Any) -> tuple[bool, str | None]:
 def _may_read_teacher(args: Any) -> bool:
     """Whether a term may read a teacher, as far as can be told before the run is known."""
     robust = args.consistency_target == "teacher" and args.may_be_on("consistency")
-    return args.may_be_on("distillation") or args.may_be_on("contrastive") or robust or args.label_trust
+    weighs = any("teacher" in part.needs for part in args.token_weights.values())
+    return args.may_be_on("distillation") or args.may_be_on("contrastive") or robust or args.label_trust or weighs
 
 
 def _require_apart(args: Any) -> None:

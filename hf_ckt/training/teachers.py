@@ -10,8 +10,9 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 
 from ..checks import nearest, said_of
-from ..discovery import load_part, part_names
+from ..discovery import load_part, part_name, part_names
 from ..teachers.base import Teacher, TeacherSetup
+from ..teachers.cache import CacheTeacher
 from ..teachers.self import SelfTeacher
 
 logger = logging.getLogger(__name__)
@@ -148,8 +149,23 @@ def require_one_way(teacher_model: Any, teachers: Any) -> None:
             read_kind(one)
 
 
+def _is_the_base(teacher: Teacher) -> bool:
+    """Whether all that a teacher says is what the student's own frozen base says."""
+    if isinstance(teacher, CacheTeacher):
+        return all(one.get("kind") == part_name(SelfTeacher) for one in teacher.reader.teachers.values())
+    several = teacher.parts.values()
+    return all(map(_is_the_base, several)) if several else isinstance(teacher, SelfTeacher)
+
+
 def require_fitting(teacher: Teacher, terms: Mapping[str, Any]) -> None:
-    """Raises ValueError where a term cannot be computed from what a teacher gives."""
+    """Raises ValueError where a term cannot be computed, or its tokens not weighed, from what a teacher gives."""
+    for role, term in terms.items():
+        needs = () if term.token_weights is None else term.token_weights.needs
+        if "teacher" in needs and "reference" in needs and _is_the_base(teacher):
+            raise ValueError(
+                f"{role}_token_weights={part_name(term.token_weights)!r}: the teacher is the student's own base, from which it "
+                f"nowhere differs, so every token would count alike. Name a teacher, or set {role}_token_weights='uniform'."
+            )
     if not teacher.lossy:
         return
     if "contrastive" in terms:

@@ -129,8 +129,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         self._causal_lm = self.model.get_base_model() if is_peft_model(self.model) else self.model
         schedules = resolve_schedules(args, find_facts(self, teacher_given=teacher_given))
         task_alone = set(schedules) == {"task"} and args.task_weight == 1 and args.task_schedule == "constant"
-        # Else it is SFTTrainer, to the last bit.
-        learns = not task_alone or args.label_trust or "task" in (args.role_rows or {})
+        learns = not task_alone or args.changes_task  # else it is SFTTrainer, to the last bit
         if self._marks:
             self.data_collator = MarkCollator(self.data_collator, keep=learns)
         if learns:
@@ -151,7 +150,8 @@ class ContrastiveRobustTrainer(ResumableTrainer):
         if args.consistency_budget is not None and "consistency" in schedules:
             self._budget = args.build_budget(self.accelerator, schedules["consistency"].weight)
             schedules["consistency"] = self._budget
-        terms = {role: Term(args.build_loss(role), schedule) for role, schedule in schedules.items()}
+        weights = args.token_weights
+        terms = {role: Term(args.build_loss(role), one, weights.get(role)) for role, one in schedules.items()}
         contrast = args.build_contrast(len(self._tokenizer)) if "contrastive" in terms else None
         self.objective = Objective(
             terms,

@@ -19,7 +19,7 @@ def test_parts_json_holds_every_file(capsys):
     """A part that is missing from the list is one that no script can find."""
     assert cli.main(["parts", "--json"]) == 0
     parts = json.loads(capsys.readouterr().out)
-    for family in ("losses", "teachers", "perturbations", "metrics"):
+    for family in ("losses", "teachers", "perturbations", "metrics", "token_weights"):
         assert {part["name"] for part in parts if part["family"] == family} == _files(family)
     for part in parts:
         assert {"family", "name", "roles", "settings", "source", "summary"} <= part.keys()

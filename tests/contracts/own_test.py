@@ -30,6 +30,9 @@ WANTED: dict[str, dict[str, str]] = {
     "parameter loss": {"reference": "reference(model), the penalty of a model with LoRA adapters"},
     "token loss": {"reference": "reference(row, label), of the logits by view and the label"},
     "metric": {"reference": "reference(row, label), of the logits by view and the label"},
+    "token weighting": {
+        "reference": "reference(row, label, position), of the logits by view, the label and how many tokens stand before it"
+    },
     "perturbation of text": {
         "UNIT": "UNIT, what its severity is a share of",
         "measure": "measure(before, after), which returns how many units differ and how many there are",
@@ -51,7 +54,7 @@ def kind_of(family: str, name: str) -> str:
         return next((kind for base, kind in kinds.items() if issubclass(cls, base)), "token loss")
     if family == "perturbations":
         return "perturbation of text" if cls.stage == "text" else "searched perturbation"
-    return {"metrics": "metric", "teachers": "teacher"}[family]
+    return {"metrics": "metric", "teachers": "teacher", "token_weights": "token weighting"}[family]
 
 
 def _own_test(family: str, name: str) -> Any:

@@ -52,11 +52,22 @@ CASES: dict[str, tuple[list[Any], list[str], dict[str, Any]]] = {
     ),
     "trusted": (APART, TOPICS, {"task_weight": 1.0, "label_trust": True}),
 }
+# What a rank weighs is its own micro-batch, as in one process each of two micro-batches is.
+WEIGHED = {
+    "task_weight": 0.5,
+    "distillation_weight": 1.0,
+    "task_token_weights": "position_decay",
+    "distillation_token_weights": "teacher_divergence",
+    "role_rows": {"distillation": {"topic": "cooking"}},
+}
 CONTRAST = {**ALONE, "contrastive_weight": 1.0, "contrastive_queue_size": 30, "contrastive_loss": "info_nce"}
 
 
-def outcome(folder: Path, model: Path, teachers: dict[str, Any], case: str, rows: int = 8, **changes: Any) -> Any:
-    names, topics, fields = CASES.get(case, (APART, FIRST_ALONE, CONTRAST))
+def outcome(
+    folder: Path, model: Path, teachers: dict[str, Any], case: str, rows: int = 8, names: Any = None, **changes: Any
+) -> Any:
+    own, topics, fields = CASES.get(case, (APART, FIRST_ALONE, CONTRAST if names is None else ALONE))
+    names = own if names is None else names
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     gloo = {"ddp_backend": "gloo"} if ranks == 2 else {}
     each = {
@@ -79,10 +90,17 @@ def contrast(folder: Path, model: Path, teachers: dict[str, Any]) -> Any:
     return outcome(folder, model, teachers, "contrast", role_rows={"contrastive": {"topic": "cooking"}}, max_steps=1)
 
 
+def weighed(folder: Path, model: Path, teachers: dict[str, Any], names: list[Any], **changes: Any) -> Any:
+    """Four rows a micro-batch, on two processes or one after the other, the teachers divided among them or not."""
+    return outcome(folder, model, teachers, "weighed", names=names, **{**WEIGHED, **changes})
+
+
 def main() -> None:
     folder, model, teachers = Path(sys.argv[1]), Path(sys.argv[2]), torch.load(sys.argv[3])
     found = {case: outcome(folder / str(number), model, teachers, case) for number, case in enumerate(CASES)}
     found["contrast"] = contrast(folder / "contrast", model, teachers)
+    for rows in (APART, NAMES):
+        found[f"weighed {len(set(rows))}"] = weighed(folder / f"weighed{len(set(rows))}", model, teachers, rows)
     torch.save(found, folder / f"rank{os.environ['RANK']}.pt")
 
 

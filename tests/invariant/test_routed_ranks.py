@@ -46,3 +46,20 @@ def test_rank_without_an_anchor_adds_nothing_to_the_contrast(two, tiny_model_dir
     assert found["logs"][0]["contrastive_loss"] == pytest.approx(alone["logs"][0]["contrastive_loss"], rel=1e-6)
     for name, value in alone["moved"].items():
         torch.testing.assert_close(2 * found["moved"][name], value, rtol=1e-4, atol=3e-7)
+
+
+@pytest.mark.parametrize("names", [routed_ranks.APART, routed_ranks.NAMES], ids=["one teacher a rank", "mixed"])
+def test_two_processes_weigh_as_two_micro_batches_of_one_do(names, two, tiny_model_dir, tmp_path):
+    """Weights have mean 1 on each rank: where one waited for the other's, or counted its tokens, the two would differ."""
+    halves = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    one = routed_ranks.weighed(tmp_path / "one", tiny_model_dir, two.teachers, names, **halves)
+    found = two.outcomes[0][f"weighed {len(set(names))}"]
+    for mine, theirs in zip(found["logs"], one["logs"], strict=True):
+        for name in ("loss", "task_loss", "distillation_loss"):
+            assert mine[name] == pytest.approx(theirs[name], rel=5e-6), name
+    for name, value in one["moved"].items():
+        torch.testing.assert_close(found["moved"][name], value, rtol=1e-4, atol=3e-7)
+    plain = routed_ranks.weighed(
+        tmp_path / "two", tiny_model_dir, two.teachers, names, **halves, task_token_weights="uniform"
+    )
+    assert plain["logs"][0]["task_loss"] != pytest.approx(one["logs"][0]["task_loss"], rel=1e-4)

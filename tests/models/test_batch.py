@@ -25,3 +25,20 @@ def test_documents_of_a_context_are_found_whatever_pads_it():
     own, _ = batch.of_documents(torch.arange(batch.documents.count) == 1)
     assert own.inputs["input_ids"].tolist() == [[5, 6, 7, 8, 9]]
     assert own.context.inputs["input_ids"].tolist() == [[5, 6, 7, 8, 9, 10, 11]]
+
+
+def test_kept_tokens_are_counted_from_their_documents_beginning():
+    """Counted from the row's, the second answer of a pack would begin where the first one ends."""
+    ids = torch.arange(12).view(2, 6)
+    labels = torch.tensor([[-100, 1, 2, -100, 4, 5], [-100, -100, 8, 9, -100, -100]])
+    mask = torch.tensor([[1] * 6, [1, 1, 1, 1, 0, 0]])
+    padded = Batch({"input_ids": ids, "attention_mask": mask}, labels)
+    # In a conversation the second answer goes on counting.
+    assert padded.kept_before.tolist() == [0, 1, 2, 3, 0, 1]
+    positions = torch.tensor([[0, 1, 2, 3, 4, 5, 0, 1, 2, 3]])
+    packed = Batch({"input_ids": ids.flatten()[None, :10], "position_ids": positions}, labels.flatten()[None, :10])
+    assert packed.kept_before.tolist() == [0, 1, 2, 3, 0, 1]
+    left = Batch({"input_ids": ids, "attention_mask": mask.flip(1)}, labels)
+    assert left.kept_before.tolist() == [0, 1, 2, 3, 0, 1]
+    nothing = Batch({"input_ids": ids}, torch.full_like(ids, -100))
+    assert nothing.kept_before.tolist() == []
