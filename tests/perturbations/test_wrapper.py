@@ -9,6 +9,7 @@ import pytest
 
 from hf_ckt.data import corrupt, load_boundary_set, load_templates, to_prompt_completion
 from hf_ckt.data.contamination import normalized
+from hf_ckt.data.public_hashes import known_prompts, sentences
 from hf_ckt.models.batch import Batch
 from hf_ckt.noise.document_batches import split_documents
 from hf_ckt.perturbations.wrapper import WRAPPERS, WrapperPerturbation
@@ -63,6 +64,7 @@ def test_wrapper_templates_are_not_those_of_the_evaluation():
         theirs = fourgrams(template.text.replace("{request}", ""))
         for mine in TEMPLATES:
             assert not fourgrams(mine.replace("{request}", "")) & theirs, (mine, template.id)
+    assert not known_prompts(sentence for template in TEMPLATES for sentence in sentences(template))
 
 
 def test_wrapper_keeps_the_request_whole_at_every_severity():
