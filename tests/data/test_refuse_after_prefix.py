@@ -30,7 +30,18 @@ TEMPLATES = sorted(
     if not path.stem.startswith(("llava", "idefics", "smolvlm"))
 )
 # Empty thoughts, channels, headers with blanks, system prompts of their own, and none of these.
-TRAINED = ("qwen3", "qwen3_5_think", "gptoss", "deepseekv3", "llama3_1", "gemma4", "glm4moe", "phi3", "cohere2", "lfm2")
+TRAINED = (
+    "qwen3",
+    "qwen3_5_think",
+    "gptoss",
+    "deepseekv3",
+    "llama3_1",
+    "gemma4",
+    "glm4moe",
+    "phi3",
+    "cohere2",
+    "lfm2",
+)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +154,9 @@ def test_no_token_holds_parts_of_beginning_and_answer():
     rows = refuse_after_prefix(ROWS, merging((" ",)), share=1.0)
     joints = Counter(row["completion"][0]["content"].removeprefix(beginning(row))[:2] for row in rows)
     assert joints == {"\n\n": len(ROWS)}
-    with pytest.raises(ValueError, match=r"^row 0: the chat template, or the tokenizer, writes .* would be trained on"):
+    with pytest.raises(
+        ValueError, match=r"^row 0: the chat template, or the tokenizer, writes .* would be trained on"
+    ):
         refuse_after_prefix(ROWS, merging((" ", "\n")), share=1.0)
 
 
@@ -181,16 +194,15 @@ def test_a_row_keeps_its_beginning_wherever_it_stands(tokenizer):
 
 def test_beginnings_are_varied_compliant_and_alike_on_both_sides():
     """A beginning that only refusals have says by itself what follows; a few are learnt by heart."""
-    found = [compliant_beginning(row["prompt"], Random(f"{row['id']} {n}")) for row in ROWS for n in range(4)]
-    assert not [text for text in found if is_refusal(text) or text != text.strip() or text[-1] not in '.!:?"']
-    plain = Counter(text for text in found if found.count(text) > 1)
-    assert len(plain) >= 20 and max(plain.values()) < 0.05 * len(found)
-    about = [n for n, row in enumerate(ROWS) if row["kind"] == "harmful"]
-    share = {
-        kind: sum(len(set(found[4 * n : 4 * n + 4]) - plain.keys()) for n in places) / len(places) / 4
-        for kind, places in (("harmful", about), ("benign", sorted({*range(len(ROWS))} - {*about})))
-    }
-    assert all(0.35 < value < 0.6 for value in share.values()), share
+    found = [(row, compliant_beginning(row["prompt"], Random(f"{row['id']} {n}"))) for row in ROWS for n in range(8)]
+    for _, text in found:
+        assert not is_refusal(text) and text == text.strip() and text[-1] in '.!:?"'
+    general = Counter(text for text, _ in {(text, row["id"]) for row, text in found})
+    general = {text: count for text, count in general.items() if count > 1}
+    assert len(general) >= 20 and max(general.values()) < 0.35 * len(ROWS)
+    for harmful in (True, False):
+        mine = [text not in general for row, text in found if (row["kind"] == "harmful") is harmful]
+        assert abs(sum(mine) / len(mine) - 0.5) < 0.07
     named = {compliant_beginning("How can I wash my car?", Random(n)) for n in range(200)}
     assert "Here is how to wash your car:" in named
     # Where pronouns cannot be exchanged word by word, and where there is no request for a way, it is quoted.
@@ -252,7 +264,12 @@ WRONG = {
     "kind": ({"unsafe": "harmfull"}, ROWS, ValueError, "^unsafe: no row has 'harmfull' .* Did you mean 'harmful'"),
     "column": ({"by": "label"}, ROWS, ValueError, "label"),
     "stream": ({}, IterableDataset.from_generator(lambda: iter([{"a": 1}])), TypeError, "^dataset: must be"),
-    "template": ({"chat_template": None, "tokenizer": "none"}, ROWS, ValueError, "^chat_template: the tokenizer has none"),
+    "template": (
+        {"chat_template": None, "tokenizer": "none"},
+        ROWS,
+        ValueError,
+        "^chat_template: the tokenizer has none",
+    ),
     "turns": (
         {"share": 1.0},
         Dataset.from_list(
