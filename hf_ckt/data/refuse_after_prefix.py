@@ -227,7 +227,7 @@ def _made(
     index: int, row: Mapping[str, Any], tokenizer: Any, template: str, seed: int, begins: bool
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """A row's completion, and what its template is given."""
-    own = {name: value for name, value in (row.get(_OPTIONS) or {}).items()}
+    own = dict(row.get(_OPTIONS) or {})
     if own.get(PREFIX):
         raise ValueError(
             f"row {index}: its answer begins with {own[PREFIX]!r} already, and a second beginning would be trained on. Start "

@@ -301,5 +301,5 @@ def test_what_cannot_begin_compliantly_raises(case, tokenizer):
 def test_a_second_beginning_raises(tokenizer):
     """The first one would become part of what is trained."""
     once = refuse_after_prefix(ROWS, tokenizer)
-    with pytest.raises(ValueError, match="begins with .* already, and a second beginning would be trained on"):
+    with pytest.raises(ValueError, match=r"begins with .* already, and a second beginning would be trained on"):
         refuse_after_prefix(once, tokenizer)
