@@ -129,7 +129,7 @@ def test_a_template_writes_all_else_as_it_did(name):
     ):
         found = [one.apply_chat_template(messages, **options) for one in (tokenizer, changed)]
         assert dict(found[0]) == dict(found[1])
-    text = "{{ messages[0].content }}\n\n  \n"
+    text = "\n  {{ messages[0].content }}\n\n  \n"
     assert of_bytes(text).apply_chat_template(chat, tokenize=False) == of_bytes(
         prefixed_template(text)
     ).apply_chat_template(chat, tokenize=False)
