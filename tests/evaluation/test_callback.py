@@ -15,10 +15,12 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from hf_ckt.data import load_boundary_set
 from hf_ckt.evaluation import callback as module
 from hf_ckt.evaluation.callback import SafetyEvalCallback
 from hf_ckt.evaluation.judges import Judge, Verdict
 from hf_ckt.evaluation.measuring.answers import Answer
+from hf_ckt.evaluation.measuring.refusal_openings import Leaning
 from tests.processes import run_on_two
 from tests.runs import OFF, rows
 from tests.trainers import build, build_sft, history, lora, run, trained
@@ -217,6 +219,102 @@ def test_a_resumed_run_keeps_the_best_score(control, tiny_model_dir, tmp_path):
     assert all(torch.equal(value, expected[name]) for name, value in trained(resumed).items())
 
 
+def leaning(by_text):
+    """In place of the model's own: log-odds by the prompt's text."""
+
+    def leanings(_model, _tokenizer, prompts, **_kwargs):
+        return [Leaning(by_text(text), 0.0) for text in prompts]
+
+    return leanings
+
+
+def test_log_odds_alone_generate_nothing(tiny_model_dir, tmp_path, monkeypatch):
+    """At every evaluation, generation would take longer than the steps between them."""
+    trainer, added = make(tmp_path, tiny_model_dir, options={"new_tokens": 0})
+    monkeypatch.setattr(module, "answer_batch", None)
+    # Harmful 0, 1, 2, 3 and benign 0.5, 1.5, 2.5, 3.5: of the 16 pairs harmful is above in 0 + 1 + 2 + 3.
+    monkeypatch.setattr(module, "refusal_leanings", leaning(lambda text: int(text[-1]) + 0.5 * ("Bake" in text)))
+    metrics = trainer.evaluate()
+    assert scores(metrics) == {
+        "eval_refusal_auroc": 6 / 16,
+        "eval_refusal_log_odds_harmful": 1.5,
+        "eval_refusal_log_odds_benign": 2.0,
+    }
+    assert len(added.rows) == 8 and not any("refused" in row for row in added.rows)
+
+
+@pytest.mark.parametrize("new_tokens", [0, 2])
+def test_auroc_under_typing_errors_is_that_of_the_corrupted_prompts(new_tokens, tiny_model_dir, tmp_path, monkeypatch):
+    """Read off the clean prompts, or off clean and corrupted ones together, it would look robust."""
+    options = {"new_tokens": new_tokens, "corruption": "casing", "severity": 1.0}
+    trainer, _ = make(tmp_path, tiny_model_dir, options=options)
+    seen = []
+
+    def value(text):
+        seen.append(text)
+        # Clean prompts are told apart without an error, those in other letters not at all.
+        return float("Harm" in text)
+
+    monkeypatch.setattr(module, "refusal_leanings", leaning(value))
+    first = trainer.evaluate()
+    assert (first["eval_refusal_auroc"], first["eval_refusal_auroc_noise"]) == (1.0, 0.5)
+    clean = {prompt["text"] for prompt in SUITE}
+    assert set(seen) == clean | {text.swapcase() for text in clean} and len(seen) == 16
+    assert trainer.evaluate()["eval_refusal_auroc_noise"] == 0.5 and seen[:16] == seen[16:]
+    assert ("eval_safety" in first) == bool(new_tokens) and "eval_youden_j_noise" not in first
+
+
+@pytest.mark.parametrize("metric", ["refusal_auroc", "eval_refusal_auroc_noise"])
+def test_the_best_adapter_by_auroc_is_kept(metric, tiny_model_dir, tmp_path, monkeypatch):
+    """Chosen by the loss, the checkpoint is the one that answers likest, and not the one that tells apart best."""
+    changes = {"metric_for_best_model": metric, "load_best_model_at_end": True, "max_steps": 3, **EACH_STEP}
+    options = {"new_tokens": 0, "corruption": "casing", "severity": 1.0}
+    trainer, _ = make(tmp_path, tiny_model_dir, options=options, **changes)
+    # By step, how many of the four harmful prompts are above all benign ones: clean, and in other letters.
+    above = {1: (1, 2), 2: (4, 0), 3: (2, 4)}
+
+    def value(text):
+        clean, noisy = above[trainer.state.global_step]
+        count = clean if text[1].islower() else noisy
+        return 0.0 if "bake" in text.lower() else 1.0 if int(text[-1]) < count else -1.0
+
+    monkeypatch.setattr(module, "refusal_leanings", leaning(value))
+    run(trainer)
+    assert trainer.state.best_metric == 1.0
+    wanted = "checkpoint-2" if metric == "refusal_auroc" else "checkpoint-3"
+    assert Path(trainer.state.best_model_checkpoint).name == wanted
+
+
+def test_sets_are_asked_in_full_by_their_names(tiny_model_dir, tmp_path):
+    """A draw of a validation split chooses by the draw; one side of it alone chooses the adapter that refuses all."""
+    trainer, added = make(tmp_path, tiny_model_dir, prompts="boundary-validation", options={"new_tokens": 0})
+    rows = load_boundary_set("validation")
+    wanted = {row["prompt"]: row["kind"] for row in rows if row["kind"] in ("harmful", "twin")}
+    found = {prompt.text: prompt.kind for prompt in added.prompts}
+    assert found == {text: "harmful" if kind == "harmful" else "benign" for text, kind in wanted.items()}
+    assert 0 <= trainer.evaluate()["eval_refusal_auroc"] <= 1 and len(added.rows) == len(wanted)
+    both = make(tmp_path, tiny_model_dir, prompts="boundary")[1].prompts
+    assert {prompt.set for prompt in both} == {"boundary-harmful", "boundary-twin"}
+    mixed = make(tmp_path, tiny_model_dir, prompts=["starter-lookalike", *ONLY_HARMFUL])[1].prompts
+    assert {prompt.set for prompt in mixed} == {"starter-lookalike", "own"}
+
+
+def test_a_run_with_log_odds_under_noise_trains_as_one_without(tiny_model_dir, tmp_path):
+    """The corruption's draws, or a mode left behind, would make another run of it."""
+    changes = {**CASES["everything"], "max_steps": 3, "train_sampling_strategy": "random", "eval_strategy": "steps"}
+    given = {"peft_config": lora(lora_dropout=0.2), "eval_dataset": Dataset.from_list(rows(3))}
+    plain = run(build(tmp_path / "plain", tiny_model_dir, given=given, eval_steps=1, **changes))
+    options = {"new_tokens": 0, "corruption": "typos"}
+    trainer, _ = make(tmp_path / "with", tiny_model_dir, given=given, options=options, eval_steps=1, **changes)
+    mine = run(trainer)
+    expected = trained(plain)
+    assert all(torch.equal(value, expected[name]) for name, value in trained(mine).items())
+    assert [entry["loss"] for entry in history(mine) if "loss" in entry] == [
+        entry["loss"] for entry in history(plain) if "loss" in entry
+    ]
+    assert sum("eval_refusal_auroc_noise" in entry for entry in history(mine)) == 3
+
+
 def test_kd_alignment_is_the_evaluations_own_acceptance(tiny_model_dir, tmp_path):
     """Acceptance measured twice takes twice the time, on other data gives two numbers of one name."""
     trainer, _ = make(tmp_path, tiny_model_dir, **{"distillation_weight": 1.0})
@@ -291,7 +389,7 @@ WRONG = {
     "nan": ({"max_overrefusal": float("nan")}, SUITE, {}, "max_overrefusal: must be finite"),
     "no benign": ({"max_overrefusal": 0.5}, ONLY_HARMFUL, {}, "max_overrefusal=0.5: the suite has no benign prompt"),
     "empty": ({}, [], {}, "prompts: is empty"),
-    "tokens": ({"new_tokens": 0}, SUITE, {}, "new_tokens: must be 1 or more"),
+    "tokens": ({"new_tokens": -1}, SUITE, {}, "new_tokens: must be 0 or more"),
     "kind": ({}, [{"text": "a", "kind": "harmfull"}], {}, "number 0, kind: unknown name 'harmfull'. Did you mean"),
     "text": ({}, [{"prompt": "a", "kind": "harmful"}], {}, "prompts, number 0: has no text"),
     "best": (
@@ -300,6 +398,38 @@ WRONG = {
         {"metric_for_best_model": "eval_youden_j"},
         "metric_for_best_model='youden_j': the suite has no",
     ),
+    "set": (
+        {},
+        "boundary-validatoin",
+        {},
+        "prompts: unknown name 'boundary-validatoin'. Did you mean 'boundary-valid",
+    ),
+    "no answers": (
+        {"new_tokens": 0},
+        SUITE,
+        {"metric_for_best_model": "youden_j"},
+        "metric_for_best_model='youden_j': it is a score of answers: raise new_tokens",
+    ),
+    "no noise": (
+        {},
+        SUITE,
+        {"metric_for_best_model": "refusal_auroc_noise"},
+        "metric_for_best_model='refusal_auroc_noise': it is a score of noise: set corruption",
+    ),
+    "limit of no answers": (
+        {"new_tokens": 0, "max_overrefusal": 0.5},
+        SUITE,
+        {},
+        "max_overrefusal=0.5: new_tokens is 0",
+    ),
+    "judge of no answers": ({"new_tokens": 0, "judge": "advbench"}, SUITE, {}, "judge='advbench': new_tokens is 0"),
+    "noise of one kind": (
+        {"corruption": "typos"},
+        ONLY_HARMFUL,
+        {},
+        "corruption: the suite has prompts of kind harmful",
+    ),
+    "noise of embeddings": ({"corruption": "gaussian"}, SUITE, {}, "corruption: unknown name 'gaussian'"),
     "worst": ({}, SUITE, {"metric_for_best_model": "overrefusal"}, "the adapter that refuses most would be kept"),
 }
 
