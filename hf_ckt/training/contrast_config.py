@@ -17,12 +17,15 @@ class ContrastConfig:
         "Temperature of the softmax over candidates, > 0; lower looks only at the hardest. None: its default, 0.1."
     )
     contrastive_false_negative_threshold: float | None = setting(
-        "info_nce: a candidate whose teacher-teacher cosine exceeds it is no negative, in (-1, 1]; 1 keeps all. None: "
-        "its default, 0.95."
+        "info_nce and supervised_contrastive: a candidate whose teacher-teacher cosine exceeds it is no negative, in "
+        "(-1, 1]; 1 keeps all. Not read at the level 'decision' with several teachers, whose sides say it. None: its "
+        "default, 0.95."
     )
     contrastive_level: str = setting(
-        "What is contrasted: 'token' (kept positions) or 'sequence' (mean over a document's kept positions; needs at "
-        "least two documents in a batch).",
+        "What is contrasted: 'token' (kept positions), 'sequence' (mean over a document's kept positions) or 'decision' "
+        "(a document's first kept position, whose next token begins to refuse or to answer; of several turns the first "
+        "one's). The last two need at least two documents in a batch; 'decision' data of which only the answers are "
+        "trained on.",
         "token",
         choices=list(LEVELS),
     )
@@ -47,7 +50,7 @@ class ContrastConfig:
         return Contrast(self.contrastive_level, self.contrastive_max_anchors, queue, vocab_size)
 
     def require_sequences(self) -> None:
-        """Raises ValueError when a batch cannot hold the two sequences that sequence-level contrast compares."""
+        """Raises ValueError when a batch cannot hold the two sequences that contrast between documents compares."""
         own: Any = self
         require_candidates(
             own.contrastive_loss,
@@ -73,4 +76,19 @@ class ContrastConfig:
             raise ValueError(
                 "contrastive_level='sequence': packing_strategy='wrapped' cuts documents and leaves no boundaries, so "
                 "unrelated texts would be averaged. Use packing_strategy='bfd' or contrastive_level='token'."
+            )
+        if self.contrastive_level == "decision":
+            self._check_decision(own)
+
+    def _check_decision(self, own: Any) -> None:
+        if (own.packing or own.eval_packing) and own.packing_strategy != "bfd":
+            raise ValueError(
+                f"contrastive_level='decision': packing_strategy={own.packing_strategy!r} cuts documents, and where a piece "
+                "begins within an answer nothing is decided. Use packing_strategy='bfd' or contrastive_level='token'."
+            )
+        if self.contrastive_rejected:
+            raise ValueError(
+                "contrastive_level='decision': a rejected answer stands behind the same prompt, so where it is decided the "
+                "teacher's state is that of the chosen one, its own positive. Set contrastive_rejected=False, or "
+                "contrastive_level='token' or 'sequence'."
             )
