@@ -79,10 +79,17 @@ def contrast(folder: Path, model: Path, teachers: dict[str, Any]) -> Any:
     return outcome(folder, model, teachers, "contrast", role_rows={"contrastive": {"topic": "cooking"}}, max_steps=1)
 
 
+def decision(folder: Path, model: Path, teachers: dict[str, Any], **changes: Any) -> Any:
+    """Contrast where answers are decided, each process among its own rows."""
+    fields = {**CONTRAST, "contrastive_level": "decision", "contrastive_queue_size": 0, "max_steps": 1}
+    return outcome(folder, model, teachers, "mixed", **{**fields, **changes})
+
+
 def main() -> None:
     folder, model, teachers = Path(sys.argv[1]), Path(sys.argv[2]), torch.load(sys.argv[3])
     found = {case: outcome(folder / str(number), model, teachers, case) for number, case in enumerate(CASES)}
     found["contrast"] = contrast(folder / "contrast", model, teachers)
+    found["decision"] = decision(folder / "decision", model, teachers)
     torch.save(found, folder / f"rank{os.environ['RANK']}.pt")
 
 

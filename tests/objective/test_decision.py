@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Contrast where an answer is decided, against a loop over documents with full-vocabulary logits in float64."""
 
+import inspect
 import logging
 import math
 from collections.abc import Sequence
@@ -376,3 +377,59 @@ def test_documents_without_a_prompt_are_told_once(patterns, said, caplog):
         for _ in range(2):
             similarities(lay_out(documents(*patterns), "padded"), one)
     assert caplog.text.count("nothing of a prompt is read") == said
+
+
+def in_decisions(original: str, fault: str) -> Any:
+    """Replaces a text of the function that finds decisions."""
+
+    def put_in(patch: pytest.MonkeyPatch) -> None:
+        source = inspect.getsource(decisions)
+        assert source.count(original) == 1, f"the source has changed: name the fault in its new words ({original!r})"
+        found: dict[str, Any] = {}
+        exec(compile(source.replace(original, fault), "faulty source", "exec"), vars(candidates), found)
+        patch.setattr(candidates, "decisions", found["decisions"])
+
+    return put_in
+
+
+def last_kept(patch: pytest.MonkeyPatch) -> None:
+    def last(batch: Batch) -> Tensor:
+        numbers = batch.kept_documents
+        return batch.kept_inside & torch.cat([numbers[1:] != numbers[:-1], torch.ones(1, dtype=torch.bool)])
+
+    patch.setattr(candidates, "decisions", last)
+
+
+def forgotten_sides(patch: pytest.MonkeyPatch) -> None:
+    push = TeacherQueue.push
+    patch.setattr(TeacherQueue, "push", lambda self, states, sides=None: push(self, states))
+
+
+def sides_of_the_batch(patch: pytest.MonkeyPatch) -> None:
+    push = TeacherQueue.push
+    patch.setattr(TeacherQueue, "push", lambda self, states, sides=None: push(self, states, torch.zeros_like(sides)))
+
+
+FAULTS = {
+    "the last kept position": last_kept,
+    "padding counts": in_decisions(" & documents.mask.flatten()[batch.kept]", ""),
+    "a neighbour's first token is decided": in_decisions("batch.kept_inside & ", ""),
+    "each answer token decides": in_decisions("within & (order == earliest[numbers])", "within"),
+    "the queue forgets its sides": forgotten_sides,
+    "the queue's sides are one": sides_of_the_batch,
+}
+
+
+def check_all() -> None:
+    for layout in LAYOUTS:
+        test_decision_contrast_equals_a_loop_over_documents("sbbssb", "info_nce", layout)
+    test_queue_keeps_each_states_side(50, "info_nce")
+
+
+@pytest.mark.parametrize("fault", list(FAULTS))
+def test_fault_put_in_is_caught(fault, monkeypatch):
+    """A comparison that a broken anchor or queue passes holds nothing."""
+    check_all()
+    FAULTS[fault](monkeypatch)
+    with pytest.raises(AssertionError):
+        check_all()
