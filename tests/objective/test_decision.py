@@ -61,8 +61,8 @@ def documents(*patterns: str, teachers: str = "", seed: int = 0) -> list[Documen
     ]
 
 
-# Of one turn and of several; of a prompt of one token; all of whose tokens count; and none.
-PATTERNS = ("...xxx", ".xx", "..x..xx.x", "xxxx", "....", "......xxxxx")
+# Of one turn and of several; of a prompt of one token; none of whose tokens count, and before its neighbour all.
+PATTERNS = ("...xxx", ".xx", "..x..xx.x", "....", "xxxx", "......xxxxx")
 
 
 class Laid(NamedTuple):
