@@ -27,13 +27,15 @@ class InfoNCELoss(ContrastiveLoss):
     Source: van den Oord et al. 2018 (CPC), https://huggingface.co/papers/1807.03748; Tian et al. 2019
     (CRD), https://huggingface.co/papers/1910.10699, for contrast between teacher and student. Differs: on the logits'
     cosine, through the heads' Gram matrices.
-    Related: [`SupervisedContrastiveLoss`] takes what is left out here as further positives. [`RelationalKLLoss`] matches
-    the teacher's own similarities instead of pushing all negatives away. This loss is not 0 when student and teacher
+    Related: [`SincereLoss`] and [`SupervisedContrastiveLoss`] take what is left out here as further positives.
+    [`RelationalKLLoss`] matches the teacher's own similarities instead of pushing all negatives away. This loss is not 0 when student and teacher
     agree: it is at its least, -log of the positive's share.
 
     Args:
         temperature (`float`, *optional*, defaults to `0.1`):
-            Unitless, > 0. Lower looks only at the hardest negatives. 0.1 is the value of CRD and SimCLR.
+            Unitless, > 0. Lower looks only at the hardest negatives. 0.1 is the value of CRD and SimCLR. It goes
+            with the number of candidates: exp(c / temperature) negatives of cosine 0 weigh together as much as a positive of
+            cosine c, 55 of them at 0.1 and c = 0.4. With far fewer candidates the loss is as good as solved; raise it.
         false_negative_threshold (`float`, *optional*, defaults to `0.95`):
             Teacher-teacher cosine above which a candidate is left out, in (-1, 1]; 1 keeps all.
 

@@ -24,9 +24,11 @@ class SupervisedContrastiveLoss(ContrastiveLoss):
 
     Source: Khosla et al. 2020, https://huggingface.co/papers/2004.11362, equation 2 (L_out). Differs: between student and
     teacher, so that an anchor's own position is a positive too; sides come from the teachers and not from labels.
-    Related: [`InfoNCELoss`] has the own position as its one positive and leaves the rest of its side out. This loss is
-    never below the log of the number of positives, which it reaches where they share all: an anchor with none on the other
-    side has nothing to part, and is asked for equal similarities.
+    Related: [`SincereLoss`] leaves the other positives out of the sum, and is the one to begin with: here the positives
+    compete, so that a student which resembles its own teacher's position more than others of the side is drawn off it
+    until all are equal, the more the lower the temperature. [`InfoNCELoss`] has the own position as its one positive and
+    leaves the rest of its side out. This loss is never below the log of the number of positives; an anchor with none on
+    the other side has nothing to part, and is asked for equal similarities.
 
     Args:
         temperature (`float`, *optional*, defaults to `0.1`):

@@ -70,6 +70,9 @@ class Contrast:
     """
     Settings of the contrastive role that do not belong to its loss.
 
+    Similarities are of logits from which the mean over the batch's own anchors is taken. Of few anchors it says little, and
+    of two each is then the other's opposite: at the levels of documents, 8 or more in a micro-batch.
+
     Args:
         level (`str`):
             `token`: an anchor is a kept position; `sequence`: the mean over a document's kept positions, which is the

@@ -17,7 +17,7 @@ class ContrastConfig:
         "Temperature of the softmax over candidates, > 0; lower looks only at the hardest. None: its default, 0.1."
     )
     contrastive_false_negative_threshold: float | None = setting(
-        "info_nce and supervised_contrastive: a candidate whose teacher-teacher cosine exceeds it is no negative, in "
+        "info_nce, sincere and supervised_contrastive: a candidate whose teacher-teacher cosine exceeds it is no negative, in "
         "(-1, 1]; 1 keeps all. Not read at the level 'decision' with several teachers, whose sides say it. None: its "
         "default, 0.95."
     )

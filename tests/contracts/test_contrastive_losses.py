@@ -58,6 +58,19 @@ def test_contrastive_loss_reads_sides_as_the_cosines_that_would_say_them(name):
 
 
 @each_loss
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_contrastive_loss_of_one_side_is_finite_and_connected(dtype, name):
+    """A batch of refusals alone comes now and then: a logarithm of nothing would end the run."""
+    given = make_similarities()
+    student, teacher = (one.to(dtype) for one in (given.student_teacher, given.teacher_teacher))
+    alike = torch.ones_like(student, dtype=torch.bool)
+    student.requires_grad_()
+    value = load_part("losses", name)().per_anchor(Similarities(student, teacher, given.positive, alike))
+    (slope,) = torch.autograd.grad(value.sum(), student)
+    assert value.dtype == dtype and value.isfinite().all() and slope.isfinite().all()
+
+
+@each_loss
 @pytest.mark.parametrize("sided", [False, True])
 def test_contrastive_loss_passes_gradcheck(sided, name):
     """The gradient to the student's similarities, false negatives included."""

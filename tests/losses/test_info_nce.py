@@ -57,6 +57,14 @@ def test_info_nce_leaves_out_those_that_are_said_to_be_on_its_side():
     assert value.item() == pytest.approx(math.log(1 + math.exp((0.1 - 0.2) / 0.5)))
 
 
+def test_info_nce_temperature_goes_with_the_number_of_candidates():
+    """The docstring's way to choose it: a positive of cosine 0.4 has half of the softmax against 55 negatives of 0."""
+    student = torch.zeros(1, 56, dtype=torch.float64)
+    student[0, 0] = 0.4
+    value = InfoNCELoss().per_anchor(Similarities(student, torch.zeros(1, 56), torch.tensor([0])))
+    assert value.item() == pytest.approx(math.log(2), abs=0.01)
+
+
 def test_info_nce_of_one_side_is_exactly_zero_and_connected():
     """A batch of refusals alone must train nothing, and neither be NaN nor cut the graph."""
     student = torch.rand(3, 4, dtype=torch.float64, requires_grad=True)

@@ -20,7 +20,7 @@ from hf_ckt.views import LinearHead
 
 VOCAB, STUDENT_WIDTH = 12, 5
 WIDTHS = {"safety": 4, "base": 3}
-LOSSES = ("info_nce", "supervised_contrastive", "relational_kl")
+LOSSES = ("info_nce", "supervised_contrastive", "sincere", "relational_kl")
 
 
 def draw(*shape: int, seed: int) -> Tensor:
@@ -159,9 +159,11 @@ def by_loop(
         if name == "info_nce":
             total = sum(w for j, w in enumerate(weights) if j == i or not same[j])
             values.append(-math.log(weights[i] / total))
-        elif name == "supervised_contrastive":
+        elif name in ("supervised_contrastive", "sincere"):
             own = [j for j in range(len(same)) if same[j]]
-            values.append(sum(-math.log(weights[j] / sum(weights)) for j in own) / len(own))
+            others = sum(w for j, w in enumerate(weights) if not same[j])
+            totals = [sum(weights) if name == "supervised_contrastive" else weights[j] + others for j in own]
+            values.append(sum(-math.log(weights[j] / whole) for j, whole in zip(own, totals, strict=True)) / len(own))
         else:
             targets = [math.exp(value / temperature) for value in teachers]
             pairs = [(t / sum(targets), w / sum(weights)) for t, w in zip(targets, weights, strict=True)]

@@ -59,18 +59,21 @@ def by_logits(loss: str, read: list[Any], queued: list[Any], sided: bool) -> Ten
         if sided:
             alike = [one.row.teacher == read[i].row.teacher for one in [*read, *queued]]
         alike[i] = True
+        own = [score for score, same in zip(scores, alike, strict=True) if same]
+        others = [score for score, same in zip(scores, alike, strict=True) if not same]
         if loss == "info_nce":
-            others = [score for score, same in zip(scores, alike, strict=True) if not same]
             values.append(torch.stack([scores[i], *others]).logsumexp(0) - scores[i])
+        elif loss == "sincere":
+            each = [torch.stack([score, *others]).logsumexp(0) - score for score in own]
+            values.append(torch.stack(each).mean())
         else:
-            own = torch.stack([score for score, same in zip(scores, alike, strict=True) if same])
-            values.append(scores.logsumexp(0) - own.mean())
+            values.append(scores.logsumexp(0) - torch.stack(own).mean())
     return torch.stack(values).mean()
 
 
 @pytest.mark.parametrize("layout", list(LAYOUTS))
 @pytest.mark.parametrize("given", ["several", "one"])
-@pytest.mark.parametrize("loss", ["info_nce", "supervised_contrastive"])
+@pytest.mark.parametrize("loss", ["info_nce", "supervised_contrastive", "sincere"])
 def test_decision_contrast_of_a_run_is_that_of_dense_logits(loss, given, layout, teachers, tiny_model_dir, tmp_path):
     """Padding, packs and accumulation each have their own way to mistake another position for the decision."""
     names = by_hand.NAMES if given == "several" else ["safety"] * 8
