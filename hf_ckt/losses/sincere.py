@@ -68,6 +68,5 @@ class SincereLoss(ContrastiveLoss):
     def per_anchor(self, similarities: Similarities) -> Tensor:
         positives = similarities.on_same_side(self.false_negative_threshold)
         logits = similarities.student_teacher / self.temperature
-        # Not -inf: where all are on one side, the gradient of a sum of nothing would be NaN.
-        negatives = logits.masked_fill(positives, torch.finfo(logits.dtype).min).logsumexp(-1, keepdim=True)
+        negatives = logits.masked_fill(positives, -torch.inf).logsumexp(-1, keepdim=True)
         return ((torch.logaddexp(logits, negatives) - logits) * positives).sum(-1) / positives.sum(-1)

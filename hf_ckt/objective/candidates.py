@@ -136,21 +136,21 @@ class Contrast:
             _say_too_few(self.level)
             return None
         student, anchors = student.to(wide), anchors.to(wide)
-        candidates, own = [anchors], None if sides is None else self._spaced(sides[places.to(sides.device)])
-        of = [own]
+        own = None if sides is None else self._spaced(sides[places.to(sides.device)])
+        candidates, their_sides = [anchors], [own]
         if rejected is not None:
             _, where, answers = _one_head(rejected[1], wide)
             where, answers = _where(self._decided(rejected[0], None), where, answers)
             whole = len(where) == len(rejected[0].kept)
             candidates.append(self._pool(rejected[0], answers, None if whole else where).to(anchors))
-            theirs = self._sides(*rejected)
-            of.append(None if theirs is None else self._spaced(theirs[where.to(theirs.device)]))
+            sides = self._sides(*rejected)
+            their_sides.append(None if sides is None else self._spaced(sides[where.to(sides.device)]))
         if use_queue:
             if own is not None:
                 self.queue.drop_without_sides()
             if self.queue.states is not None:
                 candidates.append(self.queue.states.to(anchors))
-                of.append(self.queue.sides)
+                their_sides.append(self.queue.sides)
             self.queue.push(anchors, own)
         student_teacher, teacher_teacher = self._head_gram(student_head, heads).cosines(
             student,
@@ -162,8 +162,8 @@ class Contrast:
         positive = torch.arange(student.shape[0], device=student_teacher.device)
         same_side = None
         if own is not None:
-            on = [side.to(positive) for side in of if side is not None]
-            same_side = on[0][:, None] == torch.cat(on)
+            known = [one.to(positive) for one in their_sides if one is not None]
+            same_side = known[0][:, None] == torch.cat(known)
         return Similarities(student_teacher, teacher_teacher, positive, same_side)
 
     def _decided(self, batch: Batch, counts: Tensor | None) -> Tensor | None:
