@@ -248,11 +248,31 @@ class Similarities:
             Teacher at the anchor against the teacher at the candidate.
         positive (`torch.Tensor` of shape `(A,)`):
             Index of the candidate that is the anchor's own position.
+        same_side (`torch.Tensor` of shape `(A, K)`, *optional*):
+            True at the candidates that are on the anchor's side, of two refusals say. None: nothing says it.
     """
 
     student_teacher: Tensor
     teacher_teacher: Tensor
     positive: Tensor
+    same_side: Tensor | None = None
+
+    def on_same_side(self, threshold: float) -> Tensor:
+        """
+        Returns which candidates are no negatives of an anchor, `(A, K)` boolean, its own position among them.
+
+        Args:
+            threshold (`float`):
+                Where nothing says who is on the anchor's side, those whose teacher-teacher cosine exceeds it are.
+
+        Example:
+
+        >>> teacher = torch.tensor([[1.0, 0.97, 0.2]])
+        >>> Similarities(teacher, teacher, torch.tensor([0])).on_same_side(0.95).tolist()
+        [[True, True, False]]
+        """
+        same = self.teacher_teacher > threshold if self.same_side is None else self.same_side
+        return same.scatter(1, self.positive[:, None], True)
 
 
 class NoisyStates(NamedTuple):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Anchors and candidates of the contrastive role: pooling, batch centring, rejected answers, the queue."""
+"""Anchors and candidates of the contrastive role: pooling, batch centring, sides, rejected answers, the queue."""
 
 import logging
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from ..views import LinearHead, Similarities
 
 logger = logging.getLogger(__name__)
 
-LEVELS = ("token", "sequence")
+LEVELS = ("token", "sequence", "decision")
 
 
 class TeacherQueue:
@@ -33,17 +33,36 @@ class TeacherQueue:
     def __init__(self, size: int):
         self.size = size
         self.states: Tensor | None = None
+        self.sides: Tensor | None = None
+        """Side of each state, where it is known: see [`sides_of`]."""
 
-    def push(self, states: Tensor) -> None:
-        """Appends states `(A, D_t)` and drops the oldest beyond the size."""
-        if self.size:
-            states = states.detach()
-            kept = states if self.states is None else torch.cat([self.states.to(states.device), states])
-            self.states = kept[-self.size :].clone()
+    def push(self, states: Tensor, sides: Tensor | None = None) -> None:
+        """Appends states `(A, D_t)`, and their sides `(A,)` if they have any, and drops the oldest beyond the size."""
+        if not self.size:
+            return
+        if sides is not None:
+            self.drop_without_sides()
+        self.sides = None if sides is None else self._appended(self.sides, sides)
+        self.states = self._appended(self.states, states)
+
+    def drop_without_sides(self) -> None:
+        """Drops states of which no side is known: those of a run that knew of none, which an old checkpoint may hold."""
+        if self.states is not None and self.sides is None:
+            logger.warning(
+                "contrastive: the queue holds %d states of a run without sides, so it is not known which of them would be "
+                "false negatives. They are dropped, and the queue fills anew.",
+                len(self.states),
+            )
+            self.clear()
 
     def clear(self) -> None:
         """Drops all states: after a step whose states were not finite, which no later step could outlive."""
-        self.states = None
+        self.states = self.sides = None
+
+    def _appended(self, held: Tensor | None, new: Tensor) -> Tensor:
+        new = new.detach()
+        kept = new if held is None else torch.cat([held.to(new.device), new])
+        return kept[-self.size :].clone()
 
 
 @dataclass
@@ -51,10 +70,13 @@ class Contrast:
     """
     Settings of the contrastive role that do not belong to its loss.
 
+    Similarities are of logits from which the mean over the batch's own anchors is taken. Of few anchors it says little, and
+    of two each is then the other's opposite: at the levels of documents, 8 or more in a micro-batch.
+
     Args:
         level (`str`):
             `token`: an anchor is a kept position; `sequence`: the mean over a document's kept positions, which is the
-            mean of its logits.
+            mean of its logits; `decision`: the first kept position of a document, see [`decisions`].
         max_anchors (`int`):
             At most this many anchors, evenly spaced over the kept positions: similarities cost their square.
         queue ([`TeacherQueue`]):
@@ -70,6 +92,7 @@ class Contrast:
 
     def __post_init__(self) -> None:
         self._gram: HeadGram | None = None
+        self._looked = False
 
     def similarities(
         self,
@@ -103,9 +126,8 @@ class Contrast:
         """
         wide = torch.promote_types(student_hidden.dtype, torch.float32)
         heads, places, states = _one_head(teacher, wide)
-        if counts is not None:
-            rows = counts[places.to(counts.device)].nonzero().squeeze(1)
-            places, states = places[rows.to(places.device)], states[rows.to(states.device)]
+        counts, sides = self._decided(batch, counts), self._sides(batch, teacher)
+        places, states = _where(counts, places, states)
         everywhere = len(places) == len(student_hidden)
         at = None if everywhere else places
         student = self._pool(batch, student_hidden if at is None else student_hidden[places], at)
@@ -114,15 +136,22 @@ class Contrast:
             _say_too_few(self.level)
             return None
         student, anchors = student.to(wide), anchors.to(wide)
-        candidates = [anchors]
+        own = None if sides is None else self._spaced(sides[places.to(sides.device)])
+        candidates, their_sides = [anchors], [own]
         if rejected is not None:
             _, where, answers = _one_head(rejected[1], wide)
+            where, answers = _where(self._decided(rejected[0], None), where, answers)
             whole = len(where) == len(rejected[0].kept)
             candidates.append(self._pool(rejected[0], answers, None if whole else where).to(anchors))
+            sides = self._sides(*rejected)
+            their_sides.append(None if sides is None else self._spaced(sides[where.to(sides.device)]))
         if use_queue:
+            if own is not None:
+                self.queue.drop_without_sides()
             if self.queue.states is not None:
                 candidates.append(self.queue.states.to(anchors))
-            self.queue.push(anchors)
+                their_sides.append(self.queue.sides)
+            self.queue.push(anchors, own)
         student_teacher, teacher_teacher = self._head_gram(student_head, heads).cosines(
             student,
             anchors,
@@ -131,16 +160,38 @@ class Contrast:
             teacher_mean=anchors.mean(0),
         )
         positive = torch.arange(student.shape[0], device=student_teacher.device)
-        return Similarities(student_teacher, teacher_teacher, positive)
+        same_side = None
+        if own is not None:
+            known = [one.to(positive) for one in their_sides if one is not None]
+            same_side = known[0][:, None] == torch.cat(known)
+        return Similarities(student_teacher, teacher_teacher, positive, same_side)
+
+    def _decided(self, batch: Batch, counts: Tensor | None) -> Tensor | None:
+        """Where anchors may be: at the decision level, at some of the positions that count."""
+        if self.level != "decision":
+            return counts
+        first = decisions(batch)
+        if not self._looked:
+            self._looked = True
+            if not batch.documents.positions.flatten()[batch.kept[first]].any():
+                _say_no_prompt()
+        return first if counts is None else first & counts.to(first.device)
+
+    def _sides(self, batch: Batch, teacher: tuple[SignalPart, ...]) -> Tensor | None:
+        return sides_of(batch, teacher) if self.level == "decision" else None
+
+    def _spaced(self, values: Tensor) -> Tensor:
+        """At most as many of the anchors' values as there may be anchors."""
+        count = values.shape[0]
+        if count <= self.max_anchors:
+            return values
+        # Evenly spaced rather than random: the same for student and teacher, and after a resume.
+        return values[torch.arange(self.max_anchors, device=values.device) * count // self.max_anchors]
 
     def _pool(self, batch: Batch, hidden: Tensor, places: Tensor | None) -> Tensor:
         """Anchors of states at the kept positions, or at some of them."""
-        if self.level == "token":
-            count = hidden.shape[0]
-            if count <= self.max_anchors:
-                return hidden
-            # Evenly spaced rather than random: the same for student and teacher, and after a resume.
-            return hidden[torch.arange(self.max_anchors, device=hidden.device) * count // self.max_anchors]
+        if self.level != "sequence":
+            return self._spaced(hidden)
         numbers = batch.kept_documents if places is None else batch.kept_documents[places]
         documents, index = torch.unique(numbers, return_inverse=True)
         wide = torch.promote_types(hidden.dtype, torch.float32)
@@ -153,6 +204,49 @@ class Contrast:
         if self._gram is None or student.trainable:
             self._gram = HeadGram.from_heads(student, teachers, self.vocab_size)
         return self._gram
+
+
+def decisions(batch: Batch) -> Tensor:
+    """
+    Returns at which kept positions a document's answer is decided, `(N,)` boolean.
+
+    That is the first of a document's kept positions: where only answers are trained on, the last position of its prompt,
+    whose next token begins to refuse or to answer. Of a conversation in several turns it is the first turn's. What
+    predicts another document's token, or is padding, is no position of a document; one without a kept position has none.
+
+    Example:
+
+    >>> labels = torch.tensor([[-100, -100, 4, 5], [-100, 6, -100, 7]])  # two turns in the second row
+    >>> decisions(Batch({"input_ids": labels.clamp(min=0)}, labels)).tolist()
+    [True, False, True, False]
+    """
+    documents = batch.documents
+    numbers, order = batch.kept_documents, torch.arange(len(batch.kept), device=batch.kept.device)
+    within = batch.kept_inside & documents.mask.flatten()[batch.kept]
+    # Where the first is looked up and not counted, nothing waits for the device.
+    order = order.masked_fill(~within, len(order))
+    earliest = order.new_full((documents.count,), len(order)).scatter_reduce_(0, numbers, order, "amin")
+    return within & (order == earliest[numbers])
+
+
+def sides_of(batch: Batch, teacher: tuple[SignalPart, ...]) -> Tensor | None:
+    """
+    Returns the side that each kept position's document is on, `(N,)` whole numbers from 0, or None if nothing says it.
+
+    This is the one place where sides are decided. With several teachers a document is on the side of the one that it was
+    given: one teaches to refuse, say, and another to answer. With one teacher nothing says it, and a loss takes for one side
+    what the teacher says nearly the same of ([`~views.Similarities.on_same_side`]).
+    """
+    several = len({part.teacher for part in teacher}) > 1
+    return batch.kept_routes if several else None
+
+
+def _where(counts: Tensor | None, places: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions and their states, of those that count."""
+    if counts is None:
+        return places, states
+    rows = counts[places.to(counts.device)].nonzero().squeeze(1)
+    return places[rows.to(places.device)], states[rows.to(states.device)]
 
 
 def _one_head(parts: tuple[SignalPart, ...], dtype: torch.dtype) -> tuple[list[LinearHead], Tensor, Tensor]:
@@ -178,6 +272,15 @@ def _say_too_few(level: str) -> None:
         "contrastive: a batch held fewer than 2 %s anchors; it contributes 0 to this term. Raise "
         "per_device_train_batch_size if it happens often.",
         level,
+    )
+
+
+@cache
+def _say_no_prompt() -> None:
+    logger.warning(
+        "contrastive_level='decision': in the first batch the first token of every document is followed by one that counts, "
+        "so nothing of a prompt is read where an answer is to be decided, and the documents look alike. Train on answers "
+        "alone (completion_only_loss or assistant_only_loss), or use contrastive_level='sequence'."
     )
 
 

@@ -8,13 +8,13 @@ from typing import Any
 from transformers import TrainingArguments
 from trl import SFTConfig
 
-from ..checks import require_candidates, require_count, require_known, require_weight, require_within
+from ..checks import require_count, require_known, require_weight, require_within
 from ..data.row_marks import require_row_rules
 from ..discovery import load_part, names_for_role, part_settings
 from ..losses.base import ParameterLoss
-from ..objective.candidates import LEVELS, Contrast, TeacherQueue
 from ..objective.objective import ROLES
 from ..objective.schedules import SCHEDULES, Schedule
+from .contrast_config import ContrastConfig
 from .noise_config import PerturbationConfig, build_part, known_settings, setting
 from .token_weights_config import TokenWeightsConfig
 
@@ -60,7 +60,7 @@ def _loss(role: str, default: str) -> Any:
 
 
 @dataclass
-class ContrastiveRobustConfig(TokenWeightsConfig, PerturbationConfig, SFTConfig):
+class ContrastiveRobustConfig(ContrastConfig, TokenWeightsConfig, PerturbationConfig, SFTConfig):
     """
     Configuration of [`ContrastiveRobustTrainer`]: everything of [`~trl.SFTConfig`], with its defaults, and the
     objective.
@@ -108,33 +108,6 @@ class ContrastiveRobustConfig(TokenWeightsConfig, PerturbationConfig, SFTConfig)
     )
     contrastive_schedule: str = _schedule("contrastive")
     contrastive_weight_end: float = _end("contrastive")
-    contrastive_temperature: float | None = setting(
-        "Temperature of the softmax over candidates, > 0; lower looks only at the hardest. None: its default, 0.1."
-    )
-    contrastive_false_negative_threshold: float | None = setting(
-        "info_nce: a candidate whose teacher-teacher cosine exceeds it is no negative, in (-1, 1]; 1 keeps all. None: "
-        "its default, 0.95."
-    )
-    contrastive_level: str = setting(
-        "What is contrasted: 'token' (kept positions) or 'sequence' (mean over a document's kept positions; needs at "
-        "least two documents in a batch).",
-        "token",
-        choices=list(LEVELS),
-    )
-    contrastive_max_anchors: int = setting(
-        "At most this many positions of a batch are contrasted, evenly spaced: the cost grows with its square. 1024 "
-        "keeps the similarities at 4 MB.",
-        1024,
-    )
-    contrastive_queue_size: int = setting(
-        "Past teacher states kept as further negatives; 4096 of them cost 4096 times the teacher's hidden width. 0: none.",
-        0,
-    )
-    contrastive_rejected: bool = setting(
-        "Whether the teacher's reading of each example's `rejected` completion is a hard negative. Needs the columns "
-        "prompt, chosen (or completion) and rejected, and no packing.",
-        False,
-    )
 
     consistency_loss: str = _loss("consistency", "consistency_kl")
     consistency_weight: float | None = _weight("consistency", "consistency between the clean and the perturbed input")
@@ -250,13 +223,9 @@ class ContrastiveRobustConfig(TokenWeightsConfig, PerturbationConfig, SFTConfig)
         )
         self._check_perturbation()
         self._check_token_weights()
-        require_known("contrastive_level", self.contrastive_level, LEVELS)
+        self._check_contrast()
         require_known("consistency_target", self.consistency_target, CONSISTENCY_TARGETS)
         require_known("nonfinite_loss", self.nonfinite_loss, NONFINITE_ACTIONS)
-        require_count(
-            "contrastive_max_anchors", self.contrastive_max_anchors, 2, "One anchor has nothing to contrast."
-        )
-        require_count("contrastive_queue_size", self.contrastive_queue_size, 0, "It is a number of states.")
         if self.objective_chunk_size is not None:
             require_count("objective_chunk_size", self.objective_chunk_size, 1, "A tile holds at least one position.")
         if isinstance(self.loss_settings, dict):
@@ -277,17 +246,6 @@ class ContrastiveRobustConfig(TokenWeightsConfig, PerturbationConfig, SFTConfig)
         # Built once here only to raise where a value is set rather than when training starts.
         for role in EXTRA_ROLES if not self.label_trust else ROLES:
             self.build_loss(role)
-        for packing in ("packing", "eval_packing"):
-            if self.contrastive_rejected and getattr(self, packing):
-                raise ValueError(
-                    f"contrastive_rejected: cannot be combined with packing, which would separate an answer from its "
-                    f"rejected counterpart. Set {packing}=False or contrastive_rejected=False."
-                )
-        if self.contrastive_level == "sequence" and self.packing and self.packing_strategy == "wrapped":
-            raise ValueError(
-                "contrastive_level='sequence': packing_strategy='wrapped' cuts documents and leaves no boundaries, so "
-                "unrelated texts would be averaged. Use packing_strategy='bfd' or contrastive_level='token'."
-            )
 
     def build_loss(self, role: str) -> Any:
         """
@@ -327,20 +285,6 @@ class ContrastiveRobustConfig(TokenWeightsConfig, PerturbationConfig, SFTConfig)
         """Whether a role's weight is above 0 at some time, as far as can be told before the run is known."""
         weight = getattr(self, f"{role}_weight")
         return weight is None or self.build_schedule(role, weight).ever_on
-
-    def build_contrast(self, vocab_size: int | None) -> Contrast:
-        """Builds what the contrastive role needs beside its loss."""
-        queue = TeacherQueue(self.contrastive_queue_size)
-        return Contrast(self.contrastive_level, self.contrastive_max_anchors, queue, vocab_size)
-
-    def require_sequences(self) -> None:
-        """Raises ValueError when a batch cannot hold the two sequences that sequence-level contrast compares."""
-        require_candidates(
-            self.contrastive_loss,
-            "sequences",
-            self.per_device_train_batch_size,
-            'Raise per_device_train_batch_size or use contrastive_level="token".',
-        )
 
 
 def _loss_settings(role: str) -> set[str]:

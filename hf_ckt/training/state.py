@@ -36,7 +36,7 @@ class TrainingState:
 
     Args:
         contrast ([`~objective.candidates.Contrast`], *optional*):
-            Its queue of past teacher states.
+            Its queue of past teacher states, with their sides where these are known.
         noisy ([`~noise.noisy_view.NoisyView`], *optional*):
             The noise that its next search begins at.
         budget ([`~objective.budget.ConsistencyBudget`], *optional*):
@@ -62,7 +62,9 @@ class TrainingState:
             shared (`bool`, *optional*):
                 Whether it writes what is the run's too. None: the first does.
         """
-        own = {"contrastive_queue": self._queue(), "search_noise": None if self.noisy is None else self.noisy.previous}
+        states, sides = self._queue()
+        noise = None if self.noisy is None else self.noisy.previous
+        own = {"contrastive_queue": states, "contrastive_queue_sides": sides, "search_noise": noise}
         _write(folder, _RANK_FILE.format(rank=rank), own, {})
         if shared if shared is not None else rank == 0:
             multiplier = None if self.budget is None else torch.tensor(self.budget.multiplier, dtype=torch.float64)
@@ -93,6 +95,8 @@ class TrainingState:
         self._compare_teachers(known, queued is not None)
         if queue is not None and queued is not None:
             queue.states = queued[-queue.size :].clone()
+            sides = own.get("contrastive_queue_sides")  # a checkpoint of before there were sides has none
+            queue.sides = None if sides is None else sides[-queue.size :].clone()
         if self.noisy is not None and "search_noise" in own:
             self.noisy.previous = own["search_noise"]
         if self.budget is not None and "consistency_multiplier" in shared:
@@ -117,8 +121,8 @@ class TrainingState:
             )
         logger.warning("%s. From here on the student learns from the second.", change)
 
-    def _queue(self) -> Tensor | None:
-        return None if self.contrast is None else self.contrast.queue.states
+    def _queue(self) -> tuple[Tensor | None, Tensor | None]:
+        return (None, None) if self.contrast is None else (self.contrast.queue.states, self.contrast.queue.sides)
 
     def remember(self) -> dict[str, Any]:
         """Returns what [`put_back`] takes. No tensor is copied: parts exchange theirs and write into none."""
@@ -131,7 +135,7 @@ class TrainingState:
     def put_back(self, remembered: dict[str, Any]) -> None:
         """Sets every part to what it was when [`remember`] was called, and drops what was noted of a step since."""
         if self.contrast is not None:
-            self.contrast.queue.states = remembered["queue"]
+            self.contrast.queue.states, self.contrast.queue.sides = remembered["queue"]
         if self.noisy is not None:
             self.noisy.previous = remembered["noise"]
         if self.budget is not None:

@@ -144,7 +144,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
 
     def _set_objective(self, schedules: dict[str, Any], teacher_model: Any, model_settings: dict[str, Any]) -> None:
         args = self.args
-        if "contrastive" in schedules and args.contrastive_level == "sequence" and not self.padding_free:
+        if "contrastive" in schedules and args.contrastive_level != "token" and not self.padding_free:
             args.require_sequences()
         self._budget = None
         if args.consistency_budget is not None and "consistency" in schedules:

@@ -3,6 +3,7 @@
 
 import copy
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,13 +19,14 @@ NAMES = [name for name in part_names("losses") if issubclass(load_part("losses",
 each_loss = pytest.mark.parametrize("name", NAMES)
 
 
-def make_similarities(anchors: int = 5, candidates: int = 8, seed: int = 0) -> Similarities:
+def make_similarities(anchors: int = 5, candidates: int = 8, seed: int = 0, *, sided: bool = False) -> Similarities:
     generator = torch.Generator().manual_seed(seed)
     student, teacher = 2 * torch.rand(2, anchors, candidates, generator=generator, dtype=torch.float64) - 1
     positive = torch.randperm(candidates, generator=generator)[:anchors]
     teacher.scatter_(1, positive[:, None], 1.0)
     teacher[0, int(positive[0]) - 1] = 0.99  # a false negative
-    return Similarities(student, teacher, positive)
+    sides = torch.randint(0, 2, (candidates,), generator=generator)
+    return Similarities(student, teacher, positive, sides[positive][:, None] == sides[None] if sided else None)
 
 
 @each_loss
@@ -43,25 +45,54 @@ def test_contrastive_loss_equals_its_formula(name, temperature):
 
 
 @each_loss
-def test_contrastive_loss_passes_gradcheck(name):
+def test_contrastive_loss_reads_sides_as_the_cosines_that_would_say_them(name):
+    """Where sides are known they take the place of the threshold, or are not read at all: nothing in between."""
+    loss, given = load_part("losses", name)(), make_similarities(sided=True)
+    found = loss.per_anchor(given)
+    if not hasattr(loss, "false_negative_threshold"):
+        expected = loss.per_anchor(replace(given, same_side=None))
+    else:
+        said = torch.where(given.same_side, 0.99, 0.0).to(given.teacher_teacher)
+        expected = loss.per_anchor(replace(given, teacher_teacher=said, same_side=None))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@each_loss
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_contrastive_loss_of_one_side_is_finite_and_connected(dtype, name):
+    """A batch of refusals alone comes now and then: a logarithm of nothing would end the run."""
+    given = make_similarities()
+    student, teacher = (one.to(dtype) for one in (given.student_teacher, given.teacher_teacher))
+    alike = torch.ones_like(student, dtype=torch.bool)
+    student.requires_grad_()
+    value = load_part("losses", name)().per_anchor(Similarities(student, teacher, given.positive, alike))
+    (slope,) = torch.autograd.grad(value.sum(), student)
+    assert value.dtype == dtype and value.isfinite().all() and slope.isfinite().all()
+
+
+@each_loss
+@pytest.mark.parametrize("sided", [False, True])
+def test_contrastive_loss_passes_gradcheck(sided, name):
     """The gradient to the student's similarities, false negatives included."""
-    loss, similarities = load_part("losses", name)(temperature=0.5), make_similarities(3, 5)
+    loss, similarities = load_part("losses", name)(temperature=0.5), make_similarities(3, 5, sided=sided)
 
     def total(student: torch.Tensor) -> torch.Tensor:
-        return loss.per_anchor(Similarities(student, similarities.teacher_teacher, similarities.positive))
+        return loss.per_anchor(replace(similarities, student_teacher=student))
 
     assert torch.autograd.gradcheck(total, (similarities.student_teacher.requires_grad_(),))
 
 
 @each_loss
-def test_contrastive_loss_ignores_the_order_of_anchors_and_candidates(name):
+@pytest.mark.parametrize("sided", [False, True])
+def test_contrastive_loss_ignores_the_order_of_anchors_and_candidates(sided, name):
     """A positive looked up at the wrong place trains the student towards another token."""
-    loss, plain = load_part("losses", name)(), make_similarities()
+    loss, plain = load_part("losses", name)(), make_similarities(sided=sided)
     rows, columns = torch.tensor([3, 0, 4, 1, 2]), torch.tensor([5, 2, 7, 0, 1, 6, 4, 3])
     moved = Similarities(
         plain.student_teacher[rows][:, columns],
         plain.teacher_teacher[rows][:, columns],
         columns.argsort()[plain.positive[rows]],
+        plain.same_side[rows][:, columns] if sided else None,
     )
     torch.testing.assert_close(loss.per_anchor(moved), loss.per_anchor(plain)[rows])
 
@@ -70,7 +101,8 @@ def test_contrastive_loss_ignores_the_order_of_anchors_and_candidates(name):
 def test_contrastive_loss_is_never_negative(name):
     """Both are minus the logarithm of a share, or a divergence: below 0, a sign or a mask is wrong."""
     for seed in range(20):
-        assert load_part("losses", name)().per_anchor(make_similarities(seed=seed)).min() >= 0
+        for sided in (False, True):
+            assert load_part("losses", name)().per_anchor(make_similarities(seed=seed, sided=sided)).min() >= 0
 
 
 @each_loss

@@ -33,6 +33,7 @@ FRACTION = {
 SEQUENCE = {
     "hf_ckt.objective.candidates.Contrast._pool": "how many documents have a kept token is the number of anchors"
 }
+DECISION = {"hf_ckt.objective.candidates._where": "how many documents have a kept token is the number of anchors"}
 # Documented to wait: text is no tensor.
 TEXT = {
     "hf_ckt.noise.document_batches.split_documents": "reads the batch's tokens to find their text",
@@ -58,6 +59,7 @@ RUNS = {
     "virtual_adversarial": ({"perturbation": "virtual_adversarial", "perturbation_warm_start": True}, {}),
     "fraction": ({"consistency_fraction": 0.5}, FRACTION),
     "sequence": ({"contrastive_level": "sequence"}, SEQUENCE),
+    "decision": ({"contrastive_level": "decision", "contrastive_queue_size": 50}, DECISION),
     "typos": ({"perturbation": "typos"}, TEXT),
     "token_dropout": ({"perturbation": "token_dropout"}, TEXT),
     "text_mixture": ({"perturbation": {"typos": 0.5, "gaussian": 0.5}}, TEXT | CHOICE),

@@ -95,12 +95,19 @@ def weighed(folder: Path, model: Path, teachers: dict[str, Any], names: list[Any
     return outcome(folder, model, teachers, "weighed", names=names, **{**WEIGHED, **changes})
 
 
+def decision(folder: Path, model: Path, teachers: dict[str, Any], **changes: Any) -> Any:
+    """Contrast where answers are decided, each process among its own rows."""
+    fields = {**CONTRAST, "contrastive_level": "decision", "contrastive_queue_size": 0, "max_steps": 1}
+    return outcome(folder, model, teachers, "mixed", **{**fields, **changes})
+
+
 def main() -> None:
     folder, model, teachers = Path(sys.argv[1]), Path(sys.argv[2]), torch.load(sys.argv[3])
     found = {case: outcome(folder / str(number), model, teachers, case) for number, case in enumerate(CASES)}
     found["contrast"] = contrast(folder / "contrast", model, teachers)
     for rows in (APART, NAMES):
         found[f"weighed {len(set(rows))}"] = weighed(folder / f"weighed{len(set(rows))}", model, teachers, rows)
+    found["decision"] = decision(folder / "decision", model, teachers)
     torch.save(found, folder / f"rank{os.environ['RANK']}.pt")
 
 

@@ -30,6 +30,35 @@ def state(multiplier=0.5, size=4, states=None, noise=None, teacher=None):
     return TrainingState(Contrast("token", 8, queue), noisy, budget, teacher)
 
 
+def test_a_queue_keeps_the_sides_of_its_states(tmp_path):
+    """Cut at another end than its states, each side would be read at another's place."""
+    first = state(states=torch.arange(4.0)[:, None])
+    first.contrast.queue.sides = torch.tensor([0, 1, 1, 2])
+    first.save(str(tmp_path), 0)
+    for size, kept in ((9, [0, 1, 1, 2]), (3, [1, 1, 2])):
+        restored = state(size=size)
+        restored.restore(str(tmp_path), 0)
+        assert restored.contrast.queue.sides.tolist() == kept
+        assert len(restored.contrast.queue.states) == len(kept)
+    # What an attempt has pushed is taken back with its sides, and a skipped step drops both.
+    remembered = restored.remember()
+    restored.contrast.queue.push(torch.ones(1, 1), torch.tensor([7]))
+    assert restored.contrast.queue.sides.tolist() == [1, 2, 7]
+    restored.put_back(remembered)
+    assert restored.contrast.queue.sides.tolist() == [1, 1, 2]
+    restored.forget_step()
+    assert restored.contrast.queue.states is restored.contrast.queue.sides is None
+
+
+def test_a_checkpoint_of_before_there_were_sides_is_read(tmp_path):
+    """A run that began with an older version could not go on."""
+    state(states=torch.arange(4.0)[:, None]).save(str(tmp_path), 0)
+    restored = state()
+    restored.contrast.queue.sides = torch.tensor([1])
+    restored.restore(str(tmp_path), 0)
+    assert len(restored.contrast.queue.states) == 4 and restored.contrast.queue.sides is None
+
+
 def of_rank(rank):
     """A queue and a noise that say whose they are."""
     return {"states": torch.full((4, 3), float(rank)), "noise": torch.full((5, 2), 10.0 + rank)}

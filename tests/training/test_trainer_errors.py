@@ -66,6 +66,17 @@ WRONG_VALUES = [
         {"contrastive_level": "sequence", "packing": True, "packing_strategy": "wrapped"},
         ["contrastive_level", "wrapped", "packing_strategy='bfd'"],
     ),
+    *(
+        (
+            {"contrastive_level": "decision", setting: True, "packing_strategy": strategy},
+            ["contrastive_level='decision'", strategy, "nothing is decided", "packing_strategy='bfd'"],
+        )
+        for setting, strategy in (("packing", "wrapped"), ("packing", "bfd_split"), ("eval_packing", "wrapped"))
+    ),
+    (
+        {"contrastive_level": "decision", "contrastive_rejected": True},
+        ["contrastive_level='decision'", "its own positive", "contrastive_rejected=False"],
+    ),
 ]
 
 
@@ -160,9 +171,10 @@ def test_an_adapter_on_the_head_is_refused(tiny_model_dir, tmp_path):
         build(tmp_path, tiny_model_dir, given={"peft_config": lora(target_modules=["q_proj", "lm_head"])}, **ON)
 
 
-def test_sequence_contrast_needs_two_sequences(tiny_model_dir, tmp_path):
+@pytest.mark.parametrize("level", ["sequence", "decision"])
+def test_contrast_of_documents_needs_two_of_them(level, tiny_model_dir, tmp_path):
     """With one candidate the term is 0 whatever the student says."""
-    changes = {**ON, "contrastive_level": "sequence", "per_device_train_batch_size": 1}
+    changes = {**ON, "contrastive_level": level, "per_device_train_batch_size": 1}
     with pytest.raises(ValueError, match=r"info_nce: needs at least 2 sequences, got 1.*always 0.*Raise per_device"):
         build(tmp_path, tiny_model_dir, given={"peft_config": lora()}, **changes)
 
