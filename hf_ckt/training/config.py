@@ -15,6 +15,7 @@ from ..losses.base import ParameterLoss
 from ..objective.candidates import LEVELS, Contrast, TeacherQueue
 from ..objective.objective import ROLES
 from ..objective.schedules import SCHEDULES, Schedule
+from .grouping import GroupConfig
 from .noise_config import PerturbationConfig, build_part, known_settings, setting
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def _loss(role: str, default: str) -> Any:
 
 
 @dataclass
-class ContrastiveRobustConfig(PerturbationConfig, SFTConfig):
+class ContrastiveRobustConfig(PerturbationConfig, GroupConfig, SFTConfig):
     """
     Configuration of [`ContrastiveRobustTrainer`]: everything of [`~trl.SFTConfig`], with its defaults, and the
     objective.
