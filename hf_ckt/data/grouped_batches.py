@@ -73,7 +73,8 @@ def deal(groups: Sequence[Sequence[int]], batch_size: int, seed: str) -> Deal:
     batches.fill([row for unit in alone for row in unit])
     whole, last = batches.rows[:count], batches.rows[count:]
     draw.shuffle(whole)
-    return Deal([*whole, *last], len(over))
+    fitting = {group[0] for group in groups if len(group) <= batch_size}
+    return Deal([*whole, *last], sum(unit[0] in fitting for unit in over))
 
 
 class _Batches:

@@ -97,7 +97,10 @@ def pack_groups(
         joined = joined.shuffle(seed=shuffle_seed)
     settings = {"num_proc": processes, "desc": "Packing groups of the train dataset"}
     packed = pack_dataset(joined, max_length, strategy, settings).map(
-        _lengths_of_documents, remove_columns=[_STARTS], num_proc=processes, desc="Finding the documents of packed rows"
+        _lengths_of_documents,
+        remove_columns=[_STARTS],
+        num_proc=processes,
+        desc="Finding the documents of packed rows",
     )
     if shuffle_seed is not None:
         packed = packed.shuffle(seed=shuffle_seed)
