@@ -51,7 +51,8 @@ def deal(groups: Sequence[Sequence[int]], batch_size: int, seed: str) -> Deal:
     draw = random.Random(seed)
     count, rest = divmod(sum(map(len, groups)), batch_size)
     sizes = [batch_size] * count + [rest] * (rest > 0)
-    units, alone = [], []
+    units: list[list[int]] = []
+    alone: list[list[int]] = []
     for group in groups:
         # The first row is the one that the others are twins of.
         rows = [group[0], *draw.sample(group[1:], len(group) - 1)]
@@ -71,14 +72,12 @@ def deal(groups: Sequence[Sequence[int]], batch_size: int, seed: str) -> Deal:
             unit = batches.take_part(unit)
         alone.extend([unit] if unit else [])
     batches.fill([row for unit in alone for row in unit])
-    whole, last = batches.rows[:count], batches.rows[count:]
-    draw.shuffle(whole)
     fitting = {group[0] for group in groups if len(group) <= batch_size}
-    return Deal([*whole, *last], sum(unit[0] in fitting for unit in over))
+    return Deal(batches.rows, sum(unit[0] in fitting for unit in over))
 
 
 class _Batches:
-    """Batches that fill up, found by the room that is left in them."""
+    """Batches that fill up, each as likely as any other with the same room left."""
 
     def __init__(self, sizes: list[int], draw: random.Random, tight: bool):
         self.rows: list[list[int]] = [[] for _ in sizes]

@@ -67,7 +67,7 @@ def pack_groups(
         max_length (`int`):
             Tokens that a packed row has room for.
         strategy (`str`):
-            `"bfd"` truncates a longer document, `"bfd_split"` splits it.
+            `"bfd"` truncates a document that is longer, `"bfd_split"` splits it.
         shuffle_seed (`int`, *optional*):
             Shuffles with it what is packed, and the packed rows. None: neither.
         processes (`int`, *optional*):
@@ -78,17 +78,16 @@ def pack_groups(
         not fit into one.
     """
     documents = dataset.with_format(None).select_columns([*_TOKENS])
-    full = [len(ids) for ids in documents["input_ids"]]
-    lengths = [min(length, max_length) for length in full] if strategy == "bfd" else full
+    lengths = [len(ids) for ids in documents["input_ids"]]
     # TRL leaves out what is empty; joined to others it would begin where they do.
     units = join_groups(lengths, [[row for row in group if lengths[row]] for group in groups], max_length)
 
     def join(_: dict[str, Any], number: int) -> dict[str, Any]:
         rows = documents[units[number]]
-        cut = {name: [row[: lengths[n]] for n, row in zip(units[number], rows[name], strict=True)] for name in _TOKENS}
-        starts = np.zeros(sum(map(len, cut["input_ids"])), dtype=np.int8)
-        starts[[0, *accumulate(map(len, cut["input_ids"][:-1]))]] = 1
-        return {**{name: [*chain.from_iterable(values)] for name, values in cut.items()}, _STARTS: starts}
+        sizes = [*map(len, rows["input_ids"])]
+        starts = np.zeros(sum(sizes), dtype=np.int8)
+        starts[[0, *accumulate(sizes[:-1])]] = 1
+        return {**{name: [*chain.from_iterable(values)] for name, values in rows.items()}, _STARTS: starts}
 
     joined = documents.select([unit[0] for unit in units]).map(
         join, with_indices=True, num_proc=processes, desc="Joining the documents of groups"

@@ -56,6 +56,8 @@ class GroupConfig:
 class GroupedTrainer(SFTTrainer):
     """SFTTrainer whose batches, or packed rows, hold whole groups of rows where its configuration names their column."""
 
+    args: Any
+
     def __init__(self, *args: Any, **kwargs: Any):
         self._said_of_groups: set[str] = set()
         super().__init__(*args, **kwargs)

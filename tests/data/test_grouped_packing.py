@@ -102,7 +102,7 @@ def test_what_does_not_fit_is_cut_between_documents_beside_the_first():
 
 def test_empty_documents_are_left_out():
     """A beginning without a token would be the next document's."""
-    packed, cut = pack_groups(documents_of([3, 0, 2]), [[0, 1, 2]], 8, "bfd")
+    packed, cut = pack_groups(documents_of([3, 0, 2, 0, 0]), [[0, 1, 2, 3], [4]], 8, "bfd")
     assert packed["seq_lengths"][:] == [[3, 2]] and cut == 0
 
 

@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 
 from hf_ckt.data import load_boundary_set, to_prompt_completion
+from hf_ckt.data.row_marks import ROUTES, SWITCHES
 from hf_ckt.models.batch import Batch
 from tests.processes import run_on_two
 from tests.runs import OFF, rows
@@ -184,7 +185,7 @@ def test_marks_of_rows_outlive_packing_by_groups(tiny_model_dir, tmp_path):
             index = Batch(dict(inputs), inputs["labels"]).documents.index
             for number in index.unique():
                 counts = (index == number) & (inputs["labels"] != -100)
-                marks = zip(inputs["hf_ckt_routes"][counts].tolist(), inputs["hf_ckt_switches"][counts].tolist())
+                marks = zip(*(inputs[name][counts].tolist() for name in (ROUTES, SWITCHES)), strict=True)
                 found[tuple(inputs["labels"][counts].tolist())] = {*marks}
         return found
 
