@@ -44,9 +44,9 @@ def deal(groups: Sequence[Sequence[int]], batch_size: int, seed: str) -> Deal:
 
     Example:
 
-    >>> dealt = deal([[0, 1, 2], [3], [4, 5], [6]], batch_size=4, seed="0")
-    >>> sorted(map(sorted, dealt.batches))
-    [[0, 1, 2, 3], [4, 5, 6]]
+    >>> dealt = deal([[0, 1, 2], [3], [4, 5]], batch_size=4, seed="0")
+    >>> [sorted(batch) for batch in dealt.batches]
+    [[0, 1, 2, 3], [4, 5]]
     """
     draw = random.Random(seed)
     count, rest = divmod(sum(map(len, groups)), batch_size)
