@@ -234,7 +234,7 @@ def warnings_of(caplog):
         # 20 rows are 5 batches of 4, with room for one group of 3 each.
         ({}, [n % 6 for n in range(18)] + [None] * 2, "1 of 6 groups are in several batches"),
         # Tokens by group: 9, 16, 15, 20, 9.
-        ({"packing": True, "max_length": 15}, GROUPS, "2 of 5 groups have more tokens than max_length=20"),
+        ({"packing": True, "max_length": 15}, GROUPS, "2 of 5 groups have more tokens than max_length=15"),
     ],
 )
 def test_what_cannot_be_kept_together_is_said_once(changes, column, said, tiny_model_dir, tmp_path, caplog):
