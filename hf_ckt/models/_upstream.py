@@ -105,14 +105,15 @@ def base_parameters(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Para
 
     In peft 0.21 what stands in for a module keeps it inside; see [`trained_in_place`].
     """
-    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    outer: Any = model
+    inner: torch.nn.Module = outer.get_base_model() if hasattr(model, "get_base_model") else model
     paths = {id(module): name.split(".") for name, module in inner.named_modules()}
     kept = [(paths[id(module)], paths[id(_kept(module))]) for module in _switchable(inner)]
     for name, parameter in inner.named_parameters():
         steps = name.split(".")
-        around = [(outer, own) for outer, own in kept if steps[: len(outer)] == outer]
+        around = [(whole, own) for whole, own in kept if steps[: len(whole)] == whole]
         if all(steps[: len(own)] == own for _, own in around):
-            between = {place for outer, own in around for place in range(len(outer), len(own))}
+            between = {place for whole, own in around for place in range(len(whole), len(own))}
             yield ".".join(step for place, step in enumerate(steps) if place not in between), parameter
 
 

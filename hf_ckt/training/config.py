@@ -15,6 +15,7 @@ from ..losses.base import ParameterLoss
 from ..objective.objective import ROLES
 from ..objective.schedules import SCHEDULES, Schedule
 from .contrast_config import ContrastConfig
+from .grouping import GroupConfig
 from .noise_config import PerturbationConfig, build_part, known_settings, setting
 from .token_weights_config import TokenWeightsConfig
 
@@ -60,7 +61,7 @@ def _loss(role: str, default: str) -> Any:
 
 
 @dataclass
-class ContrastiveRobustConfig(ContrastConfig, TokenWeightsConfig, PerturbationConfig, SFTConfig):
+class ContrastiveRobustConfig(ContrastConfig, TokenWeightsConfig, PerturbationConfig, GroupConfig, SFTConfig):
     """
     Configuration of [`ContrastiveRobustTrainer`]: everything of [`~trl.SFTConfig`], with its defaults, and the
     objective.

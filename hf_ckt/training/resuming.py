@@ -5,10 +5,9 @@ import logging
 import os
 from typing import Any
 
-from trl import SFTTrainer
-
 from ..checkpoints import last_complete_checkpoint
 from .facts import require_trainable
+from .grouping import GroupedTrainer
 from .log_sums import LogSums
 from .record import write_record
 from .state import TrainingState
@@ -16,7 +15,7 @@ from .state import TrainingState
 logger = logging.getLogger(__name__)
 
 
-class ResumableTrainer(SFTTrainer):
+class ResumableTrainer(GroupedTrainer):
     """SFTTrainer with the further state of an objective in its checkpoints, and no step beyond the last."""
 
     _state_to_save: TrainingState | None = None
