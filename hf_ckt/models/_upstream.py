@@ -20,6 +20,7 @@ from trl.data_utils import _tokenize as tokenize_example
 from trl.trainer.utils import create_model_from_path, get_config_model_id, maybe_gather_lm_head_ctx
 
 __all__ = [
+    "adapter_parameters",
     "adapters_disabled",
     "adapters_in_force",
     "adapters_switched",
@@ -80,18 +81,27 @@ def has_switchable_adapters(model: torch.nn.Module) -> bool:
     return any(isinstance(module, BaseTunerLayer) for module in _switchable(model))
 
 
-def trained_in_place(model: torch.nn.Module) -> list[str]:
+def adapter_parameters(model: torch.nn.Module) -> set[int]:
     """
-    Returns the names of the trainable parameters that stay in force when the adapters are switched off.
+    Returns the `id` of each parameter that is out of force when the adapters are switched off.
 
     In peft 0.21 a switched-off module is its `base_layer` (adapter layers) or its `original_module` (copies of whole
-    modules); all else in it is then unused. Outside of such modules lie biases trained by `bias="all"` or `"lora_only"`
-    and whatever was unfrozen by hand.
+    modules); all else in it is then unused.
     """
     switched = set()
     for module in _switchable(model):
         kept = module.original_module if isinstance(module, AuxiliaryTrainingWrapper) else module.base_layer
         switched |= {id(parameter) for parameter in module.parameters()} - {id(p) for p in kept.parameters()}
+    return switched
+
+
+def trained_in_place(model: torch.nn.Module) -> list[str]:
+    """
+    Returns the names of the trainable parameters that stay in force when the adapters are switched off.
+
+    Outside of what is switched lie biases trained by `bias="all"` or `"lora_only"` and whatever was unfrozen by hand.
+    """
+    switched = adapter_parameters(model)
     return [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in switched]
 
 
