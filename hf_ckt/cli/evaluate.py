@@ -41,6 +41,7 @@ def run(argv: list[str]) -> int:
         token_consistency=not options.no_token_consistency,
         allow_other_base=options.allow_other_base,
         keep_generation_config=options.keep_generation_config,
+        probe=options.probe,
     )
     results = evaluate(evaluation, options.output, public_command("hf-ckt evaluate", argv))
     print(headline_table(results))
@@ -114,6 +115,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         default=[],
         metavar="FILE",
         help="what was trained on: a prompt that stands there is an error, near-duplicates are warned of and listed",
+    )
+    add(
+        "--probe",
+        metavar="FOLDER",
+        help="boundary probe of the base, written by `hf-ckt fit-probe`: its AUROC says what the base knows, beside what each "
+        "adapter shows; none: leave it out. Default: the one that lies beside the adapter, if there is one",
     )
     add("--new-tokens", type=int, metavar="N", help="most tokens of an answer; default: the tier's")
     add("--seeds", type=int, metavar="N", help="draws of each corruption; default: the tier's")

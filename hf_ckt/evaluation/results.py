@@ -14,6 +14,7 @@ from .measuring.utility import LETTERS, choice_prompt, last_number
 from .scoring.alignment import alignment_scores
 from .scoring.compared import score_models
 from .scoring.pooled import pooled_scores
+from .scoring.separation import PROBE_COLUMN
 
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
 COLUMNS = (
@@ -24,7 +25,13 @@ COLUMNS = (
 _EMPTY: dict[str, Any] = dict.fromkeys(COLUMNS)
 
 
-def completion_rows(name: str, asked: Questions, measured: Measured, judging: Judging) -> list[dict[str, Any]]:
+def completion_rows(
+    name: str,
+    asked: Questions,
+    measured: Measured,
+    judging: Judging,
+    probe_log_odds: Mapping[str, float] | None = None,
+) -> list[dict[str, Any]]:
     """
     Returns one model's answers with their verdicts, a row each, with the keys [`COLUMNS`].
 
@@ -35,17 +42,21 @@ def completion_rows(name: str, asked: Questions, measured: Measured, judging: Ju
             What was asked and answered.
         judging ([`Judging`]):
             Who judges.
+        probe_log_odds (`Mapping[str, float]`, *optional*):
+            What a probe makes of each prompt by this model's states: one more key, `probe_log_odds`.
     """
-    rows = []
+    rows, columns = [], COLUMNS if probe_log_odds is None else (*COLUMNS, PROBE_COLUMN)
     for row in asked.rows:
         answer, leaning = measured.answers[row["prompt"]], measured.leanings.get(row["prompt"])
         consistency = measured.consistency.get((row["request"], row["prompt"])) if row["corruption"] else None
         found = {"answer": answer.text, "reasoning": answer.reasoning, "token_consistency": consistency}
         if leaning is not None:
             found |= {"log_odds": leaning.log_odds, "margin": leaning.margin}
+        if probe_log_odds is not None:
+            found[PROBE_COLUMN] = probe_log_odds[row["prompt"]]
         rows.append(_EMPTY | row | {"model": name} | found)
     rows = judging.judged(rows) + _utility_rows(name, asked, measured)
-    return [{column: row[column] for column in COLUMNS} for row in rows]
+    return [{column: row.get(column) for column in columns} for row in rows]
 
 
 def _utility_rows(name: str, asked: Questions, measured: Measured) -> list[dict[str, Any]]:
@@ -107,14 +118,18 @@ def _filled(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_completions(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes completion rows as Parquet, with the columns [`COLUMNS`], aside and then in place."""
+    """
+    Writes completion rows as Parquet, with the columns [`COLUMNS`] and, where a probe was measured, `probe_log_odds`, aside and
+    then in place.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     kinds: dict[str, Any] = dict.fromkeys(("seed", "options", "tokens"), pa.int64())
     kinds |= dict.fromkeys(("refused", "degenerate", "correct"), pa.bool_())
-    numbers = ("severity", "confidence", "log_odds", "margin", "token_consistency", "nats")
+    numbers = ("severity", "confidence", "log_odds", "margin", "token_consistency", "nats", PROBE_COLUMN)
     kinds |= dict.fromkeys(numbers, pa.float64())
-    schema = pa.schema([(column, kinds.get(column, pa.string())) for column in COLUMNS])
+    columns = (*COLUMNS, PROBE_COLUMN) if any(PROBE_COLUMN in row for row in rows) else COLUMNS
+    schema = pa.schema([(column, kinds.get(column, pa.string())) for column in columns])
     table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
     replace_file(path, lambda aside: pq.write_table(table, aside))

@@ -17,14 +17,17 @@ from .measuring.chat_format import SYSTEM_FALLBACKS, THINKING_TOKENS, ChatFormat
 from .measuring.generation import GREEDY, OWN
 from .measuring.measure import Measured, Measurement
 from .measuring.models import EvaluatedModel, Loading, entries, model_facts, public_name
+from .measuring.probe_odds import kept_log_odds
 from .measuring.store import PieceStore, file_digest, only_writer
 from .measuring.suites import SUITES, Exchange, ask
 from .measuring.tiers import TIERS
 from .measuring.vllm_engine import vllm_engine, vllm_is_usable
 from .measuring.weights import weights_facts
+from .probe import FoundProbe, find_probe, probe_sentences, require_unseen_by
 from .recorded import result_versions, run_warnings
 from .results import completion_rows, scored, write_completions
 from .same_models import require_folder_of
+from .scoring.bound import probe_differences
 from .scoring.pooled import require_methods
 from .seen_prompts import training_facts
 
@@ -97,6 +100,7 @@ class Evaluation:
     token_consistency: bool = True
     allow_other_base: bool = False
     keep_generation_config: bool = False
+    probe: str | None = None
 
     def __post_init__(self) -> None:
         require_known("--suite", self.tier, TIERS)
@@ -161,11 +165,14 @@ def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]
         responses=options.responses,
     )
     training = training_facts(asked, options.training_texts)
+    probe = find_probe(options.probe, listed) if asked.rows else None
+    unseen = probe is not None and require_unseen_by(probe.probe, asked)
     formats = _formats(options, [*listed, *teachers.values()])
 
     backbones, engine = Backbones(options.loading), _engine(options)
     everyone = dict.fromkeys((*listed, *teachers.values()))
     warnings = run_warnings(everyone, options.loading, (judging.harmful, judging.benign), tier.new_tokens)
+    warnings += [] if probe is None else probe_sentences(probe.probe, formats[listed[0]])
     for said in warnings:
         logger.warning(said)
     measurement = Measurement(
@@ -179,9 +186,16 @@ def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]
         options.token_consistency,
         options.keep_generation_config,
     )
+    # Before all else: a probe that does not fit should not be found after hours of answers.
+    odds = None if probe is None else kept_log_odds(probe.probe, probe.digest, listed[0], measurement)
     measured = measurement.run(listed)
     backbones.clear()  # a judge that is a model may need the room
-    rows = {entry.name: completion_rows(entry.name, asked, measured[entry.name], judging) for entry in listed}
+    rows = {
+        entry.name: completion_rows(
+            entry.name, asked, measured[entry.name], judging, odds if entry is listed[0] else None
+        )
+        for entry in listed
+    }
     results = {
         "format": 2,
         "command": command,
@@ -204,6 +218,8 @@ def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]
         "device": short_device_name(),
         **_scored(listed, rows, measured, options, measurement, judging),
     }
+    if probe is not None:
+        results["probe"] = _probed(probe, listed, rows, options) | {"prompts_compared": unseen}
     write_completions(folder / "completions.parquet", [row for found in rows.values() for row in found])
     results["completions"] = file_digest(folder / "completions.parquet")
     replace_json(folder / "results.json", results)
@@ -236,6 +252,16 @@ def _scored(
             for kind, one in measurement.teachers.items()
         }
     return found
+
+
+def _probed(
+    probe: FoundProbe, listed: Sequence[EvaluatedModel], rows: dict[str, list[dict[str, Any]]], options: Evaluation
+) -> dict[str, Any]:
+    """What the results say of the probe, and how far each model on its base lies from it."""
+    base = listed[0]
+    own = {entry.name: rows[entry.name] for entry in listed if entry.model == base.model}
+    methods = {method: runs for method, runs in options.pools.items() if {*runs} <= own.keys()}
+    return {**probe.described(), "model": base.name, "differences": probe_differences(own, base.name, methods)}
 
 
 def _formats(options: Evaluation, entries: Sequence[EvaluatedModel]) -> dict[EvaluatedModel, ChatFormat]:

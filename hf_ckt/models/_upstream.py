@@ -20,10 +20,10 @@ from trl.data_utils import _tokenize as tokenize_example
 from trl.trainer.utils import create_model_from_path, get_config_model_id, maybe_gather_lm_head_ctx
 
 __all__ = [
-    "adapter_parameters",
     "adapters_disabled",
     "adapters_in_force",
     "adapters_switched",
+    "base_parameters",
     "bound_to_outer_call",
     "cache_argument",
     "cache_of",
@@ -81,28 +81,47 @@ def has_switchable_adapters(model: torch.nn.Module) -> bool:
     return any(isinstance(module, BaseTunerLayer) for module in _switchable(model))
 
 
-def adapter_parameters(model: torch.nn.Module) -> set[int]:
+def trained_in_place(model: torch.nn.Module) -> list[str]:
     """
-    Returns the `id` of each parameter that is out of force when the adapters are switched off.
+    Returns the names of the trainable parameters that stay in force when the adapters are switched off.
 
     In peft 0.21 a switched-off module is its `base_layer` (adapter layers) or its `original_module` (copies of whole
-    modules); all else in it is then unused.
+    modules); all else in it is then unused. Outside of such modules lie biases trained by `bias="all"` or `"lora_only"`
+    and whatever was unfrozen by hand.
     """
     switched = set()
     for module in _switchable(model):
         kept = module.original_module if isinstance(module, AuxiliaryTrainingWrapper) else module.base_layer
         switched |= {id(parameter) for parameter in module.parameters()} - {id(p) for p in kept.parameters()}
-    return switched
-
-
-def trained_in_place(model: torch.nn.Module) -> list[str]:
-    """
-    Returns the names of the trainable parameters that stay in force when the adapters are switched off.
-
-    Outside of what is switched lie biases trained by `bias="all"` or `"lora_only"` and whatever was unfrozen by hand.
-    """
-    switched = adapter_parameters(model)
     return [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in switched]
+
+
+def base_parameters(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """
+    Yields the parameters that the model has with its adapters switched off, by the names that they have without them.
+
+    In peft 0.21 what stands in for a module keeps it as its `base_layer` or its `original_module`; see [`trained_in_place`].
+    """
+    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    kept = {
+        name: "original_module" if isinstance(module, AuxiliaryTrainingWrapper) else "base_layer"
+        for name, module in inner.named_modules()
+        if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))
+    }
+    found = set[int]()
+    # With duplicates: trained tokens stand in for a module that a name within them holds too, and which comes first.
+    for name, parameter in inner.named_parameters(remove_duplicate=False):
+        steps, own = name.split("."), []
+        for place, step in enumerate(steps):
+            only = kept.get(".".join(steps[:place]))
+            if only is None:
+                own.append(step)
+            elif step != only:
+                break
+        else:
+            if id(parameter) not in found:
+                found.add(id(parameter))
+                yield ".".join(own), parameter
 
 
 def bound_to_outer_call(model: Any) -> str | None:

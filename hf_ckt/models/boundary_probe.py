@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..checkpoints import replace_file, replace_json
 from .batch import Batch
+from .fingerprint import base_fingerprint
 
 WEIGHTS, FACTS = "boundary_probe.safetensors", "boundary_probe.json"
 
@@ -37,7 +39,7 @@ class BoundaryProbe:
         bias (`float`):
             In nats.
         facts (`dict`, *optional*):
-            What it was fitted on, and how well it does there; fit for JSON.
+            What it was fitted on, and how well it does there; fit for JSON. Under `fingerprint` that of the model.
     """
 
     layers: Sequence[int]
@@ -66,13 +68,35 @@ class BoundaryProbe:
                 f"probe: reads {len(self.weight)} numbers of each prompt, and this model gives {features.shape[1]}, so it was "
                 "fitted on another model. Fit one on this model with `hf-ckt fit-probe`."
             )
-        return numbers, features @ self.weight.to(features) + self.bias
+        # Multiplied by hand: a matrix product under autocast would keep 8 bits of states whose differences decide.
+        return numbers, (features * self.weight.to(features)).sum(1) + self.bias
+
+    def require_model(self, model: torch.nn.Module) -> None:
+        """
+        Raises ValueError where the probe says that it was fitted on a model of other embeddings, norms or biases.
+
+        Args:
+            model (`torch.nn.Module`):
+                That it is to read, quantized or not, with adapters or without.
+        """
+        own = self.facts.get("fingerprint")
+        if own is not None and own != base_fingerprint(model):
+            raise ValueError(
+                f"probe: was fitted on {self.facts.get('base', 'a model')} (fingerprint {own}), and this is a model of other "
+                f"weights ({base_fingerprint(model)}), so its odds would mean nothing. Fit one on this model with "
+                "`hf-ckt fit-probe`."
+            )
 
     def save(self, folder: Path | str) -> None:
         """Writes `boundary_probe.safetensors` and `boundary_probe.json` into a folder, such as that of an adapter."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {"weight": self.weight.float().contiguous(), "bias": torch.tensor([self.bias], dtype=torch.float32)}
+        tensors = {
+            "weight": self.weight.float().contiguous(),
+            "bias": torch.tensor([self.bias], dtype=torch.float32),
+            # In both files: a stop between the two must not leave weights with the layers of other ones.
+            "layers": torch.tensor([*self.layers]),
+        }
         replace_file(folder / WEIGHTS, lambda aside: save_file(tensors, aside))
         replace_json(folder / FACTS, {"layers": [*self.layers], **self.facts}, indent=2)
 
@@ -90,14 +114,20 @@ class BoundaryProbe:
                 f"probe: {str(folder)!r} does not hold {WEIGHTS} and {FACTS}, so it is not known which prompts to refuse. "
                 "Write them with `hf-ckt fit-probe`."
             )
-        tensors, facts = load_file(folder / WEIGHTS), json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        weight, bias = tensors.get("weight"), tensors.get("bias")
-        if weight is None or bias is None or not all(torch.isfinite(one).all() for one in (weight, bias)):
+        try:
+            tensors = load_file(folder / WEIGHTS)
+            facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+            layers, weight, bias = facts.pop("layers"), tensors["weight"], tensors["bias"]
+            whole = layers == tensors["layers"].tolist() and len(weight) % (2 * len(layers)) == 0
+            whole = whole and bool(torch.isfinite(torch.cat([weight, bias])).all())
+        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError, RuntimeError):
+            whole = False
+        if not whole:
             raise ValueError(
-                f"probe: {str(folder / WEIGHTS)!r} holds no finite weight and bias, so every prompt would get the same odds. "
-                "Fit it again with `hf-ckt fit-probe`."
+                f"probe: {WEIGHTS} and {FACTS} in {str(folder)!r} hold no finite weights for the layers that they name, so they "
+                "are damaged or of two probes, and every prompt would get wrong odds. Fit it again with `hf-ckt fit-probe`."
             )
-        return cls(facts.pop("layers"), weight, bias.item(), facts)
+        return cls(layers, weight, bias.item(), facts)
 
 
 def prompt_features(hidden_states: Sequence[Tensor], batch: Batch, layers: Sequence[int]) -> tuple[Tensor, Tensor]:

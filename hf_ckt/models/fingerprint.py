@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._upstream import adapter_parameters
+from ._upstream import base_parameters
 
 # Elements of each parameter that are looked at, evenly spaced.
 _SAMPLE = 64
-# Names under which peft 0.21 keeps what an adapter was put around.
-_WRAPPED = ("base_layer", "original_module", "token_adapter")
 
 
 def fingerprint(model: torch.nn.Module, *, quantizable: bool = True, frozen_only: bool = False) -> str:
@@ -49,24 +47,15 @@ def fingerprint(model: torch.nn.Module, *, quantizable: bool = True, frozen_only
 
 def base_fingerprint(model: torch.nn.Module) -> str:
     """
-    Returns what `fingerprint(model, quantizable=False)` is of a model's base: the same with adapters around it and without,
-    whether or not it is quantized.
-
-    Args:
-        model (`torch.nn.Module`):
-            The causal language model, or the `PeftModel` around it.
+    Returns the same 16 digits of a model whether it is quantized or not and whichever adapters are around it: of its embeddings,
+    norms and biases.
     """
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model
-    tables, added = _tables(model), adapter_parameters(model)
-    return fingerprint_of(
-        (".".join(part for part in name.split(".") if part not in _WRAPPED), parameter)
-        for name, parameter in model.named_parameters()
-        if (parameter.ndim < 2 or id(parameter) in tables) and id(parameter) not in added
-    )
+    tables = _tables(model)
+    parameters = base_parameters(model)
+    return fingerprint_of((name, one) for name, one in parameters if one.ndim < 2 or id(one) in tables)
 
 
 def _tables(model: torch.nn.Module) -> set[int]:
-    """The embeddings, by `id`: no quantization replaces them."""
     return {id(one.weight) for one in model.modules() if isinstance(one, torch.nn.Embedding)}
 
 

@@ -17,7 +17,6 @@ from ..models._upstream import adapters_disabled
 from ..models.backbone import frozen, read_head, run_backbone
 from ..models.batch import Batch
 from ..models.boundary_probe import BoundaryProbe
-from ..models.fingerprint import base_fingerprint
 from ..models.frozen_base import why_no_frozen_base
 from .base import Teacher, TeacherSetup
 
@@ -128,13 +127,9 @@ class SoftRouteTeacher(Teacher):
         if missing:
             raise ValueError(f"soft_route: the probe reads the student's own frozen base, but {missing}.")
         probe = source if isinstance(source, BoundaryProbe) else BoundaryProbe.load(source)
-        known = probe.facts.get("fingerprint")
         # Of weights that are sharded already, a process sees a part.
-        if known is not None and not setup.sharded and known != base_fingerprint(setup.causal_lm):
-            raise ValueError(
-                f"soft_route: the probe was fitted on another model ({probe.facts.get('model', known)}) than the student's base, "
-                "so its log-odds would mean nothing. Fit one on this base with `hf-ckt fit-probe`."
-            )
+        if not setup.sharded:
+            probe.require_model(setup.causal_lm)
         members = {}
         for said, given in (("refuse", refuse), ("answer", answer)):
             with said_of(said):

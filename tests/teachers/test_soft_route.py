@@ -284,12 +284,12 @@ def test_probe_of_another_base_is_refused(tiny_model_dir, tmp_path):
     """Its log-odds would be a random number for each prompt, and the losses would fall."""
     other = tiny_models.save_tiny_llama(tmp_path / "other", seed=7)
     for model, fits in ((tiny_model_dir, True), (other, False)):
-        probe(fingerprint=base_fingerprint(load(model)), model=str(model)).save(tmp_path / "probe")
+        probe(fingerprint=base_fingerprint(load(model)), base=str(model)).save(tmp_path / "probe")
         given = {"teacher_model": {"soft_route": str(tmp_path / "probe"), "refuse": str(other)}, "peft_config": lora()}
         if fits:
             build(tmp_path / "run", tiny_model_dir, given=given, **DISTIL)
             continue
-        with pytest.raises(ValueError, match=r"soft_route: the probe was fitted on another model \(.*other\)"):
+        with pytest.raises(ValueError, match=r"probe: was fitted on .*other \(fingerprint"):
             build(tmp_path / "run", tiny_model_dir, given=given, **DISTIL)
 
 

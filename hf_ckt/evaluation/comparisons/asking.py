@@ -7,9 +7,12 @@ from functools import partial
 from typing import Any
 
 from ...data.prompt_sets import EvalPrompt
+from ...models.boundary_probe import BoundaryProbe
 from ..measuring.alignment_records import compare_models
 from ..measuring.answers import greedy_answers
+from ..measuring.probe_odds import ask_probe
 from ..measuring.refusal_openings import refusal_leanings
+from ..probe import described
 
 
 def prompt_row(
@@ -68,6 +71,31 @@ def ask(
         {"answer": answer, "log_odds": leaning.log_odds, "margin": leaning.margin}
         for answer, leaning in zip(answers, leanings, strict=True)
     ]
+
+
+def probed(
+    probe: BoundaryProbe,
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Mapping[str, Any]],
+    base: str,
+    *,
+    system_prompt: str | None = None,
+) -> dict[str, Any]:
+    """
+    Returns what a probe of the base makes of each prompt, as a results file keeps it under `probe`.
+
+    Args:
+        probe ([`~models.boundary_probe.BoundaryProbe`]), model (`PreTrainedModel` or `PeftModel`), tokenizer
+        (`PreTrainedTokenizerBase`), system_prompt (`str`, *optional*):
+            As for [`~evaluation.measuring.probe_odds.ask_probe`].
+        prompts (`Sequence[Mapping]`):
+            Of [`prompt_row`].
+        base (`str`):
+            Name in the results of the base without adapters, in whose column the probe's scores stand.
+    """
+    odds = ask_probe(probe, model, tokenizer, [row["prompt"] for row in prompts], system_prompt=system_prompt)
+    return {**described(probe), "model": base, "log_odds": odds}
 
 
 def agreement(

@@ -14,7 +14,9 @@ from typing import Any
 from ..judges import judge_names, load_judge
 from ..judging import Judging, load_judging
 from ..results import COLUMNS
+from ..scoring.bound import probe_differences
 from ..scoring.compared import score_models
+from ..scoring.separation import PROBE_COLUMN
 
 _VERDICT = ("refused", "degenerate", "confidence")
 # What of a model's scores a results file holds; curve and categories are of `hf-ckt evaluate`.
@@ -30,7 +32,8 @@ def keeps_answers(results: Mapping[str, Any]) -> bool:
 def completion_rows(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """
     Returns the kept answers of each model as completion rows: those to clean prompts as `direct` or `overrefusal`, and all
-    of them as `noise`, where the clean ones are what the corrupted are compared with.
+    of them as `noise`, where the clean ones are what the corrupted are compared with. Those of the base hold the probe's
+    log-odds besides, where the file keeps them.
     """
     empty = dict.fromkeys(COLUMNS) | {"template": "", "seed": 0}
     found = {}
@@ -39,6 +42,9 @@ def completion_rows(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]
             {**empty, "model": name, **prompt, **said}
             for prompt, said in zip(results["prompts"], model["answers"], strict=True)
         ]
+        probe = results.get("probe")
+        if probe is not None and name == probe["model"]:
+            rows = [row | {PROBE_COLUMN: odds} for row, odds in zip(rows, probe["log_odds"], strict=True)]
         suites = {"harmful": "direct", "benign": "overrefusal"}
         plain = [row | {"suite": suites[row["kind"]]} for row in rows if not row["corruption"]]
         found[name] = plain + [row | {"suite": "noise"} for row in rows]
@@ -70,10 +76,16 @@ def judge_answers(results: dict[str, Any], judging: Judging) -> int:
 
 
 def score_answers(results: dict[str, Any], judging: Judging) -> None:
-    """Puts the scores of the kept answers beside them: `scores`, `noise`, and what each differs by from those before it."""
-    found = score_models(completion_rows(results), judging.harmful.error, judging.benign.error)
+    """
+    Puts the scores of the kept answers beside them: `scores`, `noise`, and what each differs by from those before it; under
+    `probe`, how far each lies from the probe (`differences`).
+    """
+    rows = completion_rows(results)
+    found = score_models(rows, judging.harmful.error, judging.benign.error)
     for name, part in found.items():
         results["models"][name] |= {key: getattr(part, key) for key in _KEPT}
+    if "probe" in results:
+        results["probe"]["differences"] = probe_differences(rows, results["probe"]["model"])
 
 
 def bring_up_to_date(results: dict[str, Any], judge: str = "auto") -> list[str]:
@@ -102,12 +114,14 @@ def bring_up_to_date(results: dict[str, Any], judge: str = "auto") -> list[str]:
     elif old != new:
         results["judge"] = new
         told.append("the judge's error was measured anew")
-    before = [{key: model.get(key) for key in _KEPT} for model in results["models"].values()]
+    scored = [*results["models"].values(), *([results["probe"]] if "probe" in results else [])]
+    kept = (*_KEPT, "differences")
+    before = [{key: one[key] for key in kept if key in one} for one in scored]
     score_answers(results, judging)
-    now = [{key: model[key] for key in _KEPT} for model in results["models"].values()]
+    now = [{key: one[key] for key in kept if key in one} for one in scored]
     if _same(before, now):
-        for model, parts in zip(results["models"].values(), before, strict=True):
-            model |= parts
+        for one, parts in zip(scored, before, strict=True):
+            one |= parts
     else:
         told.append("scores changed")
     return told

@@ -6,11 +6,21 @@ from typing import Any
 
 from ...models.precision import precision_name
 from ..report.numbers import cell, difference, label, score_text
+from ..report.probe import NOTE
 from ..report.sentences import judge_sentence, score_sentences
+from ..scoring.bound import BOUND_OF
 
 # In this order, those that were measured.
 _SHOWN = (
-    *("youden_j", "refusal_auroc", "youden_j_noise", "youden_j_noise_difference", "refusal_auroc_noise"),
+    *(
+        "youden_j",
+        "refusal_auroc",
+        "probe_auroc",
+        "youden_j_noise",
+        "youden_j_noise_difference",
+        "refusal_auroc_noise",
+    ),
+    "probe_auroc_noise",
     *("safety", "helpfulness", "token_consistency", "kd_alignment", "kd_alignment_noise"),
 )
 # Of these, what a model differs by from the one that the file names.
@@ -21,7 +31,8 @@ _TITLES = {"safety": "safety S: harmful refused", "helpfulness": "helpfulness H:
 def comparison_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
     """
     Returns a row a score and a column a model: value, 95 % interval and n, and where chance would do as well, that too.
-    Below stand paired differences from the model `compared_with`, of those that are listed after it.
+    Below stand paired differences from the model `compared_with`, of those that are listed after it, and those from a probe
+    of the base, where there is one.
 
     Args:
         results (`Mapping`):
@@ -44,6 +55,12 @@ def comparison_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
             text = score_text(name, results)
             cells = {model["title"]: difference(found[key], text) for key, model in models.items()}
             rows.append({"held-out prompts": f"{text.title}, minus that of {models[reference]['title']}"} | cells)
+    away = results.get("probe", {}).get("differences", {})
+    for name, probed in BOUND_OF.items():
+        if any(name in found for found in away.values()):
+            text = score_text(name, results)
+            cells = {model["title"]: difference(away.get(key, {}).get(name), text) for key, model in models.items()}
+            rows.append({"held-out prompts": f"{text.title}, minus the {score_text(probed).title}"} | cells)
     return rows
 
 
@@ -56,7 +73,8 @@ def measured_sentence(results: Mapping[str, Any]) -> str:
     seconds = f": {results['seconds']} s" if "seconds" in results else ""
     base = ", ".join(filter(None, (results["base_model"], results["base_weights"])))
     backbones = "; ".join(f"{model['title']} {_precision(model)}" for model in results["models"].values())
-    judged = " ".join(filter(None, (judge_sentence(results), score_sentences(results))))
+    said = (judge_sentence(results), score_sentences(results), NOTE if "probe" in results else "")
+    judged = " ".join(filter(None, said))
     versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
     return (
         f"`{results['command']}` on {results['device']}{seconds}; seed {results['settings']['seed']}; {count['harmful']} "

@@ -63,8 +63,12 @@ def _weights(model: str) -> list[tuple[int, str]] | None:
         if found is None:
             return None
         folder = Path(str(found)).parent
+    from ...models.boundary_probe import WEIGHTS as PROBE
+
     told = []
     for path in folder.glob("*.safetensors"):
+        if path.name == PROBE:
+            continue
         size = path.stat().st_size
         with path.open("rb") as file:
             ends = file.read(_SAMPLED)

@@ -192,7 +192,8 @@ class Measurement:
 
                 yield replace(piece, keep=keep)
 
-    def _key(self, entry: EvaluatedModel, what: str, **more: Any) -> dict[str, Any]:
+    def key(self, entry: EvaluatedModel, what: str, **more: Any) -> dict[str, Any]:
+        """Returns what a piece of an entry depends on."""
         engine = ("vllm",) if self.engine is not None else ()
         conditions = entry.conditions(loading_of(entry, self.backbones.loading), engine)
         return {"what": what, **conditions, "chat": self.formats[entry].facts(), **more}
@@ -216,7 +217,7 @@ class Measurement:
         engine = "transformers" if write is None else "vllm"
         settings = {"new_tokens": new_tokens, "engine": engine, "generation": self.generation(entry)}
         for batch, size in plan_batches(asked, prompts, new_tokens=new_tokens):
-            key = self._key(entry, what, prompts=batch, **settings)
+            key = self.key(entry, what, prompts=batch, **settings)
             cost = size + (_READ_PER_GENERATED - 1) * new_tokens * len(batch)
             yield _Piece(key, cost, partial(make, batch), partial(keep, batch))
 
@@ -230,7 +231,7 @@ class Measurement:
 
         openings = {"refusal": [*REFUSAL_OPENINGS], "compliance": [*COMPLIANCE_OPENINGS]}
         for batch, size in plan_batches(self.formats[entry], prompts, new_tokens=_OPENING_TOKENS):
-            key = self._key(entry, "refusal log-odds", openings=openings, prompts=batch)
+            key = self.key(entry, "refusal log-odds", openings=openings, prompts=batch)
             yield _Piece(key, size, partial(make, batch), partial(keep, batch))
 
     def _choices(self, entry: EvaluatedModel, measured: Measured) -> Iterator[_Piece]:
@@ -240,7 +241,7 @@ class Measurement:
 
         for batch in _batches(self.asked.choices, _ROWS):
             prompts = [choice_prompt(question) for question in batch]
-            key = self._key(entry, "multiple choice", prompts=prompts)
+            key = self.key(entry, "multiple choice", prompts=prompts)
             yield _Piece(key, sum(map(self._length, prompts)), partial(make, batch), measured.chosen.extend)
 
     def _passages(self, entry: EvaluatedModel, measured: Measured) -> Iterator[_Piece]:
@@ -252,7 +253,7 @@ class Measurement:
             measured.passages += [TextNats(*one) for one in passages]
 
         for batch in _batches([passage.text for passage in self.asked.passages], _ROWS):
-            key = self._key(entry, "plain text", texts=batch)
+            key = self.key(entry, "plain text", texts=batch)
             yield _Piece(key, sum(map(self._length, batch)), partial(make, batch), keep)
 
     def _alignment(
@@ -302,7 +303,7 @@ class Measurement:
                 measured.alignment.append(record | told)
 
         for batch in _batches(rows, _ROWS):
-            key = self._key(
+            key = self.key(
                 entry,
                 "agreement with the teacher",
                 teacher=[teacher.identity(), self.formats[teacher].facts()],
@@ -331,7 +332,7 @@ class Measurement:
 
         for batch in _batches(rows, _ROWS):
             yield _Piece(
-                self._key(entry, "token consistency", rows=batch), 0, partial(make, batch), partial(keep, batch)
+                self.key(entry, "token consistency", rows=batch), 0, partial(make, batch), partial(keep, batch)
             )
 
     def _corrupted(self) -> list[dict[str, Any]]:

@@ -58,10 +58,15 @@ def fingerprint(folder: Path) -> str:
     Returns what tells the weights and settings in a folder from others: a digest of its JSON, model, template and tokenizer
     files, and of code that may come with it.
 
-    Large files go by name, size and time of writing: reading many gigabytes would take longer than it is worth.
+    Large files go by name, size and time of writing: reading many gigabytes would take longer than it is worth. A boundary
+    probe that lies beside them changes nothing of the model, and is left out.
     """
+    from ...models.boundary_probe import FACTS, WEIGHTS
+
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
+        if path.name in (WEIGHTS, FACTS):
+            continue
         if path.suffix in _SUFFIXES or path.name in ("merges.txt", "vocab.txt"):
             stat = path.stat()
             content = (

@@ -111,6 +111,8 @@ def _remedy(precision: str) -> str:
 def _digest_and_revision(model: str) -> dict[str, str | None]:
     from transformers.utils import cached_file
 
+    from ...models.boundary_probe import WEIGHTS as PROBE
+
     folder: Path | None = Path(model)
     revision = None
     if not Path(model).is_dir():
@@ -120,7 +122,7 @@ def _digest_and_revision(model: str) -> dict[str, str | None]:
         # The file lies in a folder named by the commit.
         folder = None if found is None else Path(str(found)).parent
         revision = None if folder is None else folder.name
-    files = [] if folder is None else sorted(folder.glob("*.safetensors"))
+    files = [] if folder is None else sorted(file for file in folder.glob("*.safetensors") if file.name != PROBE)
     if not files:
         return {"digest": None, "revision": revision}
     digest = hashlib.sha256()

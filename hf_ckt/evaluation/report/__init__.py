@@ -48,12 +48,14 @@ def write_report(folder: Path, *, plots: bool = True, most_prompts: int = 3000) 
 
 def readme_block(results: Mapping[str, Any], source: str) -> str:
     """Returns the headline scores of an evaluation with all that they depend on, for a README; `source` names the file."""
+    from .probe import bound_sentence
     from .sentences import CHANCE_NOTE, conditions_sentence, judge_sentence, score_sentences, warning_sentences
     from .tables import headline_table, plain
 
     versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
     left_out = "".join(f" {suite}: {why}." for suite, why in results["left_out"].items())
-    words = "".join(f" {plain(said)}" for said in (score_sentences(results), *warning_sentences(results)) if said)
+    sentences = (bound_sentence(results), score_sentences(results), *warning_sentences(results))
+    words = "".join(f" {plain(said)}" for said in sentences if said)
     return (
         f"{headline_table(results)}\n\n`{results['command']}` on {results['device']}. {plain(conditions_sentence(results))} "
         f"{CHANCE_NOTE} {plain(judge_sentence(results))}{words}{left_out} {versions}. From `{source}`."

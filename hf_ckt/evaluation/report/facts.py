@@ -148,6 +148,9 @@ def setting_rows(findings: Findings) -> Rows:
             facts[name] = "not compared"
     if isinstance(duplicates := facts.get("near_duplicates"), Mapping):
         facts["near_duplicates"] = {name: one for name, one in duplicates.items() if name != "pairs"}
+    if probe := results.get("probe"):
+        told = {name: probe[name] for name in ("name", "digest", "layers", "prompts_compared") if name in probe}
+        facts["boundary probe"] = told | dict(probe.get("facts") or {})
     own = {"command": harness.get("command"), "seeds": harness.get("seeds"), **(harness.get("settings") or {})}
     facts |= {f"lm-eval {name}": value for name, value in own.items() if value is not None}
     return [["setting", "value"], *([spaced(name), shown(value)] for name, value in facts.items())]

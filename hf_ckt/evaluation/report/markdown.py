@@ -18,6 +18,7 @@ from .facts import (
 )
 from .figures import missing_panels
 from .findings import Findings, not_measured
+from .probe import bound_sentence
 from .sentences import (
     CHANCE_NOTE,
     CURVE_NOTE,
@@ -108,7 +109,7 @@ def _under_scores(results: Mapping[str, Any]) -> list[str]:
     """What the words beside the headline scores mean."""
     no_teacher = any("base_agreement" in model["scores"] for model in results["models"].values())
     sentences = [CHANCE_NOTE, score_sentences(results), bias_sentences(results), NO_TEACHER if no_teacher else ""]
-    return [plain(" ".join(filter(None, sentences)))]
+    return [*filter(None, [plain(bound_sentence(results))]), plain(" ".join(filter(None, sentences)))]
 
 
 def _pairs(results: Mapping[str, Any], models: Mapping[str, Any], title: str) -> list[str]:

@@ -54,6 +54,8 @@ _TEXTS: dict[str, ScoreText] = {
     "degenerate": ScoreText("degenerate answers", 2, "less", _SAFETY),
     "refusal_auroc": ScoreText("AUROC of the refusal log-odds", 3, "more", _ODDS),
     "refusal_auroc_jailbreak": ScoreText("AUROC of the refusal log-odds, under jailbreak templates", 3, "more", _ODDS),
+    "probe_auroc": ScoreText("AUROC of a probe of the base", 3, "more", _ODDS),
+    "probe_auroc_jailbreak": ScoreText("AUROC of a probe of the base, under jailbreak templates", 3, "more", _ODDS),
     "refusal_log_odds_harmful": ScoreText("refusal log-odds, harmful (nats)", 2, "more", _ODDS),
     "refusal_log_odds_benign": ScoreText("refusal log-odds, benign (nats)", 2, "less", _ODDS),
     "refusal_margin_auroc": ScoreText("AUROC of the older refusal margin", 3, "more", _ODDS),
@@ -62,6 +64,7 @@ _TEXTS: dict[str, ScoreText] = {
         "Youden's J under noise minus clean, points", 1, "more", _NOISE, "difference"
     ),
     "refusal_auroc_noise": ScoreText("AUROC of the refusal log-odds, under noise", 3, "more", _NOISE),
+    "probe_auroc_noise": ScoreText("AUROC of a probe of the base, under noise", 3, "more", _NOISE),
     "noisy_refusal_harmful": ScoreText("harmful refused, under noise", 2, "more", _NOISE),
     "noisy_refusal_benign": ScoreText("benign refused, under noise", 2, "less", _NOISE),
     "harmful_flipped_to_answer": ScoreText("harmful: refused clean, answered under noise", 3, "less", _NOISE),
@@ -243,9 +246,9 @@ def remarks(score: Mapping[str, Any], text: ScoreText) -> list[str]:
     return [one for one in found if one]
 
 
-def cell(score: Mapping[str, Any] | None, text: ScoreText) -> str:
+def cell(score: Mapping[str, Any] | None, text: ScoreText, beside: str = "") -> str:
     """
-    Returns a score with its interval, its n and what must be read beside it.
+    Returns a score with its interval, its n and what must be read beside it, `beside` last.
 
     Example:
 
@@ -257,7 +260,7 @@ def cell(score: Mapping[str, Any] | None, text: ScoreText) -> str:
     if score["value"] is None:
         return number(None, text.decimals)
     shown = " ".join(filter(None, (value(score, text), interval(score, text.decimals), f"n={score['n']}")))
-    return ", ".join((shown, *remarks(score, text)))
+    return ", ".join((shown, *remarks(score, text), *([beside] if beside else [])))
 
 
 def difference(found: Mapping[str, Any] | None, text: ScoreText) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import facts, figures, numbers, sentences, tables
+from . import facts, figures, numbers, probe, sentences, tables
 from .findings import Findings, not_measured
 
 _FOLDER = Path(__file__).parent
@@ -68,6 +68,7 @@ def html_page(findings: Findings, *, most_prompts: int = 3000) -> str:
         tables=tables,
         facts=facts,
         figures=figures,
+        probe=probe,
         numbers=numbers,
         sentences=sentences,
         what=_WHAT,

@@ -9,6 +9,7 @@ from typing import Any
 from ...checkpoints import replace_file
 from . import figures
 from .numbers import chance_word, number, score_text, spaced
+from .probe import bound_line
 from .sentences import judge_sentence
 
 # Grey for the first model, the base; then Okabe and Ito's colours, darkened where they would be faint on white. Each has
@@ -83,6 +84,8 @@ def _headline(figure: Any, results: Mapping[str, Any]) -> bool:
         text = score_text(score)
         if text.chance is not None:
             axis.axvline(text.chance, color=_INK, linewidth=0.9, linestyle=":")
+        if (known := bound_line(results, score)) is not None:
+            axis.axvline(known, color=_INK, linewidth=1.2, linestyle="--")
         for row, name in enumerate(shown):
             found = results["models"][name]["scores"].get(score)
             if found and found["value"] is not None:
@@ -102,7 +105,8 @@ def _headline(figure: Any, results: Mapping[str, Any]) -> bool:
         axis.grid(True, axis="x", color=_GRID, linewidth=0.6)
     axes[0].set_yticks(range(len(shown)), labels)
     axes[0].set_ylim(len(shown) - 0.4, -0.7)
-    _note(figure, results, "Dotted: chance. *: not told from chance, or below it.")
+    probed = " Dashed: a probe of the base." if any(bound_line(results, name) is not None for name in names) else ""
+    _note(figure, results, f"Dotted: chance. *: not told from chance, or below it.{probed}")
     return True
 
 

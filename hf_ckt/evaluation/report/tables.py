@@ -19,6 +19,7 @@ from .numbers import (
     spaced,
     value,
 )
+from .probe import bound_words
 
 Rows = list[list[str]]
 
@@ -104,7 +105,8 @@ def score_table(
     for name in names:
         if any(name in model["scores"] for model in models.values()):
             text = score_text(name, results)
-            rows.append([label(text), *(cell(model["scores"].get(name), text) for model in models.values())])
+            cells = (cell(one["scores"].get(name), text, bound_words(results, of, name)) for of, one in models.items())
+            rows.append([label(text), *cells])
     return table(rows)
 
 

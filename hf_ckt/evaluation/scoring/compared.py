@@ -12,13 +12,13 @@ from .parts import Measure, Part, Row, Sums, identity, people, run_of
 from .rates import Rates
 from .safety import SAFETY, category_groups, safety_curve
 from .scores import SCORES, Corrected, Difference, Score, drawn_difference, drawn_score, rate_score
-from .separation import AREAS, LOG_ODDS
+from .separation import AREAS, LOG_ODDS, PROBE_AREAS
 from .utility import PLAIN_TEXT, RIGHT
 
 if TYPE_CHECKING:
     import numpy as np
 
-MEASURES: tuple[Measure, ...] = (SAFETY, *AREAS, LOG_ODDS, NOISE, TOKEN_CONSISTENCY, *RIGHT, PLAIN_TEXT)
+MEASURES: tuple[Measure, ...] = (SAFETY, *AREAS, *PROBE_AREAS, LOG_ODDS, NOISE, TOKEN_CONSISTENCY, *RIGHT, PLAIN_TEXT)
 
 
 @dataclass

@@ -87,6 +87,7 @@ SCORES: dict[str, Nature] = {
     **dict.fromkeys(
         ("refusal_auroc", "refusal_auroc_jailbreak", "refusal_auroc_noise", "refusal_margin_auroc"), _AREA
     ),
+    **dict.fromkeys(("probe_auroc", "probe_auroc_jailbreak", "probe_auroc_noise"), _AREA),
     **dict.fromkeys(("refusal_log_odds_harmful", "refusal_log_odds_benign"), Nature()),
     "youden_j_noise": _YOUDEN,
     "youden_j_noise_difference": Nature(-200.0, 200.0, 0.0, judged=True),

@@ -7,12 +7,15 @@ How well a model's own numbers set harmful prompts apart from benign ones, witho
 
 Of both the area under the ROC curve: how often a harmful prompt has a higher value than a benign one, ties counted half.
 It is 0.5 of values that have nothing to do with what is asked, and it does not change where all of them are shifted.
+
+The third number is that of a probe, which was fitted on the base's states ([`~models.boundary_probe.BoundaryProbe`]).
 """
 
 from collections.abc import Sequence
 
 from .parts import Measure, Part, Row, means_alone, measured, people, prompt_means, separation
 
+PROBE_COLUMN = "probe_log_odds"
 _PLAIN = ("direct", "overrefusal")
 
 
@@ -32,6 +35,12 @@ AREAS = (
     _area("refusal_auroc_jailbreak", ("jailbreak",), "log_odds", ways=True),
     _area("refusal_auroc_noise", ("noise",), "log_odds", corrupted=True),
     _area("refusal_margin_auroc", _PLAIN, "margin"),
+)
+# The same of a probe's log-odds, which stand in the base's rows.
+PROBE_AREAS = (
+    _area("probe_auroc", _PLAIN, PROBE_COLUMN),
+    _area("probe_auroc_jailbreak", ("jailbreak",), PROBE_COLUMN, ways=True),
+    _area("probe_auroc_noise", ("noise",), PROBE_COLUMN, corrupted=True),
 )
 
 

@@ -2,12 +2,15 @@
 """What an example asks: the right prompt for each answer, and agreement on what the teacher said."""
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_ckt.data import load_prompts
-from hf_ckt.evaluation.comparisons.asking import agreement, ask, prompt_row
+from hf_ckt.evaluation.comparisons.asking import agreement, ask, probed, prompt_row
 from hf_ckt.evaluation.measuring.answers import greedy_answers
+from hf_ckt.evaluation.measuring.probe_odds import ask_probe
 from hf_ckt.evaluation.measuring.refusal_openings import refusal_leanings
+from hf_ckt.models.boundary_probe import BoundaryProbe
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +42,15 @@ def test_ask_gives_each_prompt_its_own_answer(loaded, rows):
         (leaning,) = refusal_leanings(*loaded, [row["prompt"]], system_prompt="Be kind.", title=None)
         assert found["answer"] == answer
         assert (found["log_odds"], found["margin"]) == pytest.approx((leaning.log_odds, leaning.margin), abs=1e-3)
+
+
+def test_probe_is_kept_in_the_order_of_the_prompts(loaded, rows):
+    """A results file holds numbers without their prompts: another order is another prompt's number."""
+    probe = BoundaryProbe((1,), torch.randn(64, generator=torch.Generator().manual_seed(0)), 0.5, {"C": 0.01})
+    kept = probed(probe, *loaded, rows, "before", system_prompt="Be kind.")
+    for row, odds in zip(rows, kept["log_odds"], strict=True):
+        assert odds == pytest.approx(ask_probe(probe, *loaded, [row["prompt"]], system_prompt="Be kind.")[0], abs=1e-4)
+    assert kept["model"] == "before" and kept["layers"] == [1] and kept["facts"] == {"C": 0.01}
 
 
 def test_agreement_with_itself_is_complete(loaded, rows):

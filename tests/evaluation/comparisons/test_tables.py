@@ -87,3 +87,32 @@ def test_sentence_says_under_which_conditions(scored):
         "hf_ckt 0.1.0",
     ):
         assert fact in sentence
+
+
+def test_probe_of_the_base_has_a_row_and_differences_of_its_own():
+    """What the base knows, in the column of a model that was trained, would be read as what that one shows."""
+    found = results()
+    # The probe tells all but one pair of a kind apart clean, and nothing under noise.
+    odds = [(1.0 if row["kind"] == "harmful" else -1.0) * (not row["corruption"]) for row in found["prompts"]]
+    odds[0] = -2.0
+    found["probe"] = {"model": "before", "layers": [1], "digest": "0", "facts": {}, "log_odds": odds}
+    judge_answers(found, judging("No"))
+    without = {row["held-out prompts"]: row for row in comparison_rows(_scored(results()))}
+    table = {row["held-out prompts"]: row for row in comparison_rows(_scored(found))}
+    own = _row(table, "AUROC of a probe of the base (")
+    assert own["before"].startswith("0.875 [") and own["before"].endswith(" n=16")
+    assert own["teacher"] == own["after"] == ""
+    assert _row(table, "AUROC of a probe of the base, under noise")["before"].startswith("0.500 [")
+    row = _row(table, "AUROC of the refusal log-odds, minus the AUROC of a probe of the base")
+    area = float(_row(table, "AUROC of the refusal log-odds (")["teacher"].split()[0])
+    assert float(row["teacher"].split()[0]) == pytest.approx(area - 0.875, abs=0.0011)
+    names = [name for name in table if "probe" in name]
+    assert len(names) == 4 and {name: line for name, line in table.items() if name not in names} == without
+    assert "The probe is a logistic regression" in measured_sentence(found)
+    assert "probe" not in measured_sentence(_scored(results()))
+
+
+def _scored(found):
+    judge_answers(found, judging("No"))
+    score_answers(found, judging("No"))
+    return found

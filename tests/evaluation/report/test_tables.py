@@ -146,6 +146,7 @@ def test_every_score_with_a_chance_level_says_it_in_its_label():
     """The Overall Safety Score without its 50 is what made a blind policy look safe."""
     chance = {"youden_j": 0, "youden_j_direct": 0, "youden_j_jailbreak": 0, "youden_j_noise": 0, "oss": 50}
     chance |= dict.fromkeys(("refusal_auroc", "refusal_auroc_jailbreak", "refusal_auroc_noise"), 0.5)
+    chance |= dict.fromkeys(("probe_auroc", "probe_auroc_jailbreak", "probe_auroc_noise"), 0.5)
     chance |= {"refusal_margin_auroc": 0.5, "multiple_choice_over_chance": 0, "youden_j_noise_difference": 0}
     assert {name: text.chance for name, text in SCORES.items() if text.chance is not None} == chance
     for name, level in chance.items():

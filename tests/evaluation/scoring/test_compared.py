@@ -25,7 +25,8 @@ def policy(refuses, log_odds, right, prompts=40):
 
             def measured(kind=kind):
                 value = log_odds(kind)
-                return {"log_odds": value, "margin": value, "refused": refuses(kind)}
+                found = dict.fromkeys(("log_odds", "margin", "probe_log_odds"), value)
+                return {**found, "refused": refuses(kind)}
 
             rows.append(row(suite, f"{n}", **asked | measured()))
             rows += [
