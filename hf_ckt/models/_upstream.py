@@ -100,17 +100,17 @@ def base_parameters(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Para
     """
     Yields the parameters that the model has with its adapters switched off, by the names that they have without them.
 
-    In peft 0.21 what stands in for a module keeps it as its `base_layer` or its `original_module`; see [`trained_in_place`].
+    In peft 0.21 what stands in for a module keeps it as its `base_layer` or its `original_module`, see [`trained_in_place`]; or,
+    where tokens are trained, as that of its `token_adapter`.
     """
     inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    names = ("base_layer", "token_adapter", "original_module")
     kept = {
-        name: "original_module" if isinstance(module, AuxiliaryTrainingWrapper) else "base_layer"
+        name: next(step for step in names if step in module._modules)
         for name, module in inner.named_modules()
         if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))
     }
-    found = set[int]()
-    # With duplicates: trained tokens stand in for a module that a name within them holds too, and which comes first.
-    for name, parameter in inner.named_parameters(remove_duplicate=False):
+    for name, parameter in inner.named_parameters():
         steps, own = name.split("."), []
         for place, step in enumerate(steps):
             only = kept.get(".".join(steps[:place]))
@@ -119,9 +119,7 @@ def base_parameters(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Para
             elif step != only:
                 break
         else:
-            if id(parameter) not in found:
-                found.add(id(parameter))
-                yield ".".join(own), parameter
+            yield ".".join(own), parameter
 
 
 def bound_to_outer_call(model: Any) -> str | None:

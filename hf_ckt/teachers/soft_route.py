@@ -156,9 +156,7 @@ class SoftRouteTeacher(Teacher):
             )
         with frozen(student), adapters_disabled(student):
             outputs = run_backbone(student, {**batch.inputs, "output_hidden_states": True})
-            # Autocast would round the log-odds to its own dtype.
-            with torch.autocast(batch.kept.device.type, enabled=False):
-                numbers, log_odds = self.probe.log_odds(outputs.hidden_states, batch)
+            numbers, log_odds = self.probe.log_odds(outputs.hidden_states, batch)
             with read_head(student) as head:
                 base = TeacherSignal(batch.keep(outputs.last_hidden_state), head.detach())
         if self.threshold is None:
