@@ -106,7 +106,7 @@ def base_parameters(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Para
     inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
     names = ("base_layer", "token_adapter", "original_module")
     kept = {
-        name: next(step for step in names if step in module._modules)
+        name: next(step for step in names if step in dict(module.named_children()))
         for name, module in inner.named_modules()
         if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))
     }

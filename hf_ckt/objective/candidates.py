@@ -164,9 +164,9 @@ def _one_head(parts: tuple[SignalPart, ...], dtype: torch.dtype) -> tuple[list[L
     Of a mixture these are the states of the two teachers' weighted logits, w z_1 + (1 - w) z_2, which are linear in them; the
     mixture of their probabilities has none.
     """
-    if len(parts) == 1 and isinstance(parts[0].signal, TeacherSignal):
-        _, positions, signal = parts[0]
-        return [signal.head], positions, signal.hidden.detach()
+    only = parts[0].signal if len(parts) == 1 else None
+    if isinstance(only, TeacherSignal):
+        return [only.head], parts[0].positions, only.hidden.detach()
     groups: dict[tuple, list[tuple[Tensor, TeacherSignal, Tensor | None]]] = {}
     for _, positions, signal in parts:
         for one, weight in _linear(signal):

@@ -126,7 +126,7 @@ class SoftRouteTeacher(Teacher):
         missing = why_no_frozen_base(setup.causal_lm)
         if missing:
             raise ValueError(f"soft_route: the probe reads the student's own frozen base, but {missing}.")
-        probe = source if isinstance(source, BoundaryProbe) else BoundaryProbe.load(source)
+        probe = source if isinstance(source, BoundaryProbe) else BoundaryProbe.load(os.fspath(source))
         # Of weights that are sharded already, a process sees a part.
         if not setup.sharded:
             probe.require_model(setup.causal_lm)
