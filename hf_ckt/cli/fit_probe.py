@@ -77,9 +77,17 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         metavar="N",
         help="whose states are read, counted from 1; 0 is the embeddings. Default: of four sets the best on validation",
     )
-    add("--no-typos", action="store_true", help="fit on the prompts as they are alone, without copies with typing errors")
+    add(
+        "--no-typos",
+        action="store_true",
+        help="fit on the prompts as they are alone, without copies with typing errors",
+    )
     add("--batch-size", type=int, default=32, metavar="N", help="prompts a pass; default: 32")
-    add("--dtype", metavar="NAME", help="of the weights; default: bfloat16 where the machine multiplies it, else float32")
+    add(
+        "--dtype",
+        metavar="NAME",
+        help="of the weights; default: bfloat16 where the machine multiplies it, else float32",
+    )
     quantized = parser.add_mutually_exclusive_group()
     quantized.add_argument("--load-in-4bit", action="store_true", help="the model in NF4, by bitsandbytes")
     quantized.add_argument("--load-in-8bit", action="store_true", help="the model in 8 bits, by bitsandbytes")
@@ -104,7 +112,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
             "on. Give rows of your own that are not in --data."
         )
     if options.validation is not None and options.data is None:
-        raise ValueError("--validation: belongs to --data, which is missing, and would be ignored. Give both, or neither.")
+        raise ValueError(
+            "--validation: belongs to --data, which is missing, and would be ignored. Give both, or neither."
+        )
     return options
 
 

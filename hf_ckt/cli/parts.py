@@ -7,12 +7,15 @@ from typing import Any
 
 from .arguments.parser import CommandParser
 
+# No family of parts: a probe is fitted, by `hf-ckt fit-probe`, and has nothing to choose by name.
+_PROBES = "probes"
+
 
 def run(argv: list[str]) -> int:
     """Prints the parts as a list to read, or with `--json` as a JSON list."""
     parser = CommandParser(prog="hf-ckt parts", description=__doc__)
     parser.add_argument(
-        "--family", metavar="NAME", help="only this family: losses, teachers, perturbations or metrics"
+        "--family", metavar="NAME", help="only this family: losses, teachers, perturbations, metrics or probes"
     )
     parser.add_argument("--json", action="store_true", help="a JSON list with one object for each part")
     options = parser.parse_args(argv)
@@ -22,9 +25,19 @@ def run(argv: list[str]) -> int:
     from ..discovery import FAMILIES, describe_part, load_part, part_names
 
     if options.family is not None:
-        require_known("--family", options.family, FAMILIES)
-    families = [options.family] if options.family else list(FAMILIES)
-    parts = [describe_part(load_part(family, name)) for family in families for name in part_names(family)]
+        require_known("--family", options.family, (*FAMILIES, _PROBES))
+    families = [options.family] if options.family else [*FAMILIES, _PROBES]
+    parts = [
+        describe_part(load_part(family, name))
+        for family in families
+        if family in FAMILIES
+        for name in part_names(family)
+    ]
+    if _PROBES in families:
+        from ..models.boundary_probe import BoundaryProbe
+
+        # Not written by hand but fitted, so that its fields are no settings.
+        parts.append(describe_part(BoundaryProbe) | {"family": _PROBES, "settings": {}})
     print(json.dumps(parts, indent=2, default=str) if options.json else _as_text(parts))
     return 0
 

@@ -76,6 +76,10 @@ def _switchable(model: torch.nn.Module) -> Iterator[Any]:
     return (module for module in model.modules() if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)))
 
 
+def _kept(module: Any) -> torch.nn.Module:
+    return module.original_module if isinstance(module, AuxiliaryTrainingWrapper) else module.base_layer
+
+
 def has_switchable_adapters(model: torch.nn.Module) -> bool:
     """Whether the model holds adapter layers that can be switched off (LoRA, DoRA, IA3, ...; no prompt learning)."""
     return any(isinstance(module, BaseTunerLayer) for module in _switchable(model))
@@ -91,8 +95,7 @@ def trained_in_place(model: torch.nn.Module) -> list[str]:
     """
     switched = set()
     for module in _switchable(model):
-        kept = module.original_module if isinstance(module, AuxiliaryTrainingWrapper) else module.base_layer
-        switched |= {id(parameter) for parameter in module.parameters()} - {id(p) for p in kept.parameters()}
+        switched |= {id(parameter) for parameter in module.parameters()} - {id(p) for p in _kept(module).parameters()}
     return [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in switched]
 
 
@@ -100,26 +103,17 @@ def base_parameters(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Para
     """
     Yields the parameters that the model has with its adapters switched off, by the names that they have without them.
 
-    In peft 0.21 what stands in for a module keeps it as its `base_layer` or its `original_module`, see [`trained_in_place`]; or,
-    where tokens are trained, as that of its `token_adapter`.
+    In peft 0.21 what stands in for a module keeps it inside; see [`trained_in_place`].
     """
     inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-    names = ("base_layer", "token_adapter", "original_module")
-    kept = {
-        name: next(step for step in names if step in dict(module.named_children()))
-        for name, module in inner.named_modules()
-        if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))
-    }
+    paths = {id(module): name.split(".") for name, module in inner.named_modules()}
+    kept = [(paths[id(module)], paths[id(_kept(module))]) for module in _switchable(inner)]
     for name, parameter in inner.named_parameters():
-        steps, own = name.split("."), []
-        for place, step in enumerate(steps):
-            only = kept.get(".".join(steps[:place]))
-            if only is None:
-                own.append(step)
-            elif step != only:
-                break
-        else:
-            yield ".".join(own), parameter
+        steps = name.split(".")
+        around = [(outer, own) for outer, own in kept if steps[: len(outer)] == outer]
+        if all(steps[: len(own)] == own for _, own in around):
+            between = {place for outer, own in around for place in range(len(outer), len(own))}
+            yield ".".join(step for place, step in enumerate(steps) if place not in between), parameter
 
 
 def bound_to_outer_call(model: Any) -> str | None:

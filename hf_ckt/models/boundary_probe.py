@@ -22,7 +22,7 @@ WEIGHTS, FACTS = "boundary_probe.safetensors", "boundary_probe.json"
 @dataclass
 class BoundaryProbe:
     r"""
-    Tells prompts to refuse from prompts to answer by what a frozen model makes of them.
+    Tells prompts to refuse from prompts to answer by what a frozen model makes of them; `hf-ckt fit-probe` writes it.
 
         log_odds = weight . features + bias              natural log; features of [`prompt_features`]
 

@@ -56,3 +56,13 @@ def test_parts_unknown_option_exits_with_usage():
     with pytest.raises(SystemExit) as stopped:
         cli.main(["parts", "--jsn"])
     assert stopped.value.code == 2
+
+
+def test_parts_lists_the_probe_beside_the_families(capsys):
+    """Who looks for what tells harmful prompts apart finds it by the command that lists everything."""
+    assert cli.main(["parts", "--json", "--family", "probes"]) == 0
+    (part,) = json.loads(capsys.readouterr().out)
+    assert (part["family"], part["name"], part["class"]) == ("probes", "boundary_probe", "BoundaryProbe")
+    assert "1610.01644" in part["source"] and "hf-ckt fit-probe" in part["summary"]
+    assert cli.main(["parts"]) == 0
+    assert "\nprobes\n  boundary_probe\n" in capsys.readouterr().out

@@ -6,6 +6,9 @@ import torch
 
 from hf_ckt.models.batch import Batch
 from hf_ckt.models.boundary_probe import BoundaryProbe, prompt_features
+from hf_ckt.models.fingerprint import base_fingerprint
+from tests import tiny_models
+from tests.trainers import load
 
 PROMPTS, ANSWERS = ([5, 6, 7], [8, 9], [3, 4, 2, 1, 6]), ([1, 2], [3], [4, 5, 6])
 
@@ -79,6 +82,41 @@ def test_a_saved_probe_is_read_back(tmp_path):
     assert torch.equal(again.weight, probe.weight) and again.bias == probe.bias
     for one, other in zip(probe.log_odds(states, batch), again.log_odds(states, batch), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_odds_under_autocast_are_those_without():
+    """A matrix product in bfloat16 keeps 8 bits of sums in which large parts cancel: a sure prompt becomes a doubtful one."""
+    batch, states = _padded()
+    probe = BoundaryProbe((0, 2), torch.randn(16, generator=torch.Generator().manual_seed(0)) * 100, 3.0)
+    expected = probe.log_odds(states, batch)[1]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(probe.log_odds(states, batch)[1], expected)
+
+
+def test_files_of_two_probes_are_refused(tmp_path):
+    """A stop between two files leaves the weights of one probe with the layers of the other."""
+    BoundaryProbe((0, 2), torch.randn(16), 0.0).save(tmp_path)
+    facts = (tmp_path / "boundary_probe.json").read_text()
+    for text in (facts.replace("2", "1"), facts.replace("layers", "levels"), "{", "[]"):
+        (tmp_path / "boundary_probe.json").write_text(text)
+        with pytest.raises(ValueError, match="damaged or of two probes"):
+            BoundaryProbe.load(tmp_path)
+    BoundaryProbe((0, 2), torch.full((16,), torch.nan), 0.0).save(tmp_path)
+    with pytest.raises(ValueError, match="no finite weights"):
+        BoundaryProbe.load(tmp_path)
+    (tmp_path / "boundary_probe.safetensors").write_bytes(b"half")
+    with pytest.raises(ValueError, match="damaged or of two probes"):
+        BoundaryProbe.load(tmp_path)
+
+
+def test_a_probe_knows_its_model(tiny_model_dir, tmp_path):
+    """Another model of the same shape gives as many numbers, of which the odds mean nothing."""
+    model = load(tiny_model_dir)
+    probe = BoundaryProbe((1,), torch.zeros(64), 0.0, {"fingerprint": base_fingerprint(model), "base": "tiny"})
+    probe.require_model(model)
+    with pytest.raises(ValueError, match="was fitted on tiny"):
+        probe.require_model(load(tiny_models.save_tiny_llama(tmp_path / "other", seed=1)))
+    BoundaryProbe((1,), torch.zeros(64), 0.0).require_model(model)  # says nothing of its model
 
 
 def test_a_probe_of_another_model_is_refused(tmp_path):

@@ -14,7 +14,7 @@ from ...data.public_hashes import prompt_hashes
 from ...discovery import load_part
 from ...hub.provenance import library_versions
 from ...noise.messages import perturb_text
-from .quality import against, area, calibrate, compared, measured, mistakes
+from .quality import Calibration, against, area, calibrate, compared, measured, mistakes, nll
 from .rows import ProbeRow, require_apart
 
 if TYPE_CHECKING:
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from ...models.boundary_probe import BoundaryProbe
     from ..measuring.chat_format import ChatFormat
 
-# scikit-learn's C, the inverse of the weight of the squared norm; beyond either end validation areas of SmolLM2-135M fall.
+# scikit-learn's C, the inverse of the weight of the squared norm. Of SmolLM2-135M on the boundary set all sixteen settings
+# have areas between 0.91 and 0.93, in the mean of clean prompts and those with typing errors: none of them matters much.
 STRENGTHS = (1e-3, 3e-3, 1e-2, 3e-2)
-# First and last of four layers, evenly spaced, as shares of the model's depth: the middle of SmolLM2-135M tells best.
+# First and last of four layers, evenly spaced, as shares of the model's depth.
 _SPANS = ((0.3, 0.6), (0.4, 0.6), (0.45, 0.75), (0.5, 0.85))
 _LAYERS = 4
 SEVERITY = 0.08
@@ -72,6 +73,18 @@ class _Fit(NamedTuple):
         return features.astype("float64") @ self.weight + self.bias
 
 
+class _Tried(NamedTuple):
+    """One setting, and what it does on the validation rows; areas and scores clean and with typing errors."""
+
+    layers: tuple[int, ...]
+    strength: float
+    areas: list[float]
+    nll: float
+    fit: _Fit
+    scores: "dict[str, np.ndarray]"
+    calibration: Calibration
+
+
 def fit_logistic(features: "np.ndarray", harmful: "np.ndarray", strength: float) -> _Fit:
     """
     Fits a logistic regression of balanced classes on standardized features, and folds the standardization in.
@@ -112,7 +125,7 @@ def fit_probe(
 
     Every prompt is read once, and once more with typing errors (`typos`, severity 0.08). Of sets of layers and strengths
     the one is taken whose area under the ROC curve, harmful prompts against twins, clean and with typing errors, is
-    highest in the mean on the validation rows. So those areas are of the best of several, and a little too good: what
+    highest in the mean on the validation rows (of equal ones that with the lower NLL). So those areas are of the best of several, and a little too good: what
     the probe does on other prompts is to be measured on other prompts. The order of the rows changes nothing.
 
     Args:
@@ -152,14 +165,16 @@ def fit_probe(
     sets = candidate_layers(depth) if layers is None else [_checked(layers, depth)]
     for name, rows in (("train", train), ("validation", validation)):
         if len({row.harmful for row in rows}) < 2:
-            raise ValueError(f"{name}: has no rows of one of the two sides, so there is nothing to tell apart. Give both.")
+            raise ValueError(
+                f"{name}: has no rows of one of the two sides, so there is nothing to tell apart. Give both."
+            )
     require_apart(train, validation)
 
     # In an order of their own, so that the probe is the same to the last bit however the rows lie in their files.
     train, validation = (sorted(rows, key=_place) for rows in (train, validation))
     noise: Any = load_part("perturbations", "typos")
     prompts = [row.prompt for row in (*train, *validation)]
-    noisy = [perturb_text(one, noise(severity=SEVERITY), prompt_noise(repr(one), 0)) for one in prompts]
+    noisy = [perturb_text(one, noise(severity=SEVERITY), prompt_noise(str(one), 0)) for one in prompts]
     read = sorted({layer for one in sets for layer in one})
     states = read_states(model, prompt_ids(chat, [*prompts, *noisy]), read, batch_size)  # (n, L, 2 D)
     split = np.cumsum([len(train), len(validation), len(train)])
@@ -172,19 +187,24 @@ def fit_probe(
     def features(values: "np.ndarray", chosen: Sequence[int]) -> "np.ndarray":
         return values[:, [read.index(layer) for layer in chosen]].reshape(len(values), -1)
 
+    # Of prompts with typing errors too where such are fitted on: there the odds are to be right as well.
+    views = ("clean", "typos") if typos else ("clean",)
+    several = np.tile(harmful, len(views))
     tried = []
     for chosen, strength in itertools.product(sets, strengths):
         fit = fit_logistic(features(fitted_on, chosen).astype(np.float32), sides, strength)
         scores = {view: fit.scores(features(parts[view], chosen)) for view in ("clean", "typos")}
         areas = [area(one[used], harmful[used]) for one in scores.values()]
-        tried.append({"layers": chosen, "C": strength, "areas": areas, "fit": fit, "scores": scores})
-    best: dict[str, Any] = max(tried, key=lambda one: float(np.mean(one["areas"])))
+        together = np.concatenate([scores[view] for view in views])
+        calibration = calibrate(together, several)
+        lost = nll(calibration(together), several)
+        tried.append(_Tried(chosen, strength, areas, lost, fit, scores, calibration))
+    best = max(tried, key=lambda one: (float(np.mean(one.areas)), -one.nll))
 
-    views = ("clean", "typos") if typos else ("clean",)
-    calibration = calibrate(np.concatenate([best["scores"][view] for view in views]), np.tile(harmful, len(views)))
-    weight = torch.from_numpy(best["fit"].weight / calibration.temperature).float()
-    bias = float(np.float32(calibration(best["fit"].bias)))
-    log_odds = {view: calibration(scores) for view, scores in best["scores"].items()}
+    calibration = best.calibration
+    weight = torch.from_numpy(best.fit.weight / calibration.temperature).float()
+    bias = float(np.float32(calibration(best.fit.bias)))
+    log_odds = {view: calibration(scores) for view, scores in best.scores.items()}
     facts = {
         "base": None,
         "fingerprint": base_fingerprint(model),
@@ -192,18 +212,18 @@ def fit_probe(
         "train": _counts(train),
         "prompt_hashes": _hashes(train),
         "typos": {"train": typos, "severity": SEVERITY},
-        "C": best["C"],
-        "tried": [{"layers": [*one["layers"]], "C": one["C"], "auroc": one["areas"]} for one in tried],
+        "C": best.strength,
+        "tried": [{"layers": [*one.layers], "C": one.strength, "auroc": one.areas, "nll": one.nll} for one in tried],
         "calibration": calibration._asdict(),
         "validation": {
             "rows": _counts(validation),
             "against": against(validation),
-            **{view: _judged(best["scores"][view], log_odds[view], validation) for view in ("clean", "typos")},
+            **{view: _judged(best.scores[view], log_odds[view], validation) for view in ("clean", "typos")},
         },
         "mistakes": {view: mistakes(log_odds[view], validation) for view in ("clean", "typos")},
         "versions": library_versions("torch", "transformers", "tokenizers", "scikit-learn"),
     }
-    return BoundaryProbe([*best["layers"]], weight, bias, facts)
+    return BoundaryProbe([*best.layers], weight, bias, facts)
 
 
 def _hashes(rows: Sequence[ProbeRow]) -> str:
@@ -216,9 +236,13 @@ def _checked(layers: Sequence[int], depth: int) -> tuple[int, ...]:
     for layer in layers:
         require_count("layers", layer, 0, "Layers are counted from the embeddings, which are 0.")
         if layer > depth:
-            raise ValueError(f"layers: {layer} is asked for, and the model has {depth}. Give numbers from 0 to {depth}.")
+            raise ValueError(
+                f"layers: {layer} is asked for, and the model has {depth}. Give numbers from 0 to {depth}."
+            )
     if not layers or len(set(layers)) < len(layers):
-        raise ValueError(f"layers: must name at least one layer, and none twice, got {[*layers]}. Leave it out to try several.")
+        raise ValueError(
+            f"layers: must name at least one layer, and none twice, got {[*layers]}. Leave it out to try several."
+        )
     return tuple(layers)
 
 

@@ -75,23 +75,34 @@ def calibration_error(log_odds: "np.ndarray", harmful: "np.ndarray") -> float:
 
 def calibrate(scores: "np.ndarray", harmful: "np.ndarray") -> Calibration:
     """
-    Returns the temperature of least NLL; and a shift, where one lowers that further: the scores of a fit with balanced
-    classes are odds in a mixture of as many harmful as benign prompts, and the shift makes them odds in these prompts' mixture.
+    Returns the temperature and the shift of least NLL.
+
+    The shift is there because the scores of a fit with balanced classes are odds in a mixture of as many harmful as benign
+    prompts, and other prompts than those that were fitted on lie closer to the boundary on one side than on the other;
+    with it the odds are those of these prompts' mixture. Sides count a little less than certain, as Platt 1999 proposes,
+    https://www.researchgate.net/publication/2594015, so that scores without a mistake do not make the odds infinite.
+
+    Args:
+        scores (`numpy.ndarray` of shape `(n,)`):
+            Before calibration, in nats.
+        harmful (`numpy.ndarray` of shape `(n,)`):
+            Whether each is harmful.
     """
     import numpy as np
-    from scipy.optimize import minimize_scalar
+    from scipy.optimize import minimize
 
-    share = harmful.mean()
-    found = []
-    for shift in (0.0, float(np.log(share / (1 - share)))):
+    count = int(harmful.sum())
+    target = np.where(harmful, (count + 1) / (count + 2), 1 / (len(harmful) - count + 2))
 
-        def lost(log_temperature: float, shift: float = shift) -> float:
-            return nll(Calibration(float(np.exp(log_temperature)), shift)(scores), harmful)
+    def lost(settings: "np.ndarray") -> tuple[float, "np.ndarray"]:
+        log_odds = settings[0] * scores + settings[1]
+        value = (np.logaddexp(0, log_odds) - target * log_odds).mean()
+        residual = np.exp(-np.logaddexp(0, -log_odds)) - target
+        return float(value), np.array([(residual * scores).mean(), residual.mean()])
 
-        # Of scores without a mistake every lower temperature is better: no lower than a hundredth.
-        best = minimize_scalar(lost, bounds=(-4.6, 9.2), method="bounded", options={"xatol": 1e-6})
-        found.append((float(best.fun), Calibration(float(np.exp(best.x)), shift)))
-    return min(found, key=lambda one: one[0])[1]
+    # A temperature below 0 would turn the sides round.
+    found = minimize(lost, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=[(1e-4, None), (None, None)])
+    return Calibration(float(1 / found.x[0]), float(found.x[1]))
 
 
 def against(rows: Sequence[ProbeRow]) -> str:
@@ -152,7 +163,9 @@ def mistakes(log_odds: "np.ndarray", rows: Sequence[ProbeRow], worst: int = 10) 
         {"kind": kind, "category": category, "n": total[kind, category], "wrong": count}
         for (kind, category), count in sorted(missed.items(), key=lambda one: (-one[1], one[0]))
     ]
-    places = sorted((at for at, is_wrong in enumerate(wrong) if is_wrong), key=lambda at: (-abs(log_odds[at]), rows[at].id))
+    places = sorted(
+        (at for at, is_wrong in enumerate(wrong) if is_wrong), key=lambda at: (-abs(log_odds[at]), rows[at].id)
+    )
     listed = [
         {"id": rows[at].id, "kind": rows[at].kind, "category": rows[at].category, "log_odds": float(log_odds[at])}
         for at in places[:worst]

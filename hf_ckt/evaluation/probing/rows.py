@@ -77,7 +77,9 @@ def probe_rows(rows: Any, source: str, option: str) -> list[ProbeRow]:
     sides = {row.harmful for row in found}
     if len(sides) == 1:
         kinds = sorted({row.kind for row in found})
-        hint = "" if True in sides else nearest(HARMFUL, kinds).replace("Did you mean", "Should 'harmful' be written for")
+        hint = (
+            "" if True in sides else nearest(HARMFUL, kinds).replace("Did you mean", "Should 'harmful' be written for")
+        )
         raise ValueError(
             f"{option}: all {len(found)} rows of {shown_name(source)} are {'' if True in sides else 'not '}harmful (kinds: "
             f"{', '.join(kinds[:5])}), so there is nothing to tell apart.{hint} Give rows of both sides."
@@ -92,13 +94,16 @@ def _row(cells: Mapping[str, Any], index: int, source: str, option: str) -> Prob
     prompt = cells["prompt"]
     if not (_is_text(prompt) or _is_chat(prompt)):
         raise refuse(
-            f"has {prompt!r:.60} as its prompt, which a model cannot be asked.", "Fill the cell with a text, or drop the row."
+            f"has {prompt!r:.60} as its prompt, which a model cannot be asked.",
+            "Fill the cell with a text, or drop the row.",
         )
     kind = cells.get("kind")
     if cells.get("harmful") is not None:
         harmful = _as_bool(cells["harmful"])
         if harmful is None:
-            raise refuse(f"has {cells['harmful']!r:.40} as harmful, which is neither true nor false.", "Write one of them.")
+            raise refuse(
+                f"has {cells['harmful']!r:.40} as harmful, which is neither true nor false.", "Write one of them."
+            )
         if _is_text(kind) and (kind == HARMFUL) != harmful:
             raise refuse(
                 f"says harmful {str(harmful).lower()} and kind {kind!r}, of which one is wrong.", "Correct the row."

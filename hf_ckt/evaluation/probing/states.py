@@ -30,9 +30,7 @@ def prompt_ids(chat: ChatFormat, prompts: Sequence[Any]) -> list[list[int]]:
     return chat.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
 
 
-def read_states(
-    model: Any, ids: Sequence[Sequence[int]], layers: Sequence[int], batch_size: int = 32
-) -> "np.ndarray":
+def read_states(model: Any, ids: Sequence[Sequence[int]], layers: Sequence[int], batch_size: int = 32) -> "np.ndarray":
     """
     Returns what a probe reads of prompts, `(n, L, 2 * D)`: of each layer the state at the last token and the prompt's mean,
     as [`~models.boundary_probe.prompt_features`] gives them in training.
