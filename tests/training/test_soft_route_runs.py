@@ -9,7 +9,9 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
+from hf_ckt.kernels.signals import signal_parts
 from hf_ckt.teachers.soft_route import REFUSED
+from hf_ckt.training.collator import read_batch
 from hf_ckt.training.teacher_cache import cache_teachers
 from tests import by_hand, tiny_models
 from tests.by_hand import SGD, Read, Row, gradient, kl, mean, rows_by_hand, same_gradient, share, table
@@ -328,3 +330,44 @@ def test_evaluation_reads_the_mixture_too(given, tiny_model_dir, tmp_path):
     read, shares, _ = soft_by_hand(trainer, given, rows_of(tiny_model_dir, data))
     assert metrics[f"eval_{REFUSED}"] == pytest.approx(sum(shares) / 4, rel=1e-5)
     assert metrics["eval_distillation_loss"] == pytest.approx(float(mean(read, lambda one: one.divergence)), rel=5e-6)
+
+
+def test_one_of_the_two_may_read_a_system_prompt_that_the_student_does_not(given, tiny_model_dir, tmp_path):
+    """The base behind rules teaches refusals without an adapter; the probe and the other teacher must not read them."""
+    text = "Refuse all that harms."
+    data = Dataset.from_list(
+        [
+            {
+                "prompt": [{"role": "user", "content": row["prompt"]}],
+                "completion": [{"role": "assistant", "content": row["completion"]}],
+            }
+            for row in rows(4)
+        ]
+    )
+    behind = {"privileged_context": None, "system_prompt": text}
+    changes = {**WEIGHTS, "per_device_train_batch_size": 4}
+    trainer = build_soft(tmp_path / "run", tiny_model_dir, {**given, "refuse": behind}, data, **changes)
+    context, plain = (
+        build_soft(tmp_path / name, tiny_model_dir, one, data, **changes)
+        for name, one in (("ctx", behind), ("base", {"self": None}))
+    )
+    found = mixed_signal(trainer)
+    torch.testing.assert_close(found.hidden, mixed_signal(context).hidden)
+    torch.testing.assert_close(found.second.hidden, mixed_signal(plain).hidden)
+    assert not torch.allclose(found.hidden, found.second.hidden, atol=1e-2)
+    soft = mixed_signal(build_soft(tmp_path / "soft", tiny_model_dir, given, data, **changes))
+    torch.testing.assert_close(found.mixture.log_odds, soft.mixture.log_odds)
+    (logs,) = steps(run(trainer))
+    assert logs["distillation_loss"] > 0
+    with pytest.raises(ValueError, match=r"teacher_system_prompt: does not say whether soft_route's refuse or answer"):
+        build_soft(tmp_path / "who", tiny_model_dir, given, data, teacher_system_prompt=text, **changes)
+    both = {"refuse": behind, "answer": {**behind, "system_prompt": "Help."}}
+    with pytest.raises(ValueError, match="soft_route: refuse and answer have different system prompts"):
+        build_soft(tmp_path / "both", tiny_model_dir, {**given, **both}, data, **changes)
+
+
+def mixed_signal(trainer: Any) -> Any:
+    """What a trainer's teacher says of its first batch."""
+    batch, _ = read_batch(dict(first_batch(trainer)), trainer._marks)
+    (part,) = signal_parts(trainer._extra_passes.teacher.signal(batch, trainer._causal_lm), len(batch.kept))
+    return part.signal
