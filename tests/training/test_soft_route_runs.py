@@ -221,7 +221,7 @@ def test_labelled_rows_learn_their_answers_and_unlabelled_rows_the_mixture(given
 def test_soft_route_is_one_of_several_teachers(layout, given, tiny_model_dir, tmp_path):
     """Labelled rows hear their teacher whole, and the others the mixture: of a batch without them its heads keep their place."""
     names = ["safety", "soft", "base", "soft", "soft", "base", "safety", "soft"]
-    teachers = {"teachers": {"safety": given["refuse"], "base": None, "soft": given}}
+    teachers = {"teachers": {"soft": given, "safety": given["refuse"], "base": None}}
     changes = {**WEIGHTS, "contrastive_weight": 0.3, "contrastive_queue_size": 300, **LAYOUTS[layout]}
     trainer = build_soft(tmp_path, tiny_model_dir, teachers, table(names), **changes)
     soft, shares, linear = soft_by_hand(trainer, given, rows_of(tiny_model_dir))
@@ -247,9 +247,10 @@ def test_soft_route_is_one_of_several_teachers(layout, given, tiny_model_dir, tm
         logits if name == "soft" else one.teacher[:, :shared]
         for name, one, logits in zip(names, read, linear, strict=True)
     ]
-    heads = [one.head(trainer._causal_lm) for one in list(trainer._extra_passes.teacher.teachers.values())[:2]]
-    soft_head = trainer._extra_passes.teacher.teachers["soft"].refuse.head(trainer._causal_lm)
-    side = torch.cat([head.weight[:shared] for head in (*heads, soft_head)], dim=1)
+    # Those of the first teacher's two, where it has no row too, then what the others add.
+    found = trainer._extra_passes.teacher.teachers
+    owners = found["soft"].refuse, found["base"], found["safety"]
+    side = torch.cat([one.head(trainer._causal_lm).weight[:shared] for one in owners], dim=1)
     torch.testing.assert_close(states.double() @ side.double().t(), torch.cat(expected)[-300:], rtol=1e-4, atol=1e-5)
 
 
