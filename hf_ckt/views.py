@@ -94,7 +94,7 @@ class LogitsView:
         key = (float(temperature), vocab_size)
         if key not in self._cache:
             logits = self.logits if vocab_size == self.vocab_size else self.logits[:, :vocab_size]
-            self._cache[key] = _log_softmax(logits if temperature == 1.0 else logits / temperature)
+            self._cache[key] = log_softmax(logits if temperature == 1.0 else logits / temperature)
         return self._cache[key]
 
     def probs(self, vocab_size: int | None = None) -> Tensor:
@@ -177,7 +177,8 @@ def select_rows(hidden: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
     return {name: selected[id(states)] for name, states in hidden.items()}
 
 
-def _log_softmax(logits: Tensor) -> Tensor:
+def log_softmax(logits: Tensor) -> Tensor:
+    """Returns log softmax over the last dimension, in the form that is cheapest to differentiate where it is compiled."""
     if not torch.compiler.is_compiling():
         return torch.log_softmax(logits, dim=-1)
     # The same function in the form that leaves the compiler the exponentials of the sum for the gradient; that of
@@ -197,6 +198,8 @@ class TokenViews:
         student, noisy, teacher, reference ([`LogitsView`], *optional*):
             The student on the clean and on the perturbed input, the teacher, and the student's base without adapters.
             Present when a part of the objective names them in `needs`.
+        second_teacher ([`LogitsView`], *optional*):
+            Of a teacher that is a mixture of two, the second; what reads the teacher reads the mixture.
     """
 
     labels: Tensor
@@ -205,6 +208,7 @@ class TokenViews:
     noisy: LogitsView | None = None
     teacher: LogitsView | BucketView | None = None
     reference: LogitsView | None = None
+    second_teacher: LogitsView | None = None
 
     def pair(self, target: str, prediction: str, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """

@@ -21,6 +21,12 @@ def teacher_rows(facts: Mapping[str, Any], base_model: str | None = None) -> lis
         `list[dict]`: `route`, the name that rows give it, empty where there is one teacher; `kind`; `name`; what there is of
         `revision`, `quantization`, `base` (of an adapter) and `licence`.
     """
+    if facts.get("kind") == "soft_route":  # both are heard on every row
+        return [
+            {**row, "kind": f"soft_route, {name}: {row['kind']}"}
+            for name, one in facts["teachers"].items()
+            for row in teacher_rows(one, base_model)
+        ]
     if "teachers" in facts:
         return [
             {**row, "route": name} for name, one in facts["teachers"].items() for row in teacher_rows(one, base_model)

@@ -49,7 +49,7 @@ from ..discovery import load_part, part_name
 from ..views import LinearHead, select_rows
 from .compilation import pays_to_compile, run_compiled
 from .head_products import STUDENT_VIEWS, cast_heads, group_by_head, share_projections
-from .signals import Given
+from .signals import Given, projected_views
 from .tile_program import TileProgram, TileSizes, tile_sizes
 
 
@@ -199,7 +199,7 @@ def run_tiles(
     """
     student = hidden["student"]
     given = {name: signal for name, signal in (given or {}).items() if name in program.needs}
-    projected = sorted(program.needs - {name for name, known in given.items() if not known.projected})
+    projected = projected_views(program.needs, given)
     for name in projected:
         if name not in hidden or heads.get(name) is None:
             parts = [key for key, part in (*program.losses, *program.metrics) if name in part.needs]

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a teacher says of a batch. Letters as in `views.py`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from ..views import BucketView, LinearHead, TokenViews
+from ..views import BucketView, LinearHead, LogitsView, TokenViews
 from .mapped_view import MappedView, SharedTokens
+from .mixed_view import MixedView
 from .top_k_view import TopKView
+
+# The view of a mixture's second teacher.
+SECOND = "second_teacher"
 
 
 class TeacherSignal(NamedTuple):
@@ -138,6 +142,74 @@ class MappedSignal(NamedTuple):
         return self._replace(hidden=take(self.hidden), paths=self.paths.by_row(take))
 
 
+class Mixture(NamedTuple):
+    """
+    How two teachers are mixed.
+
+    Args:
+        log_odds (`torch.Tensor` of shape `(N,)`):
+            Of the first one's weight, as in [`~kernels.mixed_view.MixedView`].
+    """
+
+    log_odds: Tensor
+
+    @property
+    def projected(self) -> bool:
+        """Whether the view's hidden states are projected too."""
+        return True
+
+    @property
+    def key(self) -> tuple:
+        """Equal where a compiled program is the same."""
+        return type(self), self.log_odds.dtype
+
+    def to(self, device: torch.device) -> "Mixture":
+        """Returns it on a device."""
+        return self.by_row(lambda tensor: tensor.to(device))
+
+    def by_row(self, change: Callable[[Tensor], Tensor]) -> "Mixture":
+        """Returns it with a change made to each tensor that has a row a position."""
+        return Mixture(change(self.log_odds))
+
+    def view(self, tile: TokenViews, name: str) -> LogitsView:
+        """Returns the view of that name of a tile, which holds the first teacher's under it and the second's beside."""
+        assert tile.second_teacher is not None  # projected with it
+        return MixedView(getattr(tile, name), tile.second_teacher, self.log_odds)
+
+
+class MixedSignal(NamedTuple):
+    """
+    The exact reading of two teachers of one vocabulary, mixed position by position.
+
+    Args:
+        hidden (`torch.Tensor` of shape `(N, D_1)`), head ([`LinearHead`]):
+            The first teacher's, as in [`TeacherSignal`].
+        second ([`TeacherSignal`]):
+            The second teacher's, at the same positions.
+        mixture ([`Mixture`]):
+            With which weight the first one speaks.
+    """
+
+    hidden: Tensor
+    head: LinearHead
+    second: TeacherSignal
+    mixture: Mixture
+
+    def select(self, rows: Tensor) -> "MixedSignal":
+        """Returns the signal at some of its positions, `(M,)` indices."""
+
+        def take(tensor: Tensor) -> Tensor:
+            return tensor.index_select(0, rows.to(tensor.device))
+
+        second = self.second.select(rows)
+        return self._replace(hidden=take(self.hidden), second=second, mixture=self.mixture.by_row(take))
+
+    def weighted(self) -> tuple[tuple[TeacherSignal, Tensor], tuple[TeacherSignal, Tensor]]:
+        """Returns both readings, each with its weight at each position, `(N,)`; the two add up to 1."""
+        odds = self.mixture.log_odds
+        return (TeacherSignal(self.hidden, self.head), odds.sigmoid()), (self.second, (-odds).sigmoid())
+
+
 class SignalPart(NamedTuple):
     """
     What one teacher says, and where.
@@ -147,13 +219,13 @@ class SignalPart(NamedTuple):
             Name under which its share of a sum is logged; empty where there is only one teacher.
         positions (`torch.Tensor` of shape `(M,)`):
             Which of the N kept positions it speaks at, ascending.
-        signal ([`TeacherSignal`], [`MappedSignal`] or [`TopKSignal`]):
+        signal ([`TeacherSignal`], [`MixedSignal`], [`MappedSignal`] or [`TopKSignal`]):
             Its reading of those.
     """
 
     teacher: str
     positions: Tensor
-    signal: TeacherSignal | MappedSignal | TopKSignal
+    signal: TeacherSignal | MixedSignal | MappedSignal | TopKSignal
 
 
 class RoutedSignal(NamedTuple):
@@ -168,10 +240,16 @@ class RoutedSignal(NamedTuple):
     parts: tuple[SignalPart, ...]
 
 
-Signal: TypeAlias = TeacherSignal | MappedSignal | TopKSignal | RoutedSignal
+Signal: TypeAlias = TeacherSignal | MixedSignal | MappedSignal | TopKSignal | RoutedSignal
 """What a teacher returns."""
-Given: TypeAlias = TopKSignal | TokenPaths
+Given: TypeAlias = TopKSignal | TokenPaths | Mixture
 """What is known of a view in place of logits, or beside them."""
+
+
+def projected_views(needs: Iterable[str], given: Mapping[str, Given]) -> list[str]:
+    """Returns the views that are projected, of those that are needed and of what is known in their place or beside them."""
+    names = {name for name in needs if name not in given or given[name].projected}
+    return sorted(names | ({SECOND} if any(isinstance(known, Mixture) for known in given.values()) else set()))
 
 
 def signal_parts(signal: Signal, count: int) -> tuple[SignalPart, ...]:

@@ -4,12 +4,13 @@
 import logging
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..kernels.head_gram import HeadGram, side_by_side
-from ..kernels.signals import SignalPart, TeacherSignal
+from ..kernels.signals import MixedSignal, SignalPart, TeacherSignal
 from ..models.batch import Batch
 from ..views import LinearHead, Similarities
 
@@ -115,7 +116,8 @@ class Contrast:
                 States at the kept positions.
             teacher (`tuple[SignalPart, ...]`):
                 The exact readings of those at which a teacher speaks. Each teacher has a part in every batch, if an empty
-                one: states of different heads lie side by side, in the order of the parts.
+                one: states of different heads lie side by side, in the order of the parts. Of a mixture it is the logits that
+                are mixed here.
             counts (`torch.Tensor` of shape `(N,)`, *optional*):
                 False at the kept positions that are no anchors. None: all are.
             rejected (`tuple[Batch, tuple[SignalPart, ...]]`, *optional*):
@@ -250,20 +252,40 @@ def _where(counts: Tensor | None, places: Tensor, states: Tensor) -> tuple[Tenso
 
 
 def _one_head(parts: tuple[SignalPart, ...], dtype: torch.dtype) -> tuple[list[LinearHead], Tensor, Tensor]:
-    """Returns the different heads of a reading, its positions, ascending, and their states under all heads as one."""
-    groups: dict[tuple, list[tuple[Tensor, TeacherSignal]]] = {}
+    """
+    Returns the different heads of a reading, its positions, ascending, and their states under all heads as one.
+
+    Of a mixture these are the states of the two teachers' weighted logits, w z_1 + (1 - w) z_2, which are linear in them; the
+    mixture of their probabilities has none.
+    """
+    only = parts[0].signal if len(parts) == 1 else None
+    if isinstance(only, TeacherSignal):
+        return [only.head], parts[0].positions, only.hidden.detach()
+    groups: dict[tuple, list[tuple[Tensor, TeacherSignal, Tensor | None]]] = {}
     for _, positions, signal in parts:
-        assert isinstance(signal, TeacherSignal)  # checked before training
-        groups.setdefault((signal.head.key, signal.head.logit_scale), []).append((positions, signal))
+        for one, weight in _linear(signal):
+            groups.setdefault((one.head.key, one.head.logit_scale), []).append((positions, one, weight))
+    members = [member for group in groups.values() for member in group]
     heads = [group[0][1].head for group in groups.values()]
-    if len(parts) == 1:
-        ((positions, signal),) = next(iter(groups.values()))
-        return heads, positions, signal.hidden.detach()
-    joined = [torch.cat([signal.hidden for _, signal in group]) for group in groups.values()]
-    laid_out = side_by_side(list(zip(joined, heads, strict=True)), dtype)
-    places = torch.cat([positions for group in groups.values() for positions, _ in group])
-    order = places.argsort()
-    return heads, places[order], torch.cat(laid_out)[order.to(laid_out[0].device)].detach()
+    joined = [torch.cat([one.hidden for _, one, _ in group]) for group in groups.values()]
+    states = torch.cat(side_by_side(list(zip(joined, heads, strict=True)), dtype)).detach()
+    places = torch.cat([positions for positions, _, _ in members])
+    if all(weight is None for _, _, weight in members):
+        order = places.argsort()
+        return heads, places[order], states[order.to(states.device)]
+    weights = [torch.ones(len(one.hidden)) if weight is None else weight for _, one, weight in members]
+    states = states * torch.cat([weight.to(states) for weight in weights])[:, None]
+    # Each position once, with the sum of what its teachers have there.
+    places, index = torch.unique(places, return_inverse=True)
+    return heads, places, states.new_zeros(len(places), states.shape[1]).index_add(0, index.to(states.device), states)
+
+
+def _linear(signal: Any) -> tuple[tuple[TeacherSignal, Tensor | None], ...]:
+    """The readings that a signal is made of, each with its weight at each position; None: of 1."""
+    if isinstance(signal, MixedSignal):
+        return signal.weighted()
+    assert isinstance(signal, TeacherSignal)  # checked before training
+    return ((signal, None),)
 
 
 @cache

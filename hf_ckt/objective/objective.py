@@ -11,7 +11,7 @@ from torch import Tensor
 from ..discovery import load_part, part_names
 from ..kernels.chunked_linear import TokenLossOutput, run_tiles
 from ..kernels.compilation import pays_to_compile
-from ..kernels.signals import TopKSignal
+from ..kernels.signals import SECOND, MixedSignal, TopKSignal
 from ..losses.base import ContrastiveLoss, ParameterLoss, TokenLoss
 from ..models.batch import Batch
 from ..token_weights.base import TokenWeights
@@ -245,10 +245,13 @@ class Objective:
             head = states.heads["student"].weight
             # One projection for each view; the self-teacher and the reference are one.
             hidden = {**states.hidden, "noisy": states.noisy.states}
-            exact = [part.signal.hidden for part in states.teacher if not isinstance(part.signal, TopKSignal)]
+            exact = [part.signal for part in states.teacher if not isinstance(part.signal, TopKSignal)]
+            needs = self._partition.needs
             if exact:
-                hidden["teacher"] = exact[0]
-            views = len({id(hidden[name]) for name in self._partition.needs if name in hidden})
+                hidden["teacher"] = exact[0].hidden
+            if exact and isinstance(exact[0], MixedSignal) and "teacher" in needs:
+                needs, hidden[SECOND] = needs | {SECOND}, exact[0].second.hidden
+            views = len({id(hidden[name]) for name in needs if name in hidden})
             # Where some positions are perturbed and others not, there are two programs to compile.
             share = 1.0 if states.noisy.probability == 1 else 0.5
             elements = share * len(batch.kept) * scale.horizon * head.shape[0] * views

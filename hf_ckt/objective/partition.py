@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..kernels.signals import Given, MappedSignal, SignalPart, TopKSignal
+from ..kernels.signals import SECOND, Given, MappedSignal, MixedSignal, SignalPart, TopKSignal
 from ..kernels.tile_program import TileProgram
 from ..models.batch import Batch
 from ..views import LinearHead, NoisyStates, select_rows
@@ -172,6 +172,9 @@ class Partition:
                 hidden["teacher"], heads["teacher"] = signal.hidden, signal.head
             if isinstance(signal, MappedSignal):
                 given["teacher"] = signal.paths
+            if isinstance(signal, MixedSignal):
+                given["teacher"] = signal.mixture
+                hidden[SECOND], heads[SECOND] = signal.second
         program = self.program(*missing)
         keys = {name for name, _ in program.losses}
         weights = {f"{role}_loss": factor for role, factor in factors.items() if f"{role}_loss" in keys}

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..discovery import part_name
-from ..kernels.signals import Signal
+from ..kernels.signals import Signal, TeacherSignal
 from ..models.batch import Batch
 from ..models.offload import is_sharded
 from ..views import LinearHead
@@ -57,6 +57,10 @@ class Teacher(ABC):
 
     lossy: bool = False
     """Whether it gives less than the whole distribution, so that nothing can be made of its hidden states."""
+    own_base: bool = False
+    """Whether it is the student's own base, adapters off, so that another who reads that need not make its pass again."""
+    by_document: bool = False
+    """Whether it must be told where documents begin, which a pack that was cut up does not say."""
     gives: str = "its most probable tokens"
     """What that is, where it is less."""
     name: str = ""
@@ -107,6 +111,11 @@ class Teacher(ABC):
                 f"{type(self).__name__}: does not say which head it gives, so it cannot be routed."
             )
         return self.behind[0].head(student)
+
+    def silence(self, student: PreTrainedModel) -> Signal:
+        """Returns the signal of no position: what is laid out by the heads of a batch has a place for it all the same."""
+        head = self.head(student)
+        return TeacherSignal(head.weight.new_zeros(0, head.weight.shape[1]), head)
 
     def place(self, accelerator: Accelerator) -> None:
         """Moves what the teacher holds to the training device, or shards it as the run shards its models."""

@@ -31,7 +31,7 @@ class PrivilegedContextTeacher(Teacher):
     """
 
     def __init__(self, inner: Teacher, system_prompt: str | None = None):
-        if inner.parts or isinstance(inner, PrivilegedContextTeacher):
+        if inner.parts or inner.by_document or isinstance(inner, PrivilegedContextTeacher):
             raise ValueError(
                 f"teacher_model: privileged_context wraps one teacher, got {inner.name}, and of several each would need a "
                 "context of its own. Wrap those of them that read one, each in its place."

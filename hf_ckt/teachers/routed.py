@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..checks import said_of
-from ..kernels.signals import RoutedSignal, Signal, SignalPart, TeacherSignal, signal_parts
+from ..kernels.signals import RoutedSignal, SignalPart, signal_parts
 from ..models.batch import Batch
 from .base import Teacher, TeacherSetup
 
@@ -81,16 +81,15 @@ class RoutedTeacher(Teacher):
         if len(positions):
             parts = signal_parts(teacher.signal(own, student), len(positions))
             return [part._replace(positions=positions[part.positions.to(positions.device)]) for part in parts]
-        signal: Signal
         if self.same_passes:
             passed, counted = batch.of_documents(batch.numbered(batch.documents.index.flatten()[:1]))
             parts = signal_parts(teacher.signal(passed, student), len(counted))
             return [SignalPart("", positions, part.signal.select(positions)) for part in parts]
         if teacher.lossy:
             return []
-        head = teacher.head(student)
-        signal = TeacherSignal(head.weight.new_zeros(0, head.weight.shape[1]), head)
-        return [SignalPart("", positions, signal)]
+        return [
+            part._replace(positions=positions[:0]) for part in signal_parts(teacher.silence(student), len(positions))
+        ]
 
     def facts(self) -> dict[str, Any]:
         # The order is a fact of its own: the first teaches rows that name none, and a queue's states lie side by side in it.

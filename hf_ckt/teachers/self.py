@@ -24,6 +24,7 @@ class SelfTeacher(Teacher):
     """
 
     name = "the student's own base, adapters off"
+    own_base = True
 
     @classmethod
     def load(cls, source: Any, setup: TeacherSetup) -> "SelfTeacher":  # type: ignore[override]

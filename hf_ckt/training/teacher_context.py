@@ -20,6 +20,7 @@ from .preferences import ROW
 CONTEXT_COLUMNS = (f"{CONTEXT_PREFIX}input_ids", f"{CONTEXT_PREFIX}labels")
 PROMPT_COLUMN = "teacher_prompt"
 _KIND = "privileged_context"
+_MIXED = "soft_route"
 _CHANGED = "hf_ckt_changed"
 _NOBODY = "so nobody would read it"
 
@@ -79,6 +80,11 @@ class TeacherContexts:
                     "teacher_system_prompt: the teacher has a system_prompt of its own, and one of the two would be ignored. "
                     "Leave one out."
                 )
+            if _is_mixed(teacher_model) and not reads and (text is not None or column):
+                raise ValueError(
+                    f"{asked}: does not say whether {_MIXED}'s refuse or answer reads it, {_NOBODY}. Give that one as "
+                    "{'privileged_context': <teacher>, 'system_prompt': '...'}."
+                )
             wanted = reads or ((text is not None or column) and _may_read_teacher(args))
             found = {"": own if text is None else text} if wanted else {}
         else:
@@ -105,7 +111,7 @@ class TeacherContexts:
 
     def wrapped(self, teacher_model: Any, model_settings: Mapping[str, Any]) -> Any:
         """Returns a run's only teacher with its context around it, where it has one and does not say so itself."""
-        if "" not in self.system_prompts:
+        if "" not in self.system_prompts or _is_mixed(teacher_model):
             return teacher_model
         text = self.system_prompts[""]
         if isinstance(teacher_model, PrivilegedContextTeacher):
@@ -233,7 +239,20 @@ def _reads(teacher: Any) -> tuple[bool, str | None]:
         return True, teacher.system_prompt
     if isinstance(teacher, Mapping) and _KIND in teacher:
         return True, teacher.get("system_prompt")
+    if _is_mixed(teacher):
+        found = [own for reads, own in (_reads(teacher.get(name)) for name in ("refuse", "answer")) if reads]
+        if len(set(found)) > 1:
+            raise ValueError(
+                f"{_MIXED}: refuse and answer have different system prompts, and a row has one text for the teacher beside the "
+                "student's. Give both the same, or one of them none."
+            )
+        return bool(found), found[0] if found else None
     return False, None
+
+
+def _is_mixed(teacher: Any) -> bool:
+    """Whether a teacher, as given, is two that are mixed, each of which may read a context."""
+    return isinstance(teacher, Mapping) and _MIXED in teacher
 
 
 def _may_read_teacher(args: Any) -> bool:

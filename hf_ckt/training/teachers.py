@@ -110,6 +110,7 @@ def load_teacher(trainer: Any, given: Any, model_settings: Mapping[str, Any]) ->
     setup = TeacherSetup(trainer._tokenizer, trainer.model, trainer._causal_lm, trainer.accelerator)
     teacher = build_teacher(trainer._contexts.wrapped(given, model_settings), setup, model_settings)
     require_fitting(teacher, trainer.objective.terms)
+    require_documents(teacher, trainer.args)
     known = broadcast_object_list([teacher.manifest()])[0]
     teacher.place(trainer.accelerator)
     return teacher, known
@@ -181,3 +182,20 @@ def require_fitting(teacher: Teacher, terms: Mapping[str, Any]) -> None:
                 "all others the mass, so its distribution at another temperature is not known. "
                 "Leave it at 1, or use a teacher that gives hidden states."
             )
+
+
+def require_documents(teacher: Teacher, args: Any) -> None:
+    """Raises ValueError where a teacher, or one behind it, reads documents and batches do not say where they begin."""
+    named = next((one for one in (teacher, *teacher.behind) if one.by_document), None)
+    if named is None:
+        return
+    if (args.packing or args.eval_packing) and args.packing_strategy == "wrapped":
+        raise ValueError(
+            f"teacher_model: packing_strategy='wrapped' cuts documents and leaves no boundaries, so the teacher ({named.name}) "
+            "could not tell whose prompt it reads. Use packing_strategy='bfd'."
+        )
+    if args.eval_packing and not (args.packing or args.padding_free):
+        raise ValueError(
+            "teacher_model: eval_packing=True without packing or padding_free leaves batches that do not say where a text ends, "
+            f"so the teacher ({named.name}) could not tell whose prompt it reads. Set padding_free=True or eval_packing=False."
+        )

@@ -3,7 +3,7 @@
 
 import torch
 
-from hf_ckt.kernels.signals import MappedSignal, TeacherSignal, signal_parts
+from hf_ckt.kernels.signals import MappedSignal, MixedSignal, TeacherSignal, signal_parts
 from hf_ckt.models.batch import Batch
 from hf_ckt.teachers.base import Teacher, TeacherSetup
 from hf_ckt.training.teachers import build_teacher
@@ -19,7 +19,13 @@ def batch_of(trainer):
 
 
 def logits_of(signal):
-    """Logits that an exact signal stands for, in the teacher's vocabulary, those of its parts each at their positions."""
+    """
+    Logits that an exact signal stands for, in the teacher's vocabulary, those of its parts each at their positions; of a
+    mixture its log-probabilities.
+    """
+    if isinstance(signal, MixedSignal):
+        both = [(logits_of(one).softmax(-1), weight) for one, weight in signal.weighted()]
+        return sum(weight[:, None] * probabilities for probabilities, weight in both).log()
     if isinstance(signal, (TeacherSignal, MappedSignal)):
         hidden, head = signal[:2]
         return torch.nn.functional.linear(hidden, head.weight, head.bias)
