@@ -236,11 +236,20 @@ def sides_of(batch: Batch, teacher: tuple[SignalPart, ...]) -> Tensor | None:
     Returns the side that each kept position's document is on, `(N,)` whole numbers from 0, or None if nothing says it.
 
     This is the one place where sides are decided. With several teachers a document is on the side of the one that it was
-    given: one teaches to refuse, say, and another to answer. With one teacher nothing says it, and a loss takes for one side
-    what the teacher says nearly the same of ([`~views.Similarities.on_same_side`]).
+    given: one teaches to refuse, say, and another to answer. Where each row hears a mixture of two, it is on the side of the
+    one with more weight. With one teacher nothing says it, and a loss takes for one side what the teacher says nearly the same
+    of ([`~views.Similarities.on_same_side`]).
     """
-    several = len({part.teacher for part in teacher}) > 1
-    return batch.kept_routes if several else None
+    if len({part.teacher for part in teacher}) > 1:
+        return batch.kept_routes
+    mixed = [(part.positions, part.signal) for part in teacher if isinstance(part.signal, MixedSignal)]
+    if not mixed:
+        return None
+    sides = torch.zeros_like(batch.kept)
+    for positions, signal in mixed:
+        refused: Any = signal.mixture.log_odds > 0  # type: ignore[union-attr]
+        sides[positions.to(sides.device)] = refused.to(sides)
+    return sides
 
 
 def _where(counts: Tensor | None, places: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from hf_ckt.discovery import load_part
-from hf_ckt.kernels.signals import SignalPart, TeacherSignal
+from hf_ckt.kernels.signals import MixedSignal, Mixture, SignalPart, TeacherSignal
 from hf_ckt.models.batch import Batch
 from hf_ckt.objective import candidates
-from hf_ckt.objective.candidates import Contrast, TeacherQueue, decisions
+from hf_ckt.objective.candidates import Contrast, TeacherQueue, decisions, sides_of
 from hf_ckt.views import LinearHead
 
 VOCAB, STUDENT_WIDTH = 12, 5
@@ -277,6 +277,19 @@ def test_sides_are_those_of_the_documents_by_hand():
             [same, other, other, same],
         ]
     assert similarities(lay_out(documents("..xx", ".x"), "packed")).same_side is None  # one teacher: nothing says it
+
+
+def test_sides_of_a_mixture_are_those_of_the_teacher_with_more_weight():
+    """A soft route names no teacher of a row; without sides two refusals would push each other away."""
+    laid = lay_out(documents("..xx", "xxx", "....", ".x", "...x"), "packed")
+    ((_, positions, signal),) = laid.parts
+    odds = {0: 2.0, 1: -0.1, 3: -3.0, 4: 0.1}  # by document; the third has no answer
+    log_odds = torch.tensor([odds[number] for number in laid.batch.kept_documents.tolist()])
+    mixed = MixedSignal(signal.hidden, signal.head, signal, Mixture(log_odds))
+    found = sides_of(laid.batch, (SignalPart("", positions, mixed),))
+    assert found[laid.batch.kept_inside].tolist() == [
+        int(odds[number] > 0) for number in laid.batch.kept_documents[laid.batch.kept_inside].tolist()
+    ]
 
 
 def test_sides_are_read_at_the_decision_level_alone():
