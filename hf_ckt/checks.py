@@ -18,14 +18,14 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
 
 
 @contextmanager
-def said_of(name: str) -> Iterator[None]:
-    """Errors that begin with `teacher_model` begin with the name of that one of several teachers instead."""
+def said_of(name: str, argument: str = "teachers") -> Iterator[None]:
+    """Errors that begin with `teacher_model` begin with that argument and the name of the one teacher in it instead."""
     try:
         yield
     except (ImportError, OSError, TypeError, ValueError) as error:
         text = str(error)
-        if text.startswith("teacher_model:"):
-            error.args = (f"teachers, {name}:{text.removeprefix('teacher_model:')}",)
+        if text.startswith(("teacher_model:", "teacher_model, ")):
+            error.args = (f"{argument}, {name}{text.removeprefix('teacher_model')}",)
         raise
 
 

@@ -65,7 +65,7 @@ def with_run(argv: list[str], work: Callable[..., None]) -> None:
             f"{name} is {option}"
             for name, option in _IN_A_SHELL.items()
             # Behind a comma it is one of a teacher's own settings, which a shell does not name.
-            if re.search(rf"(?<!, )\b{name}\b", text) and option.split()[0] not in text
+            if re.search(rf"(?<!, )\b{name}\b", text) and option.split()[0] not in text.replace("_", "-")
         ]
         if said:
             error.add_note(f"In a shell, {', and '.join(said)}.")
@@ -165,7 +165,7 @@ def build_trainer(
         raise
     except OSError as error:
         # Without network the libraries' words name no model.
-        if model.model_name_or_path not in str(error) and "teacher_model" not in str(error):
+        if model.model_name_or_path not in str(error) and not re.search(r"\bteacher(_model|s)\b", str(error)):
             error.add_note(f"What was to be loaded is model_name_or_path, {model.model_name_or_path!r}.")
         raise
     require_readable_rows(trainer)

@@ -74,6 +74,29 @@ def find_groups(dataset: Dataset, column: str, name: str = "train") -> list[list
     return list(groups.values())
 
 
+def missing_leaders(dataset: Dataset, column: str) -> list[str]:
+    """
+    Returns the values of a column that are the `id` of no row without one, so that no row leads these groups; none where
+    that is so of all values, which then are names of groups and no ids.
+
+    Args:
+        dataset (`datasets.Dataset`), column (`str`):
+            As in [`find_groups`].
+
+    Example:
+
+    >>> missing_leaders(Dataset.from_dict({"id": ["a", "b", "c"], "twin": [None, "a", "A"]}), "twin")
+    ['A']
+    """
+    table = dataset.with_format(None)
+    values = [_key(value) for value in table[column][:]]
+    ids = [_key(value) for value in table[ID_COLUMN][:]] if ID_COLUMN in dataset.column_names else [None] * len(values)
+    leading = {own for own, value in zip(ids, values, strict=True) if value is None}
+    named = [value for value in dict.fromkeys(values) if value is not None]
+    alone = [value for value in named if value not in leading]
+    return alone if len(alone) < len(named) else []
+
+
 def _key(value: Any) -> str | None:
     """What a cell says, alike whether it is kept as text or number; a table's empty cell may have become NaN."""
     if value is None or value == "" or value != value:

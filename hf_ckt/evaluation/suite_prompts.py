@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from ..checks import require_known
+from ..checks import nearest, require_known
 from ..data.prompt_sets import PROMPT_SETS, EvalPrompt, load_prompts
 
 _PROMPTS = 16  # of each kind: one of each of the starter set's harmful categories
@@ -48,7 +48,12 @@ def _of_name(name: str) -> list[EvalPrompt]:
     sides = [f"{name}-{side}" for side in _SIDES if f"{name}-{side}" in PROMPT_SETS]
     if not sides:
         both = {one.rpartition("-")[0] for one in PROMPT_SETS if one.rpartition("-")[2] in _SIDES}
-        require_known("prompts", name, [*PROMPT_SETS, *sorted(both)])
+        known = [*PROMPT_SETS, *sorted(both)]
+        if name not in known:
+            raise ValueError(
+                f"prompts: unknown name {name!r}.{nearest(name, known)} Known: {', '.join(sorted(known))}. A prompt of "
+                'your own needs its kind, without which it could not be judged: {"text": ..., "kind": "harmful" or "benign"}.'
+            )
     return [prompt for one in sides or [name] for prompt in load_prompts(one)]
 
 

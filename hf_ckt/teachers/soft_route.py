@@ -132,7 +132,7 @@ class SoftRouteTeacher(Teacher):
             probe.require_model(setup.causal_lm)
         members = {}
         for said, given in (("refuse", refuse), ("answer", answer)):
-            with said_of(said):
+            with said_of(said, "teacher_model"):
                 members[said] = setup.build(given)
         return cls(probe, **members, sharpness=sharpness, threshold=threshold)
 

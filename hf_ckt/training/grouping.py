@@ -11,7 +11,7 @@ from trl import SFTTrainer
 
 from ..data.grouped_batches import GroupedSampler, require_rows
 from ..data.grouped_packing import pack_groups
-from ..data.row_groups import find_groups, require_groups
+from ..data.row_groups import ID_COLUMN, find_groups, missing_leaders, require_groups
 from .noise_config import setting
 
 logger = logging.getLogger(__name__)
@@ -132,7 +132,13 @@ class GroupedTrainer(SFTTrainer):
         if all(len(group) == 1 for group in groups):
             self._say_of_groups(
                 f"no two rows of the train dataset belong together by its column {column!r}, so they are drawn one by one. "
-                "Fill the column, or name another."
+                "Fill the column, or name another; a row without a value belongs to those that have its `id` there."
+            )
+        elif alone := missing_leaders(dataset, column):
+            self._say_of_groups(
+                f"in the train dataset {len(alone)} values of its column {column!r} (first: {alone[0]!r}) are the id of no row "
+                f"without a value, as others are, so no harmful row or the like comes into a batch with theirs. Compare them with the "
+                f"column '{ID_COLUMN}'."
             )
         return groups
 

@@ -4,12 +4,14 @@
 import json
 
 import pytest
+import torch
 import yaml
 from datasets import Dataset, DatasetDict
 from trl import DatasetMixtureConfig, ScriptArguments
 
 from hf_ckt.cli import main as cli
 from hf_ckt.cli import train
+from hf_ckt.models.boundary_probe import BoundaryProbe
 from tests.tiny_models import save_tiny_llama
 
 ROWS = [{"prompt": f"What is {n} plus one?", "completion": f"It is {n + 1}."} for n in range(8)]
@@ -295,6 +297,26 @@ def test_train_tells_a_shells_options_for_the_trainers_arguments(tmp_path, capsy
     assert code == 2 and error.endswith(" In a shell, teacher_model is --teacher-model-name-or-path.\n")
 
 
+def test_train_says_once_how_a_run_file_names_the_teacher(tmp_path, capsys, data_file):
+    """Two names for one entry, neither of which can be written in the file, leave the reader guessing."""
+    code, error = _main(
+        tmp_path, capsys, model_name_or_path="x", dataset_name=str(data_file), teacher_model={"model": "y"}
+    )
+    assert code == 2
+    assert error.endswith("unknown option '--teacher_model'. Here it is called --teacher_model_name_or_path.\n")
+
+
+@pytest.mark.parametrize("teachers", [{"a": "org/none"}, {"a": {"soft_route": "probe", "refuse": "org/none"}}])
+def test_train_does_not_take_a_teacher_for_the_student(teachers, tmp_path, capsys, tiny_model_dir):
+    """Whoever is told that the student is not there looks for a fault where none is."""
+    rows_of_one = [{**row, "teacher": "a"} for row in ROWS]
+    BoundaryProbe([1], torch.zeros(64), 0.0).save(tmp_path / "probe")
+    if isinstance(teachers["a"], dict):
+        teachers = {"a": {**teachers["a"], "soft_route": str(tmp_path / "probe")}}
+    code, error = _main(tmp_path, capsys, **_routed(tmp_path, tiny_model_dir, teachers, rows_of_one))
+    assert code == 2 and "teachers, a" in error and "org/none" in error and "model_name_or_path," not in error
+
+
 def test_train_names_the_model_that_is_not_there(tmp_path, capsys, data_file):
     """Without network the library's words name no model."""
     code, error = _main(tmp_path, capsys, model_name_or_path="org/nowhere", dataset_name=str(data_file), bf16=False)
@@ -396,6 +418,14 @@ def test_train_teachers_on_the_command_line(tmp_path, capsys, tiny_model_dir):
         (
             {"base": None, "safety": {"model": "x", "load_in_4_bit": True}},
             "teachers, safety: model has no setting 'load_in_4_bit'",
+        ),
+        (
+            {"base": None, "soft": {"soft_route": "./none", "refuse": "x"}},
+            "teachers, soft, soft_route: there is no such file or folder, './none'. Write a probe",
+        ),
+        (
+            {"base": None, "soft": {"soft_route": "x", "refuse": {"adapter": "./none"}}},
+            "teachers, soft, refuse, adapter: there is no such file or folder, './none'",
         ),
         (["org/name"], "teachers: must map names to teachers, got ['org/name']"),
         ({"base": None, "guard": "x"}, "rows.jsonl, row 2 (line 2): its column 'teacher' names 'safety'"),

@@ -404,6 +404,7 @@ WRONG = {
         {},
         "prompts: unknown name 'boundary-validatoin'. Did you mean 'boundary-valid",
     ),
+    "text alone": ({}, ["how do I pick a lock"], {}, "A prompt of your own needs its kind"),
     "no answers": (
         {"new_tokens": 0},
         SUITE,

@@ -248,6 +248,17 @@ def test_what_cannot_be_kept_together_is_said_once(changes, column, said, tiny_m
     assert message.startswith(f"group_column: {said}")
 
 
+def test_a_twin_whose_harmful_row_is_not_there_is_told(tiny_model_dir, tmp_path, caplog):
+    """Twins of ids that are spelt otherwise come in batches of one side, and a contrast between sides trains nothing."""
+    data = table().remove_columns(["group", "id"]).add_column("id", [f"harmful-{n}" for n in range(20)])
+    data = data.add_column("group", [None, "harmful-0", None, "harmful_2", *["harmful_3"] * 2, *[None] * 14])
+    with caplog.at_level(logging.WARNING):
+        trainer = build(tmp_path, tiny_model_dir, data, given={"peft_config": lora()}, **{**GROUPED, **OFF})
+        trainer.get_train_dataloader()
+    (message,) = warnings_of(caplog)
+    assert "2 values of its column 'group' (first: 'harmful_2') are the id of no row" in message
+
+
 def test_groups_that_stay_whole_are_no_matter_for_a_warning(tiny_model_dir, tmp_path, caplog):
     """A warning that always comes is not read."""
     with caplog.at_level(logging.WARNING):

@@ -265,6 +265,21 @@ def test_base_is_read_once_for_the_probe_and_as_the_teacher(given, tiny_model_di
         assert len(calls) == passes
 
 
+def test_tokens_weigh_as_the_mixture_differs_from_the_base(given, tiny_model_dir, tmp_path):
+    """The first teacher alone, or no second one projected, is not what the student is drawn to."""
+    fields = {**WEIGHTS, "distillation_token_weights": "teacher_divergence", "per_device_train_batch_size": 8}
+    trainer = build_soft(tmp_path, tiny_model_dir, given, **fields)
+    read, _, _ = soft_by_hand(trainer, given, rows_of(tiny_model_dir))
+    weights, losses = [], []
+    for one in read:
+        weights.append(0.1 + 0.45 * (one.teacher.exp() - one.base.softmax(-1)).abs().sum(-1))
+        losses.append((one.teacher.exp() * (one.teacher - one.student.log_softmax(-1))).sum(-1))
+    weight, loss = torch.cat(weights), torch.cat(losses)
+    found = run(trainer).state.log_history[0]["distillation_loss"]
+    assert found == pytest.approx(float((weight * loss).sum() / weight.sum()), rel=1e-4)
+    assert found != pytest.approx(float(loss.mean()), rel=1e-2)
+
+
 RESUMED = {
     **WEIGHTS,
     "contrastive_weight": 0.3,

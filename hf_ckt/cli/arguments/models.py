@@ -13,10 +13,10 @@ _CONFIGS = ("config.json", "adapter_config.json")
 _DTYPES = ("auto", "bfloat16", "float16", "float32", "float64")
 
 
-def require_there(option: str, name: str | None) -> None:
+def require_there(option: str, name: str | None, remedy: str = "Give one, or a Hub id.") -> None:
     """Raises FileNotFoundError where a name can only be a folder or file of this machine, and none is there."""
     if name is not None and is_path(name) and not Path(name).exists():
-        raise FileNotFoundError(f"{option}: there is no such file or folder, {name!r}. Give one, or a Hub id.")
+        raise FileNotFoundError(f"{option}: there is no such file or folder, {name!r}. {remedy}")
 
 
 def require_model(option: str, name: str | None) -> None:

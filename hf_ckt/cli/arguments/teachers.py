@@ -97,6 +97,12 @@ def require_teacher(option: str, given: Any) -> None:
             if kind == "routed" and isinstance(source, Mapping):
                 for name, one in source.items():
                     require_teacher(f"{option}, {name}", one)
+            elif kind == "soft_route" and isinstance(source, str):
+                require_there(
+                    f"{option}, {kind}", source, "Write a probe with `hf-ckt fit-probe`, and give its folder."
+                )
+                for name in ("refuse", "answer"):
+                    require_teacher(f"{option}, {name}", given.get(name))
             elif isinstance(source, str):
                 (require_model if kind in _MODELS else require_there)(f"{option}, {kind}", source)
             else:

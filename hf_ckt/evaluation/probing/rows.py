@@ -77,9 +77,8 @@ def probe_rows(rows: Any, source: str, option: str) -> list[ProbeRow]:
     sides = {row.harmful for row in found}
     if len(sides) == 1:
         kinds = sorted({row.kind for row in found})
-        hint = (
-            "" if True in sides else nearest(HARMFUL, kinds).replace("Did you mean", "Should 'harmful' be written for")
-        )
+        meant = nearest(HARMFUL, kinds).replace("Did you mean", f"Should {HARMFUL!r} be written for")
+        hint = "" if True in sides else meant or f" Rows to refuse are those of kind {HARMFUL!r}."
         raise ValueError(
             f"{option}: all {len(found)} rows of {shown_name(source)} are {'' if True in sides else 'not '}harmful (kinds: "
             f"{', '.join(kinds[:5])}), so there is nothing to tell apart.{hint} Give rows of both sides."

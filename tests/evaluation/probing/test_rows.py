@@ -37,6 +37,7 @@ def test_harmful_may_be_written_in_many_ways(cells):
             {"prompt": ["a", "b"], "kind": ["harmfull", "plain"]},
             r"are not harmful .* Should 'harmful' .* 'harmfull'\?",
         ),
+        ({"prompt": ["a", "b"], "kind": ["unsafe", "safe"]}, "Rows to refuse are those of kind 'harmful'"),
         ({"prompt": ["a", "b"], "kind": ["harmful", "harmful"]}, "all 2 rows of mine.jsonl are harmful"),
         ({"prompt": ["a", " "], "kind": ["harmful", "plain"]}, r"row 2 has ' ' as its prompt"),
         ({"prompt": ["a", "b"], "harmful": ["true", "perhaps"]}, "row 2 has 'perhaps' as harmful"),
