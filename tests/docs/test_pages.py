@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 
 import hf_ckt
 from tests.tiny_models import save_tiny_llama
@@ -55,13 +57,22 @@ def reader(model_dir, tmp_path, monkeypatch):
     from peft import LoraConfig
     from transformers import BitsAndBytesConfig
 
+    from hf_ckt.models.boundary_probe import BoundaryProbe
     from tests.runs import rows
     from tests.trainers import fields
 
     config = hf_ckt.ContrastiveRobustConfig
+
+    def settings(*args, **given):
+        return config(
+            *args, **fields(**{"train_sampling_strategy": "random", "eval_steps": 1, "save_steps": 1, **given})
+        )
+
     teacher_dir = save_tiny_llama(tmp_path / "teacher", seed=5)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(hf_ckt, "ContrastiveRobustConfig", lambda *args, **given: config(*args, **fields(**given)))
+    monkeypatch.setattr(hf_ckt, "ContrastiveRobustConfig", settings)
+    # What `hf-ckt fit-probe` writes for the reader's base: two layers of 64.
+    BoundaryProbe([1, 2], torch.linspace(-0.1, 0.1, 256), 0.0).save(tmp_path / "probe")
     pushed = []
     monkeypatch.setattr(hf_ckt.ContrastiveRobustTrainer, "push_to_hub", lambda trainer: pushed.append(trainer))
     names = {
@@ -100,6 +111,26 @@ def test_python_of_a_page_runs(page, reader):
         reader("".join(line[2:] + "\n" for line in diff.splitlines()[:-2] if not line.startswith("-")))
     for block in blocks(page, "python"):
         reader(block)
+
+
+def test_run_of_the_boundary_page_learns_in_python_and_from_its_file(reader, model_dir, tmp_path, capsys):
+    """A whole run of which one setting is refused helps nobody, in whichever of the two forms."""
+    from hf_ckt.cli.main import main
+
+    page = ROOT / "docs" / "boundary.md"
+    (code,), (file,) = blocks(page, "python"), blocks(page, "yaml")
+    student = reader(code.replace("_steps=50", "_steps=2"))["student"]
+    logged = {name for entry in student.state.log_history for name in entry}
+    assert {"soft_route_refuse", "contrastive_loss", "eval_refusal_auroc", "eval_refusal_auroc_noise"} <= logged
+    config = yaml.safe_load(file.replace(EXAMPLE_MODELS[0], str(model_dir)))
+    in_python = student.args
+    own = {name for name in config if hasattr(in_python, name)} - {"output_dir"}
+    assert {"contrastive_level", "group_column", "perturbation"} <= own
+    assert all(getattr(in_python, name) == config[name] for name in own)
+    config |= {"output_dir": "from-file", "max_steps": 1, "use_cpu": True, "bf16": False, "report_to": "none"}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    assert main(["train", "--config", "run.yaml"]) == 0, capsys.readouterr().err
+    assert (tmp_path / "from-file" / "adapter_model.safetensors").is_file()
 
 
 class ParsedError(BaseException):
