@@ -233,6 +233,12 @@ def _made(
             f"row {index}: its answer begins with {own[PREFIX]!r} already, and a second beginning would be trained on. Start "
             "from the rows as they were."
         )
+    for name in ("prompt", "completion"):
+        if not isinstance(row[name], list) or not all(isinstance(message, Mapping) for message in row[name]):
+            raise ValueError(
+                f"row {index}: its {name} is {row[name]!r:.80} and no list of messages, so it is unknown where the chat template "
+                "begins the answer. Give {'role': ..., 'content': ...} in lists, or rows of `prompt` and `response` as text."
+            )
     options = {**own, "chat_template": prefixed_template(own.get("chat_template") or template), PREFIX: None}
     completion = [dict(message) for message in row["completion"]]
     if not begins:

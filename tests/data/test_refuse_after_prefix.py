@@ -298,6 +298,14 @@ def test_what_cannot_begin_compliantly_raises(case, tokenizer):
         refuse_after_prefix(rows, given, **{name: value for name, value in options.items() if name != "tokenizer"})
 
 
+@pytest.mark.parametrize("name", ["prompt", "completion"])
+def test_text_without_roles_raises(name, tokenizer):
+    """Python's own message names neither row nor column, and this is a form of data that TRL takes."""
+    row = {"kind": "harmful", **{one: [{"role": "user", "content": "a"}] for one in ("prompt", "completion")}}
+    with pytest.raises(ValueError, match=rf"row 0: its {name} is 'How\?' and no list of messages"):
+        refuse_after_prefix(Dataset.from_list([{**row, name: "How?"}]), tokenizer, share=1.0, balance=False)
+
+
 def test_a_second_beginning_raises(tokenizer):
     """The first one would become part of what is trained."""
     once = refuse_after_prefix(ROWS, tokenizer)
