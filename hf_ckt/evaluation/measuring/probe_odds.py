@@ -32,8 +32,8 @@ def ask_probe(
     """
     Returns the log-odds that each prompt is one to refuse, in nats, by a probe of the model's base.
 
-    The base reads each prompt as it is asked, up to where the model goes on by itself. All adapters are off, so the number is the same
-    whichever adapter is on the model.
+    The base reads each prompt as it is asked, up to where the model goes on by itself. All adapters are off, so the number
+    is the same whichever adapter is on the model.
 
     Args:
         probe ([`~models.boundary_probe.BoundaryProbe`]):
@@ -70,14 +70,17 @@ def ask_probe(
     found: dict[str, float] = {}
     with frozen(base), adapters_disabled(base):
         for texts in tqdm(batches, desc=title, unit="batch", disable=title is None):
-            batch = _prompt_batch([ids[text] for text in texts], base.device)
+            batch = prompt_batch([ids[text] for text in texts], base.device)
             states = base.base_model(**batch.inputs, use_cache=False, output_hidden_states=True).hidden_states
             found |= zip(texts, probe.log_odds(states, batch)[1].tolist(), strict=True)
     return [found[prompt] for prompt in prompts]
 
 
-def _prompt_batch(rows: Sequence[Sequence[int]], device: Any) -> Batch:
-    """Prompts, padded on the right, each with a token where its answer begins: what stands before it is the prompt."""
+def prompt_batch(rows: Sequence[Sequence[int]], device: Any) -> Batch:
+    """
+    Returns prompts, padded on the right, each with an answer of one token, any one: where it is predicted from is where
+    answering or refusing is decided.
+    """
     import torch
 
     ids, mask = padded([[*row, row[-1]] for row in rows], 0)
