@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .measure import Measurement
     from .models import EvaluatedModel
 
+WITHOUT = "Or evaluate without a probe: --probe none."
 # States of all layers are in memory: at most so many prompts at a time, and tokens with their padding.
 _ROWS, _TOKENS = 16, 8192
 
@@ -116,7 +117,7 @@ def kept_log_odds(
             try:
                 return ask_probe(probe, model, asked, batch)
             except ValueError as error:
-                raise ValueError(f"{error} Or evaluate without a probe: --probe none.") from error
+                raise ValueError(f"{error} {WITHOUT}") from error
 
     found: dict[str, float] = {}
     planned = plan_batches(asked, (row["prompt"] for row in measurement.asked.rows), new_tokens=1)
