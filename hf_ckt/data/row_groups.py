@@ -59,7 +59,11 @@ def find_groups(dataset: Dataset, column: str, name: str = "train") -> list[list
     table = dataset.with_format(None)
     values = [cell_key(value) for value in table[column][:]]
     named = {value for value in values if value is not None}
-    ids = [cell_key(value) for value in table[ID_COLUMN][:]] if ID_COLUMN in dataset.column_names else [None] * len(values)
+    ids = (
+        [cell_key(value) for value in table[ID_COLUMN][:]]
+        if ID_COLUMN in dataset.column_names
+        else [None] * len(values)
+    )
     groups: dict[Any, list[int]] = {}
     first: dict[Any, int] = {}
     for row, (value, own) in enumerate(zip(values, ids, strict=True)):

@@ -86,7 +86,9 @@ def find_probe(given: str | None, entries: Sequence[EvaluatedModel]) -> FoundPro
                 folder = Path(str(files[0] or files[1])).parent
                 try:
                     return FoundProbe(BoundaryProbe.load(folder), public_name(entry.adapter))
-                except ValueError as error:  # half written, too: left out unsaid, it would seem never to have been fitted
+                except (
+                    ValueError
+                ) as error:  # half written, too: left out unsaid, it would seem never to have been fitted
                     raise ValueError(f"{error} {WITHOUT}") from error
     return None
 

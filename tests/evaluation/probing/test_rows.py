@@ -42,7 +42,10 @@ def test_harmful_may_be_written_in_many_ways(cells):
         ({"prompt": ["a", "b"], "kind": ["harmful", "harmful"]}, "all 2 rows of mine.jsonl are harmful"),
         ({"prompt": ["a", " "], "kind": ["harmful", "plain"]}, r"row 2 has ' ' as its prompt"),
         (
-            {"prompt": [[{"role": "user", "content": "a"}], [{"role": "user", "content": ""}]], "harmful": [True, False]},
+            {
+                "prompt": [[{"role": "user", "content": "a"}], [{"role": "user", "content": ""}]],
+                "harmful": [True, False],
+            },
             r"row 2 has .* as its prompt",
         ),
         (
@@ -67,7 +70,11 @@ def test_rows_that_say_no_side_are_refused(columns, message):
 def test_names_in_cells_that_a_table_made_numbers_still_name_rows():
     """A column with an empty cell is one of floats: twins of the row 7 would be a group without it, and intervals too narrow."""
     harmful, twin, alone = read(
-        prompt=["a", "b", "c"], harmful=[1, 0, 0], id=[7, 8, 9], twin=[math.nan, 7.0, math.nan], category=["", None, "x"]
+        prompt=["a", "b", "c"],
+        harmful=[1, 0, 0],
+        id=[7, 8, 9],
+        twin=[math.nan, 7.0, math.nan],
+        category=["", None, "x"],
     )
     assert harmful.cluster == twin.cluster == "7" and alone.cluster == "9"
     assert [row.category for row in (harmful, twin, alone)] == ["", "", "x"]
