@@ -47,10 +47,12 @@ def test_fit_probe_writes_a_probe_and_prints_its_figures(arguments, tmp_path, ca
 
 def test_fit_probe_keeps_its_columns_apart(arguments, tmp_path, capsys):
     """A figure that runs into its title is misread."""
-    data = write(tmp_path / "own.jsonl", 200, kind=None)
-    rows = [json.loads(line) for line in open(data)]
-    rows = [row | {"harmful": bool(number % 2), "kind": None} for number, row in enumerate(rows)]
+    rows = [
+        {"prompt": f"abc {number} {'!!!' if number % 2 else '???'}", "harmful": bool(number % 2)}
+        for number in range(8)
+    ]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = str(tmp_path / "own.jsonl")
     assert cli.main([*arguments, "--validation", data, "--layers", "1"]) == 0
     assert "AUROC, harmful against benign prompts 1.000 [" in capsys.readouterr().out
 

@@ -207,7 +207,7 @@ def test_half_a_probe_beside_the_adapter_is_said(tiny_model_dir, probed, tmp_pat
 
 def test_a_probe_that_would_read_nothing_is_refused(tiny_model_dir, adapter, probed, tmp_path):
     """Named and not measured, it is missed only in the finished report."""
-    with pytest.raises(ValueError, match="--probe: reads prompts .*Add direct, overrefusal"):
+    with pytest.raises(ValueError, match=r"--probe: reads prompts .*Add direct, overrefusal"):
         evaluate(_options(tiny_model_dir, adapter, probe=str(probed), only=("kd",)), tmp_path / "out")
 
 
