@@ -49,7 +49,7 @@ def test_fit_probe_keeps_its_columns_apart(arguments, tmp_path, capsys):
     """A figure that runs into its title is misread."""
     rows = [
         {"prompt": f"abc {number} {'!!!' if number % 2 else '???'}", "harmful": bool(number % 2)}
-        for number in range(8)
+        for number in range(200, 216)
     ]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = str(tmp_path / "own.jsonl")
