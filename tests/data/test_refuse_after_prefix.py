@@ -270,6 +270,26 @@ WRONG = {
         ValueError,
         "^chat_template: the tokenizer has none",
     ),
+    "text": (
+        {"share": 1.0},
+        Dataset.from_dict({"kind": ["plain", "harmful"], "prompt": ["a", "b"], "completion": ["c", "d"]}),
+        ValueError,
+        "^row 0: its prompt is 'a', and .* Write prompt and completion as messages",
+    ),
+    "blocks": (
+        {"share": 1.0},
+        Dataset.from_list(
+            [
+                {
+                    "kind": "harmful",
+                    "prompt": [{"role": "user", "content": [{"type": "text", "text": "a"}]}],
+                    "completion": [{"role": "assistant", "content": "b"}],
+                }
+            ]
+        ),
+        ValueError,
+        "^row 0: the chat template, or the tokenizer, writes",
+    ),
     "turns": (
         {"share": 1.0},
         Dataset.from_list(
