@@ -8,11 +8,14 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 
+from hf_ckt.teachers.privileged_context import PrivilegedContextTeacher
+from hf_ckt.teachers.self import SelfTeacher
+from hf_ckt.teachers.soft_route import SoftRouteTeacher
 from tests import tiny_models
 from tests.by_hand import gradient, mean, same_gradient, share, table
 from tests.runs import OFF, rows
 from tests.teachers.test_soft_route import probe
-from tests.trainers import run, steps, trained
+from tests.trainers import build, lora, run, steps, trained
 from tests.training.test_decision_runs import Stop, by_logits
 from tests.training.test_routed_runs import LAYOUTS
 from tests.training.test_soft_route_runs import RESUMED, build_soft, rows_of, soft_by_hand
@@ -143,3 +146,28 @@ def test_resumed_run_goes_on_with_the_sides_of_p_and_all_terms(given, tiny_model
     assert all(torch.equal(value, expected[name]) for name, value in trained(resumed).items())
     mine, theirs = (one.objective.contrast.queue for one in (resumed, whole))
     assert torch.equal(mine.sides, theirs.sides) and len(mine.sides.unique()) == 2
+
+
+def test_threshold_that_sides_stand_in_for_is_refused(given, tiny_model_dir, tmp_path):
+    """Sides say who is no negative, and a threshold would be tuned without any effect."""
+    changes = {"contrastive_weight": 1.0, **DECISION, "contrastive_false_negative_threshold": 0.4}
+    sources = (given, {"teachers": {"safety": given["refuse"], "base": None}}, {"teachers": {"soft": given}})
+    for number, teacher in enumerate(sources):
+        names = list(teacher.get("teachers", ()))[:1] * 8
+        with pytest.raises(ValueError, match=r"contrastive_false_negative_threshold=0.4 would be ignored: .*safety"):
+            build_soft(tmp_path / str(number), tiny_model_dir, teacher, table(names) if names else None, **changes)
+    one = {"teachers": {"safety": given["refuse"]}}
+    build_soft(tmp_path / "one", tiny_model_dir, one, table(["safety"] * 8), **changes)
+    build_soft(tmp_path / "tokens", tiny_model_dir, given, **{**changes, "contrastive_level": "token"})
+
+
+def test_soft_route_that_is_built_already_reads_its_context_too(tiny_model_dir, tmp_path):
+    """Given as an object, its context was not prepared, and the first step ended in an error."""
+    refuse = PrivilegedContextTeacher(SelfTeacher(), "Refuse all that harms.")
+    data = Dataset.from_list(
+        [{"messages": [{"role": "user", "content": "How?"}, {"role": "assistant", "content": "So."}]}] * 4
+    )
+    changes = {**OFF, "distillation_weight": 1.0, "assistant_only_loss": True, "per_device_train_batch_size": 4}
+    teacher = {"teacher_model": SoftRouteTeacher(probe(), refuse, SelfTeacher())}
+    trainer = build(tmp_path / "run", tiny_model_dir, data, given={"peft_config": lora(), **teacher}, **changes)
+    assert steps(run(trainer))[0]["distillation_loss"] > 0
