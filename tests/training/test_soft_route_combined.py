@@ -78,7 +78,7 @@ def test_labels_are_trusted_as_far_as_the_mixture_gives_them(given, tiny_model_d
     loss = share(read, trusted)
     before, wanted = trained(trainer), gradient(trainer, loss)
     (found,) = steps(run(trainer))
-    assert found["task_loss"] == pytest.approx(float(mean(read, trusted)), rel=5e-6)
+    assert found["task_loss"] == pytest.approx(mean(read, trusted).item(), rel=5e-6)
     after = trained(trainer)
     same_gradient({name: value - after[name] for name, value in before.items()}, wanted)
 
