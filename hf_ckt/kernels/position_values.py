@@ -13,7 +13,7 @@ from torch import Tensor
 from ..views import LinearHead
 from .compilation import run_compiled
 from .head_products import cast_heads, group_by_head, share_projections
-from .signals import Given
+from .signals import Given, projected_views
 from .tile_program import tile_sizes, token_views
 
 
@@ -46,8 +46,7 @@ def position_values(
     student = hidden["student"]
     device, labels = student.device, labels.to(student.device)
     given = {name: known.to(device) for name, known in (given or {}).items() if name in part.needs}
-    projected = sorted(part.needs - {name for name, known in given.items() if not known.projected})
-    views = share_projections(projected, hidden, heads)
+    views = share_projections(projected_views(part.needs, given), hidden, heads)
     sizes = tile_sizes(len(labels), heads["student"].weight.shape[0], device, chunk_size, static=compile)
     dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
     values = [torch.zeros(0, dtype=torch.promote_types(student.dtype, torch.float32), device=device)]
