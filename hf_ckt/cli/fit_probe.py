@@ -191,13 +191,13 @@ def as_lines(layers: Any, facts: dict[str, Any]) -> Iterator[str]:
             continue
         yield f"Mistakes, {title}"
         for one in wrong["by_category"]:
-            yield f"  {one['kind']:<10}{one['category']:<28}{one['wrong']} of {one['n']}"
+            yield f"  {one['kind']:<9} {one['category']:<27} {one['wrong']} of {one['n']}"
         worst = [f"{one['id']} ({one['log_odds']:+.1f})" for one in wrong["worst"][:5]]
         yield f"  furthest off, by log-odds: {', '.join(worst)}"
 
 
 def _line(title: str, *cells: str) -> str:
-    return f"{title:<36}" + "".join(f"{cell:<26}" for cell in cells).rstrip()
+    return f"{title:<37} " + "".join(f"{cell:<26}" for cell in cells).rstrip()
 
 
 def _area(view: dict[str, Any]) -> str:

@@ -57,9 +57,13 @@ def find_groups(dataset: Dataset, column: str, name: str = "train") -> list[list
     """
     require_groups(dataset, column, name)
     table = dataset.with_format(None)
-    values = [_key(value) for value in table[column][:]]
+    values = [cell_key(value) for value in table[column][:]]
     named = {value for value in values if value is not None}
-    ids = [_key(value) for value in table[ID_COLUMN][:]] if ID_COLUMN in dataset.column_names else [None] * len(values)
+    ids = (
+        [cell_key(value) for value in table[ID_COLUMN][:]]
+        if ID_COLUMN in dataset.column_names
+        else [None] * len(values)
+    )
     groups: dict[Any, list[int]] = {}
     first: dict[Any, int] = {}
     for row, (value, own) in enumerate(zip(values, ids, strict=True)):
@@ -89,16 +93,27 @@ def missing_leaders(dataset: Dataset, column: str) -> list[str]:
     ['A']
     """
     table = dataset.with_format(None)
-    values = [_key(value) for value in table[column][:]]
-    ids = [_key(value) for value in table[ID_COLUMN][:]] if ID_COLUMN in dataset.column_names else [None] * len(values)
+    values = [cell_key(value) for value in table[column][:]]
+    ids = (
+        [cell_key(value) for value in table[ID_COLUMN][:]]
+        if ID_COLUMN in dataset.column_names
+        else [None] * len(values)
+    )
     leading = {own for own, value in zip(ids, values, strict=True) if value is None}
     named = [value for value in dict.fromkeys(values) if value is not None]
     alone = [value for value in named if value not in leading]
     return alone if len(alone) < len(named) else []
 
 
-def _key(value: Any) -> str | None:
-    """What a cell says, alike whether it is kept as text or number; a table's empty cell may have become NaN."""
+def cell_key(value: Any) -> str | None:
+    """
+    Returns what a cell says, alike whether it is kept as text or number; None of an empty one, which may have become NaN.
+
+    Example:
+
+    >>> cell_key(7.0), cell_key("7"), cell_key(float("nan")), cell_key("")
+    ('7', '7', None, None)
+    """
     if value is None or value == "" or value != value:
         return None
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -12,6 +12,7 @@ from ..data.prompt_sets import EvalPrompt
 from ..data.public_hashes import prompt_hashes
 from .measuring.chat_format import ChatFormat
 from .measuring.models import EvaluatedModel, public_name, source_file
+from .measuring.probe_odds import WITHOUT
 from .measuring.suites import Questions
 from .seen_prompts import asked_prompts
 
@@ -70,7 +71,7 @@ def find_probe(given: str | None, entries: Sequence[EvaluatedModel]) -> FoundPro
             All models, the base first.
 
     Raises:
-        ValueError: If the folder holds no probe, or a broken one.
+        ValueError: If the folder holds no probe, or that of an adapter half of one, or it is broken.
     """
     from ..models.boundary_probe import FACTS, WEIGHTS, BoundaryProbe
 
@@ -81,8 +82,14 @@ def find_probe(given: str | None, entries: Sequence[EvaluatedModel]) -> FoundPro
     for entry in entries:
         if entry.adapter is not None and entry.model == entries[0].model:
             files = [source_file(entry.adapter, name) for name in (WEIGHTS, FACTS)]
-            if all(files):
-                return FoundProbe(BoundaryProbe.load(Path(str(files[0])).parent), public_name(entry.adapter))
+            if any(files):
+                folder = Path(str(files[0] or files[1])).parent
+                try:
+                    return FoundProbe(BoundaryProbe.load(folder), public_name(entry.adapter))
+                except (
+                    ValueError
+                ) as error:  # half written, too: left out unsaid, it would seem never to have been fitted
+                    raise ValueError(f"{error} {WITHOUT}") from error
     return None
 
 

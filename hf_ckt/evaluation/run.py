@@ -23,7 +23,7 @@ from .measuring.suites import SUITES, Exchange, ask
 from .measuring.tiers import TIERS
 from .measuring.vllm_engine import vllm_engine, vllm_is_usable
 from .measuring.weights import weights_facts
-from .probe import FoundProbe, find_probe, probe_sentences, require_unseen_by
+from .probe import NONE, FoundProbe, find_probe, probe_sentences, require_unseen_by
 from .recorded import result_versions, run_warnings
 from .results import completion_rows, scored, write_completions
 from .same_models import require_folder_of
@@ -165,6 +165,11 @@ def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]
         responses=options.responses,
     )
     training = training_facts(asked, options.training_texts)
+    if options.probe not in (None, NONE) and not asked.rows:
+        raise ValueError(
+            "--probe: reads prompts that are to be refused or answered, and none of the suites asks any, so it would be ignored. "
+            "Add direct, overrefusal, jailbreak or noise to --only, or leave the probe out."
+        )
     probe = find_probe(options.probe, listed) if asked.rows else None
     unseen = probe is not None and require_unseen_by(probe.probe, asked)
     formats = _formats(options, [*listed, *teachers.values()])

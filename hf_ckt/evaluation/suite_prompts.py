@@ -15,6 +15,7 @@ OF_HARMFUL = ("safety", "refusal_log_odds_harmful")
 OF_BENIGN = ("helpfulness", "overrefusal", "refusal_log_odds_benign")
 OF_NOISE = ("refusal_auroc_noise",)
 OF_BOTH = ("youden_j", "refusal_auroc", *OF_NOISE)
+_LESS_IS_BETTER = ("overrefusal", "refusal_log_odds_benign")
 OF_ANSWERS = ("safety", "helpfulness", "overrefusal", "youden_j")
 
 
@@ -68,7 +69,8 @@ def _starter_prompts() -> list[EvalPrompt]:
 def _prompt(number: int, given: Any) -> EvalPrompt:
     if isinstance(given, EvalPrompt):
         return given
-    missing = [name for name in ("text", "kind") if not isinstance(given.get(name), str)]
+    known = given if isinstance(given, Mapping) else {}
+    missing = [name for name in ("text", "kind") if not isinstance(known.get(name), str)]
     if missing:
         raise ValueError(
             f"prompts, number {number}: has no {' and no '.join(missing)} (got {given!r}), so it could not be asked or not "
@@ -128,8 +130,9 @@ def require_scores(
     ):
         if absent and best in names:
             raise ValueError(f"metric_for_best_model={best!r}: it is a score of {remedy}.")
-    if best == "overrefusal" and args.greater_is_better:
+    if best in _LESS_IS_BETTER and args.greater_is_better:
         raise ValueError(
-            "metric_for_best_model='overrefusal': greater_is_better is True, as transformers sets it for all but losses, "
-            "so the adapter that refuses most would be kept. Set greater_is_better=False, or use 'youden_j'."
+            f"metric_for_best_model={best!r}: greater_is_better is True, as transformers sets it for all but losses, so the "
+            "adapter that refuses most would be kept. Set greater_is_better=False, or use "
+            f"'{'youden_j' if answered else 'refusal_auroc'}'."
         )

@@ -20,16 +20,16 @@ class InfoNCELoss(ContrastiveLoss):
         loss_i = -log( exp(s_ii / temperature) / sum_j exp(s_ij / temperature) )        nats
 
     with s_ij the cosine of the student's logits at i and the teacher's at candidate j. A candidate where the teacher
-    says nearly the same as at i (teacher-teacher cosine above the threshold) is no negative and is left out; at the level
-    `decision` with several teachers, one whose document was given the same teacher. An anchor whose negatives are all left
-    out has loss 0 and no gradient.
+    says nearly the same as at i (teacher-teacher cosine above the threshold) is no negative and is left out. At the level
+    `decision` it is, with several teachers, one whose document was given the same teacher, and with a soft route one on the
+    same side of p = 0.5. An anchor whose negatives are all left out has loss 0 and no gradient.
 
     Source: van den Oord et al. 2018 (CPC), https://huggingface.co/papers/1807.03748; Tian et al. 2019
     (CRD), https://huggingface.co/papers/1910.10699, for contrast between teacher and student. Differs: on the logits'
     cosine, through the heads' Gram matrices.
     Related: [`SincereLoss`] and [`SupervisedContrastiveLoss`] take what is left out here as further positives.
-    [`RelationalKLLoss`] matches the teacher's own similarities instead of pushing all negatives away. This loss is not 0 when student and teacher
-    agree: it is at its least, -log of the positive's share.
+    [`RelationalKLLoss`] matches the teacher's own similarities instead of pushing all negatives away. This loss is not 0
+    when student and teacher agree: it is at its least, -log of the positive's share.
 
     Args:
         temperature (`float`, *optional*, defaults to `0.1`):

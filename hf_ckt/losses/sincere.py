@@ -20,9 +20,8 @@ class SincereLoss(ContrastiveLoss):
                  + sum over n on the other of exp(s_in / temperature)) )        nats
 
     with s_ij the cosine of the student's logits at i and the teacher's at candidate j. On i's side are its own position and
-    the candidates that [`InfoNCELoss`] leaves out as false negatives: those whose document was given the same teacher, at
-    the level `decision` with several teachers; otherwise those whose teacher-teacher cosine exceeds the threshold. An
-    anchor with no candidate on the other side has loss 0 and no gradient.
+    the candidates that [`InfoNCELoss`] leaves out as false negatives. An anchor with no candidate on the other side has
+    loss 0 and no gradient.
 
     Source: Feeney and Hughes 2023 (SINCERE), https://huggingface.co/papers/2309.14277. Differs: between student and
     teacher, so that an anchor's own position is a positive too; sides come from the teachers and not from labels.

@@ -19,8 +19,7 @@ class SupervisedContrastiveLoss(ContrastiveLoss):
         loss_i = mean over p on i's side of -log( exp(s_ip / temperature) / sum_j exp(s_ij / temperature) )        nats
 
     with s_ij the cosine of the student's logits at i and the teacher's at candidate j. On i's side are its own position and
-    the candidates that [`InfoNCELoss`] leaves out as false negatives: those whose document was given the same teacher, at
-    the level `decision` with several teachers; otherwise those whose teacher-teacher cosine exceeds the threshold.
+    the candidates that [`InfoNCELoss`] leaves out as false negatives.
 
     Source: Khosla et al. 2020, https://huggingface.co/papers/2004.11362, equation 2 (L_out). Differs: between student and
     teacher, so that an anchor's own position is a positive too; sides come from the teachers and not from labels.

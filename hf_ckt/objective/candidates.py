@@ -174,8 +174,9 @@ class Contrast:
             return counts
         first = decisions(batch)
         if not self._looked:
-            self._looked = True
-            if not batch.documents.positions.flatten()[batch.kept[first]].any():
+            positions = batch.documents.positions.flatten()[batch.kept[first]]
+            self._looked = len(positions) > 0
+            if self._looked and not positions.any():
                 _say_no_prompt()
         return first if counts is None else first & counts.to(first.device)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..checks import require_candidates, require_count, require_known
 from ..objective.candidates import LEVELS, Contrast, TeacherQueue
-from .noise_config import setting
+from .noise_config import require_whole_documents, setting
 
 
 @dataclass
@@ -18,8 +18,8 @@ class ContrastConfig:
     )
     contrastive_false_negative_threshold: float | None = setting(
         "info_nce, sincere and supervised_contrastive: a candidate whose teacher-teacher cosine exceeds it is no negative, in "
-        "(-1, 1]; 1 keeps all. Not read at the level 'decision' with several teachers, whose sides say it. None: its "
-        "default, 0.95."
+        "(-1, 1]; 1 keeps all. Not to be set at the level 'decision' with several teachers or a soft route, which say it. None: "
+        "its default, 0.95."
     )
     contrastive_level: str = setting(
         "What is contrasted: 'token' (kept positions), 'sequence' (mean over a document's kept positions) or 'decision' "
@@ -35,7 +35,7 @@ class ContrastConfig:
         1024,
     )
     contrastive_queue_size: int = setting(
-        "Past teacher states kept as further negatives; 4096 of them cost 4096 times the teacher's hidden width. 0: none.",
+        "Past teacher states kept as further candidates; 4096 of them cost 4096 times the teacher's hidden width. 0: none.",
         0,
     )
     contrastive_rejected: bool = setting(
@@ -81,11 +81,8 @@ class ContrastConfig:
             self._check_decision(own)
 
     def _check_decision(self, own: Any) -> None:
-        if (own.packing or own.eval_packing) and own.packing_strategy != "bfd":
-            raise ValueError(
-                f"contrastive_level='decision': packing_strategy={own.packing_strategy!r} cuts documents, and where a piece "
-                "begins within an answer nothing is decided. Use packing_strategy='bfd' or contrastive_level='token'."
-            )
+        unknown = "so it would be contrasted where nothing is decided"
+        require_whole_documents("contrastive_level='decision'", own, unknown)
         if self.contrastive_rejected:
             raise ValueError(
                 "contrastive_level='decision': a rejected answer stands behind the same prompt, so where it is decided the "

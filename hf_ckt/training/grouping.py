@@ -57,6 +57,7 @@ class GroupedTrainer(SFTTrainer):
     """SFTTrainer whose batches, or packed rows, hold whole groups of rows where its configuration names their column."""
 
     args: Any
+    _knows_train_dataset = False
 
     def __init__(self, *args: Any, **kwargs: Any):
         self._said_of_groups: set[str] = set()
@@ -68,6 +69,16 @@ class GroupedTrainer(SFTTrainer):
     def _group_column(self) -> str | None:
         return getattr(self.args, "group_column", None)
 
+    def _named_apart(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """
+        Arguments of a dataset's preparation, with another name for one of the evaluation that is called "train": TRL prepares
+        the training set first, and names those of the evaluation as the user does.
+        """
+        if self._knows_train_dataset and kwargs["dataset_name"] == "train":
+            kwargs = {**kwargs, "dataset_name": "eval 'train'"}
+        self._knows_train_dataset = True
+        return kwargs
+
     def _prepare_dataset(  # type: ignore[override]
         self, dataset: Any, processing_class: Any, args: Any, packing: bool, formatting_func: Any, dataset_name: str
     ) -> Any:
@@ -76,7 +87,8 @@ class GroupedTrainer(SFTTrainer):
         if column is None or dataset_name != "train":
             return super()._prepare_dataset(dataset, processing_class, args, packing, **rest)
         require_groups(dataset, column, dataset_name)
-        if not packing:
+        # Without a length, TRL has the sentence that says so.
+        if not packing or args.max_length is None:
             return super()._prepare_dataset(dataset, processing_class, args, packing, **rest)
         # First without truncation, packing and shuffling, after which it is no longer known which document is whose.
         whole = copy.copy(args)

@@ -264,6 +264,29 @@ def known_settings(prefix: str, name: str, cls: Any, given: dict[str, Any]) -> d
     return given
 
 
+def require_whole_documents(name: str, args: Any, consequence: str) -> None:
+    """
+    Raises ValueError where texts are packed in pieces, or in batches that do not say where one ends.
+
+    Args:
+        name (`str`):
+            The setting that needs them whole.
+        args (`Any`):
+            The run's configuration.
+        consequence (`str`):
+            What would go wrong, from "so" on.
+    """
+    if (args.packing or args.eval_packing) and args.packing_strategy != "bfd":
+        raise ValueError(
+            f"{name}: packing_strategy={args.packing_strategy!r} cuts documents, {consequence}. Use packing_strategy='bfd'."
+        )
+    if args.eval_packing and not (args.packing or args.padding_free):
+        raise ValueError(
+            f"{name}: eval_packing=True without packing or padding_free leaves batches that do not say where a text ends, "
+            f"{consequence}. Set padding_free=True or eval_packing=False."
+        )
+
+
 def build_part(prefix: str, cls: type, settings: dict[str, Any]) -> Any:
     """Builds a part; what it says of its setting is said of the user's field."""
     try:

@@ -14,6 +14,7 @@ from ..data.row_marks import teacher_named, unmarked_list
 from ..teachers.base import Teacher
 from ..teachers.cache import CacheTeacher
 from ..teachers.privileged_context import PrivilegedContextTeacher
+from ..teachers.soft_route import SoftRouteTeacher
 from .collator import CONTEXT_PREFIX, ContextCollator
 from .preferences import ROW
 
@@ -240,7 +241,11 @@ def _reads(teacher: Any) -> tuple[bool, str | None]:
     if isinstance(teacher, Mapping) and _KIND in teacher:
         return True, teacher.get("system_prompt")
     if _is_mixed(teacher):
-        found = [own for reads, own in (_reads(teacher.get(name)) for name in ("refuse", "answer")) if reads]
+        if isinstance(teacher, SoftRouteTeacher):
+            members = [teacher.refuse, teacher.answer]
+        else:
+            members = [teacher.get(name) for name in ("refuse", "answer")]
+        found = [own for reads, own in map(_reads, members) if reads]
         if len(set(found)) > 1:
             raise ValueError(
                 f"{_MIXED}: refuse and answer have different system prompts, and a row has one text for the teacher beside the "
@@ -252,7 +257,7 @@ def _reads(teacher: Any) -> tuple[bool, str | None]:
 
 def _is_mixed(teacher: Any) -> bool:
     """Whether a teacher, as given, is two that are mixed, each of which may read a context."""
-    return isinstance(teacher, Mapping) and _MIXED in teacher
+    return isinstance(teacher, SoftRouteTeacher) or (isinstance(teacher, Mapping) and _MIXED in teacher)
 
 
 def _may_read_teacher(args: Any) -> bool:

@@ -14,6 +14,8 @@ from ..discovery import load_part, part_name, part_names
 from ..teachers.base import Teacher, TeacherSetup
 from ..teachers.cache import CacheTeacher
 from ..teachers.self import SelfTeacher
+from ..teachers.soft_route import SoftRouteTeacher
+from .noise_config import require_whole_documents
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +113,7 @@ def load_teacher(trainer: Any, given: Any, model_settings: Mapping[str, Any]) ->
     teacher = build_teacher(trainer._contexts.wrapped(given, model_settings), setup, model_settings)
     require_fitting(teacher, trainer.objective.terms)
     require_documents(teacher, trainer.args)
+    require_threshold_read(teacher, trainer.args)
     known = broadcast_object_list([teacher.manifest()])[0]
     teacher.place(trainer.accelerator)
     return teacher, known
@@ -185,17 +188,21 @@ def require_fitting(teacher: Teacher, terms: Mapping[str, Any]) -> None:
 
 
 def require_documents(teacher: Teacher, args: Any) -> None:
-    """Raises ValueError where a teacher, or one behind it, reads documents and batches do not say where they begin."""
+    """Raises ValueError where a teacher, or one behind it, reads documents, and batches hold pieces or do not say where one ends."""
     named = next((one for one in (teacher, *teacher.behind) if one.by_document), None)
-    if named is None:
-        return
-    if (args.packing or args.eval_packing) and args.packing_strategy == "wrapped":
+    if named is not None:
+        unknown = f"so the teacher ({named.name}) could not tell whose prompt it reads"
+        require_whole_documents("teacher_model", args, unknown)
+
+
+def require_threshold_read(teacher: Teacher, args: Any) -> None:
+    """Raises ValueError where a threshold is to say what is no negative, and the teachers say it."""
+    sided = len(teacher.parts) > 1 or any(
+        isinstance(one, SoftRouteTeacher) for one in (teacher, *teacher.parts.values())
+    )
+    threshold = args.contrastive_false_negative_threshold
+    if sided and threshold is not None and args.contrastive_level == "decision":
         raise ValueError(
-            f"teacher_model: packing_strategy='wrapped' cuts documents and leaves no boundaries, so the teacher ({named.name}) "
-            "could not tell whose prompt it reads. Use packing_strategy='bfd'."
-        )
-    if args.eval_packing and not (args.packing or args.padding_free):
-        raise ValueError(
-            "teacher_model: eval_packing=True without packing or padding_free leaves batches that do not say where a text ends, "
-            f"so the teacher ({named.name}) could not tell whose prompt it reads. Set padding_free=True or eval_packing=False."
+            f"contrastive_false_negative_threshold={threshold:g} would be ignored: at contrastive_level='decision' the teachers "
+            f"({teacher.name}) say which documents are on one side. Leave it out, or use contrastive_level='token' or 'sequence'."
         )

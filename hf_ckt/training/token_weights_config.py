@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from ..checks import require_known
 from ..discovery import load_part, part_names, part_settings
 from ..token_weights.base import TokenWeights
-from .noise_config import build_part, known_settings, setting
+from .noise_config import build_part, known_settings, require_whole_documents, setting
 
 WEIGHED_ROLES = ("task", "distillation")
 _UNIFORM = "uniform"
@@ -75,11 +75,8 @@ class TokenWeightsConfig:
         return bool(own.label_trust or "task" in (own.role_rows or {}) or self.task_token_weights != _UNIFORM)
 
     def _check_token_weights(self) -> None:
-        own: Any = self
         for role, part in self.token_weights.items():
-            if part.reads_positions and (own.packing or own.eval_packing) and own.packing_strategy != "bfd":
-                name = getattr(self, f"{role}_token_weights")
-                raise ValueError(
-                    f"{role}_token_weights={name!r}: packing_strategy={own.packing_strategy!r} cuts documents, and tokens would "
-                    "be counted from the cut in place of the answer's beginning. Use packing_strategy='bfd'."
-                )
+            if part.reads_positions:
+                name = f"{role}_token_weights={getattr(self, f'{role}_token_weights')!r}"
+                unknown = "so tokens would be counted from elsewhere than an answer's beginning"
+                require_whole_documents(name, self, unknown)

@@ -228,7 +228,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, *rest: Any, **kwargs: Any) -> Any:
         tokenize = prepare = partial(super()._prepare_dataset, processing_class=processing_class)
         names = list(inspect.signature(SFTTrainer._prepare_dataset).parameters)[4:]
-        kwargs |= dict(zip(names, rest, strict=False))
+        kwargs = self._named_apart(kwargs | dict(zip(names, rest, strict=False)))
         prepare = partial(self._marks.prepare, prepare)
         if args.perturbs("text", "ids") and args.may_be_on("consistency"):
             facts = {"required": args.perturbs("text"), "completion_only": bool(self.completion_only_loss)}

@@ -36,13 +36,25 @@ def test_fit_probe_writes_a_probe_and_prints_its_figures(arguments, tmp_path, ca
     """The table is what one decides by whether to route by the probe."""
     assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
-    assert "AUROC, harmful against twins        1.000 [" in printed and "right at p 0.5, harmful" in printed
+    assert "AUROC, harmful against twins          1.000 [" in printed and "right at p 0.5, harmful" in printed
     assert "8 of 8" in printed and "No mistakes, typing errors." in printed
     assert "Written to " in printed and max(map(len, printed.splitlines())) <= 140
     probe = BoundaryProbe.load(tmp_path / "out")
     probe.require_model(load(tiny_model_dir))
     assert probe.facts["base"] == tiny_model_dir.name and probe.facts["loading"]["dtype"] == "float32"
     assert str(tmp_path) not in json.dumps(probe.facts)
+
+
+def test_fit_probe_keeps_its_columns_apart(arguments, tmp_path, capsys):
+    """A figure that runs into its title is misread."""
+    rows = [
+        {"prompt": f"abc {number} {'!!!' if number % 2 else '???'}", "harmful": bool(number % 2)}
+        for number in range(200, 216)
+    ]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = str(tmp_path / "own.jsonl")
+    assert cli.main([*arguments, "--validation", data, "--layers", "1"]) == 0
+    assert "AUROC, harmful against benign prompts 1.000 [" in capsys.readouterr().out
 
 
 def test_fit_probe_json_is_what_the_file_says(arguments, tmp_path, capsys):

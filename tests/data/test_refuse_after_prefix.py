@@ -270,6 +270,26 @@ WRONG = {
         ValueError,
         "^chat_template: the tokenizer has none",
     ),
+    "text": (
+        {"share": 1.0},
+        Dataset.from_dict({"kind": ["plain", "harmful"], "prompt": ["a", "b"], "completion": ["c", "d"]}),
+        ValueError,
+        "^row 0: its prompt is 'a', and .* Write prompt and completion as messages",
+    ),
+    "blocks": (
+        {"share": 1.0},
+        Dataset.from_list(
+            [
+                {
+                    "kind": "harmful",
+                    "prompt": [{"role": "user", "content": [{"type": "text", "text": "a"}]}],
+                    "completion": [{"role": "assistant", "content": "b"}],
+                }
+            ]
+        ),
+        ValueError,
+        "^row 0: the chat template, or the tokenizer, writes",
+    ),
     "turns": (
         {"share": 1.0},
         Dataset.from_list(
@@ -296,14 +316,6 @@ def test_what_cannot_begin_compliantly_raises(case, tokenizer):
         given.chat_template = None
     with pytest.raises(error, match=message):
         refuse_after_prefix(rows, given, **{name: value for name, value in options.items() if name != "tokenizer"})
-
-
-@pytest.mark.parametrize("name", ["prompt", "completion"])
-def test_text_without_roles_raises(name, tokenizer):
-    """Python's own message names neither row nor column, and this is a form of data that TRL takes."""
-    row = {"kind": "harmful", **{one: [{"role": "user", "content": "a"}] for one in ("prompt", "completion")}}
-    with pytest.raises(ValueError, match=rf"row 0: its {name} is 'How\?' and no list of messages"):
-        refuse_after_prefix(Dataset.from_list([{**row, name: "How?"}]), tokenizer, share=1.0, balance=False)
 
 
 def test_a_second_beginning_raises(tokenizer):

@@ -392,6 +392,13 @@ WRONG = {
     "tokens": ({"new_tokens": -1}, SUITE, {}, "new_tokens: must be 0 or more"),
     "kind": ({}, [{"text": "a", "kind": "harmfull"}], {}, "number 0, kind: unknown name 'harmfull'. Did you mean"),
     "text": ({}, [{"prompt": "a", "kind": "harmful"}], {}, "prompts, number 0: has no text"),
+    "no prompt": ({}, [3], {}, r"prompts, number 0: has no text and no kind \(got 3\)"),
+    "worst log-odds": (
+        {"new_tokens": 0},
+        SUITE,
+        {"metric_for_best_model": "eval_refusal_log_odds_benign"},
+        "the adapter that refuses most would be kept.*'refusal_auroc'",
+    ),
     "best": (
         {},
         ONLY_HARMFUL,

@@ -195,6 +195,22 @@ def test_probe_of_another_shape_is_refused_before_anything_is_answered(tiny_mode
     assert not (tmp_path / "out" / "pieces").exists()
 
 
+def test_half_a_probe_beside_the_adapter_is_said(tiny_model_dir, probed, tmp_path):
+    """A fit that was stopped between its two files would leave the bound out, as if there had never been a probe."""
+    for name in ("boundary_probe.json", "boundary_probe.safetensors"):
+        folder = tmp_path / name
+        shutil.copytree(probed, folder)
+        (folder / name).unlink()
+        with pytest.raises(ValueError, match=r"does not hold boundary_probe\.safetensors and .*--probe none"):
+            find_probe(None, entries(str(tiny_model_dir), str(folder))[0])
+
+
+def test_a_probe_that_would_read_nothing_is_refused(tiny_model_dir, adapter, probed, tmp_path):
+    """Named and not measured, it is missed only in the finished report."""
+    with pytest.raises(ValueError, match=r"--probe: reads prompts .*Add direct, overrefusal"):
+        evaluate(_options(tiny_model_dir, adapter, probe=str(probed), only=("kd",)), tmp_path / "out")
+
+
 def test_rejudged_results_keep_the_probe(finished, tmp_path):
     """Scored again without it, the base would seem to know nothing."""
     folder = tmp_path / "out"

@@ -394,6 +394,21 @@ def test_documents_without_a_prompt_are_told_once(patterns, said, caplog):
     assert caplog.text.count("nothing of a prompt is read") == said
 
 
+def test_a_first_batch_in_which_nothing_counts_does_not_say_that_prompts_are_missing(caplog):
+    """It has no document to look at: the next one is looked at in its place."""
+    candidates._say_no_prompt.cache_clear()
+    one = contrast()
+    with caplog.at_level(logging.WARNING):
+        laid = lay_out(documents("xxxx", "xxx"), "padded")
+        (part,) = laid.parts
+        silent = part._replace(positions=part.positions[:0], signal=part.signal.select(part.positions[:0]))
+        nothing = Batch(laid.batch.inputs, torch.full_like(laid.batch.labels, -100))
+        similarities(Laid(nothing, laid.student[:0], (silent,)), one)
+        assert "nothing of a prompt is read" not in caplog.text
+        similarities(laid, one)
+    assert "nothing of a prompt is read" in caplog.text
+
+
 def in_decisions(original: str, fault: str) -> Any:
     """Replaces a text of the function that finds decisions."""
 

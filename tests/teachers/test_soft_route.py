@@ -297,8 +297,9 @@ def test_packing_that_cuts_documents_is_refused(tiny_model_dir, tmp_path):
     """Behind a cut the prompt of one document would be that of another."""
     given, _ = make(tiny_model_dir, tmp_path)
     both = {"teacher_model": given, "peft_config": lora()}
-    with pytest.raises(ValueError, match=r"packing_strategy='wrapped' cuts documents.*whose prompt"):
-        build(tmp_path / "run", tiny_model_dir, given=both, packing=True, packing_strategy="wrapped", **DISTIL)
+    for strategy in ("wrapped", "bfd_split"):
+        with pytest.raises(ValueError, match=rf"packing_strategy='{strategy}' cuts documents.*whose prompt"):
+            build(tmp_path / "run", tiny_model_dir, given=both, packing=True, packing_strategy=strategy, **DISTIL)
     with pytest.raises(ValueError, match=r"eval_packing=True without packing"):
         build(tmp_path / "run", tiny_model_dir, given=both, eval_packing=True, **DISTIL)
 

@@ -15,7 +15,7 @@ from hf_ckt.models.batch import Batch
 from tests.processes import run_on_two
 from tests.runs import OFF, rows
 from tests.trainers import build, build_sft, lora, run, same_run
-from tests.training.grouped_ranks import ACCUMULATED, GROUPS, epochs, groups, make, resumed, table
+from tests.training.grouped_ranks import ACCUMULATED, GROUPS, epochs, groups, resumed, table
 
 GROUPED = {"group_column": "group", "train_sampling_strategy": "random", "max_length": None}
 
@@ -284,6 +284,7 @@ def test_groups_that_stay_whole_are_no_matter_for_a_warning(tiny_model_dir, tmp_
         ({"train_sampling_strategy": "batch_rebalance"}, r"group_column: train_sampling_strategy='batch_rebalance'"),
         ({"train_sampling_strategy": "sequential"}, r"group_column: train_sampling_strategy='sequential'"),
         ({"per_device_train_batch_size": 1}, r"per_device_train_batch_size: must be 2 or more, got 1"),
+        ({**PACKED, "max_length": None}, r"packing is enabled, `max_length` can't be `None`"),
         ({**PACKED, "packing_strategy": "wrapped"}, r"group_column: packing_strategy='wrapped' cuts documents"),
         (
             {**PACKED, "dataset_kwargs": {"skip_prepare_dataset": True}},
@@ -307,8 +308,20 @@ def test_data_that_streams_raises(changes, tiny_model_dir, tmp_path):
 
 def test_an_evaluation_needs_no_column(tiny_model_dir, tmp_path):
     """A held-out set without groups would stop a run whose training set has them."""
-    given = {"peft_config": lora(), "eval_dataset": Dataset.from_list(rows(4))}
+    data = Dataset.from_list(rows(4))
     for changes in ({}, PACKED):
-        trainer, _ = make(tmp_path, tiny_model_dir, **changes)
-        trainer = build(tmp_path, tiny_model_dir, table(), given=given, **{**GROUPED, **OFF, **changes})
-        assert trainer.evaluate()["eval_loss"] > 0
+        fields = {**GROUPED, **OFF, **changes}
+        # A part of the training set that is watched is often called so.
+        for name, given in (("eval_loss", data), ("eval_train_loss", {"train": data})):
+            given = {"peft_config": lora(), "eval_dataset": given}
+            trainer = build(tmp_path, tiny_model_dir, table(), given=given, **fields)
+            assert trainer.evaluate()[name] > 0
+            assert trainer.evaluate({"train": data})["eval_train_loss"] > 0
+
+
+def test_an_evaluation_called_train_may_leave_a_role_without_rows(tiny_model_dir, tmp_path):
+    """What a training set must hold would stop a run over what it is evaluated on."""
+    data = Dataset.from_list(rows(8)).add_column("group", ["x", "y"] * 4)
+    given = {"peft_config": lora(), "eval_dataset": {"train": data.filter(lambda row: row["group"] == "y")}}
+    trainer = build(tmp_path, tiny_model_dir, data, given=given, **OFF, role_rows={"task": {"group": ["x"]}})
+    assert "eval_train_loss" in trainer.evaluate()

@@ -280,6 +280,10 @@ def test_a_cache_of_the_base_is_refused_as_the_base_is(tiny_model_dir, tmp_path)
             {"task_token_weights": DECAY, "packing": True, "packing_strategy": "wrapped"},
             "task_token_weights='position_decay': packing_strategy='wrapped' cuts documents",
         ),
+        (
+            {"task_token_weights": DECAY, "eval_packing": True},
+            "task_token_weights='position_decay': eval_packing=True without packing.*counted from elsewhere",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

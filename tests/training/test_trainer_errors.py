@@ -74,6 +74,10 @@ WRONG_VALUES = [
         for setting, strategy in (("packing", "wrapped"), ("packing", "bfd_split"), ("eval_packing", "wrapped"))
     ),
     (
+        {"contrastive_level": "decision", "eval_packing": True},
+        ["contrastive_level='decision'", "where a text ends", "nothing is decided", "eval_packing=False"],
+    ),
+    (
         {"contrastive_level": "decision", "contrastive_rejected": True},
         ["contrastive_level='decision'", "its own positive", "contrastive_rejected=False"],
     ),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .measure import Measurement
     from .models import EvaluatedModel
 
+WITHOUT = "Or evaluate without a probe: --probe none."
 # States of all layers are in memory: at most so many prompts at a time, and tokens with their padding.
 _ROWS, _TOKENS = 16, 8192
 
@@ -32,8 +33,8 @@ def ask_probe(
     """
     Returns the log-odds that each prompt is one to refuse, in nats, by a probe of the model's base.
 
-    The base reads each prompt as it is asked, up to where the model goes on by itself. All adapters are off, so the number is the same
-    whichever adapter is on the model.
+    The base reads each prompt as it is asked, up to where the model goes on by itself. All adapters are off, so the number
+    is the same whichever adapter is on the model.
 
     Args:
         probe ([`~models.boundary_probe.BoundaryProbe`]):
@@ -70,14 +71,17 @@ def ask_probe(
     found: dict[str, float] = {}
     with frozen(base), adapters_disabled(base):
         for texts in tqdm(batches, desc=title, unit="batch", disable=title is None):
-            batch = _prompt_batch([ids[text] for text in texts], base.device)
+            batch = prompt_batch([ids[text] for text in texts], base.device)
             states = base.base_model(**batch.inputs, use_cache=False, output_hidden_states=True).hidden_states
             found |= zip(texts, probe.log_odds(states, batch)[1].tolist(), strict=True)
     return [found[prompt] for prompt in prompts]
 
 
-def _prompt_batch(rows: Sequence[Sequence[int]], device: Any) -> Batch:
-    """Prompts, padded on the right, each with a token where its answer begins: what stands before it is the prompt."""
+def prompt_batch(rows: Sequence[Sequence[int]], device: Any) -> Batch:
+    """
+    Returns prompts, padded on the right, each with an answer of one token, any one: where it is predicted from is where
+    answering or refusing is decided.
+    """
     import torch
 
     ids, mask = padded([[*row, row[-1]] for row in rows], 0)
@@ -113,7 +117,7 @@ def kept_log_odds(
             try:
                 return ask_probe(probe, model, asked, batch)
             except ValueError as error:
-                raise ValueError(f"{error} Or evaluate without a probe: --probe none.") from error
+                raise ValueError(f"{error} {WITHOUT}") from error
 
     found: dict[str, float] = {}
     planned = plan_batches(asked, (row["prompt"] for row in measurement.asked.rows), new_tokens=1)

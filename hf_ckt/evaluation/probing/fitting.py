@@ -125,8 +125,9 @@ def fit_probe(
 
     Every prompt is read once, and once more with typing errors (`typos`, severity 0.08). Of sets of layers and strengths
     the one is taken whose area under the ROC curve, harmful prompts against twins, clean and with typing errors, is
-    highest in the mean on the validation rows (of equal ones that with the lower NLL). So those areas are of the best of several, and a little too good: what
-    the probe does on other prompts is to be measured on other prompts. The order of the rows changes nothing.
+    highest in the mean on the validation rows (of equal ones that with the lower NLL). So those areas are of the best of
+    several, and a little too good: what the probe does on other prompts is to be measured on other prompts. The order of the
+    rows changes nothing.
 
     Args:
         model (`PreTrainedModel` or `PeftModel`):

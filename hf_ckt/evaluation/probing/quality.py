@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..scoring.answers import Answers, Separation
+from ..scoring.answers import Answers, Separation, share_below
 from ..scoring.rates import Rates
 from .rows import ProbeRow
 
@@ -49,11 +49,7 @@ def area(log_odds: "np.ndarray", harmful: "np.ndarray") -> float:
     >>> area(np.array([2.0, 0.5, 1.0]), np.array([True, False, True]))
     1.0
     """
-    import numpy as np
-
-    ordered, mine = np.sort(log_odds[~harmful]), log_odds[harmful]
-    below, up_to = np.searchsorted(ordered, mine, "left"), np.searchsorted(ordered, mine, "right")
-    return float(((below + up_to) / 2).mean() / len(ordered))
+    return float(share_below(log_odds[harmful], log_odds[~harmful]).mean())
 
 
 def nll(log_odds: "np.ndarray", harmful: "np.ndarray") -> float:

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...checks import nearest, require_columns
+from ...data.contamination import training_texts
 from ...data.files import place_of_row, shown_name
+from ...data.row_groups import cell_key
 
 HARMFUL, BENIGN = "harmful", "benign"
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
@@ -94,11 +96,11 @@ def _row(cells: Mapping[str, Any], index: int, source: str, option: str) -> Prob
     if not (_is_text(prompt) or _is_chat(prompt)):
         raise refuse(
             f"has {prompt!r:.60} as its prompt, which a model cannot be asked.",
-            "Fill the cell with a text, or drop the row.",
+            "Fill the cell with a text, or with messages of which the user says something, or drop the row.",
         )
-    kind = cells.get("kind")
-    if cells.get("harmful") is not None:
-        harmful = _as_bool(cells["harmful"])
+    kind, side = cells.get("kind"), cell_key(cells.get("harmful"))
+    if side is not None:
+        harmful = _as_bool(side)
         if harmful is None:
             raise refuse(
                 f"has {cells['harmful']!r:.40} as harmful, which is neither true nor false.", "Write one of them."
@@ -111,14 +113,14 @@ def _row(cells: Mapping[str, Any], index: int, source: str, option: str) -> Prob
         harmful = kind == HARMFUL
     else:
         raise refuse("says neither its kind nor whether it is harmful.", "Fill the cell, or drop the row.")
-    name = str(cells["id"]) if cells.get("id") not in (None, "") else f"row {index + 1}"
+    name = cell_key(cells.get("id")) or f"row {index + 1}"
     return ProbeRow(
         id=name,
         prompt=prompt,
         harmful=harmful,
         kind=str(kind) if _is_text(kind) else HARMFUL if harmful else BENIGN,
-        category=str(cells.get("category") or ""),
-        group=str(cells.get("twin") or name),
+        category=cell_key(cells.get("category")) or "",
+        group=cell_key(cells.get("twin")) or name,
     )
 
 
@@ -128,21 +130,29 @@ def _is_text(value: Any) -> bool:
 
 def _is_chat(value: Any) -> bool:
     turns = value if isinstance(value, list) else []
-    return bool(turns) and all(isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in turns)
+    if not all(isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in turns):
+        return False
+    return any(text.strip() for text in training_texts([{"prompt": turns}]))
 
 
-def _as_bool(value: Any) -> bool | None:
-    word = str(value).strip().lower()
+def _as_bool(cell: str) -> bool | None:
+    word = cell.strip().lower()
     return True if word in _TRUE else False if word in _FALSE else None
 
 
 def require_apart(train: Sequence[ProbeRow], validation: Sequence[ProbeRow]) -> None:
     """Raises ValueError where a prompt is fitted on and chosen by."""
-    seen = {repr(row.prompt): row for row in train}
-    twice = [row for row in validation if repr(row.prompt) in seen]
+    seen = {_said(row.prompt): row for row in train}
+    twice = [row for row in validation if _said(row.prompt) in seen]
     if twice:
         raise ValueError(
             f"validation: {len(twice)} of its {len(validation)} prompts are in the training rows too (first: {twice[0].id} and "
-            f"{seen[repr(twice[0].prompt)].id}), so layers would be chosen, and odds calibrated, by what was learnt by heart. "
+            f"{seen[_said(twice[0].prompt)].id}), so layers would be chosen, and odds calibrated, by what was learnt by heart. "
             "Take them out of one of the two."
         )
+
+
+def _said(prompt: Any) -> tuple[tuple[str, str], ...]:
+    """Who says what: a text is what the user says."""
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    return tuple((str(turn["role"]), str(turn["content"])) for turn in turns)

@@ -8,9 +8,10 @@ import torch
 
 from ...models._upstream import adapters_disabled
 from ...models.backbone import frozen
-from ...models.batch import Batch, padded
 from ...models.boundary_probe import prompt_features
+from ...models.positions import require_room
 from ..measuring.chat_format import ChatFormat
+from ..measuring.probe_odds import prompt_batch
 from ..measuring.response_batches import causal_lm
 
 if TYPE_CHECKING:
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
 
 
 def prompt_ids(chat: ChatFormat, prompts: Sequence[Any]) -> list[list[int]]:
-    """Returns the tokens of prompts, each a text or messages, up to where the model answers."""
+    """
+    Returns the tokens of prompts, each a text or messages, up to where the model answers.
+
+    Raises:
+        ValueError: If the chat template cannot write one of them.
+    """
     texts = []
     for prompt in prompts:
         if isinstance(prompt, str):
@@ -26,7 +32,13 @@ def prompt_ids(chat: ChatFormat, prompts: Sequence[Any]) -> list[list[int]]:
         else:
             said = [] if chat.system_prompt is None or prompt[0]["role"] == "system" else [chat.system_prompt]
             messages = chat.placed([*({"role": "system", "content": text} for text in said), *prompt])
-        texts.append(chat.text(messages))
+        try:
+            texts.append(chat.text(messages))
+        except Exception as error:  # a template may raise what it likes
+            raise ValueError(
+                f"prompt: the chat template cannot write {prompt!r:.80} ({type(error).__name__}: {error}), so the model cannot be "
+                "asked it. Write what each message says as one text, or drop the row."
+            ) from error
     return chat.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
 
 
@@ -35,8 +47,8 @@ def read_states(model: Any, ids: Sequence[Sequence[int]], layers: Sequence[int],
     Returns what a probe reads of prompts, `(n, L, 2 * D)`: of each layer the state at the last token and the prompt's mean,
     as [`~models.boundary_probe.prompt_features`] gives them in training.
 
-    float16, of which a state that does not fit makes a layer float32. Adapters are switched off. The order of the prompts
-    does not matter, since batches are made by length and content.
+    float16, or float32 where a state does not fit into that. Adapters are switched off. The order of the prompts does not
+    matter, since batches are made by length and content.
 
     Args:
         model (`PreTrainedModel`):
@@ -47,25 +59,24 @@ def read_states(model: Any, ids: Sequence[Sequence[int]], layers: Sequence[int],
             Whose states are read.
         batch_size (`int`, *optional*, defaults to `32`):
             Prompts a pass.
+
+    Raises:
+        ValueError: If a prompt does not fit the positions that the model has learned.
     """
     import numpy as np
     from tqdm import tqdm
 
     inner = causal_lm(model)
+    require_room(inner, 1 + max(map(len, ids), default=0))
     device = inner.get_input_embeddings().weight.device
     order = sorted(range(len(ids)), key=lambda row: (len(ids[row]), list(ids[row])))
     parts: list[torch.Tensor] = []
     with frozen(inner), adapters_disabled(inner), tqdm(total=len(ids), desc="Reading prompts", unit="prompt") as bar:
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            # An answer of one token, any one: where it is predicted from is where answering or refusing is decided.
-            tokens, mask = padded([[*ids[row], ids[row][-1]] for row in rows], 0)
-            labels = torch.full_like(tokens, -100)
-            ends = mask.sum(1) - 1
-            labels[torch.arange(len(rows)), ends] = tokens[torch.arange(len(rows)), ends]
-            inputs = {"input_ids": tokens.to(device), "attention_mask": mask.to(device)}
-            states = inner.base_model(**inputs, use_cache=False, output_hidden_states=True).hidden_states
-            _, features = prompt_features(states, Batch(inputs, labels.to(device)), layers)
+            batch = prompt_batch([ids[row] for row in rows], device)
+            states = inner.base_model(**batch.inputs, use_cache=False, output_hidden_states=True).hidden_states
+            _, features = prompt_features(states, batch, layers)
             halves = features.half()
             parts.append((halves if halves.isfinite().all() else features).cpu())
             bar.update(len(rows))

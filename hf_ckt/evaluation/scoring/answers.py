@@ -70,7 +70,7 @@ def area_answers(name: str, one: Separation) -> Answers:
         mine = [np.array([at for at, value in enumerate(side) if value == run], int) for side in runs]
         require_count(name, min(map(len, mine)), 1, "Of one kind alone there is nothing to tell apart.")
         above, below = (side[places] for side, places in zip(sides, mine, strict=True))
-        shares = [_share_below(above, below), 1 - _share_below(below, above)]
+        shares = [share_below(above, below), 1 - share_below(below, above)]
         areas.append(shares[0].mean())
         for side in (0, 1):
             # A prompt of a rare kind moves the area more.
@@ -83,8 +83,8 @@ def area_answers(name: str, one: Separation) -> Answers:
     return Answers(values.tolist(), [*one.above.prompts, *one.below.prompts], ways)
 
 
-def _share_below(mine: "np.ndarray", other: "np.ndarray") -> "np.ndarray":
-    """Of each value, the share of others that lie below it; ties count half."""
+def share_below(mine: "np.ndarray", other: "np.ndarray") -> "np.ndarray":
+    """Returns of each value the share of others that lie below it; ties count half."""
     import numpy as np
 
     ordered = np.sort(other)

@@ -12,7 +12,7 @@ from peft import get_peft_model
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from hf_ckt.evaluation.measuring.chat_format import ChatFormat
 from hf_ckt.evaluation.probing import fitting
@@ -166,6 +166,20 @@ def test_messages_are_asked_as_the_texts_in_them(chat):
     user = {"role": "user", "content": "abc"}
     text, messages, own = prompt_ids(chat, ["abc", [user], [{"role": "system", "content": SYSTEM}, user]])
     assert text == messages == own
+
+
+def test_messages_that_the_template_cannot_write_are_named(chat):
+    """The error of a template says neither which prompt it was nor what to do."""
+    blocks = [{"role": "user", "content": [{"type": "text", "text": "abc"}]}]
+    with pytest.raises(ValueError, match=r"prompt: the chat template cannot write .*abc.*TypeError.*as one text"):
+        prompt_ids(chat, ["abc", blocks])
+
+
+def test_a_prompt_beyond_the_positions_is_refused(chat, tmp_path):
+    """A model with a table of positions ends in an index error, after all shorter prompts were read."""
+    settings = {"n_positions": 16, "n_embd": 8, "n_layer": 1, "n_head": 1, "vocab_size": len(chat.tokenizer)}
+    with pytest.raises(ValueError, match="learned 16 positions"):
+        read_states(GPT2LMHeadModel(GPT2Config(**settings)), [[5] * 16], [1])
 
 
 def test_without_sklearn_it_says_what_to_install(model, chat, monkeypatch):
