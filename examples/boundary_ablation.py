@@ -218,8 +218,7 @@ def measure(options: argparse.Namespace, model: str, name: str, recipe: Recipe, 
         "differences": results["probe"]["differences"].get(name, {}),
         "rows": len(student_rows(recipe, seed)),
         "labelled": len(labelled_rows(recipe)),
-        "log": [entry for entry in trainer.state.log_history if "loss" in entry][-1:],
-        "seconds": trainer.state.log_history[-1].get("train_runtime"),
+        "log": trainer.state.log_history[-1],
         "answers": answers,
     }
     replace_json(file, kept)

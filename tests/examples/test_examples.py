@@ -113,11 +113,10 @@ def test_boundary_ablation_measures_each_recipe_beside_the_probe(ablation):
     measured = json.loads((folder / "results.json").read_text())["measured"]
     assert list(measured) == ["today", "probe"]
     today, probe = (runs[0] for runs in measured.values())
-    assert (
-        today["labelled"] == 480 + 160 and probe["labelled"] == 1659 and probe["rows"] == 2 * 1659
-    )  # with a noisy copy each
-    assert "consistency_loss" in today["log"][0] and "consistency_loss" not in probe["log"][0]
-    assert 0 < probe["log"][0]["soft_route_refuse"] < 1 and "soft_route_refuse" not in today["log"][0]
+    assert today["labelled"] == 480 + 160 and probe["labelled"] == 1659
+    assert probe["rows"] == 2 * 1659  # with a noisy copy each
+    assert "consistency_loss" in today["log"] and "consistency_loss" not in probe["log"]
+    assert 0 < probe["log"]["soft_route_refuse"] < 1 and "soft_route_refuse" not in today["log"]
     for one in (today, probe):
         assert len(one["answers"]) == 16  # 4 of each side, clean and with typing errors
         assert one["base"] == today["base"] and 0 <= one["base"]["probe_auroc_noise"]["value"] <= 1
