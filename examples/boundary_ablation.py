@@ -28,7 +28,6 @@ from boundary_recipe import (
     base_probe,
     fine_tuned,
     labelled_rows,
-    student_rows,
     student_trainer,
     train,
 )
@@ -57,13 +56,7 @@ LIBRARIES = (
     "scikit-learn",
 )
 SHOWN = ("youden_j", "youden_j_noise", "refusal_auroc", "refusal_auroc_noise")
-OFF: dict[str, Any] = {
-    "task_weight": 0.0,
-    "distillation_weight": 1.0,
-    "contrastive_weight": 0.0,
-    "consistency_weight": 0.0,
-    "regularization_weight": 1e-4,
-}
+OFF = Recipe().objective
 
 
 class Change(NamedTuple):
@@ -216,7 +209,7 @@ def measure(options: argparse.Namespace, model: str, name: str, recipe: Recipe, 
         "scores": results["models"][name]["scores"],
         "base": results["models"]["base"]["scores"],
         "differences": results["probe"]["differences"].get(name, {}),
-        "rows": len(student_rows(recipe, seed)),
+        "rows": len(trainer.train_dataset),
         "labelled": len(labelled_rows(recipe)),
         "log": trainer.state.log_history[-1],
         "answers": answers,

@@ -146,7 +146,7 @@ def training_arguments(folder: Path, *, seed: int, **kwargs: Any) -> Contrastive
         str(folder),
         lr_scheduler_type="cosine",
         warmup_steps=5,
-        logging_steps=10,
+        logging_steps=5,
         save_steps=50,
         save_total_limit=1,
         max_length=160,

@@ -16,31 +16,23 @@ Stopped at any moment, the same command goes on where it was.
 import argparse
 import hashlib
 import json
-import os
 import shutil
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
 
-# TRL's trainers send usage data; a demo should not.
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-# trl 1.16 sets the name that transformers 5.23 renamed, and every run would say so.
-warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
-
-import torch
-from peft import AutoPeftModelForCausalLM, LoraConfig
+from boundary_recipe import DEVICE, DTYPE, SYSTEM_PROMPT, TYPOS, lora, train, training_arguments
+from peft import AutoPeftModelForCausalLM
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer, BitsAndBytesConfig, set_seed
 
-from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer
-from hf_ckt.checkpoints import last_complete_checkpoint, replace_file, replace_json
+from hf_ckt import ContrastiveRobustTrainer
+from hf_ckt.checkpoints import replace_file, replace_json
 from hf_ckt.cli.arguments.parser import CommandParser
 from hf_ckt.data import load_prompts, load_starter_set, to_prompt_completion
-from hf_ckt.discovery import load_part
 from hf_ckt.evaluation.comparisons.asking import agreement, ask, prompt_row
 from hf_ckt.evaluation.comparisons.cards import result_card
 from hf_ckt.evaluation.comparisons.kept_answers import judge_answers, score_answers
@@ -49,17 +41,11 @@ from hf_ckt.evaluation.judging import load_judging
 from hf_ckt.evaluation.scoring.alignment import alignment_scores
 from hf_ckt.hub.provenance import library_versions, short_device_name
 from hf_ckt.hub.run_card import run_backbone, run_facts
-from hf_ckt.models.embedded import HUB_ID, embedded_model, native_dtype, weights_origin
+from hf_ckt.models.embedded import HUB_ID, embedded_model, weights_origin
 from hf_ckt.models.precision import RECORD, backbone_precision, recorded_precision
 
-CUDA = torch.cuda.is_available()
-# On CPU the plain attention is the faster one for rows as short as these.
-DTYPE = native_dtype()
-LOADING = {"dtype": DTYPE} | ({} if CUDA else {"attn_implementation": "eager"})
-SYSTEM_PROMPT = "You are a helpful assistant."  # shorter than the template's own, a quarter of all tokens
 # What a figure of this script depends on beside the code.
 LIBRARIES = ("trl", "transformers", "peft", "torch", "datasets", "bitsandbytes", "tokenizers", "jinja2")
-TYPOS = load_part("perturbations", "typos")(severity=0.08)
 
 
 def parse_options() -> argparse.Namespace:
@@ -83,42 +69,15 @@ def training_rows() -> Any:
     return rows.select([*range(len(rows)), *lookalikes])
 
 
-def training_arguments(options: argparse.Namespace, folder: Path, **kwargs: Any) -> ContrastiveRobustConfig:
-    return ContrastiveRobustConfig(
-        str(folder),
-        per_device_train_batch_size=options.batch_size,
-        lr_scheduler_type="cosine",
-        warmup_steps=5,
-        logging_steps=5,
-        save_steps=50,
-        save_total_limit=1,
-        max_length=160,
-        gradient_checkpointing=False,  # short rows: memory is not what limits
-        bf16=DTYPE == "bfloat16",
-        use_cpu=not CUDA,
-        report_to="none",
-        seed=options.seed,
-        **kwargs,
-    )
-
-
-def lora() -> LoraConfig:
-    return LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-
-
-def train(trainer: ContrastiveRobustTrainer) -> None:
-    trainer.train(resume_from_checkpoint=last_complete_checkpoint(trainer.args.output_dir, required=False))
-
-
 def train_teacher(options: argparse.Namespace, model: str, folder: Path) -> Any:
     """Fine-tunes the teacher on the clean set, or loads the one that an earlier run finished."""
     if not (folder / "adapter_config.json").exists():
         args = training_arguments(
-            options,
             folder.with_name("teacher_training"),
+            seed=options.seed,
+            per_device_train_batch_size=options.batch_size,
             max_steps=options.teacher_steps,
             learning_rate=1e-3,
-            model_init_kwargs=LOADING,
             # Supervised fine-tuning with a light hand on the adapter. With the last weight at 0 this is SFTTrainer, which
             # on CPU projects the prompts' positions through the head too and takes about twice the time.
             distillation_weight=0.0,
@@ -132,16 +91,16 @@ def train_teacher(options: argparse.Namespace, model: str, folder: Path) -> Any:
         unfinished = folder.with_name("teacher_unfinished")
         trainer.save_model(str(unfinished))
         unfinished.rename(folder)
-    return AutoPeftModelForCausalLM.from_pretrained(folder, dtype=DTYPE).to("cuda" if CUDA else "cpu")
+    return AutoPeftModelForCausalLM.from_pretrained(folder, dtype=DTYPE).to(DEVICE)
 
 
 def student_trainer(options: argparse.Namespace, model: str, teacher: Any, folder: Path) -> ContrastiveRobustTrainer:
     args = training_arguments(
-        options,
         folder.with_name("student_training"),
+        seed=options.seed,
+        per_device_train_batch_size=options.batch_size,
         max_steps=options.student_steps,
         learning_rate=1.5e-3,
-        model_init_kwargs=LOADING,
         distillation_weight=1.0,
         contrastive_weight=0.1,
         consistency_weight=0.5,

@@ -103,22 +103,27 @@ def rows_by_hand(folder: Any, data: Dataset, answer: str = "completion") -> list
     return found
 
 
+def places_of(row: Row) -> Tensor:
+    """Positions of a row whose next token counts."""
+    return (row.labels[1:] != -100).nonzero()[:, 0]
+
+
+def logits_at(model: Any, row: Row) -> Tensor:
+    """What a model says there, in float64."""
+    return model(input_ids=row.ids[None]).logits[0][places_of(row)].double()
+
+
 def read_by_hand(trainer: Any, teachers: dict[str, Any], found: list[Row]) -> list[Read]:
     """Each row through the student, the student without its adapters, and its own teacher."""
     models = {name: load(source).eval() for name, source in teachers.items() if source is not None}
     read = []
     for row in found:
-        places = (row.labels[1:] != -100).nonzero()[:, 0]
-
-        def logits(model: Any, ids: Tensor = row.ids, places: Tensor = places) -> Tensor:
-            return model(input_ids=ids[None]).logits[0][places].double()
-
-        student = logits(trainer.model)
+        student = logits_at(trainer.model, row)
         with torch.no_grad(), trainer.model.disable_adapter():
-            base = logits(trainer.model)
+            base = logits_at(trainer.model, row)
         with torch.no_grad():
-            teacher = base if teachers[row.teacher] is None else logits(models[row.teacher])
-        read.append(Read(student, teacher, base, row.labels[1:][places], row))
+            teacher = base if teachers[row.teacher] is None else logits_at(models[row.teacher], row)
+        read.append(Read(student, teacher, base, row.labels[1:][places_of(row)], row))
     return read
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer
@@ -108,6 +108,24 @@ def same_run(one: Any, two: Any) -> None:
     assert first.keys() == second.keys() and first
     different = [name for name in first if not torch.equal(first[name], second[name])]
     assert not different
+
+
+def same_resumed(resumed: Any, whole: Any) -> None:
+    """Asserts that a resumed run logged the steps of a whole one and ended in its weights, to the last bit."""
+    for mine, theirs in zip(steps(resumed), steps(whole), strict=True):
+        assert {**mine, "num_tokens": 0} == {**theirs, "num_tokens": 0}  # SFTTrainer counts them anew too
+    expected = trained(whole)
+    assert all(torch.equal(value, expected[name]) for name, value in trained(resumed).items())
+
+
+class Stop(TrainerCallback):
+    """Ends the run after a step, as a kill between two steps would."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = state.global_step >= self.step
 
 
 def first_batch(trainer: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..checks import require_known
-from .files import packaged_rows
+from .files import packaged_dataset
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -42,11 +42,7 @@ def load_boundary_set(split: Literal["train", "validation", "heldout"] = "train"
     ['harmful', 'plain', 'twin']
     """
     require_known("split", split, SPLITS)
-    # Imported here: the command line reads this module's names without wanting to wait for pyarrow.
-    from datasets import Dataset
-
-    rows = packaged_rows(f"boundary_{split}.jsonl", _check_row)
-    return Dataset.from_dict({name: [row[name] for row in rows] for name in COLUMNS})
+    return packaged_dataset(f"boundary_{split}.jsonl", COLUMNS, _check_row)
 
 
 def _check_row(row: dict[str, Any]) -> None:

@@ -160,12 +160,16 @@ def require_unseen(prompts: Sequence[EvalPrompt], training: Iterable[str]) -> No
                         seen.add(window)
     found = [prompt for prompt in prompts if (normalized(prompt.text) or prompt.text) in seen]
     if found:
-        shown = "; ".join(f"{prompt.id}: {shortened(prompt.text)!r}" for prompt in found[:_SHOWN])
         raise ValueError(
-            f"{len(found)} of {len(prompts)} evaluation prompts are in the training data ({shown}"
-            f"{'; ...' if len(found) > _SHOWN else ''}), so their rates would be recall. Evaluate on others, or take them "
-            "out of the training data."
+            f"{len(found)} of {len(prompts)} evaluation prompts are in the training data ({listed(found)}), so "
+            "their rates would be recall. Evaluate on others, or take them out of the training data."
         )
+
+
+def listed(prompts: Sequence[EvalPrompt]) -> str:
+    """Returns the first of some prompts, as many as a message has room for."""
+    shown = "; ".join(f"{prompt.id}: {shortened(prompt.text)!r}" for prompt in prompts[:_SHOWN])
+    return shown + ("; ..." if len(prompts) > _SHOWN else "")
 
 
 def shortened(text: str) -> str:

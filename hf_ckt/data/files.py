@@ -4,14 +4,17 @@
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..checks import nearest
 from .numbered_rows import BUILDERS, ending_of, numbered_rows
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 # What pandas calls a column that the first line of a CSV file does not name.
 _UNNAMED = "__index_level_0__"
@@ -219,3 +222,12 @@ def packaged_rows(file_name: str, check: Callable[[dict[str, Any]], None]) -> li
             raise ValueError(f"{file_name}, line {number}: {error}") from error
         rows.append(row)
     return rows
+
+
+def packaged_dataset(file_name: str, columns: Sequence[str], check: Callable[[dict[str, Any]], None]) -> "Dataset":
+    """Returns [`packaged_rows`] as a [`~datasets.Dataset`] of some columns."""
+    # Imported here: the command line reads the names of packaged sets without wanting to wait for pyarrow.
+    from datasets import Dataset
+
+    rows = packaged_rows(file_name, check)
+    return Dataset.from_dict({name: [row[name] for row in rows] for name in columns})

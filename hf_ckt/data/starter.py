@@ -4,7 +4,7 @@
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..checks import require_columns, require_known
-from .files import packaged_rows
+from .files import packaged_dataset
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -42,11 +42,7 @@ def load_starter_set(split: Literal["train", "heldout"] = "train") -> "Dataset":
     ['harmful', 'lookalike', 'plain']
     """
     require_known("split", split, SPLITS)
-    # Imported here: the command line reads this module's names without wanting to wait for pyarrow.
-    from datasets import Dataset
-
-    rows = packaged_rows(f"starter_{split}.jsonl", _check_row)
-    return Dataset.from_dict({name: [row[name] for row in rows] for name in COLUMNS})
+    return packaged_dataset(f"starter_{split}.jsonl", COLUMNS, _check_row)
 
 
 def to_prompt_completion(dataset: "Dataset", system_prompt: str | None = None) -> "Dataset":

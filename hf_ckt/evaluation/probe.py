@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.contamination import shortened
+from ..data.contamination import listed
 from ..data.prompt_sets import EvalPrompt
 from ..data.public_hashes import prompt_hashes
 from .measuring.chat_format import ChatFormat
@@ -24,7 +24,6 @@ NONE = "none"
 # fitted on, the first of `data.public_hashes.prompt_hashes`, with spaces between.
 CHAT, PROMPTS = "chat", "prompt_hashes"
 _CHAT_WORDS = {"system_prompt": "system prompt", "template_digest": "chat template"}
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -143,10 +142,8 @@ def require_unseen_by(probe: "BoundaryProbe", asked: Questions) -> bool:
     }
     seen = [one for one in prompts.values() if prompt_hashes(one.text)[0] in known]
     if seen:
-        shown = "; ".join(f"{one.id}: {shortened(one.text)!r}" for one in seen[:_SHOWN])
         raise ValueError(
-            f"--probe: it was fitted on {len(seen)} of {len(prompts)} evaluation prompts ({shown}"
-            f"{'; ...' if len(seen) > _SHOWN else ''}), so its AUROC would be recall. Ask others, fit it without them, or give "
-            "--probe none."
+            f"--probe: it was fitted on {len(seen)} of {len(prompts)} evaluation prompts ({listed(seen)}), so its "
+            "AUROC would be recall. Ask others, fit it without them, or give --probe none."
         )
     return True

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..checks import require_known, require_positive
+from ..checks import require_known, require_positive, require_within
 from ..views import Similarities, TokenViews
 
 # The two views a divergence compares, by the role it plays: (target, prediction).
@@ -89,6 +89,34 @@ class ContrastiveLoss(ABC):
     @abstractmethod
     def per_anchor(self, similarities: Similarities) -> Tensor:
         """Returns the loss of each anchor in nats, `(A,)`."""
+
+
+@dataclass(eq=False)
+class SoftmaxContrastiveLoss(ContrastiveLoss):
+    """
+    A contrastive loss whose softmax over candidates has a temperature, and which knows some of them for the anchor's own side.
+
+    Args:
+        temperature (`float`, *optional*, defaults to `0.1`), false_negative_threshold (`float`, *optional*, defaults to `0.95`):
+            See each loss, to which they mean something of its own.
+
+    Raises:
+        ValueError: If temperature is not positive, or the threshold is no cosine.
+    """
+
+    temperature: float = 0.1
+    false_negative_threshold: float = 0.95
+
+    def __post_init__(self) -> None:
+        require_positive("temperature", self.temperature, "The softmax over candidates would be undefined.")
+        require_within(
+            "false_negative_threshold",
+            self.false_negative_threshold,
+            -1,
+            1,
+            "It is compared with a cosine.",
+            open_low=True,
+        )
 
 
 class ParameterLoss(ABC):

@@ -7,13 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import require_positive, require_within
 from ..views import Similarities
-from .base import ContrastiveLoss
+from .base import SoftmaxContrastiveLoss
 
 
 @dataclass(eq=False)
-class InfoNCELoss(ContrastiveLoss):
+class InfoNCELoss(SoftmaxContrastiveLoss):
     r"""
     Makes the student at a position resemble the teacher at the same position more than at any other.
 
@@ -51,20 +50,6 @@ class InfoNCELoss(ContrastiveLoss):
     >>> InfoNCELoss().per_anchor(similarities)  # log 4: nothing learnt yet
     tensor([1.3863, 1.3863])
     """
-
-    temperature: float = 0.1
-    false_negative_threshold: float = 0.95
-
-    def __post_init__(self) -> None:
-        require_positive("temperature", self.temperature, "The softmax over candidates would be undefined.")
-        require_within(
-            "false_negative_threshold",
-            self.false_negative_threshold,
-            -1,
-            1,
-            "It is compared with a cosine.",
-            open_low=True,
-        )
 
     def per_anchor(self, similarities: Similarities) -> Tensor:
         false_negative = similarities.on_same_side(self.false_negative_threshold)

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..checks import require_positive, require_within
 from ..views import Similarities
-from .base import ContrastiveLoss
+from .base import SoftmaxContrastiveLoss
 
 
 @dataclass(eq=False)
-class SupervisedContrastiveLoss(ContrastiveLoss):
+class SupervisedContrastiveLoss(SoftmaxContrastiveLoss):
     r"""
     Makes the student at a position resemble the teacher at all positions of its own side more than those of the other.
 
@@ -49,20 +48,6 @@ class SupervisedContrastiveLoss(ContrastiveLoss):
     >>> SupervisedContrastiveLoss().per_anchor(Similarities(student, student, torch.tensor([0]), own_side))  # log 2
     tensor([0.6931])
     """
-
-    temperature: float = 0.1
-    false_negative_threshold: float = 0.95
-
-    def __post_init__(self) -> None:
-        require_positive("temperature", self.temperature, "The softmax over candidates would be undefined.")
-        require_within(
-            "false_negative_threshold",
-            self.false_negative_threshold,
-            -1,
-            1,
-            "It is compared with a cosine.",
-            open_low=True,
-        )
 
     def per_anchor(self, similarities: Similarities) -> Tensor:
         positives = similarities.on_same_side(self.false_negative_threshold)

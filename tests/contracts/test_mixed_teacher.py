@@ -299,15 +299,6 @@ def outcome(given: Given, keys: list[str], **options: Any) -> tuple[TokenLossOut
     return output, list(torch.autograd.grad(output.total, [getattr(case, name) for name in checks.TRAINED]))
 
 
-def same_outcome(one: TokenLossOutput, found: list[Tensor], other: TokenLossOutput, expected: list[Tensor], tolerance):
-    checks.close(one.total, other.total, tolerance)
-    for name, value in {**other.terms, **other.metrics}.items():
-        checks.close({**one.terms, **one.metrics}[name], value, tolerance)
-    for gradient, truth in zip(found, expected, strict=True):
-        assert torch.isfinite(gradient).all()
-        checks.close(gradient, truth, tolerance)
-
-
 @pytest.mark.parametrize("key", [key for key in LOSSES if key.startswith(("forward_kl", "reverse_kl", "trusted_nll"))])
 def test_compiled_tiles_of_a_mixture_equal_plain_ones(key, monkeypatch):
     """The last block is filled up with rows of no teacher, and a compiler may write the mixture in another way."""
@@ -317,7 +308,7 @@ def test_compiled_tiles_of_a_mixture_equal_plain_ones(key, monkeypatch):
     plain, expected = outcome(given, [key], chunk_size=4, compile=False)
     compiled, found = outcome(given, [key], chunk_size=4, compile=True)
     assert None not in compilation._programs.values()
-    same_outcome(compiled, found, plain, expected, 2e-5)
+    checks.same_outcome(compiled, found, plain, expected, 2e-5)
 
 
 @pytest.mark.parametrize(("shared", "rows"), [("nothing", 4), ("head", 4), ("head and states", 3)])

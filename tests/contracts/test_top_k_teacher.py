@@ -315,16 +315,7 @@ def test_filled_up_tiles_of_a_top_k_teacher_equal_plain_ones(monkeypatch):
     plain, expected = outcome(given, [*LOSSES], chunk_size=4, compile=False)
     compiled, found = outcome(given, [*LOSSES], chunk_size=4, compile=True)
     assert None not in compilation._programs.values()
-    same_outcome(compiled, found, plain, expected, 1e-10)
-
-
-def same_outcome(one: TokenLossOutput, found: list[Tensor], other: TokenLossOutput, expected: list[Tensor], tolerance):
-    checks.close(one.total, other.total, tolerance)
-    for name, value in {**other.terms, **other.metrics}.items():
-        checks.close({**one.terms, **one.metrics}[name], value, tolerance)
-    for gradient, truth in zip(found, expected, strict=True):
-        assert torch.isfinite(gradient).all()
-        checks.close(gradient, truth, tolerance)
+    checks.same_outcome(compiled, found, plain, expected, 1e-10)
 
 
 @pytest.mark.parametrize("key", [key for key in LOSSES if key.startswith(("forward_kl", "reverse_kl", "trusted_nll"))])
@@ -334,7 +325,7 @@ def test_compiled_tiles_of_a_top_k_teacher_equal_plain_ones(key, monkeypatch):
     given = make_given(positions=12, dtype=torch.float32)
     plain, expected = outcome(given, [key], chunk_size=4, compile=False)
     compiled, found = outcome(given, [key], chunk_size=4, compile=True)
-    same_outcome(compiled, found, plain, expected, 2e-5)
+    checks.same_outcome(compiled, found, plain, expected, 2e-5)
 
 
 @each_divergence

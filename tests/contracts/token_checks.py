@@ -392,3 +392,13 @@ def check_copies_compute_the_same(loss: Any, roundtrip: Callable[[Any], Any] = c
 
 
 CONSISTENCY = tuple(name for name in names_for_role("consistency"))
+
+
+def same_outcome(one: TokenLossOutput, found: list[Tensor], other: TokenLossOutput, expected: list[Tensor], tolerance):
+    """Asserts that two runs have the same values and gradients, within a tolerance."""
+    close(one.total, other.total, tolerance)
+    for name, value in {**other.terms, **other.metrics}.items():
+        close({**one.terms, **one.metrics}[name], value, tolerance)
+    for gradient, truth in zip(found, expected, strict=True):
+        assert torch.isfinite(gradient).all()
+        close(gradient, truth, tolerance)

@@ -10,10 +10,9 @@ from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import TrainerCallback
 
 from tests.runs import OFF
-from tests.trainers import build, lora
+from tests.trainers import Stop, build, lora
 
 # By its first token, which is its number, a row is known in a batch. Groups of 1 to 4 rows, scattered.
 GROUPS = ["a", "b", "b", None, "c", "d", "a", "d", "c", None, "d", "b", "d", None, None, "e", "e", None, None, None]
@@ -51,16 +50,6 @@ def make(folder: Path, model: Path, **changes: Any) -> tuple[Any, list[list[int]
 
     trainer.compute_loss = compute_loss
     return trainer, seen
-
-
-class Stop(TrainerCallback):
-    """Ends the run after a step, as a kill between two steps would."""
-
-    def __init__(self, step: int):
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        control.should_training_stop = state.global_step >= self.step
 
 
 def epochs(folder: Path, model: Path, **changes: Any) -> list[list[int]]:

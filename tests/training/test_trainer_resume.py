@@ -6,10 +6,9 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import TrainerCallback
 
 from hf_ckt.discovery import part_names
-from tests.trainers import OFF, ON, build, lora, run, steps, trained
+from tests.trainers import OFF, ON, Stop, build, lora, run, steps, trained
 
 # Everything that has a state of its own: dropout, noise, queue, schedules, optimizer, shuffling.
 CHANGES = {
@@ -24,16 +23,6 @@ CHANGES = {
     "save_steps": 3,
     **ON,
 }
-
-
-class Stop(TrainerCallback):
-    """Ends the run after a step, as a kill between two steps would."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_training_stop = state.global_step >= self.step
 
 
 def make(folder, model, **changes):
