@@ -82,7 +82,7 @@ def test_boundary_rows_have_the_promised_form(split):
     for row in ROWS[split]:
         assert sorted(row) == KEYS, row
         assert row["kind"] in ("harmful", "twin", "plain") and row["category"]
-        assert re.fullmatch(rf"boundary-{split}-{row['kind']}-\d{{3}}", row["id"])
+        assert re.fullmatch(rf"boundary-{split}-{row['kind']}-\d{{3,4}}", row["id"])
         for text in (row["prompt"], row["response"]):
             assert text and text == text.strip(), row
 
