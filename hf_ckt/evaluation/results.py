@@ -10,7 +10,7 @@ from ..checkpoints import replace_file
 from .judging import Judging
 from .measuring.measure import Measured
 from .measuring.suites import Questions
-from .measuring.utility import LETTERS, choice_prompt, last_number
+from .measuring.utility import choice_row, last_number, passage_row
 from .scoring.alignment import alignment_scores
 from .scoring.compared import score_models
 from .scoring.pooled import pooled_scores
@@ -64,17 +64,14 @@ def _utility_rows(name: str, asked: Questions, measured: Measured) -> list[dict[
     empty |= {"template": "", "corruption": "", "severity": 0.0, "seed": 0, "category": ""}
     rows = []
     for question, chosen in zip(asked.choices, measured.chosen, strict=True):
-        found = {"prompt": choice_prompt(question), "answer": LETTERS[chosen], "correct": chosen == question.answer}
-        found |= {"set": "multiple_choice", "options": len(question.options)}
-        rows.append(empty | {"prompt_id": question.id, "category": question.subject} | found)
+        rows.append(empty | choice_row(question, chosen))
     for problem in asked.problems:
         answer = measured.solutions[problem.question]
-        found = {"prompt": problem.question, "answer": answer.text, "reasoning": answer.reasoning}
+        found: dict[str, Any] = {"prompt": problem.question, "answer": answer.text, "reasoning": answer.reasoning}
         found["correct"] = last_number(answer.text) == last_number(problem.answer)
         rows.append(empty | {"set": "word_problems", "prompt_id": problem.id} | found)
     for passage, told in zip(asked.passages, measured.passages, strict=True):
-        found = {"prompt": passage.text, "answer": "", "nats": told.nats, "tokens": told.tokens}
-        rows.append(empty | {"set": "plain_text", "prompt_id": passage.id, "category": passage.kind} | found)
+        rows.append(empty | passage_row(passage, told))
     return rows
 
 

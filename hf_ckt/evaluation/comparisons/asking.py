@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an example asks of each of its models, in the form that its results file keeps."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 from ...data.prompt_sets import EvalPrompt
+from ...models._upstream import adapters_disabled
 from ...models.boundary_probe import BoundaryProbe
 from ..measuring.alignment_records import compare_models
 from ..measuring.answers import greedy_answers
@@ -113,7 +114,7 @@ def agreement(
 
     Args:
         student, teacher (`PreTrainedModel` or `PeftModel`), tokenizer (`PreTrainedTokenizerBase`):
-            Of one vocabulary.
+            Of one vocabulary. A teacher of None is the student's own base, its adapters off.
         prompts (`Sequence[Mapping]`), responses (`Sequence[str]`):
             Of [`prompt_row`], and what the teacher answered to each: an empty answer holds no prediction and is left out.
         system_prompt (`str`, *optional*), title (`str`, *optional*):
@@ -122,7 +123,7 @@ def agreement(
     rows = [(row, text) for row, text in zip(prompts, responses, strict=True) if text.strip()]
     records = compare_models(
         partial(nullcontext, student),
-        partial(nullcontext, teacher),
+        partial(_base_of, student) if teacher is None else partial(nullcontext, teacher),
         tokenizer,
         [row["prompt"] for row, _ in rows],
         [text for _, text in rows],
@@ -133,3 +134,9 @@ def agreement(
         record | {"id": row["prompt_id"], "kind": row["kind"], "noise": bool(row["corruption"])}
         for record, (row, _) in zip(records, rows, strict=True)
     ]
+
+
+@contextmanager
+def _base_of(student: Any) -> Iterator[Any]:
+    with adapters_disabled(student):
+        yield student

@@ -17,6 +17,7 @@ from ..results import COLUMNS
 from ..scoring.bound import probe_differences
 from ..scoring.compared import score_models
 from ..scoring.separation import PROBE_COLUMN
+from .utility import utility_rows
 
 _VERDICT = ("refused", "degenerate", "confidence")
 # What of a model's scores a results file holds; curve and categories are of `hf-ckt evaluate`.
@@ -33,7 +34,7 @@ def completion_rows(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]
     """
     Returns the kept answers of each model as completion rows: those to clean prompts as `direct` or `overrefusal`, and all
     of them as `noise`, where the clean ones are what the corrupted are compared with. Those of the base hold the probe's
-    log-odds besides, where the file keeps them.
+    log-odds besides, where the file keeps them. What is kept under `utility` follows.
     """
     empty = dict.fromkeys(COLUMNS) | {"template": "", "seed": 0}
     found = {}
@@ -47,7 +48,8 @@ def completion_rows(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]
             rows = [row | {PROBE_COLUMN: odds} for row, odds in zip(rows, probe["log_odds"], strict=True)]
         suites = {"harmful": "direct", "benign": "overrefusal"}
         plain = [row | {"suite": suites[row["kind"]]} for row in rows if not row["corruption"]]
-        found[name] = plain + [row | {"suite": "noise"} for row in rows]
+        noisy = [row | {"suite": "noise"} for row in rows]
+        found[name] = plain + noisy + [{**empty, "model": name, **row} for row in utility_rows(model)]
     return found
 
 

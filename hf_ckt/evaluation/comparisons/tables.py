@@ -22,17 +22,20 @@ _SHOWN = (
     ),
     "probe_auroc_noise",
     *("safety", "helpfulness", "token_consistency", "kd_alignment", "kd_alignment_noise"),
+    *("multiple_choice_over_chance", "plain_text_nats"),
 )
 # Of these, what a model differs by from the one that the file names.
 _COMPARED = ("youden_j", "refusal_auroc", "youden_j_noise", "refusal_auroc_noise", "token_consistency")
+# What a model may lose by training is compared with the base, the first model, whichever the file names.
+_OF_BASE = ("multiple_choice_over_chance", "plain_text_nats")
 _TITLES = {"safety": "safety S: harmful refused", "helpfulness": "helpfulness H: look-alikes answered"}
 
 
 def comparison_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
     """
     Returns a row a score and a column a model: value, 95 % interval and n, and where chance would do as well, that too.
-    Below stand paired differences from the model `compared_with`, of those that are listed after it, and those from a probe
-    of the base, where there is one.
+    Below stand paired differences from the model `compared_with`, of those that are listed after it; those of utility from the
+    first model, the base; and those from a probe of the base, where there is one.
 
     Args:
         results (`Mapping`):
@@ -55,6 +58,13 @@ def comparison_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
             text = score_text(name, results)
             cells = {model["title"]: difference(found[key], text) for key, model in models.items()}
             rows.append({"held-out prompts": f"{text.title}, minus that of {models[reference]['title']}"} | cells)
+    base = next(iter(models))
+    for name in _OF_BASE:
+        found = {key: model["against"].get(base, {}).get(name) for key, model in models.items()}
+        if any(found.values()):
+            text = score_text(name, results)
+            cells = {model["title"]: difference(found[key], text) for key, model in models.items()}
+            rows.append({"held-out prompts": f"{text.title}, minus that of {models[base]['title']}"} | cells)
     away = results.get("probe", {}).get("differences", {})
     for name, probed in BOUND_OF.items():
         if any(name in found for found in away.values()):

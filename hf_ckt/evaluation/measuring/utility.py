@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ...data.plain_text import PlainText
 from ...data.prompt_sets import ChoiceQuestion
 from ...models.backbone import frozen
 from .answers import left_padded
 from .chat_format import chat_format
+from .text_nats import TextNats
 
 LETTERS = "ABCDEFGH"
 _BATCH = 16
@@ -32,6 +34,32 @@ def choice_prompt(question: ChoiceQuestion) -> str:
     """
     options = [f"{letter}. {option}" for letter, option in zip(LETTERS, question.options, strict=False)]
     return "\n".join([question.question, *options, "Answer with the letter alone."])
+
+
+def choice_row(question: ChoiceQuestion, chosen: int) -> dict[str, Any]:
+    """Returns the completion row of a multiple-choice question of which the option `chosen` was taken."""
+    return {
+        "set": "multiple_choice",
+        "prompt_id": question.id,
+        "category": question.subject,
+        "prompt": choice_prompt(question),
+        "answer": LETTERS[chosen],
+        "correct": chosen == question.answer,
+        "options": len(question.options),
+    }
+
+
+def passage_row(passage: PlainText, told: TextNats) -> dict[str, Any]:
+    """Returns the completion row of a passage of plain text that a model has read."""
+    return {
+        "set": "plain_text",
+        "prompt_id": passage.id,
+        "category": passage.kind,
+        "prompt": passage.text,
+        "answer": "",
+        "nats": told.nats,
+        "tokens": told.tokens,
+    }
 
 
 def choice_answers(

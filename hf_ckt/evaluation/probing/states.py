@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...models._upstream import adapters_disabled
+from ...models._upstream import adapters_disabled, keep_4bit_differentiable
 from ...models.backbone import frozen
 from ...models.boundary_probe import prompt_features
 from ...models.positions import require_room
@@ -52,7 +52,7 @@ def read_states(model: Any, ids: Sequence[Sequence[int]], layers: Sequence[int],
 
     Args:
         model (`PreTrainedModel`):
-            Causal language model.
+            Causal language model. 4-bit layers on a CPU are put into the layout that can be trained, and stay in it.
         ids (`Sequence[Sequence[int]]`):
             Tokens of each prompt.
         layers (`Sequence[int]` of length L):
@@ -68,6 +68,7 @@ def read_states(model: Any, ids: Sequence[Sequence[int]], layers: Sequence[int],
 
     inner = causal_lm(model)
     require_room(inner, 1 + max(map(len, ids), default=0))
+    keep_4bit_differentiable(inner)  # as a trainer reads it, and still able to be trained
     device = inner.get_input_embeddings().weight.device
     order = sorted(range(len(ids)), key=lambda row: (len(ids[row]), list(ids[row])))
     parts: list[torch.Tensor] = []

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an example asks: the right prompt for each answer, and agreement on what the teacher said."""
 
+import copy
+
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_ckt.data import load_prompts
@@ -63,3 +66,15 @@ def test_agreement_with_itself_is_complete(loaded, rows):
     ]
     for record in records:
         assert record["sums"]["acceptance"] == pytest.approx(record["tokens"], rel=1e-5)
+
+
+def test_agreement_with_the_own_base_is_that_of_the_model_without_its_adapter(loaded, rows):
+    """With the adapter left on, the student would be compared with itself, and agree always."""
+    model, tokenizer = loaded
+    torch.manual_seed(0)
+    student = get_peft_model(copy.deepcopy(model), LoraConfig(target_modules="all-linear", init_lora_weights=False))
+    responses = ["It depends on the case."] * len(rows)
+    own, named = (agreement(student, teacher, tokenizer, rows, responses) for teacher in (None, model))
+    for one, other in zip(own, named, strict=True):
+        assert one["sums"]["acceptance"] == pytest.approx(other["sums"]["acceptance"], rel=1e-4)
+        assert one["sums"]["acceptance"] < 0.99 * one["tokens"]

@@ -112,6 +112,39 @@ def test_probe_of_the_base_has_a_row_and_differences_of_its_own():
     assert "probe" not in measured_sentence(_scored(results()))
 
 
+@pytest.mark.parametrize("reference", ["before", "teacher"])
+def test_ability_is_compared_with_the_base(reference):
+    """A model that forgets what its base knew looks safe; compared with another that forgot as much, it looks able too."""
+    found = results() | {"compared_with": reference}
+    for name, right, nats in (("before", 6, 3.0), ("after", 2, 3.5)):
+        questions = [
+            {
+                "set": "multiple_choice",
+                "prompt_id": f"q{number}",
+                "category": "",
+                "correct": number < right,
+                "options": 4,
+            }
+            for number in range(8)
+        ]
+        passages = [
+            {
+                "set": "plain_text",
+                "prompt_id": f"p{number}",
+                "category": "",
+                "nats": nats + nats * (number % 5),
+                "tokens": 9,
+            }
+            for number in range(40)
+        ]
+        found["models"][name]["utility"] = questions + passages
+    table = {row["held-out prompts"]: row for row in comparison_rows(_scored(found))}
+    (lost,) = [row for name, row in table.items() if "plain text" in name and "minus that of before" in name]
+    assert lost["after"].startswith("+1.500") and not lost["before"] and not lost["teacher"]
+    (points,) = [row for name, row in table.items() if "multiple" in name.lower() and "minus that of before" in name]
+    assert points["after"].startswith("-50.0")
+
+
 def _scored(found):
     judge_answers(found, judging("No"))
     score_answers(found, judging("No"))
