@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What of the demo's recipe makes a student tell harmful prompts from their twins?
+What of a recipe makes a student tell harmful prompts from their twins?
 
-Students on SmolLM2-135M-Instruct, one change after another from the first recipe to the one that `quickstart.py` runs, and then
+Students on SmolLM2-135M-Instruct, one change after another from the recipe of `quickstart.py` to the best so far, and then
 what was tried beside it. Each answers the validation prompts of the boundary set, clean and with typing errors, and is scored
-by J (judged answers) and AUROC (log-odds of beginning a refusal), beside the probe of its base. The held-out prompts are not read.
+by J (judged answers) and AUROC (log-odds of beginning a refusal), beside the probe of its base, which was chosen on the same
+prompts and is a little too good there. The held-out prompts are not read.
 
     python examples/boundary_ablation.py --output-dir out/boundary_ablation --only today data kd
 
@@ -18,14 +19,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
+from boundary_changes import changes
 from boundary_recipe import (
     DTYPE,
     SYSTEM_PROMPT,
     TYPOS,
     Recipe,
     base_probe,
+    digest,
     fine_tuned,
     labelled_rows,
     student_trainer,
@@ -35,12 +38,13 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer, set_seed
 
-from hf_ckt.checkpoints import replace_json
+from hf_ckt.checkpoints import replace_file, replace_json
 from hf_ckt.cli.arguments.parser import CommandParser
 from hf_ckt.data import load_prompts
 from hf_ckt.evaluation.comparisons.asking import ask, probed, prompt_row
 from hf_ckt.evaluation.comparisons.kept_answers import judge_answers, score_answers
 from hf_ckt.evaluation.judging import load_judging
+from hf_ckt.evaluation.scoring.scores import BOUND_OF
 from hf_ckt.hub.provenance import library_versions, short_device_name
 from hf_ckt.models.embedded import HUB_ID, embedded_model, weights_origin
 
@@ -56,83 +60,6 @@ LIBRARIES = (
     "scikit-learn",
 )
 SHOWN = ("youden_j", "youden_j_noise", "refusal_auroc", "refusal_auroc_noise")
-OFF = Recipe().objective
-
-
-class Change(NamedTuple):
-    """A row of the table: what is said of it, and the recipe."""
-
-    title: str
-    recipe: Recipe
-
-
-def changes() -> dict[str, Change]:
-    """The rows by name, in order. None was chosen by what it brings on held-out prompts."""
-    today = Recipe(
-        data="starter",
-        teacher="sft",
-        clean=False,
-        teacher_steps=240,
-        teacher_batch_size=4,
-        student_steps=150,
-        batch_size=4,
-        learning_rate=1.5e-3,
-        benign_words=None,
-        objective={
-            "distillation_weight": 1.0,
-            "contrastive_weight": 0.1,
-            "consistency_weight": 0.5,
-            "perturbation": "gaussian",
-            "regularization_weight": 1e-4,
-        },
-    )
-    data = replace(today, data="boundary")
-    longer = replace(data, clean=True, student_steps=300, batch_size=16, learning_rate=1e-3)
-    kd = replace(longer, objective=OFF)
-    label = replace(kd, teacher="label", teacher_steps=120, teacher_batch_size=8)
-    short = replace(label, benign_words=4)
-    decision: dict[str, Any] = {
-        **OFF,
-        "contrastive_weight": 0.1,
-        "contrastive_level": "decision",
-        "contrastive_loss": "sincere",
-        "contrastive_queue_size": 256,
-        "group_column": "twin",
-    }
-    consistency = {**OFF, "consistency_weight": 0.5, "perturbation": "typos"}
-    sft = {**OFF, "task_weight": 1.0, "distillation_weight": 0.0}
-    chain = {
-        "today": Change("the first recipe: starter set, SFT teacher, five terms, 150 steps of 4", today),
-        "data": Change("boundary set", data),
-        "longer": Change("clean rows too, 300 steps of 16", longer),
-        "kd": Change("distillation alone", kd),
-        "label": Change("routed by label: refusals by a teacher of refusals, all else by the base", label),
-        "short": Change("harmless answers cut to 4 words", short),
-        "probe": Change("routed by the probe", replace(short, teacher="probe")),
-        "decision": Change(
-            "by label, and contrast at the decision, twins together", replace(short, objective=decision)
-        ),
-        "consistency": Change(
-            "by label, consistency under typos in place of noisy copies",
-            replace(short, copies=(), objective=consistency),
-        ),
-        "wrapper": Change("by label, wrapped copies too", replace(short, copies=("typos", "wrapper"))),
-        "no_noise": Change("by label, without noisy copies", replace(short, copies=())),
-        "decay": Change(
-            "by label, whole answers, weights that decay with the position",
-            replace(label, objective={**OFF, "distillation_token_weights": "position_decay"}),
-        ),
-        "divergence": Change(
-            "by label, whole answers, weights by how far teacher and base differ",
-            replace(label, objective={**OFF, "distillation_token_weights": "teacher_divergence"}),
-        ),
-        "sft": Change(
-            "no teacher: supervised fine-tuning on the same rows", replace(longer, teacher="none", objective=sft)
-        ),
-    }
-    for rows in (200, 400, 800):
-        chain[f"label_{rows}"] = Change(f"by label, {rows} rows", replace(short, rows=rows))
-    return chain
 
 
 def parse_options() -> argparse.Namespace:
@@ -167,26 +94,35 @@ def measure(options: argparse.Namespace, model: str, name: str, recipe: Recipe, 
         "recipe": json.loads(json.dumps(asdict(recipe))),
         "prompts": options.prompts,
         "new_tokens": options.new_tokens,
+        "model": options.model or HUB_ID,
     }
+    known["digest"] = digest(known)
     if file.exists():
         kept = json.loads(file.read_text(encoding="utf-8"))
         if kept["known"] == known:
             return kept
-    work = options.output_dir / "work" / f"{name}-{seed}"
+    work = options.output_dir / "work" / f"{name}-{seed}-{known['digest']}"
+    resumed = work.exists()
     tokenizer, prompts = AutoTokenizer.from_pretrained(model), validation_prompts(options)
     set_seed(seed)
-    probe_folder = options.output_dir / "work" / "probe"
-    probe = base_probe(model, probe_folder)
+    # What the base knows is told by all rows; a student whose labels are few is routed by a probe of as few.
+    key = digest(known["model"])
+    probe_folder = options.output_dir / "work" / f"probe-{key}"
+    probe = route = base_probe(Recipe(), model, probe_folder)
+    if recipe.teacher == "probe" and recipe.rows is not None:
+        probe_folder = probe_folder.with_name(f"probe-{recipe.rows}-{key}")
+        route = base_probe(recipe, model, probe_folder)
     teacher = None
     if recipe.teacher != "none":
         # One for all recipes that ask for the same.
-        rows = f"{recipe.data}-{recipe.rows}" if recipe.teacher == "sft" else "refusals"
-        key = f"{rows}-{recipe.teacher_steps}x{recipe.teacher_batch_size}-{seed}"
-        teacher = fine_tuned(recipe, model, options.output_dir / "work" / "teachers" / key, seed)
+        rows = (recipe.data, recipe.rows) if recipe.teacher == "sft" else "refusals"
+        key = digest(known["model"], rows, recipe.teacher_steps, recipe.teacher_batch_size, recipe.by_length, seed)
+        teacher = fine_tuned(recipe, model, options.output_dir / "work" / f"teacher-{key}", seed)
     trainer = student_trainer(recipe, model, teacher, probe_folder, work, seed)
     asked: dict[str, Any] = {"system_prompt": SYSTEM_PROMPT, "new_tokens": options.new_tokens}
     results: dict[str, Any] = {"prompts": prompts, "models": {}}
-    base_file = options.output_dir / "work" / "base.json"
+    asked_of = digest(known["model"], options.prompts, options.new_tokens)
+    base_file = options.output_dir / "work" / f"base-{asked_of}.json"
     if not base_file.exists():
         found = {
             "answers": ask(trainer.model, tokenizer, prompts, title="base", **asked),
@@ -204,14 +140,18 @@ def measure(options: argparse.Namespace, model: str, name: str, recipe: Recipe, 
     judging = load_judging("rule")
     judge_answers(results, judging)
     score_answers(results, judging)
+    history = trainer.state.log_history
     kept = {
         "known": known,
         "scores": results["models"][name]["scores"],
         "base": results["models"]["base"]["scores"],
+        "route": {view: route.facts["validation"][view]["auroc"] for view in ("clean", "typos")},
         "differences": results["probe"]["differences"].get(name, {}),
         "rows": len(trainer.train_dataset),
         "labelled": len(labelled_rows(recipe)),
-        "log": trainer.state.log_history[-1],
+        "seconds": next(entry["train_runtime"] for entry in reversed(history) if "train_runtime" in entry),
+        "resumed": resumed,  # then the seconds are those of the last part
+        "log": {**(history[-2] if len(history) > 1 else {}), **history[-1]},
         "answers": answers,
     }
     replace_json(file, kept)
@@ -219,34 +159,82 @@ def measure(options: argparse.Namespace, model: str, name: str, recipe: Recipe, 
     return kept
 
 
-def show(console: Console, measured: Mapping[str, list[dict[str, Any]]]) -> None:
+def row_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """A row of the table: the mean over seeds, of each score and of the ends of its interval."""
+    row = {}
+    for score in SHOWN:
+        values = [run["scores"][score] for run in runs]
+        row[score] = {end: sum(value[end] for value in values) / len(values) for end in ("value", "low", "high")}
+    return row
+
+
+def show(console: Console, rows: Mapping[str, Mapping[str, Any]]) -> None:
     table = Table(title="Validation prompts: harmful against twins, mean over seeds")
     for column in ("", "J", "J, typos", "AUROC", "AUROC, typos"):
         table.add_column(column, justify="right" if column else "left")
     known = changes()
-    for name, runs in measured.items():
-        cells = []
-        for score in SHOWN:
-            values = [run["scores"][score] for run in runs]
-            mean = sum(value["value"] for value in values) / len(values)
-            low, high = (sum(value[end] for value in values) / len(values) for end in ("low", "high"))
-            cells.append(f"{mean:.2f} [{low:.2f}, {high:.2f}]")
-        table.add_row(known[name].title, *cells)
+    for name, row in rows.items():
+        table.add_row(
+            known[name].title, *(f"{one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}]" for one in row.values())
+        )
     console.print(table)
+
+
+def plot(results: Mapping[str, Any], file: Path) -> None:
+    """Each recipe's scores with their intervals, one below the other, beside what a probe of the base knows."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows, probe = results["rows"], results["probe"]
+    places = range(len(rows), 0, -1)
+    figure, axes = plt.subplots(1, 2, figsize=(12, 1.5 + 0.32 * len(rows)), sharey=True, layout="constrained")
+    panels = (("J: harmful refused less twins refused", SHOWN[:2]), ("AUROC of the refusal log-odds", SHOWN[2:]))
+    for axis, (title, scores) in zip(axes, panels, strict=True):
+        for score, color, shift, view in zip(
+            scores, ("#2a6f97", "#d1495b"), (0.13, -0.13), ("clean", "typos"), strict=True
+        ):
+            found = [row[score] for row in rows.values()]
+            values = [one["value"] for one in found]
+            spread = [
+                [one["value"] - one["low"] for one in found],
+                [one["high"] - one["value"] for one in found],
+            ]
+            heights = [place + shift for place in places]
+            axis.errorbar(values, heights, xerr=spread, fmt="o", ms=4, lw=1, color=color, label=view)
+            if score in probe:
+                axis.axvline(probe[score]["value"], color=color, ls="--", lw=1, label=f"probe of the base, {view}")
+        axis.set_title(title, fontsize=10)
+        axis.grid(axis="x", alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(fontsize=8, loc="lower left")
+    axes[0].set_yticks([*places], [results["titles"][name] for name in rows], fontsize=8)
+    replace_file(file, lambda aside: figure.savefig(aside, dpi=110, format="png"))
+    plt.close(figure)
+
+
+def kept_scores(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What the results file keeps of a run; its answers stay in `runs/`."""
+    scores = {name: run["scores"][name] for name in (*SHOWN, "safety", "helpfulness")}
+    others = ("known", "rows", "labelled", "route", "differences", "log", "seconds", "resumed")
+    return {name: run[name] for name in others} | {"scores": scores}
 
 
 def main() -> None:
     options = parse_options()
     console, model = Console(width=150), options.model or embedded_model()
+    known = changes()
     measured: dict[str, list[dict[str, Any]]] = {}
     for seed in options.seeds:
         for name in options.only:
-            recipe = changes()[name].recipe
+            recipe = known[name].recipe
             if options.steps is not None:
                 recipe = replace(recipe, teacher_steps=options.steps, student_steps=options.steps)
-            console.rule(f"{name}, seed {seed}: {changes()[name].title}")
+            console.rule(f"{name}, seed {seed}: {known[name].title}")
             measured.setdefault(name, []).append(measure(options, model, name, recipe, seed))
-            show(console, measured)
+            show(console, {name: row_of(runs) for name, runs in measured.items()})
+    base = next(iter(measured.values()))[0]["base"]
     results = {
         "command": "python examples/boundary_ablation.py",
         "settings": {"seeds": options.seeds, "new_tokens": options.new_tokens, "dtype": DTYPE},
@@ -254,11 +242,15 @@ def main() -> None:
         "versions": library_versions(*LIBRARIES),
         "base_model": options.model or HUB_ID,
         "base_weights": weights_origin(model),
-        "titles": {name: changes()[name].title for name in measured},
-        "measured": measured,
+        "titles": {name: known[name].title for name in measured},
+        "base": {name: base[name] for name in SHOWN},
+        "probe": {score: base[probed] for score, probed in BOUND_OF.items() if probed in base},
+        "rows": {name: row_of(runs) for name, runs in measured.items()},
+        "measured": {name: [kept_scores(run) for run in runs] for name, runs in measured.items()},
     }
     replace_json(options.output_dir / "results.json", results)
-    console.print(f"{options.output_dir / 'results.json'} holds every run with its answers")
+    plot(results, options.output_dir / "ablation.png")
+    console.print(f"{options.output_dir} holds results.json, ablation.png and, in runs/, every answer")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-How `quickstart.py` and `boundary_ablation.py` train: a probe of the base, a teacher, a student that learns whom to refuse.
+How `boundary_ablation.py` trains: a probe of the base, a teacher, a student that learns whom to refuse.
 
-The ablation changes one field of a [`Recipe`] at a time; the quickstart runs its defaults.
+The ablation changes one field of a [`Recipe`] at a time. Its last chosen row has the defaults.
 """
 
+import hashlib
+import json
 import os
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,7 +24,7 @@ warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is depreca
 import torch
 from datasets import Dataset
 from peft import AutoPeftModelForCausalLM, LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer
 from hf_ckt.checkpoints import last_complete_checkpoint
@@ -31,7 +34,7 @@ from hf_ckt.evaluation.measuring.chat_format import chat_format
 from hf_ckt.evaluation.measuring.refusal_openings import REFUSAL_OPENINGS
 from hf_ckt.evaluation.probing.fitting import fit_probe
 from hf_ckt.evaluation.probing.rows import probe_rows
-from hf_ckt.models.boundary_probe import WEIGHTS, BoundaryProbe
+from hf_ckt.models.boundary_probe import FACTS, BoundaryProbe
 from hf_ckt.models.embedded import native_dtype
 
 CUDA = torch.cuda.is_available()
@@ -43,6 +46,7 @@ SYSTEM_PROMPT = "You are a helpful assistant."  # shorter than the template's ow
 TYPOS = load_part("perturbations", "typos")(severity=0.08)
 NOISES = {"typos": TYPOS, "wrapper": load_part("perturbations", "wrapper")()}
 REFUSE, ANSWER = "refuse", "answer"
+UNLABELLED_ANSWER = "I can't help with that."
 
 
 @dataclass(frozen=True)
@@ -54,48 +58,89 @@ class Recipe:
         data (`str`):
             `boundary`, or `starter`, whose look-alikes are read twice.
         rows (`int`, *optional*):
-            How many of its rows, groups of twins whole. None: all.
+            How many of its rows are labelled for the student and the probe, groups of twins whole. None: all. The teacher of
+            refusals is the same.
+        unlabelled (`bool`):
+            Whether the other rows are read too, as prompts without label or answer, each once; a probe has to route them.
         copies (`tuple[str, ...]`):
             Perturbations; each row is there once as it is, and once by each of these.
         clean (`bool`):
             Whether rows are there as they are.
+        harmful_times (`int`):
+            How often harmful rows are there, each noisy copy with noise of its own. They are a fifth of the set.
+        refusal_words (`int`, *optional*), answer_words (`int`, *optional*):
+            Words of a refusal and of any other answer that are read: what decides is how it begins. Of answers more, so that a
+            student that has begun to answer does not end in a refusal. None: all.
         teacher (`str`):
             Who is heard. `label`: a teacher of refusals on harmful rows, the frozen base on all others. `probe`: a mixture of
             the two on every row, by the probe's probability. `sft`: an adapter fine-tuned on all answers, on every row.
             `none`: nobody.
         teacher_steps (`int`), teacher_batch_size (`int`), student_steps (`int`), batch_size (`int`), learning_rate (`float`):
             Of the trainings.
-        benign_words (`int`, *optional*):
-            Words of a harmless row's answer that are read. The base teaches there whatever is read, and what decides is how an
-            answer begins. None: all.
+        untrained (`float`):
+            Share of the layers, from below, that the student's adapter leaves as they are. What a probe reads lies above it or
+            little below, and a step is cheaper.
+        float32_adapter (`bool`):
+            Whether the adapter is trained in float32. SFTTrainer makes that of a 4-bit backbone bfloat16, in which a small step is
+            rounded away.
+        by_length (`bool`):
+            Whether a batch holds rows of like length, which leaves little padding to compute. Batches come in a random order:
+            `train_sampling_strategy="group_by_length"` goes from long rows to short ones, which are of other kinds.
         objective (`Mapping`):
             Settings of the student's [`~training.config.ContrastiveRobustConfig`].
     """
 
     data: str = "boundary"
     rows: int | None = None
+    unlabelled: bool = False
     copies: tuple[str, ...] = ("typos",)
     clean: bool = True
+    harmful_times: int = 1
+    refusal_words: int | None = 6
+    answer_words: int | None = 14
     teacher: str = "label"
     teacher_steps: int = 120
     teacher_batch_size: int = 8
     student_steps: int = 300
     batch_size: int = 16
-    learning_rate: float = 1e-3
-    benign_words: int | None = 4
+    learning_rate: float = 3e-3
+    untrained: float = 1 / 3
+    float32_adapter: bool = True
+    by_length: bool = True
     objective: Mapping[str, Any] = field(
         default_factory=lambda: {
             "task_weight": 0.0,
             "distillation_weight": 1.0,
             "contrastive_weight": 0.0,
             "consistency_weight": 0.0,
-            "regularization_weight": 1e-4,
+            "regularization_weight": 1e-5,
         }
     )
 
+    def __post_init__(self) -> None:
+        if self.unlabelled and self.teacher != "probe":
+            raise ValueError(
+                f"unlabelled=True: teacher={self.teacher!r} cannot tell which of two teachers an unlabelled prompt should hear. "
+                "Take teacher='probe'."
+            )
+
+
+def digest(*facts: Any) -> str:
+    """
+    A short name for what a kept file depends on: these facts, and the packaged training rows. A file of other facts then has
+    another name, and is not gone on with.
+    """
+    data = [hash_of_rows(load) for load in (load_boundary_set, load_starter_set)]
+    return hashlib.sha256(json.dumps([facts, data, DTYPE], sort_keys=True).encode()).hexdigest()[:8]
+
+
+@cache
+def hash_of_rows(load: Callable[..., Dataset]) -> str:
+    return hashlib.sha256(json.dumps(load("train").to_list()).encode()).hexdigest()
+
 
 def labelled_rows(recipe: Recipe) -> list[dict[str, Any]]:
-    """The rows of a recipe as they are."""
+    """The labelled rows of a recipe as they are."""
     if recipe.data == "starter":
         rows = [{**row, "twin": None} for row in load_starter_set("train")]
         # Each look-alike twice: they are the harder half of telling a request from its wording.
@@ -127,23 +172,57 @@ def refusals() -> list[dict[str, Any]]:
 def student_rows(recipe: Recipe, seed: int) -> Dataset:
     """The student's training set, with the columns `teacher` and `twin`."""
     rows = []
-    for row in labelled_rows(recipe):
+    labelled = labelled_rows(recipe)
+    for row in labelled:
         harmful = row["kind"] == "harmful"
-        answer = row["response"]
-        if not harmful and recipe.benign_words is not None:
-            answer = " ".join(answer.split()[: recipe.benign_words])
+        words = recipe.refusal_words if harmful else recipe.answer_words
+        answer = " ".join(row["response"].split()[:words])
         row = {**row, "response": answer, "teacher": REFUSE if harmful else ANSWER}
-        rows += [row] if recipe.clean else []
-        for name in recipe.copies:
-            noisy = NOISES[name].apply(row["prompt"], Random(f"{seed}:{row['prompt']}"))
-            twin = row["twin"] and f"{row['twin']}-{name}"
-            rows.append({**row, "id": f"{row['id']}-{name}", "twin": twin, "prompt": noisy})
+        rows += _copies(row, recipe, seed, recipe.harmful_times if harmful else 1)
+    if recipe.unlabelled:
+        known = {row["id"] for row in labelled}
+        for row in load_boundary_set("train"):
+            if row["id"] not in known:
+                # Who reads the prompt mixes the teachers; whatever is answered, the decision stands before its first word.
+                row = {**row, "response": UNLABELLED_ANSWER, "teacher": "", "kind": "", "category": "", "twin": None}
+                rows += _copies(row, recipe, seed)
+    if recipe.by_length:
+        rows = in_batches_by_length(rows, recipe.batch_size, seed)
     return to_prompt_completion(Dataset.from_list(rows), SYSTEM_PROMPT)
 
 
-def training_arguments(folder: Path, *, seed: int, **kwargs: Any) -> ContrastiveRobustConfig:
+def in_batches_by_length(rows: list[dict[str, Any]], batch_size: int, seed: int) -> list[dict[str, Any]]:
+    """Rows in a random order of batches, each of rows of like length, to be read one after another."""
+    random = Random(seed)
+    rows = random.sample(rows, len(rows))
+    batches = []
+    for start in range(0, len(rows), 20 * batch_size):
+        part = sorted(rows[start : start + 20 * batch_size], key=lambda row: len(row["prompt"]) + len(row["response"]))
+        batches += [part[first : first + batch_size] for first in range(0, len(part), batch_size)]
+    random.shuffle(batches)
+    batches.sort(key=len, reverse=True)  # one that is not full comes last, so that it moves no other
+    return [row for batch in batches for row in batch]
+
+
+def _copies(row: dict[str, Any], recipe: Recipe, seed: int, times: int = 1) -> list[dict[str, Any]]:
+    """A row as it is, and by each perturbation, so often; each of a group of twins of its own."""
+    found = []
+    for time in range(times):
+        for name in ([""] if recipe.clean else []) + [*recipe.copies]:
+            end = f"-{name}{time or ''}" if name or time else ""
+            prompt = row["prompt"]
+            if name:
+                prompt = NOISES[name].apply(prompt, Random(f"{seed}:{row['id']}:{time}:{prompt}"))
+            twin = row["twin"] and f"{row['twin']}{end}"
+            found.append({**row, "id": f"{row['id']}{end}", "twin": twin, "prompt": prompt})
+    return found
+
+
+def training_arguments(folder: Path, *, seed: int, in_order: bool, **kwargs: Any) -> ContrastiveRobustConfig:
+    """What all trainings share; `in_order` reads the rows as they lie."""
     return ContrastiveRobustConfig(
         str(folder),
+        train_sampling_strategy="sequential" if in_order else "random",
         lr_scheduler_type="cosine",
         warmup_steps=5,
         logging_steps=5,
@@ -160,8 +239,17 @@ def training_arguments(folder: Path, *, seed: int, **kwargs: Any) -> Contrastive
     )
 
 
-def lora() -> LoraConfig:
-    return LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+def lora(model: str, untrained: float = 0.0) -> LoraConfig:
+    """Rank 16 on every linear layer above a share of the model's depth."""
+    first = int(untrained * AutoConfig.from_pretrained(model).get_text_config().num_hidden_layers)
+    below = "|".join(map(str, range(first)))  # of a dense decoder: experts have numbers too
+    return LoraConfig(
+        r=16,
+        lora_alpha=32,
+        target_modules="all-linear",
+        exclude_modules=rf"(.*\.)?(layers|h|blocks)\.({below})\..*" if first else None,
+        task_type="CAUSAL_LM",
+    )
 
 
 def train(trainer: ContrastiveRobustTrainer) -> None:
@@ -169,13 +257,22 @@ def train(trainer: ContrastiveRobustTrainer) -> None:
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(trainer.args.output_dir, required=False))
 
 
-def base_probe(model: str, folder: Path) -> BoundaryProbe:
-    """What the base knows of the boundary: fitted on the boundary set, or read where an earlier run has written it."""
-    if not (folder / WEIGHTS).exists():
-        base = AutoModelForCausalLM.from_pretrained(model, **LOADING).to(DEVICE)
+def nf4() -> BitsAndBytesConfig:
+    """The student's backbone: 4 bits, computed in the machine's own dtype."""
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=DTYPE)
+
+
+def base_probe(recipe: Recipe, model: str, folder: Path) -> BoundaryProbe:
+    """
+    What the base in 4 bits, over which the student is trained, knows of the boundary: fitted on the labelled rows of the
+    boundary set, or read where an earlier run has written it.
+    """
+    if not (folder / FACTS).exists():  # written last
+        base = AutoModelForCausalLM.from_pretrained(model, quantization_config=nf4(), device_map=DEVICE, **LOADING)
         chat = chat_format(AutoTokenizer.from_pretrained(model), SYSTEM_PROMPT)
-        rows = [probe_rows(load_boundary_set(split), "boundary set", split) for split in ("train", "validation")]
-        fit_probe(base, chat, *rows).save(folder)
+        train = Dataset.from_list(labelled_rows(replace(recipe, data="boundary")))
+        rows = (train, load_boundary_set("validation"))
+        fit_probe(base, chat, *(probe_rows(part, "boundary set", "data") for part in rows)).save(folder)
     return BoundaryProbe.load(folder)
 
 
@@ -191,6 +288,7 @@ def fine_tuned(recipe: Recipe, model: str, folder: Path, seed: int) -> Any:
         args = training_arguments(
             folder.with_name(f"{folder.name}_training"),
             seed=seed,
+            in_order=recipe.by_length,
             max_steps=recipe.teacher_steps,
             per_device_train_batch_size=recipe.teacher_batch_size,
             learning_rate=1e-3,
@@ -201,8 +299,10 @@ def fine_tuned(recipe: Recipe, model: str, folder: Path, seed: int) -> Any:
         )
         rows = labelled_rows(recipe) if recipe.teacher == "sft" else refusals()
         texts = [{name: row[name] for name in ("prompt", "response")} for row in rows]
+        if recipe.by_length:
+            texts = in_batches_by_length(texts, recipe.teacher_batch_size, seed)
         data = to_prompt_completion(Dataset.from_list(texts), SYSTEM_PROMPT)
-        trainer = ContrastiveRobustTrainer(model=model, args=args, train_dataset=data, peft_config=lora())
+        trainer = ContrastiveRobustTrainer(model=model, args=args, train_dataset=data, peft_config=lora(model))
         train(trainer)
         unfinished = folder.with_name(f"{folder.name}_unfinished")
         trainer.save_model(str(unfinished))
@@ -220,6 +320,7 @@ def student_trainer(
         max_steps=recipe.student_steps,
         per_device_train_batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate,
+        in_order=recipe.by_length,
         **recipe.objective,
     )
     rows = student_rows(recipe, seed)
@@ -229,13 +330,16 @@ def student_trainer(
         "sft": {"teacher_model": teacher},
         "none": {},
     }[recipe.teacher]
-    return ContrastiveRobustTrainer(
+    trainer = ContrastiveRobustTrainer(
         model=model,
         args=args,
         train_dataset=rows if recipe.teacher == "label" else rows.remove_columns("teacher"),
-        quantization_config=BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=DTYPE
-        ),
-        peft_config=lora(),
+        quantization_config=nf4(),
+        peft_config=lora(model, recipe.untrained),
         **given,
     )
+    if recipe.float32_adapter:
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    return trainer

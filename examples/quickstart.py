@@ -75,6 +75,7 @@ def train_teacher(options: argparse.Namespace, model: str, folder: Path) -> Any:
         args = training_arguments(
             folder.with_name("teacher_training"),
             seed=options.seed,
+            in_order=False,
             per_device_train_batch_size=options.batch_size,
             max_steps=options.teacher_steps,
             learning_rate=1e-3,
@@ -86,7 +87,7 @@ def train_teacher(options: argparse.Namespace, model: str, folder: Path) -> Any:
             regularization_weight=1e-4,
         )
         data = to_prompt_completion(training_rows(), SYSTEM_PROMPT)
-        trainer = ContrastiveRobustTrainer(model=model, args=args, train_dataset=data, peft_config=lora())
+        trainer = ContrastiveRobustTrainer(model=model, args=args, train_dataset=data, peft_config=lora(model))
         train(trainer)
         unfinished = folder.with_name("teacher_unfinished")
         trainer.save_model(str(unfinished))
@@ -98,6 +99,7 @@ def student_trainer(options: argparse.Namespace, model: str, teacher: Any, folde
     args = training_arguments(
         folder.with_name("student_training"),
         seed=options.seed,
+        in_order=False,
         per_device_train_batch_size=options.batch_size,
         max_steps=options.student_steps,
         learning_rate=1.5e-3,
@@ -117,7 +119,7 @@ def student_trainer(options: argparse.Namespace, model: str, teacher: Any, folde
         args=args,
         train_dataset=to_prompt_completion(noisy, SYSTEM_PROMPT),
         quantization_config=nf4,
-        peft_config=lora(),
+        peft_config=lora(model),
         teacher_model=teacher,
     )
 

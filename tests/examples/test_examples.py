@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hf_ckt.data import load_boundary_set
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -110,16 +112,20 @@ def ablation(tiny_model_dir, tmp_path_factory):
 def test_boundary_ablation_measures_each_recipe_beside_the_probe(ablation):
     """A change that was not made, or scored on other prompts than the rest, would be taken for one that brings nothing."""
     folder, printed, _ = ablation
-    measured = json.loads((folder / "results.json").read_text())["measured"]
-    assert list(measured) == ["today", "probe"]
+    results = json.loads((folder / "results.json").read_text())
+    measured = results["measured"]
+    assert list(measured) == list(results["rows"]) == ["today", "probe"]
+    assert 0 <= results["probe"]["refusal_auroc_noise"]["value"] <= 1
+    assert (folder / "ablation.png").read_bytes().startswith(b"\x89PNG")
     today, probe = (runs[0] for runs in measured.values())
-    assert today["labelled"] == 480 + 160 and probe["labelled"] == 1659
-    assert probe["rows"] == 2 * 1659  # with a noisy copy each
+    assert today["labelled"] == 480 + 160 and probe["labelled"] == len(load_boundary_set("train"))
+    assert probe["rows"] == 2 * probe["labelled"]  # with a noisy copy each
     assert "consistency_loss" in today["log"] and "consistency_loss" not in probe["log"]
     assert 0 < probe["log"]["soft_route_refuse"] < 1 and "soft_route_refuse" not in today["log"]
-    for one in (today, probe):
-        assert len(one["answers"]) == 16  # 4 of each side, clean and with typing errors
-        assert one["base"] == today["base"] and 0 <= one["base"]["probe_auroc_noise"]["value"] <= 1
+    for name, one in (("today", today), ("probe", probe)):
+        answers = json.loads((folder / "runs" / f"{name}-0.json").read_text())["answers"]
+        assert len(answers) == 16  # 4 of each side, clean and with typing errors
+        assert one["seconds"] > 0 and one["differences"].keys() == {"refusal_auroc", "refusal_auroc_noise"}
         assert f"{one['scores']['refusal_auroc']['value']:.2f}" in printed
 
 

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows that the ablation trains on, and what a kept file of theirs is named by."""
+
+import importlib
+import re
+import sys
+from collections import Counter
+from dataclasses import asdict, replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from transformers import LlamaConfig
+
+from hf_ckt.data import load_boundary_set
+
+FOLDER = Path(__file__).parents[2] / "examples"
+NAMES = ("boundary_recipe", "boundary_changes")
+
+
+@pytest.fixture(scope="module")
+def examples():
+    sys.path.insert(0, str(FOLDER))
+    yield [importlib.import_module(name) for name in NAMES]
+    sys.path.remove(str(FOLDER))
+    for name in NAMES:
+        sys.modules.pop(name)
+
+
+@pytest.fixture(scope="module")
+def recipe(examples):
+    return examples[0]
+
+
+def test_chain_of_changes_ends_in_the_defaults(examples):
+    """Its last row would be the measurement of another recipe than the one that the rest is compared with."""
+    recipe, changes = examples
+    rows = changes.changes()
+    assert rows["rate"].recipe == recipe.Recipe()
+    first = rows["today"].recipe
+    assert (first.data, first.refusal_words, first.answer_words) == ("starter", None, None)
+    assert len({str(row.recipe) for row in rows.values()}) == len(rows)  # none changes nothing
+
+
+def test_student_hears_the_teacher_of_refusals_on_harmful_rows_alone(recipe):
+    """A twin that is taught to be refused is the failure that the set was written against."""
+    one = replace(recipe.Recipe(), harmful_times=2, refusal_words=3, answer_words=5)
+    rows = recipe.student_rows(one, seed=0).to_list()
+    sides = {row["id"]: row["kind"] == "harmful" for row in load_boundary_set("train").to_list()}
+    assert len({row["id"] for row in rows}) == len(rows)
+    for row in rows:
+        base = re.match(r"boundary-train-\w+-\d+", row["id"])[0]
+        harmful = sides[base]
+        assert row["teacher"] == ("refuse" if harmful else "answer")
+        assert len(row["completion"][0]["content"].split()) <= (3 if harmful else 5)
+    copies = Counter(re.match(r"boundary-train-\w+-\d+", row["id"])[0] for row in rows)
+    assert set(copies.values()) == {2, 4}
+    assert all((count == 4) == sides[name] for name, count in copies.items())
+    # Each noisy copy with noise of its own.
+    noisy = [row["prompt"][-1]["content"] for row in rows if row["id"].startswith("boundary-train-harmful-001-")]
+    assert len(set(noisy)) == len(noisy) == 3
+
+
+def test_unlabelled_rows_carry_neither_label_nor_answer(recipe):
+    """Their refusals, or their twins' answers, would tell what a run without labels is to find out."""
+    one = replace(recipe.Recipe(), rows=300, unlabelled=True, teacher="probe")
+    known = {row["id"] for row in recipe.labelled_rows(one)}
+    assert 300 <= len(known) < 310
+    rows = [
+        row for row in recipe.student_rows(one, 0) if re.match(r"boundary-train-\w+-\d+", row["id"])[0] not in known
+    ]
+    assert len(rows) == 2 * (len(load_boundary_set("train")) - len(known))
+    assert {row["completion"][0]["content"] for row in rows} == {recipe.UNLABELLED_ANSWER}
+    assert {(row["kind"], row["category"], row["teacher"], row["twin"]) for row in rows} == {("", "", "", None)}
+    with pytest.raises(ValueError, match="unlabelled=True: teacher='label'"):
+        recipe.Recipe(unlabelled=True)
+
+
+def test_labelled_rows_hold_groups_of_twins_whole(recipe):
+    """Half a group teaches its words instead of the difference."""
+    kept = recipe.labelled_rows(replace(recipe.Recipe(), rows=200))
+    names = {row["id"] for row in kept}
+    for row in load_boundary_set("train"):
+        if row["twin"] is not None:
+            assert (row["id"] in names) == (row["twin"] in names)
+
+
+def test_batches_hold_rows_of_like_length_in_a_random_order(recipe):
+    """From long to short, the last batches would be of short questions alone, and the model of them."""
+    rows = [{"prompt": "x" * (7 * number % 300), "response": ""} for number in range(640)]
+    found = recipe.in_batches_by_length(rows, 8, seed=1)
+    assert sorted(map(str, found)) == sorted(map(str, rows))
+    lengths = [[len(row["prompt"]) for row in found[start : start + 8]] for start in range(0, 640, 8)]
+    assert max(max(batch) - min(batch) for batch in lengths) < 60
+    means = [sum(batch) / 8 for batch in lengths]
+    assert 0.3 < sum(one < other for one, other in pairwise(means)) / len(means) < 0.7
+
+
+@pytest.mark.parametrize(("layers", "share", "left"), [(12, 1 / 3, 4), (30, 1 / 3, 10), (2, 1 / 3, 0), (12, 0.0, 0)])
+def test_adapter_leaves_the_lower_layers_alone(recipe, tmp_path, layers, share, left):
+    """A pattern that takes layer 1 for layer 10 would leave most of the model untrained."""
+    from peft import get_peft_model
+    from transformers import LlamaForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2}
+    config = LlamaConfig(vocab_size=32, num_hidden_layers=layers, **sizes)
+    config.save_pretrained(tmp_path)
+    model = get_peft_model(LlamaForCausalLM(config), recipe.lora(str(tmp_path), share))
+    trained = {
+        int(re.search(r"layers\.(\d+)\.", name)[1]) for name, one in model.named_parameters() if one.requires_grad
+    }
+    assert trained == set(range(left, layers))
+
+
+def test_kept_files_of_another_recipe_have_another_name(recipe):
+    """A probe or a student of other settings would be gone on with as if it were this one."""
+    one = recipe.Recipe()
+    assert recipe.digest(asdict(one)) == recipe.digest(asdict(recipe.Recipe()))
+    assert recipe.digest(asdict(one)) != recipe.digest(asdict(replace(one, learning_rate=1e-9)))
