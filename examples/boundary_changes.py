@@ -85,6 +85,7 @@ def changes() -> dict[str, Change]:
         "contrastive_loss": "sincere",
         "contrastive_queue_size": 256,
     }
+    words = {"refusal_words": 20, "answer_words": 20}
     beside: dict[str, tuple[str, dict[str, Any]]] = {
         "probe": ("routed by the probe", {"teacher": "probe"}),
         "decision": ("contrast at the decision, queue of 256", {"objective": {**final.objective, **decision}}),
@@ -103,22 +104,14 @@ def changes() -> dict[str, Change]:
             "no teacher: supervised fine-tuning on the same rows",
             {"teacher": "none", "objective": {**final.objective, "task_weight": 1.0, "distillation_weight": 0.0}},
         ),
-        "words": ("20 words of each answer", {"refusal_words": 20, "answer_words": 20}),
+        "words": ("20 words of each answer", words),
         "decay": (
             "20 words, weights that decay with the position",
-            {
-                "refusal_words": 20,
-                "answer_words": 20,
-                "objective": {**final.objective, "distillation_token_weights": "position_decay"},
-            },
+            {**words, "objective": {**final.objective, "distillation_token_weights": "position_decay"}},
         ),
         "divergence": (
             "20 words, weights by how far teacher and base differ",
-            {
-                "refusal_words": 20,
-                "answer_words": 20,
-                "objective": {**final.objective, "distillation_token_weights": "teacher_divergence"},
-            },
+            {**words, "objective": {**final.objective, "distillation_token_weights": "teacher_divergence"}},
         ),
         "steps": ("twice the steps", {"student_steps": 2 * final.student_steps}),
     }

@@ -23,11 +23,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from boundary_recipe import DEVICE, DTYPE, SYSTEM_PROMPT, TYPOS, lora, train, training_arguments
+from boundary_recipe import DEVICE, DTYPE, SYSTEM_PROMPT, TYPOS, lora, nf4, train, training_arguments
 from peft import AutoPeftModelForCausalLM
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoTokenizer, BitsAndBytesConfig, set_seed
+from transformers import AutoTokenizer, set_seed
 
 from hf_ckt import ContrastiveRobustTrainer
 from hf_ckt.checkpoints import replace_file, replace_json
@@ -113,12 +113,11 @@ def student_trainer(options: argparse.Namespace, model: str, teacher: Any, folde
         lambda row, index: {"prompt": TYPOS.apply(row["prompt"], Random(f"{options.seed + index}:{row['prompt']}"))},
         with_indices=True,
     )
-    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=DTYPE)
     return ContrastiveRobustTrainer(
         model=model,
         args=args,
         train_dataset=to_prompt_completion(noisy, SYSTEM_PROMPT),
-        quantization_config=nf4,
+        quantization_config=nf4(),
         peft_config=lora(model),
         teacher_model=teacher,
     )

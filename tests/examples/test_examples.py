@@ -130,11 +130,16 @@ def test_boundary_ablation_measures_each_recipe_beside_the_probe(ablation):
 
 
 def test_boundary_ablation_started_again_trains_nothing_twice(ablation, tmp_path):
-    """Hours of training that begin anew after a kill are not begun again."""
+    """Hours of training that begin anew after a kill are not begun again; and another recipe's run is not taken for this one."""
     folder, _, options = ablation
+    kept = folder / "runs" / "today-0.json"
+    answers = json.loads(kept.read_text())["answers"]
     before = json.loads((folder / "results.json").read_text())
     run("boundary_ablation.py", *options, cwd=tmp_path)
     assert json.loads((folder / "results.json").read_text())["measured"] == before["measured"]
+    run("boundary_ablation.py", *options[:-3], "--only", "today", "--new_tokens", "3", cwd=tmp_path)
+    again = json.loads(kept.read_text())
+    assert again["known"]["new_tokens"] == 3 and again["answers"] != answers
 
 
 @pytest.fixture(scope="module")

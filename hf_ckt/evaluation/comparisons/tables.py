@@ -51,20 +51,13 @@ def comparison_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
             text = text._replace(title=_TITLES.get(name, text.title))
             cells = {model["title"]: cell(scores[key].get(name), text) for key, model in models.items()}
             rows.append({"held-out prompts": label(text)} | cells)
-    reference = results["compared_with"]
-    for name in _COMPARED:
+    references = dict.fromkeys(_COMPARED, results["compared_with"]) | dict.fromkeys(_OF_BASE, next(iter(models)))
+    for name, reference in references.items():
         found = {key: model["against"].get(reference, {}).get(name) for key, model in models.items()}
         if any(found.values()):
             text = score_text(name, results)
             cells = {model["title"]: difference(found[key], text) for key, model in models.items()}
             rows.append({"held-out prompts": f"{text.title}, minus that of {models[reference]['title']}"} | cells)
-    base = next(iter(models))
-    for name in _OF_BASE:
-        found = {key: model["against"].get(base, {}).get(name) for key, model in models.items()}
-        if any(found.values()):
-            text = score_text(name, results)
-            cells = {model["title"]: difference(found[key], text) for key, model in models.items()}
-            rows.append({"held-out prompts": f"{text.title}, minus that of {models[base]['title']}"} | cells)
     away = results.get("probe", {}).get("differences", {})
     for name, probed in BOUND_OF.items():
         if any(name in found for found in away.values()):
