@@ -14,7 +14,8 @@ os.environ.update(
     DO_NOT_TRACK="1",
     HF_HOME=f"{_SCRATCH}/hf",
     HF_DATASETS_CACHE=f"{_SCRATCH}/datasets",
-    TORCHINDUCTOR_CACHE_DIR=os.environ.get("TORCHINDUCTOR_CACHE_DIR", f"{_SCRATCH}/inductor"),
+    # Each process its own: two that share it can load a library that the other one is still linking (torch 2.13).
+    TORCHINDUCTOR_CACHE_DIR=f"{_SCRATCH}/inductor",
     MPLBACKEND="Agg",
     TOKENIZERS_PARALLELISM="false",
     WANDB_DISABLED="true",
