@@ -79,13 +79,14 @@ gpu: install smollm2  ## Run everything that needs a GPU, in order of value, unt
 	$(BIN)/python examples/benchmarks/gpu.py --minutes $(MINUTES) $(ARGS)
 
 cards: install bench-page  ## Judge kept answers anew if the judge has changed; write model_cards/, tables and pictures from the results files
-	$(BIN)/python -m hf_ckt.evaluation.comparisons.cards examples/results/*.json --cards model_cards \
-	    --pages README.md docs/*.md
+	$(BIN)/python -m hf_ckt.evaluation.comparisons.cards examples/results/quickstart.json \
+	    examples/results/robust_training.json --cards model_cards --pages README.md docs/*.md
 	$(BIN)/hf-ckt rejudge examples/results/evaluation
 	$(BIN)/hf-ckt report examples/results/evaluation --readme docs/evaluation.md
 	$(BIN)/python docs/draw_objective.py
 	$(BIN)/python docs/draw_budget.py
 	$(BIN)/python docs/judge_tables.py
+	$(BIN)/python docs/teacher_table.py
 
 format: install  ## Rewrite files to the house style
 	$(BIN)/ruff check --fix .

@@ -2,12 +2,12 @@
 """
 What of a recipe makes a student tell harmful prompts from their twins?
 
-Students on SmolLM2-135M-Instruct, one change after another from the recipe of `quickstart.py` to the best so far, and then
+Students on SmolLM2-135M-Instruct, one change after another from the first recipe to that of `quickstart.py`, and then
 what was tried beside it. Each answers the validation prompts of the boundary set, clean and with typing errors, and is scored
 by J (judged answers) and AUROC (log-odds of beginning a refusal), beside the probe of its base, which was chosen on the same
 prompts and is a little too good there. The held-out prompts are not read.
 
-    python examples/boundary_ablation.py --output-dir out/boundary_ablation --only today data kd
+    python examples/boundary_ablation.py --output-dir out/boundary_ablation --only first data kd
 
 Stopped at any moment, the same command goes on where it was.
 """
@@ -15,25 +15,16 @@ Stopped at any moment, the same command goes on where it was.
 import argparse
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from boundary_changes import changes
-from boundary_recipe import (
-    DTYPE,
-    SYSTEM_PROMPT,
-    TYPOS,
-    Recipe,
-    base_probe,
-    digest,
-    fine_tuned,
-    labelled_rows,
-    student_trainer,
-    train,
-)
+from boundary_recipe import DTYPE, LIBRARIES, SYSTEM_PROMPT, TYPOS, Recipe, digest
+from boundary_rows import labelled_rows
+from boundary_training import answers_of_base, base_probe, fine_tuned, student_trainer, train
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer, set_seed
@@ -48,17 +39,6 @@ from hf_ckt.evaluation.scoring.scores import BOUND_OF
 from hf_ckt.hub.provenance import library_versions, short_device_name
 from hf_ckt.models.embedded import HUB_ID, embedded_model, weights_origin
 
-LIBRARIES = (
-    "trl",
-    "transformers",
-    "peft",
-    "torch",
-    "datasets",
-    "bitsandbytes",
-    "tokenizers",
-    "jinja2",
-    "scikit-learn",
-)
 SHOWN = ("youden_j", "youden_j_noise", "refusal_auroc", "refusal_auroc_noise")
 
 
@@ -87,21 +67,30 @@ def validation_prompts(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def measure(options: argparse.Namespace, model: str, name: str, recipe: Recipe, seed: int) -> dict[str, Any]:
-    """Trains one student, or goes on with it, and scores its answers."""
-    file = options.output_dir / "runs" / f"{name}-{seed}.json"
+def settings_of(options: argparse.Namespace, name: str, seed: int) -> tuple[Recipe, str, dict[str, Any]]:
+    """The recipe of a row, what names the files of its run, and all that the run depends on."""
+    recipe = changes()[name].recipe
+    if options.steps is not None:
+        recipe = replace(recipe, teacher_steps=options.steps, student_steps=options.steps)
     known = {
         "recipe": json.loads(json.dumps(asdict(recipe))),
         "prompts": options.prompts,
         "new_tokens": options.new_tokens,
         "model": options.model or HUB_ID,
     }
-    known["digest"] = digest(known)
-    if file.exists():
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        if kept["known"] == known:
-            return kept
-    work = options.output_dir / "work" / f"{name}-{seed}-{known['digest']}"
+    return recipe, f"{name}-{seed}-{digest(known)}", known
+
+
+def kept_run(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any] | None:
+    """A finished run with these settings, if there is one."""
+    file = options.output_dir / "runs" / f"{settings_of(options, name, seed)[1]}.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def measure(options: argparse.Namespace, model: str, name: str, seed: int) -> None:
+    """Trains one student, or goes on with it, scores its answers and keeps them."""
+    recipe, run, known = settings_of(options, name, seed)
+    work = options.output_dir / "work" / run
     resumed = work.exists()
     tokenizer, prompts = AutoTokenizer.from_pretrained(model), validation_prompts(options)
     set_seed(seed)
@@ -115,10 +104,12 @@ def measure(options: argparse.Namespace, model: str, name: str, recipe: Recipe, 
     teacher = None
     if recipe.teacher != "none":
         # One for all recipes that ask for the same.
-        rows = (recipe.data, recipe.rows) if recipe.teacher == "sft" else "refusals"
+        rows = (recipe.data, recipe.rows) if recipe.teacher == "sft" else ("refusals", recipe.one_refusal)
         key = digest(known["model"], rows, recipe.teacher_steps, recipe.teacher_batch_size, recipe.by_length, seed)
         teacher = fine_tuned(recipe, model, options.output_dir / "work" / f"teacher-{key}", seed)
-    trainer = student_trainer(recipe, model, teacher, probe_folder, work, seed)
+    answers_file = options.output_dir / "work" / f"answers-{digest(known['model'])}.json"
+    own = answers_of_base(model, answers_file) if recipe.base_answers else None
+    trainer = student_trainer(recipe, model, teacher, probe_folder, work, seed, own)
     asked: dict[str, Any] = {"system_prompt": SYSTEM_PROMPT, "new_tokens": options.new_tokens}
     results: dict[str, Any] = {"prompts": prompts, "models": {}}
     asked_of = digest(known["model"], options.prompts, options.new_tokens)
@@ -131,6 +122,7 @@ def measure(options: argparse.Namespace, model: str, name: str, recipe: Recipe, 
         replace_json(base_file, found)
     base = json.loads(base_file.read_text(encoding="utf-8"))
     train(trainer)
+    trainer.save_model(str(options.output_dir / "adapters" / run))
     answers = ask(trainer.model, tokenizer, prompts, title=name, **asked)
     results["models"] = {
         "base": {"title": "base", "answers": base["answers"]},
@@ -154,17 +146,17 @@ def measure(options: argparse.Namespace, model: str, name: str, recipe: Recipe, 
         "log": {**(history[-2] if len(history) > 1 else {}), **history[-1]},
         "answers": answers,
     }
-    replace_json(file, kept)
+    replace_json(options.output_dir / "runs" / f"{run}.json", kept)
     shutil.rmtree(work, ignore_errors=True)
-    return kept
 
 
-def row_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """A row of the table: the mean over seeds, of each score and of the ends of its interval."""
+def row_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A row of the table: the mean over seeds, of each score and of the ends of its interval; without scores that miss one."""
     row = {}
     for score in SHOWN:
         values = [run["scores"][score] for run in runs]
-        row[score] = {end: sum(value[end] for value in values) / len(values) for end in ("value", "low", "high")}
+        if all(value[end] is not None for value in values for end in ("value", "low", "high")):
+            row[score] = {end: sum(value[end] for value in values) / len(values) for end in ("value", "low", "high")}
     return row
 
 
@@ -174,9 +166,8 @@ def show(console: Console, rows: Mapping[str, Mapping[str, Any]]) -> None:
         table.add_column(column, justify="right" if column else "left")
     known = changes()
     for name, row in rows.items():
-        table.add_row(
-            known[name].title, *(f"{one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}]" for one in row.values())
-        )
+        cells = {score: f"{one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}]" for score, one in row.items()}
+        table.add_row(known[name].title, *(cells.get(score, "") for score in SHOWN))
     console.print(table)
 
 
@@ -195,13 +186,14 @@ def plot(results: Mapping[str, Any], file: Path) -> None:
         for score, color, shift, view in zip(
             scores, ("#2a6f97", "#d1495b"), (0.13, -0.13), ("clean", "typos"), strict=True
         ):
-            found = [row[score] for row in rows.values()]
+            placed = [(place, row[score]) for place, row in zip(places, rows.values(), strict=True) if score in row]
+            found = [one for _, one in placed]
             values = [one["value"] for one in found]
             spread = [
                 [one["value"] - one["low"] for one in found],
                 [one["high"] - one["value"] for one in found],
             ]
-            heights = [place + shift for place in places]
+            heights = [place + shift for place, _ in placed]
             axis.errorbar(values, heights, xerr=spread, fmt="o", ms=4, lw=1, color=color, label=view)
             if score in probe:
                 axis.axvline(probe[score]["value"], color=color, ls="--", lw=1, label=f"probe of the base, {view}")
@@ -225,15 +217,16 @@ def main() -> None:
     options = parse_options()
     console, model = Console(width=150), options.model or embedded_model()
     known = changes()
-    measured: dict[str, list[dict[str, Any]]] = {}
     for seed in options.seeds:
         for name in options.only:
-            recipe = known[name].recipe
-            if options.steps is not None:
-                recipe = replace(recipe, teacher_steps=options.steps, student_steps=options.steps)
             console.rule(f"{name}, seed {seed}: {known[name].title}")
-            measured.setdefault(name, []).append(measure(options, model, name, recipe, seed))
-            show(console, {name: row_of(runs) for name, runs in measured.items()})
+            if kept_run(options, name, seed) is None:
+                measure(options, model, name, seed)
+    # Rows that earlier calls have finished are rows of the same table.
+    found = {name: [kept_run(options, name, seed) for seed in options.seeds] for name in known}
+    measured = {name: [run for run in runs if run is not None] for name, runs in found.items() if any(runs)}
+    rows = {name: row_of(runs) for name, runs in measured.items()}
+    show(console, rows)
     base = next(iter(measured.values()))[0]["base"]
     results = {
         "command": "python examples/boundary_ablation.py",
@@ -245,12 +238,12 @@ def main() -> None:
         "titles": {name: known[name].title for name in measured},
         "base": {name: base[name] for name in SHOWN},
         "probe": {score: base[probed] for score, probed in BOUND_OF.items() if probed in base},
-        "rows": {name: row_of(runs) for name, runs in measured.items()},
+        "rows": rows,
         "measured": {name: [kept_scores(run) for run in runs] for name, runs in measured.items()},
     }
     replace_json(options.output_dir / "results.json", results)
     plot(results, options.output_dir / "ablation.png")
-    console.print(f"{options.output_dir} holds results.json, ablation.png and, in runs/, every answer")
+    console.print(f"{options.output_dir} holds results.json, ablation.png, adapters/ and, in runs/, every answer")
 
 
 if __name__ == "__main__":

@@ -17,13 +17,14 @@ class Change(NamedTuple):
 def changes() -> dict[str, Change]:
     """The rows by name, in order. None was chosen by what it brings on held-out prompts."""
     chain = {
-        "today": Change(
-            "the recipe of quickstart.py: starter set, SFT teacher, five terms, 150 steps of 4",
+        "first": Change(
+            "the first recipe: starter set, SFT teacher, five terms, 150 steps of 4",
             Recipe(
                 data="starter",
                 teacher="sft",
                 clean=False,
                 harmful_times=1,
+                one_refusal=False,
                 refusal_words=None,
                 answer_words=None,
                 teacher_steps=240,
@@ -44,7 +45,7 @@ def changes() -> dict[str, Change]:
             ),
         )
     }
-    last = "today"
+    last = "first"
 
     def step(name: str, title: str, **fields: Any) -> None:
         nonlocal last
@@ -52,45 +53,48 @@ def changes() -> dict[str, Change]:
         last = name
 
     final = Recipe()
+    plain = {name: value for name, value in final.objective.items() if "token_weights" not in name}
     step("data", "boundary set", data="boundary")
     step(
-        "openings",
-        f"openings alone: {final.refusal_words} words of a refusal, {final.answer_words} of other answers",
-        refusal_words=final.refusal_words,
-        answer_words=final.answer_words,
-    )
-    step(
         "longer",
-        "300 steps of 16 by length, clean rows too, learning rate 1e-3",
+        f"{final.student_steps} steps of {final.batch_size} by length, clean rows too, learning rate 1e-3",
         clean=True,
         student_steps=final.student_steps,
         batch_size=final.batch_size,
         learning_rate=1e-3,
         by_length=final.by_length,
     )
-    step("kd", "distillation alone", objective=final.objective)
+    step("kd", "distillation alone, penalty 1e-5 in place of 1e-4", objective=plain)
     step(
         "label",
-        "routed by label: refusals by a teacher of refusals, all else by the base",
+        f"routed by label: refusals by a teacher of refusals ({final.teacher_steps} steps of {final.teacher_batch_size}), all else by the base",
         teacher="label",
         teacher_steps=final.teacher_steps,
         teacher_batch_size=final.teacher_batch_size,
     )
+    step(
+        "openings",
+        f"openings alone: {final.answer_words} words of each answer",
+        refusal_words=final.refusal_words,
+        answer_words=final.answer_words,
+    )
+    step("decay", "weights that decay with the position", objective=final.objective)
+    step("one_refusal", "all refusals begin with one word", one_refusal=True)
     step("float32", "adapter in float32", float32_adapter=True)
     step("upper", "adapter on the upper two thirds of the layers alone", untrained=final.untrained)
-    step("rate", "three times the learning rate: the best so far", learning_rate=final.learning_rate)
+    step("rate", "three times the learning rate", learning_rate=final.learning_rate)
+    step("harmful_twice", "harmful rows twice: the recipe of quickstart.py", harmful_times=final.harmful_times)
     decision: dict[str, Any] = {
         "contrastive_weight": 0.1,
         "contrastive_level": "decision",
         "contrastive_loss": "sincere",
         "contrastive_queue_size": 256,
     }
-    words = {"refusal_words": 20, "answer_words": 20}
     beside: dict[str, tuple[str, dict[str, Any]]] = {
         "probe": ("routed by the probe", {"teacher": "probe"}),
         "decision": ("contrast at the decision, queue of 256", {"objective": {**final.objective, **decision}}),
         "decision_twins": (
-            "contrast at the decision, twins together",
+            "contrast at the decision, twins together, so without batches by length, also for the teacher",
             {"objective": {**final.objective, **decision, "group_column": "twin"}, "by_length": False},
         ),
         "consistency": (
@@ -98,20 +102,21 @@ def changes() -> dict[str, Change]:
             {"copies": (), "objective": {**final.objective, "consistency_weight": 0.5, "perturbation": "typos"}},
         ),
         "wrapper": ("wrapped copies too", {"copies": ("typos", "wrapper")}),
-        "harmful_twice": ("harmful rows twice", {"harmful_times": 2}),
         "no_noise": ("without noisy copies", {"copies": ()}),
         "sft": (
-            "no teacher: supervised fine-tuning on the same rows",
-            {"teacher": "none", "objective": {**final.objective, "task_weight": 1.0, "distillation_weight": 0.0}},
+            "no teacher: supervised fine-tuning on the same prompts, answers whole and as they are written",
+            {
+                "teacher": "none",
+                "one_refusal": False,
+                "refusal_words": None,
+                "answer_words": None,
+                "objective": {**plain, "task_weight": 1.0, "distillation_weight": 0.0},
+            },
         ),
-        "words": ("20 words of each answer", words),
-        "decay": (
-            "20 words, weights that decay with the position",
-            {**words, "objective": {**final.objective, "distillation_token_weights": "position_decay"}},
-        ),
+        "base_answers": ("the base's own greedy answers in place of written ones", {"base_answers": True}),
         "divergence": (
-            "20 words, weights by how far teacher and base differ",
-            {**words, "objective": {**final.objective, "distillation_token_weights": "teacher_divergence"}},
+            "weights by how far teacher and base differ",
+            {"objective": {**plain, "distillation_token_weights": "teacher_divergence"}},
         ),
         "steps": ("twice the steps", {"student_steps": 2 * final.student_steps}),
     }

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Aligns a real instruct model over a frozen 4-bit backbone with the whole objective, and shows what changed.
+Trains an instruct model over a frozen 4-bit backbone to refuse harmful prompts and go on answering their benign twins.
 
-1. A teacher: LoRA on SmolLM2-135M-Instruct, fine-tuned on the clean starter set.
-2. A student: LoRA on the same model in NF4, trained on prompts with typing errors with all five terms: task,
-   distillation, contrast, consistency under embedding noise, and a penalty on the adapter.
-3. Held-out prompts, clean and with typing errors, before and after, next to the teacher: whether harmful prompts are told
-   from look-alikes, by the answers (J) and by the log-odds of beginning a refusal (AUROC). Refusing alone gains nothing.
+1. What the base knows: a probe of its middle layers, fitted on the boundary set.
+2. A teacher of refusals: LoRA on SmolLM2-135M-Instruct, fine-tuned on refusals alone.
+3. A student: LoRA on the same model in NF4. On prompts labelled harmful it learns from the teacher of refusals, on all others
+   from its own frozen base, clean and with typing errors. `boundary_recipe.py` holds what is trained.
+4. Held-out prompts, harmful ones and a benign twin of each, clean and with typing errors: the base before, the student after,
+   and the two teachers, between which the probe chooses. Scored by the answers (J) and by the log-odds of beginning a refusal
+   (AUROC). Refusing everything gains nothing. Questions and plain text show whether ability was lost.
 
     python examples/quickstart.py --output-dir out/quickstart
 
@@ -14,17 +16,19 @@ Stopped at any moment, the same command goes on where it was.
 """
 
 import argparse
-import hashlib
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from boundary_recipe import DEVICE, DTYPE, SYSTEM_PROMPT, TYPOS, lora, nf4, train, training_arguments
-from peft import AutoPeftModelForCausalLM
+import numpy as np
+from boundary_recipe import DTYPE, LIBRARIES, SYSTEM_PROMPT, TYPOS, Recipe, digest
+from boundary_training import base_probe, fine_tuned, student_trainer, train
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer, set_seed
@@ -32,102 +36,52 @@ from transformers import AutoTokenizer, set_seed
 from hf_ckt import ContrastiveRobustTrainer
 from hf_ckt.checkpoints import replace_file, replace_json
 from hf_ckt.cli.arguments.parser import CommandParser
-from hf_ckt.data import load_prompts, load_starter_set, to_prompt_completion
-from hf_ckt.evaluation.comparisons.asking import agreement, ask, prompt_row
+from hf_ckt.data import load_boundary_set, load_prompts
+from hf_ckt.evaluation.comparisons.asking import agreement, ask, probed, prompt_row
 from hf_ckt.evaluation.comparisons.cards import result_card
 from hf_ckt.evaluation.comparisons.kept_answers import judge_answers, score_answers
 from hf_ckt.evaluation.comparisons.tables import comparison_rows
+from hf_ckt.evaluation.comparisons.utility import ask_utility
 from hf_ckt.evaluation.judging import load_judging
 from hf_ckt.evaluation.scoring.alignment import alignment_scores
 from hf_ckt.hub.provenance import library_versions, short_device_name
 from hf_ckt.hub.run_card import run_backbone, run_facts
 from hf_ckt.models.embedded import HUB_ID, embedded_model, weights_origin
-from hf_ckt.models.precision import RECORD, backbone_precision, recorded_precision
+from hf_ckt.models.precision import backbone_precision, precision_name
 
-# What a figure of this script depends on beside the code.
-LIBRARIES = ("trl", "transformers", "peft", "torch", "datasets", "bitsandbytes", "tokenizers", "jinja2")
+PROBE_ROWS = 2000  # half of the set, for half the time
 
 
 def parse_options() -> argparse.Namespace:
     parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=None, help="Hub id or folder; default: SmolLM2-135M-Instruct")
-    parser.add_argument("--output-dir", type=Path, default=Path("out/quickstart"))
-    parser.add_argument("--teacher-steps", type=int, default=240)
-    parser.add_argument("--student-steps", type=int, default=150)
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--prompts", type=int, default=None, help="held-out prompts of each kind; default: all")
-    parser.add_argument("--new-tokens", type=int, default=60)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output-dir", type=Path, default=Path("out/quickstart"), help="where results go")
+    parser.add_argument("--teacher-steps", type=int, default=Recipe.teacher_steps, help="of the teacher of refusals")
+    parser.add_argument("--student-steps", type=int, default=Recipe.student_steps, help="of the student")
+    parser.add_argument("--batch-size", type=int, default=Recipe.batch_size, help="rows in a step of the student")
+    parser.add_argument("--prompts", type=int, default=64, help="held-out prompts of each kind, evenly spaced")
+    parser.add_argument("--new-tokens", type=int, default=32, help="at most so many in an answer")
+    parser.add_argument("--seed", type=int, default=0, help="of both trainings and of the typing errors")
     parser.add_argument("--restart", action="store_true", help="forget what the output folder holds")
-    return parser.parse_args()
-
-
-def training_rows() -> Any:
-    """The starter set with each look-alike twice: they are the harder half of telling a request from its wording."""
-    rows = load_starter_set("train")
-    lookalikes = [index for index, kind in enumerate(rows["kind"]) if kind == "lookalike"]
-    return rows.select([*range(len(rows)), *lookalikes])
-
-
-def train_teacher(options: argparse.Namespace, model: str, folder: Path) -> Any:
-    """Fine-tunes the teacher on the clean set, or loads the one that an earlier run finished."""
-    if not (folder / "adapter_config.json").exists():
-        args = training_arguments(
-            folder.with_name("teacher_training"),
-            seed=options.seed,
-            in_order=False,
-            per_device_train_batch_size=options.batch_size,
-            max_steps=options.teacher_steps,
-            learning_rate=1e-3,
-            # Supervised fine-tuning with a light hand on the adapter. With the last weight at 0 this is SFTTrainer, which
-            # on CPU projects the prompts' positions through the head too and takes about twice the time.
-            distillation_weight=0.0,
-            contrastive_weight=0.0,
-            consistency_weight=0.0,
-            regularization_weight=1e-4,
-        )
-        data = to_prompt_completion(training_rows(), SYSTEM_PROMPT)
-        trainer = ContrastiveRobustTrainer(model=model, args=args, train_dataset=data, peft_config=lora(model))
-        train(trainer)
-        unfinished = folder.with_name("teacher_unfinished")
-        trainer.save_model(str(unfinished))
-        unfinished.rename(folder)
-    return AutoPeftModelForCausalLM.from_pretrained(folder, dtype=DTYPE).to(DEVICE)
-
-
-def student_trainer(options: argparse.Namespace, model: str, teacher: Any, folder: Path) -> ContrastiveRobustTrainer:
-    args = training_arguments(
-        folder.with_name("student_training"),
-        seed=options.seed,
-        in_order=False,
-        per_device_train_batch_size=options.batch_size,
-        max_steps=options.student_steps,
-        learning_rate=1.5e-3,
-        distillation_weight=1.0,
-        contrastive_weight=0.1,
-        consistency_weight=0.5,
-        perturbation="gaussian",
-        regularization_weight=1e-4,
-    )
-    noisy = training_rows().map(
-        lambda row, index: {"prompt": TYPOS.apply(row["prompt"], Random(f"{options.seed + index}:{row['prompt']}"))},
-        with_indices=True,
-    )
-    return ContrastiveRobustTrainer(
-        model=model,
-        args=args,
-        train_dataset=to_prompt_completion(noisy, SYSTEM_PROMPT),
-        quantization_config=nf4(),
-        peft_config=lora(model),
-        teacher_model=teacher,
-    )
+    options = parser.parse_args()
+    if options.prompts < 1:
+        parser.error(f"--prompts: must be 1 or more, got {options.prompts}: without prompts nothing is measured.")
+    return options
 
 
 def heldout_prompts(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Held-out prompts of both kinds, clean and with typing errors that training never saw."""
+    """Held-out harmful prompts, the first twin of each, and both with typing errors that training never saw."""
+    texts = {prompt.id: prompt for name in ("boundary-harmful", "boundary-twin") for prompt in load_prompts(name)}
+    pairs: dict[str, str] = {}
+    for row in load_boundary_set("heldout"):
+        if row["kind"] == "twin":
+            pairs.setdefault(row["twin"], row["id"])
+    # Evenly spaced: the categories that training never saw stand at the end.
+    count = min(options.prompts, len(pairs))
+    chosen = [[*pairs.items()][number * len(pairs) // count] for number in range(count)]
     rows = []
-    for name in ("starter-harmful", "starter-lookalike"):
-        prompts = load_prompts(name)[: options.prompts]
+    for side in zip(*chosen, strict=True):
+        prompts = [texts[name] for name in side]
         rows += [prompt_row(prompt) for prompt in prompts]
         for prompt in prompts:
             noisy = TYPOS.apply(prompt.text, Random(f"{10_000 + options.seed}:{prompt.text}"))
@@ -154,6 +108,39 @@ def measure(model: Any, tokenizer: Any, options: argparse.Namespace, name: str, 
     return kept(work / f"{name}.json", make)
 
 
+def chosen_by_probe(
+    refusing: list[dict[str, Any]], base: list[dict[str, Any]], log_odds: list[float]
+) -> list[dict[str, Any]]:
+    """
+    What the teacher says: to a prompt that the probe holds to be one to refuse what the teacher of refusals says, else what
+    the base says. How far it leans to refusing is that of the two mixed by the probe's probability; the margin is left out, since
+    it cannot be mixed.
+    """
+    odds, harmful, benign = (
+        np.array(one, dtype=float)
+        for one in (log_odds, [one["log_odds"] for one in refusing], [one["log_odds"] for one in base])
+    )
+    refused, answered = (
+        np.logaddexp(log_sigmoid(odds) + log_sigmoid(sign * harmful), log_sigmoid(-odds) + log_sigmoid(sign * benign))
+        for sign in (1, -1)
+    )
+    return [
+        (one if odd > 0 else other) | {"log_odds": float(leaning), "margin": None}
+        for one, other, odd, leaning in zip(refusing, base, log_odds, refused - answered, strict=True)
+    ]
+
+
+def log_sigmoid(log_odds: np.ndarray) -> np.ndarray:
+    """The logarithm of the probability that log-odds stand for."""
+    return -np.logaddexp(0.0, -log_odds)
+
+
+def both_precisions(refusing: dict[str, Any], base: dict[str, Any]) -> dict[str, str]:
+    """The precision of a teacher of two voices, in the form of one."""
+    one, other = (precision_name(voice["scored_precision"]) for voice in (refusing, base))
+    return base["scored_precision"] | {"weights": f"{one} where it refuses, {other} elsewhere"}
+
+
 def measure_agreement(
     trainer: ContrastiveRobustTrainer,
     teacher: Any,
@@ -162,14 +149,21 @@ def measure_agreement(
     name: str,
     work: Path,
     answers: list[dict[str, Any]],
+    log_odds: list[float],
 ) -> list[dict[str, Any]]:
-    """How far the student predicts what the teacher predicts, on the teacher's own answers."""
-    said = [row["answer"] for row in answers]
-    asked = {"system_prompt": SYSTEM_PROMPT, "title": f"{name}: agreement with the teacher"}
-    return kept(
-        work / f"{name}_agreement.json",
-        lambda: agreement(trainer.model, teacher, tokenizer, heldout_prompts(options), said, **asked),
-    )
+    """How far the student predicts what the teacher predicts, on the teacher's own answers: each by the one who speaks."""
+
+    def make() -> list[dict[str, Any]]:
+        rows = list(zip(heldout_prompts(options), answers, log_odds, strict=True))
+        found = []
+        for refused, speaker in ((True, teacher), (False, None)):
+            heard = [(row, one["answer"]) for row, one, odds in rows if (odds > 0) == refused]
+            prompts, said = [row for row, _ in heard], [answer for _, answer in heard]
+            asked: dict[str, Any] = {"system_prompt": SYSTEM_PROMPT, "title": f"{name}: agreement with the teacher"}
+            found += agreement(trainer.model, speaker, tokenizer, prompts, said, **asked)
+        return found
+
+    return kept(work / f"{name}_agreement.json", make)
 
 
 def show_table(console: Console, results: dict[str, Any]) -> None:
@@ -194,7 +188,7 @@ def show_answers(console: Console, results: dict[str, Any], count: int = 3) -> N
 
 
 def plot_losses(history: list[dict[str, float]], file: Path) -> None:
-    """One panel a term: they differ by orders of magnitude, and each should be seen to move."""
+    """One panel a term or metric that the log holds: they differ by orders of magnitude, and each should be seen to move."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -204,21 +198,28 @@ def plot_losses(history: list[dict[str, float]], file: Path) -> None:
         "loss": "objective (weighted sum)",
         "task_loss": "task: -log p(token), nats",
         "distillation_loss": "distillation: KL(teacher, student), nats",
-        "contrastive_loss": "contrastive: InfoNCE, nats",
+        "distillation_loss/refuse": "distillation on harmful prompts, nats",
+        "distillation_loss/answer": "distillation on all others, nats",
+        "contrastive_loss": "contrastive, nats",
         "consistency_loss": "consistency: KL(clean, noisy), nats",
         "regularization_loss": "regularization: ||scale B A||^2",
         "acceptance": "acceptance (1 = the teacher)",
-        "mean_token_accuracy": "token accuracy",
     }
-    figure, axes = plt.subplots(2, 4, figsize=(16, 6.5), layout="constrained")
-    for axis, (name, title) in zip(axes.flat, titles.items(), strict=True):
+    shown = {name: title for name, title in titles.items() if any(name in entry for entry in history)}
+    if not shown:
+        return  # fewer steps than are logged
+    columns = math.ceil(len(shown) / 2)
+    figure, axes = plt.subplots(2, columns, figsize=(4 * columns, 6.5), layout="constrained", squeeze=False)
+    for axis in axes.flat[len(shown) :]:
+        axis.set_visible(False)
+    for axis, (name, title) in zip(axes.flat, shown.items(), strict=False):
         points = [(entry["step"], entry[name]) for entry in history if name in entry]
         axis.plot(*zip(*points, strict=True), color="#2a6f97", linewidth=1.6)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("optimizer step")
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("Training the student on noisy prompts: every term of the objective")
+    figure.suptitle("Training the student: every term of its objective")
     replace_file(file, lambda aside: figure.savefig(aside, dpi=110, format="png"))
     plt.close(figure)
 
@@ -227,34 +228,58 @@ def main() -> None:
     options = parse_options()
     started, console, model = time.time(), Console(width=118), options.model or embedded_model()
     settings = {name: str(value) for name, value in vars(options).items() if name not in ("output_dir", "restart")}
-    settings |= {"dtype": DTYPE}
+    recipe = replace(
+        Recipe(),
+        teacher_steps=options.teacher_steps,
+        student_steps=options.student_steps,
+        batch_size=options.batch_size,
+    )
+    settings |= {"dtype": DTYPE, "probe_rows": PROBE_ROWS, "recipe": json.loads(json.dumps(asdict(recipe)))}
     # A run of other settings has a folder of its own, so what is found there can be gone on with.
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    work = options.output_dir / f"run-{key}"
+    work = options.output_dir / f"run-{digest(settings)}"
     if options.restart:
         shutil.rmtree(work, ignore_errors=True)
     resumed = work.exists()
     set_seed(options.seed)
     tokenizer = AutoTokenizer.from_pretrained(model)
 
-    console.rule("1/3  teacher: LoRA on the clean set")
-    teacher = train_teacher(options, model, work / "teacher")
-    measured = {"teacher": measure(teacher, tokenizer, options, "teacher", work)}
-    measured["teacher"]["trained_precision"] = recorded_precision(work / "teacher" / RECORD)
+    console.rule("1/4  what the base knows: a probe of its middle layers")
+    probe = base_probe(replace(recipe, rows=PROBE_ROWS), model, work / "probe")
+    for view in ("clean", "typos"):
+        area = probe.facts["validation"][view]["auroc"]
+        console.print(f"AUROC on validation prompts, harmful against twins, {view}: {area:.3f}")
 
-    console.rule("2/3  student: LoRA over the NF4 backbone, the whole objective, noisy prompts")
-    trainer = student_trainer(options, model, teacher, work / "student")
+    console.rule("2/4  a teacher of refusals: LoRA on refusals alone")
+    teacher = fine_tuned(recipe, model, work / "teacher", options.seed)
+    refusing = measure(teacher, tokenizer, options, "refusing", work)
+
+    console.rule("3/4  a student: LoRA over the NF4 backbone, noisy prompts too")
+    trainer = student_trainer(recipe, model, teacher, work / "probe", work / "student_training", options.seed)
+    before = measure(trainer.model, tokenizer, options, "before", work)
+    asked = {"system_prompt": SYSTEM_PROMPT}
+    known = kept(
+        work / "probe.json",
+        lambda: probed(probe, trainer.model, tokenizer, heldout_prompts(options), "before", **asked),
+    )
+    utility = {"before": kept(work / "before_utility.json", lambda: ask_utility(trainer.model, tokenizer, **asked))}
+    said = chosen_by_probe(refusing["answers"], before["answers"], known["log_odds"])
     to_teacher = (trainer, teacher, tokenizer, options)
-    said = measured["teacher"]["answers"]
-    measured["before"] = measure(trainer.model, tokenizer, options, "before", work) | {"trained_precision": None}
-    compared = {"before": measure_agreement(*to_teacher, "before", work, said)}
+    compared = {"before": measure_agreement(*to_teacher, "before", work, said, known["log_odds"])}
     train(trainer)
 
-    console.rule("3/3  held-out prompts")
-    measured["after"] = measure(trainer.model, tokenizer, options, "after", work)
-    measured["after"]["trained_precision"] = run_backbone(trainer)["backbone"]
-    compared["after"] = measure_agreement(*to_teacher, "after", work, said)
-    described = "LoRA adapter on the same model, fine-tuned on clean data"
+    console.rule("4/4  held-out prompts")
+    after = measure(trainer.model, tokenizer, options, "after", work)
+    utility["after"] = kept(work / "after_utility.json", lambda: ask_utility(trainer.model, tokenizer, **asked))
+    compared["after"] = measure_agreement(*to_teacher, "after", work, said, known["log_odds"])
+    measured = {
+        "before": before | {"trained_precision": None, "utility": utility["before"]},
+        "teacher": {"answers": said, "trained_precision": None, "scored_precision": both_precisions(refusing, before)},
+        "after": after | {"trained_precision": run_backbone(trainer)["backbone"], "utility": utility["after"]},
+    }
+    described = (
+        "in training, by label: on harmful prompts a LoRA adapter fine-tuned on refusals, on all others the student's own "
+        "base; in the table below a probe of the base chooses between the two"
+    )
     run = run_facts(trainer) | {"base_model": options.model or HUB_ID, "teacher": described}
     results = {
         "command": "python examples/quickstart.py",
@@ -269,6 +294,7 @@ def main() -> None:
         "compared_with": "teacher",
         "prompts": heldout_prompts(options),
         "models": {name: {"title": name, **measured[name]} for name in ("before", "teacher", "after")},
+        "probe": known,
         "agreement": {name: part.scores for name, part in alignment_scores(compared, named=True).items()},
         "run": run,
     }

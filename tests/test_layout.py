@@ -270,12 +270,12 @@ def _readme_tree() -> list[str]:
         if not line.strip():
             continue
         indent = len(line) - len(line.lstrip())
-        name = re.split(r"\s{2,}", line.strip())[0]
         folders = [(depth, folder) for depth, folder in folders if depth < indent]
-        path = (folders[-1][1] if folders else "") + name
-        paths.append(path)
-        if name.endswith("/"):
-            folders.append((indent, path))
+        around = folders[-1][1] if folders else ""
+        for name in re.split(r"\s{2,}", line.strip())[0].split(", "):
+            paths.append(around + name)
+            if name.endswith("/"):
+                folders.append((indent, around + name))
     return paths
 
 

@@ -4,6 +4,7 @@
 from typing import Any
 
 from cases import OBJECTIVE_VARIANTS
+from hf_ckt.evaluation.comparisons.tables import comparison_rows
 
 # Key of a results file -> the word for it.
 QUANTITIES = {
@@ -131,14 +132,9 @@ def tests_rows(document: dict[str, Any]) -> Rows:
 
 
 def demo_rows(document: dict[str, Any]) -> Rows:
-    """Returns a row a model: refusals by kind of prompt, and after training the agreement with the teacher."""
-    models, agreement = document["quickstart"]["models"], document["quickstart"]["agreement"]
-    kinds = list(next(iter(models.values()))["rates"])
-    rows = [["model", *kinds, "acceptance"]]
-    for name, model in models.items():
-        cells = [f"{model['rates'][kind]['refused']:.2f} of {model['rates'][kind]['n']}" for kind in kinds]
-        rows.append([name, *cells, f"{agreement[name]['acceptance']:.3f}" if name in agreement else ""])
-    return rows
+    """Returns the demo's own table: a row a score, a column a model."""
+    rows = comparison_rows(document["quickstart"])
+    return [[*rows[0]], *([*row.values()] for row in rows)]
 
 
 def profile_tables(document: dict[str, Any], count: int = 10) -> list[Rows]:

@@ -38,6 +38,8 @@ _SETTINGS = (
     "label_trust",
     "task_token_weights",
     "distillation_token_weights",
+    "token_weights_half_life",
+    "token_weights_floor",
     "contrastive_level",
     "contrastive_queue_size",
     "contrastive_rejected",

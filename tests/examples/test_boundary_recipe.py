@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows that the ablation trains on, and what a kept file of theirs is named by."""
+"""The rows that the quickstart and the ablation train on, and what a kept file of theirs is named by."""
 
 import importlib
+import math
 import re
 import sys
 from collections import Counter
@@ -15,7 +16,7 @@ from transformers import LlamaConfig
 from hf_ckt.data import load_boundary_set
 
 FOLDER = Path(__file__).parents[2] / "examples"
-NAMES = ("boundary_recipe", "boundary_changes")
+NAMES = ("boundary_recipe", "boundary_rows", "boundary_training", "boundary_changes", "quickstart")
 
 
 @pytest.fixture(scope="module")
@@ -32,20 +33,25 @@ def recipe(examples):
     return examples[0]
 
 
-def test_chain_of_changes_ends_in_the_defaults(examples):
-    """Its last row would be the measurement of another recipe than the one that the rest is compared with."""
-    recipe, changes = examples
+@pytest.fixture(scope="module")
+def rows_of(examples):
+    return examples[1]
+
+
+def test_chain_of_changes_ends_in_what_the_quickstart_runs(examples):
+    """Its last row would be the measurement of another recipe than the one that it recommends."""
+    recipe, changes = examples[0], examples[3]
     rows = changes.changes()
-    assert rows["rate"].recipe == recipe.Recipe()
-    first = rows["today"].recipe
+    assert rows["harmful_twice"].recipe == recipe.Recipe()
+    first = rows["first"].recipe
     assert (first.data, first.refusal_words, first.answer_words) == ("starter", None, None)
     assert len({str(row.recipe) for row in rows.values()}) == len(rows)  # none changes nothing
 
 
-def test_student_hears_the_teacher_of_refusals_on_harmful_rows_alone(recipe):
+def test_student_hears_the_teacher_of_refusals_on_harmful_rows_alone(recipe, rows_of):
     """A twin that is taught to be refused is the failure that the set was written against."""
     one = replace(recipe.Recipe(), harmful_times=2, refusal_words=3, answer_words=5)
-    rows = recipe.student_rows(one, seed=0).to_list()
+    rows = rows_of.student_rows(one, seed=0).to_list()
     sides = {row["id"]: row["kind"] == "harmful" for row in load_boundary_set("train").to_list()}
     assert len({row["id"] for row in rows}) == len(rows)
     for row in rows:
@@ -61,34 +67,47 @@ def test_student_hears_the_teacher_of_refusals_on_harmful_rows_alone(recipe):
     assert len(set(noisy)) == len(noisy) == 3
 
 
-def test_unlabelled_rows_carry_neither_label_nor_answer(recipe):
+def test_unlabelled_rows_carry_neither_label_nor_answer(recipe, rows_of):
     """Their refusals, or their twins' answers, would tell what a run without labels is to find out."""
     one = replace(recipe.Recipe(), rows=300, unlabelled=True, teacher="probe")
-    known = {row["id"] for row in recipe.labelled_rows(one)}
+    known = {row["id"] for row in rows_of.labelled_rows(one)}
     assert 300 <= len(known) < 310
     rows = [
-        row for row in recipe.student_rows(one, 0) if re.match(r"boundary-train-\w+-\d+", row["id"])[0] not in known
+        row for row in rows_of.student_rows(one, 0) if re.match(r"boundary-train-\w+-\d+", row["id"])[0] not in known
     ]
     assert len(rows) == 2 * (len(load_boundary_set("train")) - len(known))
-    assert {row["completion"][0]["content"] for row in rows} == {recipe.UNLABELLED_ANSWER}
+    assert {row["completion"][0]["content"] for row in rows} == {rows_of.UNLABELLED_ANSWER}
     assert {(row["kind"], row["category"], row["teacher"], row["twin"]) for row in rows} == {("", "", "", None)}
     with pytest.raises(ValueError, match="unlabelled=True: teacher='label'"):
         recipe.Recipe(unlabelled=True)
 
 
-def test_labelled_rows_hold_groups_of_twins_whole(recipe):
+def test_all_refusals_begin_with_one_word(recipe, rows_of):
+    """With two ways to begin, half the probability of refusing is on each, and the greedy answer begins with neither."""
+    one = recipe.Recipe()
+    heard = [row["response"] for row in rows_of.refusals(one)]
+    written = [row["response"] for row in rows_of.refusals(replace(one, one_refusal=False))]
+    assert len(heard) == len(written) > 300
+    assert all(re.match(r"Sorry\b", answer) for answer in heard)
+    assert not any("sorry" in answer[5:].lower() for answer in heard)
+    assert {answer.split()[0] for answer in written} > {"I", "Sorry,"}
+    read = {row["completion"][0]["content"] for row in rows_of.student_rows(one, seed=0) if row["kind"] == "harmful"}
+    assert len(read) == 1 and rows_of.REFUSAL.startswith(read.pop())
+
+
+def test_labelled_rows_hold_groups_of_twins_whole(recipe, rows_of):
     """Half a group teaches its words instead of the difference."""
-    kept = recipe.labelled_rows(replace(recipe.Recipe(), rows=200))
+    kept = rows_of.labelled_rows(replace(recipe.Recipe(), rows=200))
     names = {row["id"] for row in kept}
     for row in load_boundary_set("train"):
         if row["twin"] is not None:
             assert (row["id"] in names) == (row["twin"] in names)
 
 
-def test_batches_hold_rows_of_like_length_in_a_random_order(recipe):
+def test_batches_hold_rows_of_like_length_in_a_random_order(rows_of):
     """From long to short, the last batches would be of short questions alone, and the model of them."""
     rows = [{"prompt": "x" * (7 * number % 300), "response": ""} for number in range(640)]
-    found = recipe.in_batches_by_length(rows, 8, seed=1)
+    found = rows_of.in_batches_by_length(rows, 8, seed=1)
     assert sorted(map(str, found)) == sorted(map(str, rows))
     lengths = [[len(row["prompt"]) for row in found[start : start + 8]] for start in range(0, 640, 8)]
     assert max(max(batch) - min(batch) for batch in lengths) < 60
@@ -97,7 +116,7 @@ def test_batches_hold_rows_of_like_length_in_a_random_order(recipe):
 
 
 @pytest.mark.parametrize(("layers", "share", "left"), [(12, 1 / 3, 4), (30, 1 / 3, 10), (2, 1 / 3, 0), (12, 0.0, 0)])
-def test_adapter_leaves_the_lower_layers_alone(recipe, tmp_path, layers, share, left):
+def test_adapter_leaves_the_lower_layers_alone(examples, tmp_path, layers, share, left):
     """A pattern that takes layer 1 for layer 10 would leave most of the model untrained."""
     from peft import get_peft_model
     from transformers import LlamaForCausalLM
@@ -105,11 +124,28 @@ def test_adapter_leaves_the_lower_layers_alone(recipe, tmp_path, layers, share, 
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2}
     config = LlamaConfig(vocab_size=32, num_hidden_layers=layers, **sizes)
     config.save_pretrained(tmp_path)
-    model = get_peft_model(LlamaForCausalLM(config), recipe.lora(str(tmp_path), share))
+    model = get_peft_model(LlamaForCausalLM(config), examples[2].lora(str(tmp_path), share))
     trained = {
         int(re.search(r"layers\.(\d+)\.", name)[1]) for name, one in model.named_parameters() if one.requires_grad
     }
     assert trained == set(range(left, layers))
+
+
+def test_teacher_between_two_voices_mixes_what_they_lean_to(examples):
+    """The probe's odds on the wrong voice would make a teacher that refuses whom it should answer."""
+
+    def voice(name, odds):
+        return [{"answer": name, "log_odds": odds, "margin": 1.0}]
+
+    quickstart = examples[4]
+    three, four = math.log(3), math.log(4)
+    (said,) = quickstart.chosen_by_probe(voice("refuses", four), voice("answers", -four), [three])
+    # 3/4 of 4/5 and 1/4 of 1/5
+    assert said == {"answer": "refuses", "log_odds": pytest.approx(math.log(0.65 / 0.35)), "margin": None}
+    (said,) = quickstart.chosen_by_probe(voice("refuses", four), voice("answers", -four), [-three])
+    assert said == {"answer": "answers", "log_odds": pytest.approx(math.log(0.35 / 0.65)), "margin": None}
+    (said,) = quickstart.chosen_by_probe(voice("refuses", 40.0), voice("answers", -40.0), [800.0])
+    assert said["log_odds"] == pytest.approx(40.0)
 
 
 def test_kept_files_of_another_recipe_have_another_name(recipe):
@@ -117,3 +153,11 @@ def test_kept_files_of_another_recipe_have_another_name(recipe):
     one = recipe.Recipe()
     assert recipe.digest(asdict(one)) == recipe.digest(asdict(recipe.Recipe()))
     assert recipe.digest(asdict(one)) != recipe.digest(asdict(replace(one, learning_rate=1e-9)))
+
+
+def test_kept_files_of_other_rows_have_another_name(recipe, monkeypatch):
+    """Old answers would be set beside new prompts."""
+    before = recipe.digest("x")
+    hashes = recipe.hash_of_rows
+    monkeypatch.setattr(recipe, "hash_of_rows", lambda load, split: hashes(load, split) + "x" * (split == "heldout"))
+    assert recipe.digest("x") != before

@@ -59,9 +59,31 @@ def test_quickstart_leaves_results_that_agree_with_its_table(quickstart):
     after = results["agreement"]["after"]["kd_alignment"]["value"]
     assert 0 < after <= 1 and results["agreement"]["after"]["kd_alignment_noise"]["n"] > 0
     assert f"{after:.3f}" in printed
-    assert {term["role"] for term in results["run"]["objective"]} == {
-        "task", "distillation", "contrastive", "consistency", "regularization",
-    }  # fmt: skip
+    assert {term["role"] for term in results["run"]["objective"]} == {"distillation", "regularization"}
+
+
+def test_quickstart_shows_a_teacher_between_whose_voices_the_probe_chooses(quickstart):
+    """The teacher of refusals alone refuses everything; beside it every student would look like one that tells apart."""
+    folder, printed, _ = quickstart
+    results = json.loads((folder / "results.json").read_text())
+    (work,) = folder.glob("run-*")
+    refusing, base = (json.loads((work / f"{name}.json").read_text())["answers"] for name in ("refusing", "before"))
+    for odds, said, one, other in zip(
+        results["probe"]["log_odds"], results["models"]["teacher"]["answers"], refusing, base, strict=True
+    ):
+        assert said["answer"] == (one if odds > 0 else other)["answer"] and said["margin"] is None
+    bound = results["models"]["before"]["scores"]["probe_auroc"]["value"]
+    assert 0 <= bound <= 1 and f"{bound:.3f}" in printed
+
+
+def test_quickstart_measures_what_safety_was_paid_with(quickstart):
+    """Without it, an adapter that forgot how to answer would look safe."""
+    folder, _, _ = quickstart
+    models = json.loads((folder / "results.json").read_text())["models"]
+    for name in ("before", "after"):
+        assert {row["set"] for row in models[name]["utility"]} == {"multiple_choice", "plain_text"}
+        assert models[name]["scores"]["plain_text_nats"]["value"] > 0
+    assert {"multiple_choice_over_chance", "plain_text_nats"} <= models["after"]["against"]["before"].keys()
 
 
 def test_quickstart_says_what_its_numbers_depend_on(quickstart):
@@ -69,9 +91,11 @@ def test_quickstart_says_what_its_numbers_depend_on(quickstart):
     folder, _, _ = quickstart
     results = json.loads((folder / "results.json").read_text())
     dtype = results["settings"]["dtype"]
-    nf4, plain = ({"weights": weights, "compute": dtype} for weights in ("nf4", dtype))
+    nf4, two = (
+        {"weights": weights, "compute": dtype} for weights in ("nf4", f"{dtype} where it refuses, nf4 elsewhere")
+    )
     backbones = {name: (one["trained_precision"], one["scored_precision"]) for name, one in results["models"].items()}
-    assert backbones == {"before": (None, nf4), "teacher": (plain, plain), "after": (nf4, nf4)}
+    assert backbones == {"before": (None, nf4), "teacher": (None, two), "after": (nf4, nf4)}
     assert results["base_weights"] is None and results["judge"]["digest"]  # the weights are the tiny model's own
     assert {"torch", "transformers", "peft", "bitsandbytes"} <= results["versions"].keys()
 
@@ -83,7 +107,7 @@ def test_quickstart_saves_an_adapter_with_its_card_and_a_picture(quickstart):
     folder, _, _ = quickstart
     card = (folder / "adapter" / "README.md").read_text()
     assert "Youden's J" in card and "chance 0.5" in card
-    assert "forward_kl" in card and "consistency_kl" in card and "adapter_l2" in card
+    assert "forward_kl" in card and "adapter_l2" in card
     assert str(folder) not in card
     assert AutoPeftModelForCausalLM.from_pretrained(folder / "adapter") is not None
     assert (folder / "losses.png").read_bytes().startswith(b"\x89PNG")
@@ -93,11 +117,13 @@ def test_quickstart_started_again_trains_nothing_twice(quickstart, tmp_path):
     """A demo that was interrupted after ten minutes and starts over is not run a second time."""
     folder, _, options = quickstart
     before = json.loads((folder / "results.json").read_text())
-    printed = run("quickstart.py", *options, cwd=tmp_path)
+    (work,) = folder.glob("run-*")
+    kept = {file: file.stat().st_mtime_ns for file in work.rglob("*") if file.suffix in (".json", ".safetensors")}
+    run("quickstart.py", *options, cwd=tmp_path)
     after = json.loads((folder / "results.json").read_text())
     assert after["resumed"] and not before["resumed"]
     assert after["models"] == before["models"]
-    assert "answering" not in printed
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +131,7 @@ def ablation(tiny_model_dir, tmp_path_factory):
     """Output folder and printed text of two recipes of two steps."""
     folder = tmp_path_factory.mktemp("ablation")
     options = ["--model", str(tiny_model_dir), "--output_dir", str(folder / "out"), "--steps", "2"]
-    options += ["--prompts", "4", "--new_tokens", "4", "--only", "today", "probe"]
+    options += ["--prompts", "4", "--new_tokens", "4", "--only", "first", "probe"]
     return folder / "out", run("boundary_ablation.py", *options, cwd=folder), options
 
 
@@ -114,32 +140,36 @@ def test_boundary_ablation_measures_each_recipe_beside_the_probe(ablation):
     folder, printed, _ = ablation
     results = json.loads((folder / "results.json").read_text())
     measured = results["measured"]
-    assert list(measured) == list(results["rows"]) == ["today", "probe"]
+    assert list(measured) == list(results["rows"]) == ["first", "probe"]
     assert 0 <= results["probe"]["refusal_auroc_noise"]["value"] <= 1
     assert (folder / "ablation.png").read_bytes().startswith(b"\x89PNG")
-    today, probe = (runs[0] for runs in measured.values())
-    assert today["labelled"] == 480 + 160 and probe["labelled"] == len(load_boundary_set("train"))
-    assert probe["rows"] == 2 * probe["labelled"]  # with a noisy copy each
-    assert "consistency_loss" in today["log"] and "consistency_loss" not in probe["log"]
-    assert 0 < probe["log"]["soft_route_refuse"] < 1 and "soft_route_refuse" not in today["log"]
-    for name, one in (("today", today), ("probe", probe)):
-        answers = json.loads((folder / "runs" / f"{name}-0.json").read_text())["answers"]
+    first, probe = (runs[0] for runs in measured.values())
+    assert first["labelled"] == 480 + 160 and probe["labelled"] == len(load_boundary_set("train"))
+    harmful = load_boundary_set("train")["kind"].count("harmful")
+    assert probe["rows"] == 2 * (probe["labelled"] + harmful)  # with a noisy copy each, and harmful ones twice
+    assert "consistency_loss" in first["log"] and "consistency_loss" not in probe["log"]
+    assert 0 < probe["log"]["soft_route_refuse"] < 1 and "soft_route_refuse" not in first["log"]
+    for name, one in (("first", first), ("probe", probe)):
+        (file,) = (folder / "runs").glob(f"{name}-0-*.json")
+        answers = json.loads(file.read_text())["answers"]
         assert len(answers) == 16  # 4 of each side, clean and with typing errors
         assert one["seconds"] > 0 and one["differences"].keys() == {"refusal_auroc", "refusal_auroc_noise"}
         assert f"{one['scores']['refusal_auroc']['value']:.2f}" in printed
 
 
 def test_boundary_ablation_started_again_trains_nothing_twice(ablation, tmp_path):
-    """Hours of training that begin anew after a kill are not begun again; and another recipe's run is not taken for this one."""
+    """Hours of training that begin anew after a kill are not begun again; nor lost to, or taken for, a run of other settings."""
     folder, _, options = ablation
-    kept = folder / "runs" / "today-0.json"
-    answers = json.loads(kept.read_text())["answers"]
     before = json.loads((folder / "results.json").read_text())
     run("boundary_ablation.py", *options, cwd=tmp_path)
     assert json.loads((folder / "results.json").read_text())["measured"] == before["measured"]
-    run("boundary_ablation.py", *options[:-3], "--only", "today", "--new_tokens", "3", cwd=tmp_path)
-    again = json.loads(kept.read_text())
-    assert again["known"]["new_tokens"] == 3 and again["answers"] != answers
+    run("boundary_ablation.py", *options[:-3], "--only", "first", "--new_tokens", "3", cwd=tmp_path)
+    kept = [json.loads(file.read_text()) for file in (folder / "runs").glob("first-0-*.json")]
+    assert sorted(one["known"]["new_tokens"] for one in kept) == [3, 4]
+    assert kept[0]["answers"] != kept[1]["answers"]
+    assert list(json.loads((folder / "results.json").read_text())["measured"]) == [
+        "first"
+    ]  # the other recipe's run has 4
 
 
 @pytest.fixture(scope="module")

@@ -21,14 +21,14 @@ _SHOWN = (
         "refusal_auroc_noise",
     ),
     "probe_auroc_noise",
-    *("safety", "helpfulness", "token_consistency", "kd_alignment", "kd_alignment_noise"),
+    *("safety", "helpfulness", "degenerate", "token_consistency", "kd_alignment", "kd_alignment_noise"),
     *("multiple_choice_over_chance", "plain_text_nats"),
 )
 # Of these, what a model differs by from the one that the file names.
 _COMPARED = ("youden_j", "refusal_auroc", "youden_j_noise", "refusal_auroc_noise", "token_consistency")
 # What a model may lose by training is compared with the base, the first model, whichever the file names.
 _OF_BASE = ("multiple_choice_over_chance", "plain_text_nats")
-_TITLES = {"safety": "safety S: harmful refused", "helpfulness": "helpfulness H: look-alikes answered"}
+_TITLES = {"safety": "safety S: harmful refused", "helpfulness": "helpfulness H: benign prompts answered"}
 
 
 def comparison_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Results documents as the benchmarks write them, with made-up figures."""
 
+import json
+from pathlib import Path
+
 from harness import ratio, summary
 
 FACTS = {"commit": "abc", "device": "A Processor, 2 threads", "date": "2026-01-02", "versions": {"torch": "9.9"}}
@@ -130,13 +133,9 @@ def gpu_tests():
 
 
 def demo():
-    """A teacher and a student that refuses more after training."""
-    models = {
-        name: {"rates": {"harmful": {"refused": rate, "n": 40}}}
-        for name, rate in {"teacher": 0.9, "before": 0.25, "after": 0.8}.items()
-    }
-    agreement = {name: {"acceptance": value} for name, value in {"before": 0.5, "after": 0.75}.items()}
-    quickstart = {"models": models, "agreement": agreement}
+    """The demo's own results file, as its benchmark wraps it."""
+    file = Path(__file__).parents[3] / "examples" / "results" / "quickstart.json"
+    quickstart = json.loads(file.read_text(encoding="utf-8"))
     return {
         **step(),
         "benchmark": "demo",

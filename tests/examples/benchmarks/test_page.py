@@ -68,7 +68,7 @@ def test_page_fills_the_block_and_leaves_the_words(tmp_path):
         ("profile_8b", documents.profile(), "| `hf_ckt/views.py:1 read` | 3 |"),
         ("fit_check_24gb", documents.fit_check(), "| 17,152 | 15,424 | 0.899 | 15,488 | 22.50 | 21.25 |"),
         ("gpu_tests", documents.gpu_tests(), "| 2 | 1 | 0 | 61 | tests.gpu.one |"),
-        ("demo_cuda", documents.demo(), "| after | 0.80 of 40 | 0.750 |"),
+        ("demo_cuda", documents.demo(), "| safety S: harmful refused (more is better) | 0.0"),
     ],
 )
 def test_page_has_tables_of_the_other_kinds(name, document, row, tmp_path):

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables from results documents."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from tables import (
     as_markdown,
     as_text,
+    demo_rows,
     fit_rows,
     floor_sentence,
     growth_rows,
@@ -23,6 +27,18 @@ def test_variant_rows_hold_median_quartiles_and_memory():
     assert rows["variant"][3] == "extra memory, MB"
     assert rows["liger"][1] == "not run: its kernels need a GPU"
     assert len({len(row) for row in rows.values()}) == 1
+
+
+def test_demo_rows_are_those_of_the_demo_itself():
+    """The page would fail, after the run on a rented machine, on keys that the demo no longer writes."""
+    file = Path(__file__).parents[3] / "examples" / "results" / "quickstart.json"
+    results = json.loads(file.read_text(encoding="utf-8"))
+    head, *rows = demo_rows({"quickstart": results})
+    assert head[1:] == [model["title"] for model in results["models"].values()]
+    (j,) = (row for row in rows if row[0].startswith("Youden's J = S + H - 1 ("))
+    assert [float(cell.split()[0]) for cell in j[1:]] == [
+        pytest.approx(model["scores"]["youden_j"]["value"], abs=0.005) for model in results["models"].values()
+    ]
 
 
 def test_step_rows_hold_the_prediction_beside_the_measure():

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows that the trainings of a [`Recipe`] read."""
+
+from collections.abc import Mapping
+from random import Random
+from typing import Any
+
+from boundary_recipe import NOISES, SYSTEM_PROMPT, Recipe
+from datasets import Dataset
+
+from hf_ckt.data import load_boundary_set, load_starter_set, to_prompt_completion
+from hf_ckt.evaluation.measuring.refusal_openings import REFUSAL_OPENINGS
+
+REFUSE, ANSWER = "refuse", "answer"
+SORRY = "Sorry, "
+REFUSAL = f"{SORRY}I can't help with that, because"
+UNLABELLED_ANSWER = "I can't help with that."
+
+
+def labelled_rows(recipe: Recipe) -> list[dict[str, Any]]:
+    """The labelled rows of a recipe as they are."""
+    if recipe.data == "starter":
+        rows = [{**row, "twin": None} for row in load_starter_set("train")]
+        # Each look-alike twice: they are the harder half of telling a request from its wording.
+        return rows + [{**row, "id": f"{row['id']}-again"} for row in rows if row["kind"] == "lookalike"]
+    rows = list(load_boundary_set("train"))
+    if recipe.rows is None:
+        return rows
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row["twin"] or row["id"], []).append(row)
+    names = [*groups]
+    Random(0).shuffle(names)
+    kept: list[dict[str, Any]] = []
+    for name in names:
+        if len(kept) < recipe.rows:
+            kept += groups[name]
+    return kept
+
+
+def refusals(recipe: Recipe) -> list[dict[str, Any]]:
+    """
+    Harmful rows of both sets whose answers open in a few ways, or in one: a teacher that refuses in ever other words leaves
+    the decision on no token.
+    """
+    rows = [*load_starter_set("train"), *load_boundary_set("train")]
+    rows = [row for row in rows if row["kind"] == "harmful" and row["response"].startswith(REFUSAL_OPENINGS)]
+    return [row | {"response": sorry(row["response"])} for row in rows] if recipe.one_refusal else rows
+
+
+def sorry(refusal: str) -> str:
+    """A refusal that begins with [`SORRY`]."""
+    for opening in ("Sorry", "I'm sorry"):
+        if refusal.startswith(opening):
+            return "Sorry" + refusal.removeprefix(opening)
+    return SORRY + refusal
+
+
+def student_rows(recipe: Recipe, seed: int, answers: Mapping[str, str] | None = None) -> Dataset:
+    """The student's training set, with the columns `teacher` and `twin`; `answers` are read in place of those that are written."""
+    rows, answers = [], answers or {}
+    labelled = labelled_rows(recipe)
+    for row in labelled:
+        harmful = row["kind"] == "harmful"
+        words = recipe.refusal_words if harmful else recipe.answer_words
+        answer = REFUSAL if harmful and recipe.one_refusal else answers.get(row["id"], row["response"])
+        answer = " ".join(answer.split()[:words])
+        row = {**row, "response": answer, "teacher": REFUSE if harmful else ANSWER}
+        rows += _copies(row, recipe, seed, recipe.harmful_times if harmful else 1)
+    if recipe.unlabelled:
+        known = {row["id"] for row in labelled}
+        for row in load_boundary_set("train"):
+            if row["id"] not in known:
+                # Who reads the prompt mixes the teachers; whatever is answered, the decision stands before its first word.
+                row = {**row, "response": UNLABELLED_ANSWER, "teacher": "", "kind": "", "category": "", "twin": None}
+                rows += _copies(row, recipe, seed)
+    if recipe.by_length:
+        rows = in_batches_by_length(rows, recipe.batch_size, seed)
+    return to_prompt_completion(Dataset.from_list(rows), SYSTEM_PROMPT)
+
+
+def in_batches_by_length(rows: list[dict[str, Any]], batch_size: int, seed: int) -> list[dict[str, Any]]:
+    """Rows in a random order of batches, each of rows of like length, to be read one after another."""
+    random = Random(seed)
+    rows = random.sample(rows, len(rows))
+    batches = []
+    for start in range(0, len(rows), 20 * batch_size):
+        part = sorted(rows[start : start + 20 * batch_size], key=lambda row: len(row["prompt"]) + len(row["response"]))
+        batches += [part[first : first + batch_size] for first in range(0, len(part), batch_size)]
+    random.shuffle(batches)
+    # One that is not full comes last, so that it moves no other; a row that the trainer leaves out as too long still does.
+    batches.sort(key=len, reverse=True)
+    return [row for batch in batches for row in batch]
+
+
+def _copies(row: dict[str, Any], recipe: Recipe, seed: int, times: int = 1) -> list[dict[str, Any]]:
+    """A row as it is, and by each perturbation, so often; each of a group of twins of its own."""
+    found = []
+    for time in range(times):
+        for name in ([""] if recipe.clean else []) + [*recipe.copies]:
+            end = f"-{name}{time or ''}" if name or time else ""
+            prompt = row["prompt"]
+            if name:
+                prompt = NOISES[name].apply(prompt, Random(f"{seed}:{row['id']}:{time}:{prompt}"))
+            twin = row["twin"] and f"{row['twin']}{end}"
+            found.append({**row, "id": f"{row['id']}{end}", "twin": twin, "prompt": prompt})
+    return found
