@@ -2,17 +2,10 @@
 """The trainings of a [`Recipe`]: a probe of the base, a teacher, and a student that learns whom to refuse."""
 
 import json
-import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-# TRL's trainers send usage data; an example should not.
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-# trl 1.16 sets the name that transformers 5.23 renamed, and every run would say so.
-warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
 
 import torch
 from boundary_recipe import DTYPE, SYSTEM_PROMPT, Recipe

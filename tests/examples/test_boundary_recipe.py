@@ -3,7 +3,9 @@
 
 import importlib
 import math
+import os
 import re
+import subprocess
 import sys
 from collections import Counter
 from dataclasses import asdict, replace
@@ -161,3 +163,14 @@ def test_kept_files_of_other_rows_have_another_name(recipe, monkeypatch):
     hashes = recipe.hash_of_rows
     monkeypatch.setattr(recipe, "hash_of_rows", lambda load, split: hashes(load, split) + "x" * (split == "heldout"))
     assert recipe.digest("x") != before
+
+
+@pytest.mark.parametrize("script", ["quickstart", "boundary_ablation", "robust_training"])
+def test_examples_send_no_usage_data(script):
+    """The Hub's client reads the variable once, at its import: set after that, TRL's trainers send all the same."""
+    asked = f"import {script}, huggingface_hub.constants as hub; assert hub.HF_HUB_DISABLE_TELEMETRY"
+    names = ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_OFFLINE")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    environment["PYTHONPATH"] = os.pathsep.join([str(FOLDER), str(FOLDER.parent)])
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
