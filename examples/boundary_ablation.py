@@ -22,7 +22,7 @@ from random import Random
 from typing import Any
 
 from boundary_changes import changes
-from boundary_recipe import DTYPE, LIBRARIES, SYSTEM_PROMPT, TYPOS, Recipe, digest
+from boundary_recipe import DTYPE, LIBRARIES, SYSTEM_PROMPT, TYPOS, Recipe, digest, kept
 from boundary_rows import labelled_rows
 from boundary_training import answers_of_base, base_probe, fine_tuned, student_trainer, train
 from rich.console import Console
@@ -113,14 +113,13 @@ def measure(options: argparse.Namespace, model: str, name: str, seed: int) -> No
     asked: dict[str, Any] = {"system_prompt": SYSTEM_PROMPT, "new_tokens": options.new_tokens}
     results: dict[str, Any] = {"prompts": prompts, "models": {}}
     asked_of = digest(known["model"], options.prompts, options.new_tokens)
-    base_file = options.output_dir / "work" / f"base-{asked_of}.json"
-    if not base_file.exists():
-        found = {
+    base = kept(
+        options.output_dir / "work" / f"base-{asked_of}.json",
+        lambda: {
             "answers": ask(trainer.model, tokenizer, prompts, title="base", **asked),
             "probe": probed(probe, trainer.model, tokenizer, prompts, "base", system_prompt=SYSTEM_PROMPT),
-        }
-        replace_json(base_file, found)
-    base = json.loads(base_file.read_text(encoding="utf-8"))
+        },
+    )
     train(trainer)
     trainer.save_model(str(options.output_dir / "adapters" / run))
     answers = ask(trainer.model, tokenizer, prompts, title=name, **asked)
@@ -133,7 +132,7 @@ def measure(options: argparse.Namespace, model: str, name: str, seed: int) -> No
     judge_answers(results, judging)
     score_answers(results, judging)
     history = trainer.state.log_history
-    kept = {
+    finished = {
         "known": known,
         "scores": results["models"][name]["scores"],
         "base": results["models"]["base"]["scores"],
@@ -146,7 +145,7 @@ def measure(options: argparse.Namespace, model: str, name: str, seed: int) -> No
         "log": {**(history[-2] if len(history) > 1 else {}), **history[-1]},
         "answers": answers,
     }
-    replace_json(options.output_dir / "runs" / f"{run}.json", kept)
+    replace_json(options.output_dir / "runs" / f"{run}.json", finished)
     shutil.rmtree(work, ignore_errors=True)
 
 

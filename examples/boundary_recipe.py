@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 # TRL's trainers send usage data; an example should not. Read when the Hub's client is imported, so it comes first.
@@ -19,6 +20,7 @@ warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is depreca
 
 from datasets import Dataset
 
+from hf_ckt.checkpoints import replace_json
 from hf_ckt.data import load_boundary_set, load_starter_set
 from hf_ckt.discovery import load_part
 from hf_ckt.models.embedded import native_dtype
@@ -142,6 +144,13 @@ def digest(*facts: Any) -> str:
     data = [hash_of_rows(load_boundary_set, split) for split in ("train", "validation", "heldout")]
     data.append(hash_of_rows(load_starter_set, "train"))
     return hashlib.sha256(json.dumps([facts, data, DTYPE], sort_keys=True).encode()).hexdigest()[:8]
+
+
+def kept(file: Path, make: Callable[[], Any]) -> Any:
+    """What an earlier run has made and kept, or what is made now."""
+    if not file.exists():
+        replace_json(file, make())
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 @cache

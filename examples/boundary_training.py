@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The trainings of a [`Recipe`]: a probe of the base, a teacher, and a student that learns whom to refuse."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from boundary_recipe import DTYPE, SYSTEM_PROMPT, Recipe
+from boundary_recipe import DTYPE, SYSTEM_PROMPT, Recipe, kept
 from boundary_rows import ANSWER, REFUSE, in_batches_by_length, labelled_rows, refusals, student_rows
 from datasets import Dataset
 from peft import AutoPeftModelForCausalLM, LoraConfig
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer
-from hf_ckt.checkpoints import last_complete_checkpoint, replace_json
+from hf_ckt.checkpoints import last_complete_checkpoint
 from hf_ckt.data import load_boundary_set, to_prompt_completion
 from hf_ckt.evaluation.measuring.answers import greedy_answers
 from hf_ckt.evaluation.measuring.chat_format import chat_format
@@ -30,7 +29,9 @@ LOADING: dict[str, Any] = {"dtype": DTYPE} | ({} if CUDA else {"attn_implementat
 PROBE_STRENGTH = 1e-2  # what `fit-probe` takes of the four that it tries by default, which costs four times as long
 
 
-def training_arguments(folder: Path, *, seed: int, in_order: bool, **kwargs: Any) -> ContrastiveRobustConfig:
+def training_arguments(
+    folder: Path, *, seed: int, in_order: bool = False, save_steps: int = 50, **kwargs: Any
+) -> ContrastiveRobustConfig:
     """What all trainings share; `in_order` reads the rows as they lie."""
     return ContrastiveRobustConfig(
         str(folder),
@@ -38,7 +39,7 @@ def training_arguments(folder: Path, *, seed: int, in_order: bool, **kwargs: Any
         lr_scheduler_type="cosine",
         warmup_steps=5,
         logging_steps=5,
-        save_steps=50,
+        save_steps=save_steps,
         save_total_limit=1,
         max_length=160,
         gradient_checkpointing=False,  # short rows: memory is not what limits
@@ -81,14 +82,16 @@ def frozen_base(model: str) -> Any:
 
 def answers_of_base(model: str, file: Path) -> dict[str, str]:
     """The first words of the base's greedy answer to each benign training prompt, by id; or those that an earlier run kept."""
-    if not file.exists():
+
+    def make() -> dict[str, str]:
         rows = [row for row in load_boundary_set("train") if row["kind"] != "harmful"]
         asked: dict[str, Any] = {"system_prompt": SYSTEM_PROMPT, "new_tokens": 16, "title": "the base's own answers"}
         said = greedy_answers(
             frozen_base(model), AutoTokenizer.from_pretrained(model), [row["prompt"] for row in rows], **asked
         )
-        replace_json(file, {row["id"]: answer for row, answer in zip(rows, said, strict=True)})
-    return json.loads(file.read_text(encoding="utf-8"))
+        return {row["id"]: answer for row, answer in zip(rows, said, strict=True)}
+
+    return kept(file, make)
 
 
 def base_probe(recipe: Recipe, model: str, folder: Path) -> BoundaryProbe:

@@ -20,14 +20,13 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
-from boundary_recipe import DTYPE, LIBRARIES, SYSTEM_PROMPT, TYPOS, Recipe, digest
+from boundary_recipe import DTYPE, LIBRARIES, SYSTEM_PROMPT, TYPOS, Recipe, digest, kept
 from boundary_training import base_probe, fine_tuned, student_trainer, train
 from rich.console import Console
 from rich.table import Table
@@ -87,13 +86,6 @@ def heldout_prompts(options: argparse.Namespace) -> list[dict[str, Any]]:
             noisy = TYPOS.apply(prompt.text, Random(f"{10_000 + options.seed}:{prompt.text}"))
             rows.append(prompt_row(prompt, noisy, corruption="typos", severity=TYPOS.severity))
     return rows
-
-
-def kept(file: Path, make: Callable[[], Any]) -> Any:
-    """What an earlier run has measured and kept, or what is measured now."""
-    if not file.exists():
-        replace_json(file, make())
-    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def measure(model: Any, tokenizer: Any, options: argparse.Namespace, name: str, work: Path) -> dict[str, Any]:

@@ -15,26 +15,20 @@ Stopped at any moment, the same command goes on where it was.
 import argparse
 import hashlib
 import json
-import os
 import shutil
-import warnings
 from pathlib import Path
 from random import Random
 from typing import Any
 
-# TRL's trainers send usage data; an example should not.
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-# trl 1.16 sets the name that transformers 5.23 renamed, and every run would say so.
-warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
-
-import torch
-from peft import AutoPeftModelForCausalLM, LoraConfig
+from boundary_recipe import DTYPE, SYSTEM_PROMPT
+from boundary_training import DEVICE, lora, train, training_arguments
+from peft import AutoPeftModelForCausalLM
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer
-from hf_ckt.checkpoints import last_complete_checkpoint, replace_file, replace_json
+from hf_ckt import ContrastiveRobustTrainer
+from hf_ckt.checkpoints import replace_file, replace_json
 from hf_ckt.cli.arguments.parser import CommandParser
 from hf_ckt.data import load_prompts, load_starter_set, to_prompt_completion
 from hf_ckt.discovery import load_part
@@ -44,13 +38,9 @@ from hf_ckt.evaluation.comparisons.tables import comparison_rows
 from hf_ckt.evaluation.judging import load_judging
 from hf_ckt.evaluation.measuring.token_consistency import token_consistency
 from hf_ckt.hub.provenance import library_versions, short_device_name
-from hf_ckt.models.embedded import HUB_ID, embedded_model, native_dtype, weights_origin
+from hf_ckt.models.embedded import HUB_ID, embedded_model, weights_origin
 from hf_ckt.models.precision import RECORD, backbone_precision, recorded_precision
 
-CUDA = torch.cuda.is_available()
-DTYPE = native_dtype()
-LOADING = {"dtype": DTYPE} | ({} if CUDA else {"attn_implementation": "eager"})
-SYSTEM_PROMPT = "You are a helpful assistant."
 # What the consistency term sees in training. The strengths are the parts' defaults, but for adversarial noise, which at
 # the norm of gaussian noise would leave nothing of the prediction. None was tuned.
 METHODS: dict[str, dict[str, Any]] = {
@@ -79,27 +69,17 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def train(options: argparse.Namespace, model: str, name: str, work: Path) -> Path:
+def trained_adapter(options: argparse.Namespace, model: str, name: str, work: Path) -> Path:
     """Trains one adapter, or finds the one that an earlier run finished."""
     folder = work / name
     if not (folder / "adapter_config.json").exists():
-        args = ContrastiveRobustConfig(
-            str(work / f"{name}_training"),
+        args = training_arguments(
+            work / f"{name}_training",
+            seed=options.seed,
+            save_steps=20,
             max_steps=options.steps,
             per_device_train_batch_size=options.batch_size,
             learning_rate=1e-3,
-            lr_scheduler_type="cosine",
-            warmup_steps=5,
-            logging_steps=5,
-            save_steps=20,
-            save_total_limit=1,
-            max_length=160,
-            gradient_checkpointing=False,  # short rows: memory is not what limits
-            bf16=DTYPE == "bfloat16",
-            use_cpu=not CUDA,
-            report_to="none",
-            seed=options.seed,
-            model_init_kwargs=LOADING,
             distillation_weight=0.0,
             contrastive_weight=0.0,
             # A light hand on the adapter in all four. With every extra weight at 0, SFT would be SFTTrainer, which on CPU
@@ -111,9 +91,9 @@ def train(options: argparse.Namespace, model: str, name: str, work: Path) -> Pat
             model=model,
             args=args,
             train_dataset=to_prompt_completion(load_starter_set("train"), SYSTEM_PROMPT),
-            peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
+            peft_config=lora(model),
         )
-        trainer.train(resume_from_checkpoint=last_complete_checkpoint(args.output_dir, required=False))
+        train(trainer)
         trainer.save_model(str(work / f"{name}_unfinished"))
         replace_json(work / f"{name}.log.json", trainer.state.log_history)
         (work / f"{name}_unfinished").rename(folder)
@@ -213,7 +193,6 @@ def main() -> None:
     if options.restart:
         shutil.rmtree(work, ignore_errors=True)
     tokenizer = AutoTokenizer.from_pretrained(model)
-    device = "cuda" if CUDA else "cpu"
 
     models = {}
     for name in TITLES:
@@ -222,9 +201,9 @@ def main() -> None:
         if name == "base":
             loaded = AutoModelForCausalLM.from_pretrained(model, dtype=DTYPE)
         else:
-            folder = train(options, model, name, work)
+            folder = trained_adapter(options, model, name, work)
             loaded = AutoPeftModelForCausalLM.from_pretrained(folder, dtype=DTYPE)
-        measured = measure(options, name, loaded.to(device), tokenizer, work)
+        measured = measure(options, name, loaded.to(DEVICE), tokenizer, work)
         trained = None if name == "base" else recorded_precision(work / name / RECORD)
         models[name] = {"title": TITLES[name], "trained_precision": trained, **measured}
         del loaded
