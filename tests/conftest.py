@@ -16,6 +16,8 @@ os.environ.update(
     HF_DATASETS_CACHE=f"{_SCRATCH}/datasets",
     # Each process its own: two that share it can load a library that the other one is still linking (torch 2.13).
     TORCHINDUCTOR_CACHE_DIR=f"{_SCRATCH}/inductor",
+    # And none a pool of compilers: with one, CI loaded a half-linked library all the same.
+    TORCHINDUCTOR_COMPILE_THREADS="1",
     MPLBACKEND="Agg",
     TOKENIZERS_PARALLELISM="false",
     WANDB_DISABLED="true",
