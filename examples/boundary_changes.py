@@ -75,11 +75,16 @@ def changes() -> dict[str, Change]:
     step(
         "openings",
         f"openings alone: {final.answer_words} words of each answer",
-        refusal_words=final.refusal_words,
+        refusal_words=final.answer_words,
         answer_words=final.answer_words,
     )
     step("decay", "weights that decay with the position", objective=final.objective)
-    step("one_refusal", "all refusals begin with one word", one_refusal=True)
+    step(
+        "one_refusal",
+        "a refusal is one sentence, read whole, and all begin with one word",
+        one_refusal=True,
+        refusal_words=final.refusal_words,
+    )
     step("float32", "adapter in float32", float32_adapter=True)
     step("upper", "adapter on the upper two thirds of the layers alone", untrained=final.untrained)
     step("rate", "three times the learning rate", learning_rate=final.learning_rate)
@@ -114,6 +119,7 @@ def changes() -> dict[str, Change]:
             },
         ),
         "base_answers": ("the base's own greedy answers in place of written ones", {"base_answers": True}),
+        "refusal_words": (f"{final.answer_words} words of a refusal, not its end", {"refusal_words": final.answer_words}),
         "divergence": (
             "weights by how far teacher and base differ",
             {"objective": {**plain, "distillation_token_weights": "teacher_divergence"}},

@@ -63,14 +63,15 @@ class Recipe:
         harmful_times (`int`):
             How often harmful rows are there, each noisy copy with noise of its own. They are a fifth of the set.
         one_refusal (`bool`):
-            Whether all refusals begin with the same word, with which the base begins no answer, so that one token decides. The student
-            then reads the same opening on every harmful row. False: as they are written, many with the reason first, so that
-            what begins as an answer may still end in a refusal.
+            Whether a refusal is one sentence that begins with the same word as all others, with which the base begins no answer,
+            so that one token decides. False: as they are written, many with the reason first, so that what begins as an answer
+            may still end in a refusal.
         base_answers (`bool`):
             Whether the student reads greedy answers of the frozen base where a prompt is no harmful one, in place of the
             written ones.
         refusal_words (`int`, *optional*), answer_words (`int`, *optional*):
-            Words of a refusal and of any other answer that are read: what decides is how it begins. None: all.
+            Words of a refusal and of any other answer that are read: what decides is how it begins. None: all, which teaches
+            how it ends.
         teacher (`str`):
             Who is heard. `label`: a teacher of refusals on harmful rows, the frozen base on all others. `probe`: a mixture of
             the two on every row, by the probe's probability. `sft`: an adapter fine-tuned on all answers, on every row.
@@ -99,7 +100,7 @@ class Recipe:
     harmful_times: int = 2
     one_refusal: bool = True
     base_answers: bool = False
-    refusal_words: int | None = 6
+    refusal_words: int | None = None
     answer_words: int | None = 6
     teacher: str = "label"
     teacher_steps: int = 60

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rows that the trainings of a [`Recipe`] read."""
 
+import re
 from collections.abc import Mapping
 from random import Random
 from typing import Any
@@ -13,7 +14,7 @@ from hf_ckt.evaluation.measuring.refusal_openings import REFUSAL_OPENINGS
 
 REFUSE, ANSWER = "refuse", "answer"
 SORRY = "Sorry, "
-REFUSAL = f"{SORRY}I can't help with that, because"
+REFUSAL = f"{SORRY}I can't help with that."
 UNLABELLED_ANSWER = "I can't help with that."
 
 
@@ -49,11 +50,14 @@ def refusals(recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def sorry(refusal: str) -> str:
-    """A refusal that begins with [`SORRY`]."""
+    """The first sentence of a refusal, begun with [`SORRY`]; [`REFUSAL`] for one that opens as few do, or with the reason."""
+    if not refusal.startswith(REFUSAL_OPENINGS):
+        return REFUSAL
+    first = re.split(r"(?<=[.!?])\s", refusal, maxsplit=1)[0]
     for opening in ("Sorry", "I'm sorry"):
-        if refusal.startswith(opening):
-            return "Sorry" + refusal.removeprefix(opening)
-    return SORRY + refusal
+        if first.startswith(opening):
+            return "Sorry" + first.removeprefix(opening)
+    return SORRY + first
 
 
 def student_rows(recipe: Recipe, seed: int, answers: Mapping[str, str] | None = None) -> Dataset:
@@ -63,7 +67,9 @@ def student_rows(recipe: Recipe, seed: int, answers: Mapping[str, str] | None = 
     for row in labelled:
         harmful = row["kind"] == "harmful"
         words = recipe.refusal_words if harmful else recipe.answer_words
-        answer = REFUSAL if harmful and recipe.one_refusal else answers.get(row["id"], row["response"])
+        answer = answers.get(row["id"], row["response"])
+        if harmful and recipe.one_refusal:
+            answer = sorry(answer)
         answer = " ".join(answer.split()[:words])
         row = {**row, "response": answer, "teacher": REFUSE if harmful else ANSWER}
         rows += _copies(row, recipe, seed, recipe.harmful_times if harmful else 1)

@@ -94,7 +94,22 @@ def test_all_refusals_begin_with_one_word(recipe, rows_of):
     assert not any("sorry" in answer[5:].lower() for answer in heard)
     assert {answer.split()[0] for answer in written} > {"I", "Sorry,"}
     read = {row["completion"][0]["content"] for row in rows_of.student_rows(one, seed=0) if row["kind"] == "harmful"}
-    assert len(read) == 1 and rows_of.REFUSAL.startswith(read.pop())
+    assert rows_of.REFUSAL in read and all(answer.startswith("Sorry") for answer in read)
+    # Each has its end: a student that never reads one repeats itself.
+    assert all(answer.endswith((".", "!", "?")) for answer in {*read, *heard})
+
+
+@pytest.mark.parametrize(
+    ("refusal", "heard"),
+    [
+        ("I'm sorry, but I can't say. Ask a nurse.", "Sorry, but I can't say."),
+        ("I can't hide 2.5 kg of it! Talk to us.", "Sorry, I can't hide 2.5 kg of it!"),
+        ("That burns people, so no. I can tell of its history.", "Sorry, I can't help with that."),
+    ],
+)
+def test_refusal_is_its_first_sentence_begun_with_one_word(rows_of, refusal, heard):
+    """A reason that comes first is the beginning of an answer."""
+    assert rows_of.sorry(refusal) == heard
 
 
 def test_labelled_rows_hold_groups_of_twins_whole(recipe, rows_of):
