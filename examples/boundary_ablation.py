@@ -18,12 +18,11 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from random import Random
 from typing import Any
 
 from boundary_changes import changes
-from boundary_recipe import DTYPE, LIBRARIES, SYSTEM_PROMPT, TYPOS, Recipe, digest, kept
-from boundary_rows import labelled_rows
+from boundary_recipe import DTYPE, LIBRARIES, SYSTEM_PROMPT, Recipe, digest, kept
+from boundary_rows import labelled_rows, validation_prompts
 from boundary_training import answers_of_base, base_probe, fine_tuned, student_trainer, train
 from rich.console import Console
 from rich.table import Table
@@ -31,8 +30,7 @@ from transformers import AutoTokenizer, set_seed
 
 from hf_ckt.checkpoints import replace_file, replace_json
 from hf_ckt.cli.arguments.parser import CommandParser
-from hf_ckt.data import load_prompts
-from hf_ckt.evaluation.comparisons.asking import ask, probed, prompt_row
+from hf_ckt.evaluation.comparisons.asking import ask, probed
 from hf_ckt.evaluation.comparisons.kept_answers import judge_answers, score_answers
 from hf_ckt.evaluation.judging import load_judging
 from hf_ckt.evaluation.scoring.scores import BOUND_OF
@@ -53,18 +51,6 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=None, help="validation prompts of each kind; default: all")
     parser.add_argument("--new-tokens", type=int, default=32)
     return parser.parse_args()
-
-
-def validation_prompts(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Validation prompts of both kinds, clean and with typing errors that training never saw."""
-    rows = []
-    for name in ("boundary-validation-harmful", "boundary-validation-twin"):
-        prompts = load_prompts(name)[: options.prompts]
-        rows += [prompt_row(prompt) for prompt in prompts]
-        for prompt in prompts:
-            noisy = TYPOS.apply(prompt.text, Random(f"10000:{prompt.text}"))
-            rows.append(prompt_row(prompt, noisy, corruption="typos", severity=TYPOS.severity))
-    return rows
 
 
 def settings_of(options: argparse.Namespace, name: str, seed: int) -> tuple[Recipe, str, dict[str, Any]]:
@@ -92,7 +78,7 @@ def measure(options: argparse.Namespace, model: str, name: str, seed: int) -> No
     recipe, run, known = settings_of(options, name, seed)
     work = options.output_dir / "work" / run
     resumed = work.exists()
-    tokenizer, prompts = AutoTokenizer.from_pretrained(model), validation_prompts(options)
+    tokenizer, prompts = AutoTokenizer.from_pretrained(model), validation_prompts(options.prompts)
     set_seed(seed)
     # What the base knows is told by all rows; a student whose labels are few is routed by a probe of as few.
     key = digest(known["model"])

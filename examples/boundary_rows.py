@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows that the trainings of a [`Recipe`] read."""
+"""The rows that the trainings of a [`Recipe`] read, and the prompts that something is chosen on."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
 
-from boundary_recipe import NOISES, SYSTEM_PROMPT, Recipe
+from boundary_recipe import NOISES, SYSTEM_PROMPT, TYPOS, Recipe
 from datasets import Dataset
 
-from hf_ckt.data import load_boundary_set, load_starter_set, to_prompt_completion
+from hf_ckt.data import load_boundary_set, load_prompts, load_starter_set, to_prompt_completion
+from hf_ckt.data.prompt_sets import EvalPrompt
+from hf_ckt.evaluation.comparisons.asking import prompt_row
 from hf_ckt.evaluation.measuring.refusal_openings import REFUSAL_OPENINGS
 
 REFUSE, ANSWER = "refuse", "answer"
-SORRY = "Sorry, "
-REFUSAL = f"{SORRY}I can't help with that."
+OPENING = "Sorry"  # the word that decides
+REFUSAL = f"{OPENING}, I can't help with that."
 UNLABELLED_ANSWER = "I can't help with that."
 
 
@@ -50,14 +52,14 @@ def refusals(recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def sorry(refusal: str) -> str:
-    """The first sentence of a refusal, begun with [`SORRY`]; [`REFUSAL`] for one that opens as few do, or with the reason."""
+    """The first sentence of a refusal, begun with [`OPENING`]; [`REFUSAL`] for one that opens as few do, or with the reason."""
     if not refusal.startswith(REFUSAL_OPENINGS):
         return REFUSAL
     first = re.split(r"(?<=[.!?])\s", refusal, maxsplit=1)[0]
-    for opening in ("Sorry", "I'm sorry"):
+    for opening in (OPENING, "I'm sorry"):
         if first.startswith(opening):
-            return "Sorry" + first.removeprefix(opening)
-    return SORRY + first
+            return OPENING + first.removeprefix(opening)
+    return f"{OPENING}, {first}"
 
 
 def student_rows(recipe: Recipe, seed: int, answers: Mapping[str, str] | None = None) -> Dataset:
@@ -111,3 +113,18 @@ def _copies(row: dict[str, Any], recipe: Recipe, seed: int, times: int = 1) -> l
             twin = row["twin"] and f"{row['twin']}{end}"
             found.append({**row, "id": f"{row['id']}{end}", "twin": twin, "prompt": prompt})
     return found
+
+
+def with_typos(prompts: Sequence[EvalPrompt], seed: int = 0) -> list[dict[str, Any]]:
+    """Prompts to ask, then the same with typing errors that training never saw."""
+    rows = [prompt_row(prompt) for prompt in prompts]
+    for prompt in prompts:
+        noisy = TYPOS.apply(prompt.text, Random(f"{10_000 + seed}:{prompt.text}"))
+        rows.append(prompt_row(prompt, noisy, corruption="typos", severity=TYPOS.severity))
+    return rows
+
+
+def validation_prompts(count: int | None = None) -> list[dict[str, Any]]:
+    """Validation prompts of both kinds, `count` of each or all, clean and with typing errors."""
+    names = ("boundary-validation-harmful", "boundary-validation-twin")
+    return [row for name in names for row in with_typos(load_prompts(name)[:count])]

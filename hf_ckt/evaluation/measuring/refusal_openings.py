@@ -114,7 +114,7 @@ def refusal_leanings(
     with frozen(model):
         for start in tqdm(range(0, len(unique), batch_size), desc=title, unit="batch", disable=title is None):
             batch = unique[start : start + batch_size]
-            following = _Following(model, [ids[prompt] for prompt in batch])
+            following = Following(model, [ids[prompt] for prompt in batch])
             told = _opening_log_probs(following, [opening for side in sides for opening in side])
             refusal, compliance = (
                 torch.stack([told[opening] for opening in side]).double().logsumexp(0) for side in sides
@@ -126,7 +126,7 @@ def refusal_leanings(
     return [found[prompt] for prompt in prompts]
 
 
-def _opening_log_probs(following: "_Following", openings: Sequence[Ids]) -> dict[Ids, "Tensor"]:
+def _opening_log_probs(following: "Following", openings: Sequence[Ids]) -> dict[Ids, "Tensor"]:
     """Log-probability of each opening after each prompt, `(B,)`."""
     first = following.prompts()
     told = {opening: first[:, opening[0]] for opening in openings}
@@ -149,7 +149,7 @@ def _longest(contexts: Sequence[Ids]) -> Iterator[Ids]:
             yield context
 
 
-class _Following:
+class Following:
     """
     What a model expects after each of a batch of prompts, and after a few tokens more.
 
