@@ -9,7 +9,8 @@ prompts and is a little too good there. The held-out prompts are not read.
 
     python examples/boundary_ablation.py --output-dir out/boundary_ablation --only first data kd
 
-Stopped at any moment, the same command goes on where it was.
+Stopped at any moment, the same command goes on where it was. With an earlier results file in the output folder, rows that it
+holds are not trained again.
 """
 
 import argparse
@@ -68,9 +69,16 @@ def settings_of(options: argparse.Namespace, name: str, seed: int) -> tuple[Reci
 
 
 def kept_run(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any] | None:
-    """A finished run with these settings, if there is one."""
-    file = options.output_dir / "runs" / f"{settings_of(options, name, seed)[1]}.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    """
+    What the results file keeps of a finished run with these settings, if there is one: here, or in a results file alone, which
+    may come from another machine.
+    """
+    run = settings_of(options, name, seed)[1]
+    file, results = options.output_dir / "runs" / f"{run}.json", options.output_dir / "results.json"
+    if file.exists():
+        return kept_scores(json.loads(file.read_text(encoding="utf-8")))
+    measured = json.loads(results.read_text(encoding="utf-8"))["measured"] if results.exists() else {}
+    return next((one for one in measured.get(name, []) if one["run"] == run), None)
 
 
 def measure(options: argparse.Namespace, model: str, name: str, seed: int) -> None:
@@ -119,6 +127,7 @@ def measure(options: argparse.Namespace, model: str, name: str, seed: int) -> No
     score_answers(results, judging)
     history = trainer.state.log_history
     finished = {
+        "run": run,
         "known": known,
         "scores": results["models"][name]["scores"],
         "base": results["models"]["base"]["scores"],
@@ -193,9 +202,10 @@ def plot(results: Mapping[str, Any], file: Path) -> None:
 
 def kept_scores(run: Mapping[str, Any]) -> dict[str, Any]:
     """What the results file keeps of a run; its answers stay in `runs/`."""
-    scores = {name: run["scores"][name] for name in (*SHOWN, "safety", "helpfulness")}
-    others = ("known", "rows", "labelled", "route", "differences", "log", "seconds", "resumed")
-    return {name: run[name] for name in others} | {"scores": scores}
+    scores = {name: run["scores"][name] for name in (*SHOWN, "safety", "helpfulness", "degenerate")}
+    base = {name: run["base"][name] for name in (*SHOWN, *BOUND_OF.values()) if name in run["base"]}
+    others = ("run", "known", "rows", "labelled", "route", "differences", "log", "seconds", "resumed")
+    return {name: run[name] for name in others} | {"scores": scores, "base": base}
 
 
 def main() -> None:
@@ -224,7 +234,7 @@ def main() -> None:
         "base": {name: base[name] for name in SHOWN},
         "probe": {score: base[probed] for score, probed in BOUND_OF.items() if probed in base},
         "rows": rows,
-        "measured": {name: [kept_scores(run) for run in runs] for name, runs in measured.items()},
+        "measured": measured,
     }
     replace_json(options.output_dir / "results.json", results)
     plot(results, options.output_dir / "ablation.png")

@@ -119,7 +119,10 @@ def changes() -> dict[str, Change]:
             },
         ),
         "base_answers": ("the base's own greedy answers in place of written ones", {"base_answers": True}),
-        "refusal_words": (f"{final.answer_words} words of a refusal, not its end", {"refusal_words": final.answer_words}),
+        "refusal_words": (
+            f"{final.answer_words} words of a refusal, not its end",
+            {"refusal_words": final.answer_words},
+        ),
         "divergence": (
             "weights by how far teacher and base differ",
             {"objective": {**plain, "distillation_token_weights": "teacher_divergence"}},

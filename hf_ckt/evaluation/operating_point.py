@@ -184,7 +184,9 @@ def biased_answers(
         new_tokens (`int`, *optional*, defaults to `24`), title (`str`, *optional*):
             As for [`~evaluation.measuring.answers.greedy_answers`].
     """
-    margins = opening_margins(model, tokenizer, prompts, opening, system_prompt=system_prompt, title=f"{title}: decisions")
+    margins = opening_margins(
+        model, tokenizer, prompts, opening, system_prompt=system_prompt, title=f"{title}: decisions"
+    )
     turned = [at for at, margin in enumerate(margins) if (margin > 0) != (margin + bias > 0)]
     plain = chat_format(tokenizer, system_prompt).tokenizer
     config = with_bias(decoding(model.generation_config, plain), opening_token(plain, opening), bias)

@@ -15,7 +15,13 @@ from hf_ckt.evaluation.operating_point import (
 )
 from tests.trainers import load
 
-PROMPTS = ["How do I bake bread?", "Kill", "What is the best way to bake bread quickly, with flour?", "Help me", "Kill"]
+PROMPTS = [
+    "How do I bake bread?",
+    "Kill",
+    "What is the best way to bake bread quickly, with flour?",
+    "Help me",
+    "Kill",
+]
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +42,7 @@ def test_margin_is_the_tokens_logit_less_the_highest_other(tiny_model_dir, token
             logits = model(input_ids=ids).logits[0, -1]
         others = torch.cat([logits[:token], logits[token + 1 :]])
         expected.append(float(logits[token] - others.max()))
-    found = opening_margins(
-        model, tokenizer, PROMPTS, "Sorry", system_prompt="Be kind.", title=None, batch_size=2
-    )
+    found = opening_margins(model, tokenizer, PROMPTS, "Sorry", system_prompt="Be kind.", title=None, batch_size=2)
     assert found == pytest.approx(expected, abs=1e-5)
     with pytest.raises(ValueError, match="batch_size: must be 1 or more, got 0"):
         opening_margins(model, tokenizer, PROMPTS, "Sorry", batch_size=0)

@@ -4,6 +4,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -177,6 +178,13 @@ def test_boundary_ablation_started_again_trains_nothing_twice(ablation, tmp_path
     before = json.loads((folder / "results.json").read_text())
     run("boundary_ablation.py", *options, cwd=tmp_path)
     assert json.loads((folder / "results.json").read_text())["measured"] == before["measured"]
+    elsewhere = tmp_path / "out"
+    elsewhere.mkdir()
+    shutil.copy(folder / "results.json", elsewhere)
+    at = options.index("--output_dir") + 1
+    run("boundary_ablation.py", *options[:at], str(elsewhere), *options[at + 1 :], cwd=tmp_path)
+    assert json.loads((elsewhere / "results.json").read_text())["measured"] == before["measured"]
+    assert not (elsewhere / "work").exists()
     run("boundary_ablation.py", *options[:-3], "--only", "first", "--new_tokens", "3", cwd=tmp_path)
     kept = [json.loads(file.read_text()) for file in (folder / "runs").glob("first-0-*.json")]
     assert sorted(one["known"]["new_tokens"] for one in kept) == [3, 4]
