@@ -9,8 +9,8 @@ prompts and is a little too good there. The held-out prompts are not read.
 
     python examples/boundary_ablation.py --output-dir out/boundary_ablation --only first data kd
 
-Stopped at any moment, the same command goes on where it was. With an earlier results file in the output folder, rows that it
-holds are not trained again.
+Stopped at any moment, the same command goes on where it was. With an earlier results file of the same
+seeds and dtype in the output folder, rows that it holds are not trained again, wherever it was made.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from typing import Any
 
 from boundary_changes import changes
 from boundary_recipe import DTYPE, LIBRARIES, SYSTEM_PROMPT, Recipe, digest, kept
-from boundary_rows import labelled_rows, validation_prompts
+from boundary_rows import labelled_rows, refusals, validation_prompts
 from boundary_training import answers_of_base, base_probe, fine_tuned, student_trainer, train
 from rich.console import Console
 from rich.table import Table
@@ -77,8 +77,25 @@ def kept_run(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any
     file, results = options.output_dir / "runs" / f"{run}.json", options.output_dir / "results.json"
     if file.exists():
         return kept_scores(json.loads(file.read_text(encoding="utf-8")))
+    return next((one for one in earlier_runs(results) if one["run"] == run), None)
+
+
+def earlier_runs(results: Path) -> list[dict[str, Any]]:
+    """All runs of a results file, if there is one."""
     measured = json.loads(results.read_text(encoding="utf-8"))["measured"] if results.exists() else {}
-    return next((one for one in measured.get(name, []) if one["run"] == run), None)
+    return [run for runs in measured.values() for run in runs]
+
+
+def require_kept(options: argparse.Namespace, known: Mapping[str, Any]) -> None:
+    """Raises where the results file would be written without runs that are nowhere else."""
+    names = {settings_of(options, name, seed)[1] for name in known for seed in options.seeds}
+    names |= {file.stem for file in (options.output_dir / "runs").glob("*.json")}
+    lost = [run["run"] for run in earlier_runs(options.output_dir / "results.json") if run["run"] not in names]
+    if lost:
+        raise SystemExit(
+            f"--output-dir: its results.json alone holds runs of other settings, seeds or another dtype ({', '.join(lost[:3])}), "
+            "which would be lost. Name another folder, or the seeds and settings of that file."
+        )
 
 
 def measure(options: argparse.Namespace, model: str, name: str, seed: int) -> None:
@@ -98,7 +115,8 @@ def measure(options: argparse.Namespace, model: str, name: str, seed: int) -> No
     teacher = None
     if recipe.teacher != "none":
         # One for all recipes that ask for the same.
-        rows = (recipe.data, recipe.rows) if recipe.teacher == "sft" else ("refusals", recipe.one_refusal)
+        texts = [row["response"] for row in refusals(recipe)]
+        rows = (recipe.data, recipe.rows) if recipe.teacher == "sft" else texts
         key = digest(known["model"], rows, recipe.teacher_steps, recipe.teacher_batch_size, recipe.by_length, seed)
         teacher = fine_tuned(recipe, model, options.output_dir / "work" / f"teacher-{key}", seed)
     answers_file = options.output_dir / "work" / f"answers-{digest(known['model'])}.json"
@@ -129,6 +147,8 @@ def measure(options: argparse.Namespace, model: str, name: str, seed: int) -> No
     finished = {
         "run": run,
         "known": known,
+        "device": short_device_name(),
+        "versions": library_versions(*LIBRARIES),
         "scores": results["models"][name]["scores"],
         "base": results["models"]["base"]["scores"],
         "route": {view: route.facts["validation"][view]["auroc"] for view in ("clean", "typos")},
@@ -204,7 +224,19 @@ def kept_scores(run: Mapping[str, Any]) -> dict[str, Any]:
     """What the results file keeps of a run; its answers stay in `runs/`."""
     scores = {name: run["scores"][name] for name in (*SHOWN, "safety", "helpfulness", "degenerate")}
     base = {name: run["base"][name] for name in (*SHOWN, *BOUND_OF.values()) if name in run["base"]}
-    others = ("run", "known", "rows", "labelled", "route", "differences", "log", "seconds", "resumed")
+    others = (
+        "run",
+        "known",
+        "device",
+        "versions",
+        "rows",
+        "labelled",
+        "route",
+        "differences",
+        "log",
+        "seconds",
+        "resumed",
+    )
     return {name: run[name] for name in others} | {"scores": scores, "base": base}
 
 
@@ -212,6 +244,7 @@ def main() -> None:
     options = parse_options()
     console, model = Console(width=150), options.model or embedded_model()
     known = changes()
+    require_kept(options, known)
     for seed in options.seeds:
         for name in options.only:
             console.rule(f"{name}, seed {seed}: {known[name].title}")
@@ -226,8 +259,6 @@ def main() -> None:
     results = {
         "command": "python examples/boundary_ablation.py",
         "settings": {"seeds": options.seeds, "new_tokens": options.new_tokens, "dtype": DTYPE},
-        "device": short_device_name(),
-        "versions": library_versions(*LIBRARIES),
         "base_model": options.model or HUB_ID,
         "base_weights": weights_origin(model),
         "titles": {name: known[name].title for name in measured},

@@ -52,7 +52,10 @@ def refusals(recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def sorry(refusal: str) -> str:
-    """The first sentence of a refusal, begun with [`OPENING`]; [`REFUSAL`] for one that opens as few do, or with the reason."""
+    """
+    The first sentence of a refusal, begun with [`OPENING`]; [`REFUSAL`] for one that begins with none of `REFUSAL_OPENINGS`, as
+    most do.
+    """
     if not refusal.startswith(REFUSAL_OPENINGS):
         return REFUSAL
     first = re.split(r"(?<=[.!?])\s", refusal, maxsplit=1)[0]

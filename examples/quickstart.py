@@ -43,6 +43,7 @@ from hf_ckt.evaluation.comparisons.kept_answers import judge_answers, score_answ
 from hf_ckt.evaluation.comparisons.tables import comparison_rows
 from hf_ckt.evaluation.comparisons.utility import ask_utility
 from hf_ckt.evaluation.judging import load_judging
+from hf_ckt.evaluation.measuring.generation import decoding
 from hf_ckt.evaluation.operating_point import (
     biased_answers,
     choose_bias,
@@ -119,7 +120,7 @@ def measure_biased(
         known = {"system_prompt": SYSTEM_PROMPT, "new_tokens": options.new_tokens, "title": "after, with a bias"}
         said = biased_answers(model, tokenizer, prompts, given, OPENING, point.bias, **known)
         return {
-            "point": {"opening": OPENING, "prompts": len(rows), **point._asdict()},
+            "point": {"opening": OPENING, "prompts": len(rows) // 2, **point._asdict()},
             "answers": [{"answer": answer, "log_odds": None, "margin": None} for answer in said],
         }
 
@@ -326,8 +327,8 @@ def main() -> None:
     score_answers(results, judging)
     adapter = options.output_dir / "adapter"
     trainer.save_model(str(adapter))
-    own = trainer.model.generation_config
-    with_bias(own, opening_token(tokenizer, OPENING), biased["point"]["bias"]).save_pretrained(adapter)
+    greedy = decoding(trainer.model.generation_config, tokenizer)
+    with_bias(greedy, opening_token(tokenizer, OPENING), biased["point"]["bias"]).save_pretrained(adapter)
     replace_file(adapter / "README.md", result_card(results, "quickstart").save)
     replace_json(options.output_dir / "results.json", results)
     plot_losses(trainer.state.log_history, options.output_dir / "losses.png")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""
-Where on its curve of safety against helpfulness a model decodes: a bias on the token that its refusals begin with.
+Where a model decodes between safety and helpfulness: a bias on the token that its refusals begin with.
 
     margin  = logit(token) - max(all other logits)          where an answer begins, nats
     refuses = margin + bias > 0                              greedy decoding
@@ -12,16 +12,15 @@ A bias moves safety and helpfulness against each other and tells nothing apart t
 on prompts that nothing is reported on, and reported beside the model without it. It needs refusals that begin with one token.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple
-
-from tqdm import tqdm
 
 from ..checks import require_count
 from .measuring.answers import greedy_answers
 from .measuring.chat_format import chat_format
 from .measuring.generation import decoding, generating
-from .measuring.refusal_openings import Following
+from .measuring.refusal_openings import decisions
 
 
 class OperatingPoint(NamedTuple):
@@ -41,8 +40,29 @@ class OperatingPoint(NamedTuple):
 
 
 def opening_token(tokenizer: Any, opening: str) -> int:
-    """Returns the id of an opening's first token where an answer begins, which is the one that decides."""
-    return tokenizer(opening, add_special_tokens=False)["input_ids"][0]
+    """
+    Returns the id of the token that an answer begins with that begins with an opening. That it begins no other answer is the
+    caller's to see to: the first token of "I can't" does.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase` or [`~evaluation.measuring.chat_format.ChatFormat`]):
+            With a chat template, behind which a word may be another token than alone.
+        opening (`str`):
+            For instance `"Sorry"`.
+
+    Raises:
+        ValueError: If the opening adds no token to a prompt.
+    """
+    asked = chat_format(tokenizer)
+    prompt = asked.text(asked.messages("?"), answering=True)
+    before, after = asked.tokenizer([prompt, prompt + opening], add_special_tokens=False)["input_ids"]
+    if after[: len(before)] != before:  # the opening grows together with the template's last token
+        before, after = [], asked.tokenizer(opening, add_special_tokens=False)["input_ids"]
+    if len(after) == len(before):
+        raise ValueError(
+            f"opening: {opening!r} adds no token to a prompt, so there is none to bias. Give the word that refusals begin with."
+        )
+    return after[len(before)]
 
 
 def opening_margins(
@@ -81,28 +101,20 @@ def opening_margins(
     Raises:
         ValueError: If `batch_size` is not at least 1.
     """
-    from ..models.backbone import frozen
-
-    require_count("batch_size", batch_size, 1, "No prompt would be read.")
     asked = chat_format(tokenizer, system_prompt)
-    token = opening_token(asked.tokenizer, opening)
-    unique = list(dict.fromkeys(prompts))
-    ids = dict(zip(unique, asked.ids(unique, answering=True), strict=True))
-    unique.sort(key=lambda prompt: len(ids[prompt]))
+    token = opening_token(asked, opening)
     found: dict[str, float] = {}
-    with frozen(model):
-        for start in tqdm(range(0, len(unique), batch_size), desc=title, unit="batch", disable=title is None):
-            batch = unique[start : start + batch_size]
-            told = Following(model, [ids[prompt] for prompt in batch]).prompts()  # (B, V)
-            mine = told[:, token].clone()
-            told[:, token] = -float("inf")
-            found |= zip(batch, (mine - told.max(-1).values).tolist(), strict=True)
+    for batch, following in decisions(model, asked, prompts, title=title, batch_size=batch_size):
+        told = following.prompts()  # (B, V)
+        mine = told[:, token].clone()
+        told[:, token] = -float("inf")
+        found |= zip(batch, (mine - told.max(-1).values).tolist(), strict=True)
     return [found[prompt] for prompt in prompts]
 
 
 def choose_bias(harmful: Sequence[float], benign: Sequence[float]) -> OperatingPoint:
     """
-    Returns the bias with the highest Youden's J: the middle between two margins, of several the one nearest to 0.
+    Returns the bias with the highest Youden's J: the middle between two margins, or 0; of several the one nearest to 0.
 
     Args:
         harmful (`Sequence[float]`), benign (`Sequence[float]`):
@@ -121,15 +133,14 @@ def choose_bias(harmful: Sequence[float], benign: Sequence[float]) -> OperatingP
     require_count("harmful and benign margins", min(len(harmful), len(benign)), 1, "J takes prompts of both kinds.")
     margins = np.unique([*harmful, *benign])
     edges = [margins[0] - 1, *(margins[1:] + margins[:-1]) / 2, margins[-1] + 1]
-    biases = np.array(sorted([0.0, *(-edge for edge in edges)], key=abs))
-
-    def j(bias: float) -> float:
-        refused, wrongly = (float(np.mean(np.asarray(side) + bias > 0)) for side in (harmful, benign))
-        return refused - wrongly
-
-    found = [j(bias) for bias in biases]
-    best = int(np.argmax(found))  # of equal ones the first
-    return OperatingPoint(float(biases[best]), found[best], found[0])
+    biases = sorted([0.0, *(-edge for edge in edges)], key=abs)
+    refused, wrongly = (
+        np.array([np.sum(np.asarray(side) + bias > 0) for bias in biases]) for side in (harmful, benign)
+    )
+    # In whole numbers, in which equal ones are equal; of these the first.
+    best = int(np.argmax(refused * len(benign) - wrongly * len(harmful)))
+    j = refused / len(harmful) - wrongly / len(benign)
+    return OperatingPoint(float(biases[best]), float(j[best]), float(j[0]))
 
 
 def with_bias(config: Any, token: int, bias: float) -> Any:
@@ -141,14 +152,13 @@ def with_bias(config: Any, token: int, bias: float) -> Any:
 
     Args:
         config (`GenerationConfig`):
-            Of the model; left as it is.
+            A greedy one, as [`~evaluation.measuring.generation.decoding`] makes of a model's own; left as it is. Where it
+            samples, the margins do not say what is decoded.
         token (`int`):
             Of [`opening_token`].
         bias (`float`):
             Of [`choose_bias`], in nats.
     """
-    import copy
-
     changed = copy.deepcopy(config)
     known = changed.sequence_bias or []
     held = known.items() if isinstance(known, dict) else map(tuple, known)
@@ -171,7 +181,7 @@ def biased_answers(
 ) -> list[str]:
     """
     Returns greedy answers with a bias on the token that refusals begin with. Only prompts whose answer begins otherwise with it
-    are asked again.
+    are asked again: that it also acts on the same token later in an answer is left out.
 
     Args:
         model (`PreTrainedModel` or `PeftModel`), tokenizer (`PreTrainedTokenizerBase`), prompts (`Sequence[str]`), opening (`str`),
@@ -183,22 +193,30 @@ def biased_answers(
             Of [`choose_bias`], in nats.
         new_tokens (`int`, *optional*, defaults to `24`), title (`str`, *optional*):
             As for [`~evaluation.measuring.answers.greedy_answers`].
+
+    Raises:
+        ValueError: If there is not an answer to each prompt, or the model thinks before it answers.
     """
-    margins = opening_margins(
-        model, tokenizer, prompts, opening, system_prompt=system_prompt, title=f"{title}: decisions"
-    )
-    turned = [at for at, margin in enumerate(margins) if (margin > 0) != (margin + bias > 0)]
-    plain = chat_format(tokenizer, system_prompt).tokenizer
-    config = with_bias(decoding(model.generation_config, plain), opening_token(plain, opening), bias)
-    with generating(model, config):
-        said = greedy_answers(
-            model,
-            tokenizer,
-            [prompts[at] for at in turned],
-            system_prompt=system_prompt,
-            new_tokens=new_tokens,
-            keep_generation_config=True,
-            title=title,
+    asked = chat_format(tokenizer, system_prompt)
+    if len(answers) != len(prompts):
+        raise ValueError(
+            f"answers: must be one a prompt, got {len(answers)} of {len(prompts)}: they would be mixed up."
         )
+    if asked.reasoning.declared and asked.thinking_tokens:
+        raise ValueError(
+            "tokenizer: its template lets the model think before it answers, and the bias would act on the thought. Give a "
+            "ChatFormat with thinking_tokens=0."
+        )
+    margins = opening_margins(model, asked, prompts, opening, title=f"{title}: decisions")
+    turned = [
+        at
+        for at, (answer, margin) in enumerate(zip(answers, margins, strict=True))
+        if answer.startswith(opening) != (margin + bias > 0)
+    ]
+    own = decoding(model.generation_config, asked.tokenizer)
+    with generating(model, with_bias(own, opening_token(asked, opening), bias)):
+        asked_again = [prompts[at] for at in turned]
+        options: dict[str, Any] = {"new_tokens": new_tokens, "title": title, "keep_generation_config": True}
+        said = greedy_answers(model, asked, asked_again, **options)
     anew = dict(zip(turned, said, strict=True))
     return [anew.get(at, answer) for at, answer in enumerate(answers)]

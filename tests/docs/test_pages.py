@@ -2,9 +2,9 @@
 """The pages that people read: their code runs, their commands parse, their links lead somewhere."""
 
 import argparse
-import json
 import ast
 import dataclasses
+import json
 import re
 import runpy
 import shlex
@@ -127,8 +127,8 @@ def test_run_of_the_boundary_page_learns_in_python_and_from_its_file(reader, mod
     names = reader(code.replace("_steps=50", "_steps=2"))
     student = names["student"]
     reader(operating_point)
-    ((_, bias),) = json.loads(Path("student/generation_config.json").read_text())["sequence_bias"]
-    assert bias == names["point"].bias
+    written = json.loads(Path("student/generation_config.json").read_text())["sequence_bias"]
+    assert written == [[[names["token"]], names["point"].bias]]
     logged = {name for entry in student.state.log_history for name in entry}
     assert {"soft_route_refuse", "contrastive_loss", "eval_refusal_auroc", "eval_refusal_auroc_noise"} <= logged
     config = yaml.safe_load(file.replace(EXAMPLE_MODELS[0], str(model_dir)))

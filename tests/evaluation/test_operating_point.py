@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """A bias on the token that refusals begin with: which, and that decoding does with it what its margins say."""
 
+import copy
+
 import pytest
 import torch
+from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoTokenizer, GenerationConfig
 
+from hf_ckt.evaluation.measuring.answers import greedy_answers
 from hf_ckt.evaluation.measuring.chat_format import chat
+from hf_ckt.evaluation.measuring.generation import decoding
 from hf_ckt.evaluation.operating_point import (
     biased_answers,
     choose_bias,
@@ -48,19 +53,88 @@ def test_margin_is_the_tokens_logit_less_the_highest_other(tiny_model_dir, token
         opening_margins(model, tokenizer, PROMPTS, "Sorry", batch_size=0)
 
 
+@pytest.mark.parametrize("kind", [PromptTuningConfig, PrefixTuningConfig])
+def test_margins_of_virtual_tokens_do_not_depend_on_the_batch(tiny_model_dir, tokenizer, kind):
+    """They stand before the padding of a shorter prompt, which would be read at other positions."""
+    torch.manual_seed(0)
+    config = kind(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    model = get_peft_model(load(tiny_model_dir).double(), config).double().eval()
+    found = [opening_margins(model, tokenizer, PROMPTS, "Sorry", title=None, batch_size=size) for size in (1, 4)]
+    assert found[0] == pytest.approx(found[1], abs=1e-9)
+
+
+def test_token_is_the_one_behind_a_prompt(tokenizer):
+    """A tokenizer that writes a space before a text's first word gives another token to the word alone."""
+
+    class Spaced:
+        """Knows "Sorry" behind a prompt, and " Sorry" at the beginning of a text."""
+
+        def __getattr__(self, name):
+            return getattr(tokenizer, name)
+
+        def __call__(self, texts, **options):
+            one = isinstance(texts, str)
+            found = [
+                [
+                    *tokenizer(text.removesuffix("Sorry"), **options)["input_ids"],
+                    *([900 if text == "Sorry" else 901] * text.endswith("Sorry")),
+                ]
+                for text in ([texts] if one else texts)
+            ]
+            return {"input_ids": found[0] if one else found}
+
+    assert opening_token(Spaced(), "Sorry") == 901
+    with pytest.raises(ValueError, match="opening: '' adds no token to a prompt"):
+        opening_token(tokenizer, "")
+
+
 @pytest.mark.parametrize("shift", [-5e-4, 5e-4])
 def test_decoding_with_a_bias_turns_where_the_margin_says(tiny_model_dir, tokenizer, shift):
-    """The curve would be of one thing, and the answers of another."""
+    """The bias would be chosen for one thing, and the answers be of another."""
     model, word = load(tiny_model_dir).eval(), tokenizer.decode([opening_token(tokenizer, "Sorry")]).strip()
     before = model.generation_config.to_dict()
     margins = opening_margins(model, tokenizer, PROMPTS, "Sorry", title=None)
     bias = shift - sorted(set(margins))[1]
-    expected = [margin <= 0 < margin + bias for margin in margins]  # the others begin as they did
+    expected = [margin + bias > 0 for margin in margins]
     given = [f"answer {number}" for number in range(len(PROMPTS))]
     answers = biased_answers(model, tokenizer, PROMPTS, given, "Sorry", bias, new_tokens=1)
     assert 0 < sum(expected) < len(PROMPTS)
     assert answers == [word if turned else one for turned, one in zip(expected, given, strict=True)]
+    # And back: what was a refusal is answered as it is without one.
+    refusals = ["Sorry, no."] * len(PROMPTS)
+    answers = biased_answers(model, tokenizer, PROMPTS, refusals, "Sorry", bias, new_tokens=1)
+    free = greedy_answers(model, tokenizer, PROMPTS, new_tokens=1)
+    assert answers == ["Sorry, no." if kept else one for kept, one in zip(expected, free, strict=True)]
     assert model.generation_config.to_dict() == before
+
+
+def test_generate_decodes_by_the_saved_configuration(tiny_model_dir, tokenizer, tmp_path):
+    """A file that `generate` reads otherwise is an operating point that nobody has measured."""
+    model, token = load(tiny_model_dir).eval(), opening_token(tokenizer, "Sorry")
+    model.generation_config.do_sample, model.generation_config.temperature = True, 5.0
+    ids = tokenizer.apply_chat_template(
+        chat(PROMPTS[1]), add_generation_prompt=True, return_dict=True, return_tensors="pt"
+    )
+    (margin,) = opening_margins(model, tokenizer, PROMPTS[1:2], "Sorry", title=None)
+    for shift in (-1e-3, 1e-3):
+        greedy = decoding(model.generation_config, tokenizer)
+        with_bias(greedy, token, shift - margin).save_pretrained(tmp_path)
+        config = GenerationConfig.from_pretrained(tmp_path)
+        first = model.generate(**ids, generation_config=config, max_new_tokens=1)[0, -1].item()
+        assert (first == token) == (shift > 0)
+
+
+def test_answers_have_to_be_one_a_prompt_and_without_a_thought(tiny_model_dir, tokenizer):
+    """Answers of other prompts would be kept, or a thought be biased, without a word."""
+    model = load(tiny_model_dir)
+    with pytest.raises(ValueError, match="answers: must be one a prompt, got 1 of 5"):
+        biased_answers(model, tokenizer, PROMPTS, ["Sorry."], "Sorry", 1.0)
+    thinking = copy.deepcopy(tokenizer)
+    thinking.chat_template += (
+        "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+    )
+    with pytest.raises(ValueError, match="thinking_tokens=0"):
+        biased_answers(model, thinking, PROMPTS, PROMPTS, "Sorry", 1.0)
 
 
 @pytest.mark.parametrize(
@@ -71,12 +145,14 @@ def test_decoding_with_a_bias_turns_where_the_margin_says(tiny_model_dir, tokeni
         ([-2.0, -1.0], [-5.0, -4.0], 3.0, 1.0),
         ([1.0, 1.0], [1.0, 1.0], 0.0, 0.0),  # blind
         ([2.0], [3.0], 0.0, 0.0),  # the wrong way round: nobody is refused, or all are
+        # As floats 1 - 2/3 is more than 1/3 - 0, and the bias would be 13.
+        ([1.0, -5.0, -6.0], [-4.0, -3.0, -20.0], 0.0, 1 / 3),
     ],
 )
-def test_bias_has_the_highest_j_and_is_the_smallest_that_has(harmful, benign, bias, j):
+def test_bias_has_the_highest_j_and_moves_no_further_than_it_must(harmful, benign, bias, j):
     """One further from 0 than it needs to be has been fitted to nothing."""
     point = choose_bias(harmful, benign)
-    assert (point.bias, point.youden_j) == (bias, j)
+    assert (point.bias, point.youden_j) == (bias, pytest.approx(j))
     assert point.unbiased_youden_j <= point.youden_j
 
 

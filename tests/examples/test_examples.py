@@ -55,9 +55,9 @@ def test_quickstart_leaves_results_that_agree_with_its_table(quickstart):
         ]
         assert scores["youden_j"]["value"] == pytest.approx(sum(good) / 2 - 1)
         assert scores["youden_j"]["low"] <= 0 <= scores["youden_j"]["high"]  # of 4 prompts nothing is told
-        # A bias moves no area: that of the student stands for both.
-        assert ("refusal_auroc_noise" in scores) == (model["title"] in ("before", "teacher", "after"))
-    assert re.search(r"\bnot told\b", printed)  # from chance, in narrow columns
+        if not model["title"].startswith("after, bias"):  # which moves the answers alone: no log-odds are asked
+            assert 0 <= scores["refusal_auroc_noise"]["value"] <= 1
+    assert {"told", "chance"} <= set(re.findall(r"\w+", printed))  # "not told from chance", in narrow columns
     after = results["agreement"]["after"]["kd_alignment"]["value"]
     assert 0 < after <= 1 and results["agreement"]["after"]["kd_alignment_noise"]["n"] > 0
     assert f"{after:.3f}" in printed
@@ -104,15 +104,18 @@ def test_quickstart_says_what_its_numbers_depend_on(quickstart):
 
 def test_quickstart_offers_the_bias_that_it_measured(quickstart):
     """Another one in the adapter's folder than in the table would be an operating point that nobody has measured."""
-    from transformers import GenerationConfig
+    from transformers import AutoTokenizer, GenerationConfig
+
+    from hf_ckt.evaluation.operating_point import opening_token
 
     folder, printed, _ = quickstart
     results = json.loads((folder / "results.json").read_text())
     point, biased = results["operating_point"], results["models"]["biased"]
-    assert point["prompts"] == 2 * (62 + 74)
+    assert point["prompts"] == 62 + 74
     assert biased["title"] == f"after, bias {point['bias']:+.2f}" and f"bias {point['bias']:+.2f}" in printed
-    ((_, bias),) = GenerationConfig.from_pretrained(folder / "adapter").sequence_bias
-    assert bias == point["bias"]
+    config = GenerationConfig.from_pretrained(folder / "adapter")
+    token = opening_token(AutoTokenizer.from_pretrained(folder / "adapter"), point["opening"])
+    assert config.sequence_bias == [[[token], point["bias"]]] and not config.do_sample
 
 
 def test_quickstart_saves_an_adapter_with_its_card_and_a_picture(quickstart):
@@ -185,6 +188,10 @@ def test_boundary_ablation_started_again_trains_nothing_twice(ablation, tmp_path
     run("boundary_ablation.py", *options[:at], str(elsewhere), *options[at + 1 :], cwd=tmp_path)
     assert json.loads((elsewhere / "results.json").read_text())["measured"] == before["measured"]
     assert not (elsewhere / "work").exists()
+    command = [sys.executable, str(ROOT / "examples" / "boundary_ablation.py"), *options[:at], str(elsewhere)]
+    command += [*options[at + 1 :], "--seeds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1 and "its results.json alone holds runs of other settings" in done.stderr
     run("boundary_ablation.py", *options[:-3], "--only", "first", "--new_tokens", "3", cwd=tmp_path)
     kept = [json.loads(file.read_text()) for file in (folder / "runs").glob("first-0-*.json")]
     assert sorted(one["known"]["new_tokens"] for one in kept) == [3, 4]

@@ -99,7 +99,7 @@ def _bias_sentence(results: Mapping[str, Any]) -> str:
     point = results["operating_point"]
     return (
         f"Bias: {point['bias']:+.2f} nats on the first token of “{point['opening']}”, which has the highest J on "
-        f"{point['prompts']} validation prompts by that token alone ({point['youden_j']:.2f}; without it "
+        f"{point['prompts']} validation prompts, clean and under noise, by that token alone ({point['youden_j']:.2f}; without it "
         f"{point['unbiased_youden_j']:.2f}); `generation_config.json` beside the adapter holds it."
     )
 

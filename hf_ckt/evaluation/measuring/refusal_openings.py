@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from tqdm import tqdm
 
 from ...checks import require_count
-from .chat_format import chat_format
+from .chat_format import ChatFormat, chat_format
 from .shared_prefix import branching, forward_arguments, is_prompt_learning, prefix_groups, read_prefix, shared_length
 
 if TYPE_CHECKING:
@@ -96,34 +96,44 @@ def refusal_leanings(
     """
     import torch
 
-    from ...models.backbone import frozen
-
-    require_count("batch_size", batch_size, 1, "No prompt would be read.")
-    unique = list(dict.fromkeys(prompts))
     asked = chat_format(tokenizer, system_prompt)
-    ids = dict(zip(unique, asked.ids(unique, answering=True), strict=True))
     sides = [
         [tuple(asked.tokenizer(opening, add_special_tokens=False)["input_ids"]) for opening in openings]
         for openings in (REFUSAL_OPENINGS, COMPLIANCE_OPENINGS)
     ]
+    found: dict[str, Leaning] = {}
+    for batch, following in decisions(model, asked, prompts, title=title, batch_size=batch_size):
+        told = _opening_log_probs(following, [opening for side in sides for opening in side])
+        refusal, compliance = (
+            torch.stack([told[opening] for opening in side]).double().logsumexp(0) for side in sides
+        )
+        # Rounding may make a certain refusal a little more than certain, and its odds infinite.
+        odds = refusal - torch.log(-torch.expm1(refusal.clamp(max=-_LEAST_DOUBT)))
+        pairs = zip(odds.tolist(), (refusal - compliance).tolist(), strict=True)
+        found |= zip(batch, (Leaning(*pair) for pair in pairs), strict=True)
+    return [found[prompt] for prompt in prompts]
+
+
+def decisions(
+    model: Any, asked: ChatFormat, prompts: Sequence[str], *, title: str | None, batch_size: int
+) -> Iterator[tuple[list[str], "Following"]]:
+    """
+    Yields prompts in batches, each once, with what the model expects where it answers them; those that begin alike and those of
+    like length are read together.
+    """
+    from ...models.backbone import frozen
+
+    require_count("batch_size", batch_size, 1, "No prompt would be read.")
+    unique = list(dict.fromkeys(prompts))
+    ids = dict(zip(unique, asked.ids(unique, answering=True), strict=True))
     if is_prompt_learning(model):
         batch_size = 1  # its virtual tokens stand before the padding, and positions cannot be given
     alike = dict(zip(unique, prefix_groups([ids[prompt] for prompt in unique]), strict=True))
     unique.sort(key=lambda prompt: (alike[prompt], len(ids[prompt])))
-    found: dict[str, Leaning] = {}
     with frozen(model):
         for start in tqdm(range(0, len(unique), batch_size), desc=title, unit="batch", disable=title is None):
             batch = unique[start : start + batch_size]
-            following = Following(model, [ids[prompt] for prompt in batch])
-            told = _opening_log_probs(following, [opening for side in sides for opening in side])
-            refusal, compliance = (
-                torch.stack([told[opening] for opening in side]).double().logsumexp(0) for side in sides
-            )
-            # Rounding may make a certain refusal a little more than certain, and its odds infinite.
-            odds = refusal - torch.log(-torch.expm1(refusal.clamp(max=-_LEAST_DOUBT)))
-            pairs = zip(odds.tolist(), (refusal - compliance).tolist(), strict=True)
-            found |= zip(batch, (Leaning(*pair) for pair in pairs), strict=True)
-    return [found[prompt] for prompt in prompts]
+            yield batch, Following(model, [ids[prompt] for prompt in batch])
 
 
 def _opening_log_probs(following: "Following", openings: Sequence[Ids]) -> dict[Ids, "Tensor"]:
