@@ -87,6 +87,7 @@ cards: install bench-page  ## Judge kept answers anew if the judge has changed; 
 	$(BIN)/python docs/draw_budget.py
 	$(BIN)/python docs/judge_tables.py
 	$(BIN)/python docs/teacher_table.py
+	$(BIN)/python docs/boundary_tables.py
 
 format: install  ## Rewrite files to the house style
 	$(BIN)/ruff check --fix .

@@ -55,7 +55,6 @@ GOALS = (
 COLUMNS = {
     "base": {HELD_OUT: "before", PUBLIC: "base"},
     "student": {HELD_OUT: "after", PUBLIC: "student"},
-    "student, with a bias": {HELD_OUT: "biased"},
 }
 
 

@@ -73,7 +73,8 @@ def measured_sentence(results: Mapping[str, Any]) -> str:
     count = {kind: len({row["prompt_id"] for row in prompts if row["kind"] == kind}) for kind in ("harmful", "benign")}
     noise = dict.fromkeys((row["corruption"], row["severity"]) for row in prompts if row["corruption"])
     noises = ", ".join(f"{name.replace('_', ' ')} at severity {severity:g}" for name, severity in noise)
-    seconds = f": {results['seconds']} s" if "seconds" in results else ""
+    # Of a run that was stopped and gone on with, the seconds are those of its last part.
+    seconds = f": {results['seconds']} s" if "seconds" in results and not results.get("resumed") else ""
     base = ", ".join(filter(None, (results["base_model"], results["base_weights"])))
     backbones = "; ".join(f"{model['title']} {_precision(model)}" for model in results["models"].values())
     said = (
