@@ -8,8 +8,7 @@ Trains an instruct model over a frozen 4-bit backbone to refuse harmful prompts 
    from its own frozen base, clean and with typing errors. `boundary_recipe.py` holds what is trained.
 4. Held-out prompts, harmful ones and a benign twin of each, clean and with typing errors: the base before, the student after,
    and the two teachers, between which the probe chooses. Scored by the answers (J) and by the log-odds of beginning a refusal
-   (AUROC). Refusing everything gains nothing. Questions and plain text show whether ability was lost. Then the student once
-   more, with a bias on the word that its refusals begin with, chosen on validation prompts.
+   (AUROC). Refusing everything gains nothing. Questions and plain text show whether ability was lost.
 
     python examples/quickstart.py --output-dir out/quickstart
 
@@ -27,7 +26,7 @@ from typing import Any
 
 import numpy as np
 from boundary_recipe import DTYPE, LIBRARIES, SYSTEM_PROMPT, Recipe, digest, kept
-from boundary_rows import OPENING, validation_prompts, with_typos
+from boundary_rows import with_typos
 from boundary_training import base_probe, fine_tuned, student_trainer, train
 from rich.console import Console
 from rich.table import Table
@@ -43,14 +42,6 @@ from hf_ckt.evaluation.comparisons.kept_answers import judge_answers, score_answ
 from hf_ckt.evaluation.comparisons.tables import comparison_rows
 from hf_ckt.evaluation.comparisons.utility import ask_utility
 from hf_ckt.evaluation.judging import load_judging
-from hf_ckt.evaluation.measuring.generation import decoding
-from hf_ckt.evaluation.operating_point import (
-    biased_answers,
-    choose_bias,
-    opening_margins,
-    opening_token,
-    with_bias,
-)
 from hf_ckt.evaluation.scoring.alignment import alignment_scores
 from hf_ckt.hub.provenance import library_versions, short_device_name
 from hf_ckt.hub.run_card import run_backbone, run_facts
@@ -101,30 +92,6 @@ def measure(model: Any, tokenizer: Any, options: argparse.Namespace, name: str, 
         return {"scored_precision": backbone_precision(model), "answers": ask(model, tokenizer, prompts, **asked)}
 
     return kept(work / f"{name}.json", make)
-
-
-def measure_biased(
-    model: Any, tokenizer: Any, options: argparse.Namespace, after: list[dict[str, Any]], work: Path
-) -> dict[str, Any]:
-    """What the student says with a bias on the token that its refusals begin with, and how that was chosen."""
-
-    def make() -> dict[str, Any]:
-        rows = validation_prompts()
-        known: dict[str, Any] = {"system_prompt": SYSTEM_PROMPT, "title": "after: decisions on validation prompts"}
-        margins = opening_margins(model, tokenizer, [row["prompt"] for row in rows], OPENING, **known)
-        sides: dict[str, list[float]] = {"harmful": [], "benign": []}
-        for row, margin in zip(rows, margins, strict=True):
-            sides[row["kind"]].append(margin)
-        point = choose_bias(**sides)
-        prompts, given = [row["prompt"] for row in heldout_prompts(options)], [one["answer"] for one in after]
-        known = {"system_prompt": SYSTEM_PROMPT, "new_tokens": options.new_tokens, "title": "after, with a bias"}
-        said = biased_answers(model, tokenizer, prompts, given, OPENING, point.bias, **known)
-        return {
-            "point": {"opening": OPENING, "prompts": len(rows) // 2, **point._asdict()},
-            "answers": [{"answer": answer, "log_odds": None, "margin": None} for answer in said],
-        }
-
-    return kept(work / "biased.json", make)
 
 
 def chosen_by_probe(
@@ -290,15 +257,11 @@ def main() -> None:
     after = measure(trainer.model, tokenizer, options, "after", work)
     utility["after"] = kept(work / "after_utility.json", lambda: ask_utility(trainer.model, tokenizer, **asked))
     compared["after"] = measure_agreement(*to_teacher, "after", work, said, known["log_odds"])
-    biased = measure_biased(trainer.model, tokenizer, options, after["answers"], work)
-    trained_over = {"trained_precision": run_backbone(trainer)["backbone"]}
     measured = {
         "before": before | {"trained_precision": None, "utility": utility["before"]},
         "teacher": {"answers": said, "trained_precision": None, "scored_precision": both_precisions(refusing, before)},
-        "after": after | trained_over | {"utility": utility["after"]},
-        "biased": {"answers": biased["answers"], "scored_precision": after["scored_precision"], **trained_over},
+        "after": after | {"trained_precision": run_backbone(trainer)["backbone"], "utility": utility["after"]},
     }
-    titles = {name: name for name in measured} | {"biased": f"after, bias {biased['point']['bias']:+.2f}"}
     described = (
         "in training, by label: on harmful prompts a LoRA adapter fine-tuned on refusals, on all others the student's own "
         "base; in the table below a probe of the base chooses between the two"
@@ -316,8 +279,7 @@ def main() -> None:
         "generation": {"decoding": "greedy", "new_tokens": options.new_tokens, "system_prompt": SYSTEM_PROMPT},
         "compared_with": "teacher",
         "prompts": heldout_prompts(options),
-        "models": {name: {"title": titles[name], **model} for name, model in measured.items()},
-        "operating_point": biased["point"],
+        "models": {name: {"title": name, **model} for name, model in measured.items()},
         "probe": known,
         "agreement": {name: part.scores for name, part in alignment_scores(compared, named=True).items()},
         "run": run,
@@ -327,8 +289,6 @@ def main() -> None:
     score_answers(results, judging)
     adapter = options.output_dir / "adapter"
     trainer.save_model(str(adapter))
-    greedy = decoding(trainer.model.generation_config, tokenizer)
-    with_bias(greedy, opening_token(tokenizer, OPENING), biased["point"]["bias"]).save_pretrained(adapter)
     replace_file(adapter / "README.md", result_card(results, "quickstart").save)
     replace_json(options.output_dir / "results.json", results)
     plot_losses(trainer.state.log_history, options.output_dir / "losses.png")

@@ -17,9 +17,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ..checks import require_count
-from .measuring.answers import greedy_answers
 from .measuring.chat_format import chat_format
-from .measuring.generation import decoding, generating
 from .measuring.refusal_openings import decisions
 
 
@@ -165,58 +163,3 @@ def with_bias(config: Any, token: int, bias: float) -> Any:
     kept = [[list(tokens), value] for tokens, value in held if list(tokens) != [token]]
     changed.sequence_bias = [*kept, [[token], float(bias)]]
     return changed
-
-
-def biased_answers(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[str],
-    answers: Sequence[str],
-    opening: str,
-    bias: float,
-    *,
-    system_prompt: str | None = None,
-    new_tokens: int = 24,
-    title: str = "answering with a bias",
-) -> list[str]:
-    """
-    Returns greedy answers with a bias on the token that refusals begin with. Only prompts whose answer begins otherwise with it
-    are asked again: that it also acts on the same token later in an answer is left out.
-
-    Args:
-        model (`PreTrainedModel` or `PeftModel`), tokenizer (`PreTrainedTokenizerBase`), prompts (`Sequence[str]`), opening (`str`),
-        system_prompt (`str`, *optional*):
-            As for [`opening_margins`].
-        answers (`Sequence[str]`):
-            Greedy ones to the same prompts, of as many `new_tokens`, without a bias.
-        bias (`float`):
-            Of [`choose_bias`], in nats.
-        new_tokens (`int`, *optional*, defaults to `24`), title (`str`, *optional*):
-            As for [`~evaluation.measuring.answers.greedy_answers`].
-
-    Raises:
-        ValueError: If there is not an answer to each prompt, or the model thinks before it answers.
-    """
-    asked = chat_format(tokenizer, system_prompt)
-    if len(answers) != len(prompts):
-        raise ValueError(
-            f"answers: must be one a prompt, got {len(answers)} of {len(prompts)}: they would be mixed up."
-        )
-    if asked.reasoning.declared and asked.thinking_tokens:
-        raise ValueError(
-            "tokenizer: its template lets the model think before it answers, and the bias would act on the thought. Give a "
-            "ChatFormat with thinking_tokens=0."
-        )
-    margins = opening_margins(model, asked, prompts, opening, title=f"{title}: decisions")
-    turned = [
-        at
-        for at, (answer, margin) in enumerate(zip(answers, margins, strict=True))
-        if answer.startswith(opening) != (margin + bias > 0)
-    ]
-    own = decoding(model.generation_config, asked.tokenizer)
-    with generating(model, with_bias(own, opening_token(asked, opening), bias)):
-        asked_again = [prompts[at] for at in turned]
-        options: dict[str, Any] = {"new_tokens": new_tokens, "title": title, "keep_generation_config": True}
-        said = greedy_answers(model, asked, asked_again, **options)
-    anew = dict(zip(turned, said, strict=True))
-    return [anew.get(at, answer) for at, answer in enumerate(answers)]

@@ -1,18 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A bias on the token that refusals begin with: which, and that decoding does with it what its margins say."""
 
-import copy
-
 import pytest
 import torch
 from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoTokenizer, GenerationConfig
 
-from hf_ckt.evaluation.measuring.answers import greedy_answers
 from hf_ckt.evaluation.measuring.chat_format import chat
 from hf_ckt.evaluation.measuring.generation import decoding
 from hf_ckt.evaluation.operating_point import (
-    biased_answers,
     choose_bias,
     opening_margins,
     opening_token,
@@ -88,26 +84,6 @@ def test_token_is_the_one_behind_a_prompt(tokenizer):
         opening_token(tokenizer, "")
 
 
-@pytest.mark.parametrize("shift", [-5e-4, 5e-4])
-def test_decoding_with_a_bias_turns_where_the_margin_says(tiny_model_dir, tokenizer, shift):
-    """The bias would be chosen for one thing, and the answers be of another."""
-    model, word = load(tiny_model_dir).eval(), tokenizer.decode([opening_token(tokenizer, "Sorry")]).strip()
-    before = model.generation_config.to_dict()
-    margins = opening_margins(model, tokenizer, PROMPTS, "Sorry", title=None)
-    bias = shift - sorted(set(margins))[1]
-    expected = [margin + bias > 0 for margin in margins]
-    given = [f"answer {number}" for number in range(len(PROMPTS))]
-    answers = biased_answers(model, tokenizer, PROMPTS, given, "Sorry", bias, new_tokens=1)
-    assert 0 < sum(expected) < len(PROMPTS)
-    assert answers == [word if turned else one for turned, one in zip(expected, given, strict=True)]
-    # And back: what was a refusal is answered as it is without one.
-    refusals = ["Sorry, no."] * len(PROMPTS)
-    answers = biased_answers(model, tokenizer, PROMPTS, refusals, "Sorry", bias, new_tokens=1)
-    free = greedy_answers(model, tokenizer, PROMPTS, new_tokens=1)
-    assert answers == ["Sorry, no." if kept else one for kept, one in zip(expected, free, strict=True)]
-    assert model.generation_config.to_dict() == before
-
-
 def test_generate_decodes_by_the_saved_configuration(tiny_model_dir, tokenizer, tmp_path):
     """A file that `generate` reads otherwise is an operating point that nobody has measured."""
     model, token = load(tiny_model_dir).eval(), opening_token(tokenizer, "Sorry")
@@ -122,19 +98,6 @@ def test_generate_decodes_by_the_saved_configuration(tiny_model_dir, tokenizer, 
         config = GenerationConfig.from_pretrained(tmp_path)
         first = model.generate(**ids, generation_config=config, max_new_tokens=1)[0, -1].item()
         assert (first == token) == (shift > 0)
-
-
-def test_answers_have_to_be_one_a_prompt_and_without_a_thought(tiny_model_dir, tokenizer):
-    """Answers of other prompts would be kept, or a thought be biased, without a word."""
-    model = load(tiny_model_dir)
-    with pytest.raises(ValueError, match="answers: must be one a prompt, got 1 of 5"):
-        biased_answers(model, tokenizer, PROMPTS, ["Sorry."], "Sorry", 1.0)
-    thinking = copy.deepcopy(tokenizer)
-    thinking.chat_template += (
-        "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
-    )
-    with pytest.raises(ValueError, match="thinking_tokens=0"):
-        biased_answers(model, thinking, PROMPTS, PROMPTS, "Sorry", 1.0)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_quickstart_leaves_results_that_agree_with_its_table(quickstart):
     """A table typed or rounded apart from the results file would let the two drift."""
     folder, printed, _ = quickstart
     results = json.loads((folder / "results.json").read_text())
-    assert list(results["models"]) == ["before", "teacher", "after", "biased"]
+    assert list(results["models"]) == ["before", "teacher", "after"]
     assert len(results["prompts"]) == 8  # 2 of each kind, clean and with typing errors
     for model in results["models"].values():
         scores = model["scores"]
@@ -55,9 +55,8 @@ def test_quickstart_leaves_results_that_agree_with_its_table(quickstart):
         ]
         assert scores["youden_j"]["value"] == pytest.approx(sum(good) / 2 - 1)
         assert scores["youden_j"]["low"] <= 0 <= scores["youden_j"]["high"]  # of 4 prompts nothing is told
-        if not model["title"].startswith("after, bias"):  # which moves the answers alone: no log-odds are asked
-            assert 0 <= scores["refusal_auroc_noise"]["value"] <= 1
-    assert {"told", "chance"} <= set(re.findall(r"\w+", printed))  # "not told from chance", in narrow columns
+        assert 0 <= scores["refusal_auroc_noise"]["value"] <= 1
+    assert "not told from chance" in " ".join(printed.split())
     after = results["agreement"]["after"]["kd_alignment"]["value"]
     assert 0 < after <= 1 and results["agreement"]["after"]["kd_alignment_noise"]["n"] > 0
     assert f"{after:.3f}" in printed
@@ -97,25 +96,9 @@ def test_quickstart_says_what_its_numbers_depend_on(quickstart):
         {"weights": weights, "compute": dtype} for weights in ("nf4", f"{dtype} where it refuses, nf4 elsewhere")
     )
     backbones = {name: (one["trained_precision"], one["scored_precision"]) for name, one in results["models"].items()}
-    assert backbones == {"before": (None, nf4), "teacher": (None, two), "after": (nf4, nf4), "biased": (nf4, nf4)}
+    assert backbones == {"before": (None, nf4), "teacher": (None, two), "after": (nf4, nf4)}
     assert results["base_weights"] is None and results["judge"]["digest"]  # the weights are the tiny model's own
     assert {"torch", "transformers", "peft", "bitsandbytes"} <= results["versions"].keys()
-
-
-def test_quickstart_offers_the_bias_that_it_measured(quickstart):
-    """Another one in the adapter's folder than in the table would be an operating point that nobody has measured."""
-    from transformers import AutoTokenizer, GenerationConfig
-
-    from hf_ckt.evaluation.operating_point import opening_token
-
-    folder, printed, _ = quickstart
-    results = json.loads((folder / "results.json").read_text())
-    point, biased = results["operating_point"], results["models"]["biased"]
-    assert point["prompts"] == 62 + 74
-    assert biased["title"] == f"after, bias {point['bias']:+.2f}" and f"bias {point['bias']:+.2f}" in printed
-    config = GenerationConfig.from_pretrained(folder / "adapter")
-    token = opening_token(AutoTokenizer.from_pretrained(folder / "adapter"), point["opening"])
-    assert config.sequence_bias == [[[token], point["bias"]]] and not config.do_sample
 
 
 def test_quickstart_saves_an_adapter_with_its_card_and_a_picture(quickstart):

@@ -78,7 +78,6 @@ def measured_sentence(results: Mapping[str, Any]) -> str:
     base = ", ".join(filter(None, (results["base_model"], results["base_weights"])))
     backbones = "; ".join(f"{model['title']} {_precision(model)}" for model in results["models"].values())
     said = (
-        _bias_sentence(results),
         judge_sentence(results),
         score_sentences(results),
         NOTE if "probe" in results else "",
@@ -90,18 +89,6 @@ def measured_sentence(results: Mapping[str, Any]) -> str:
         f"harmful and {count['benign']} benign prompts, clean and under {noises}; {made['decoding']} decoding, at most "
         f"{made['new_tokens']} new tokens, system prompt “{made['system_prompt']}”. Base: {base}. Backbones: "
         f"{backbones}. Brackets hold 95 % intervals. {judged} {versions}."
-    )
-
-
-def _bias_sentence(results: Mapping[str, Any]) -> str:
-    """Of a model that is shown with a bias too: on what, and what chose it."""
-    if "operating_point" not in results:
-        return ""
-    point = results["operating_point"]
-    return (
-        f"Bias: {point['bias']:+.2f} nats on the first token of “{point['opening']}”, which has the highest J on "
-        f"{point['prompts']} validation prompts, clean and under noise, by that token alone ({point['youden_j']:.2f}; without it "
-        f"{point['unbiased_youden_j']:.2f}); `generation_config.json` beside the adapter holds it."
     )
 
 

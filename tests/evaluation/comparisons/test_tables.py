@@ -89,15 +89,6 @@ def test_sentence_says_under_which_conditions(scored):
         assert fact in sentence
 
 
-def test_sentence_says_what_chose_a_bias(scored):
-    """Chosen on the prompts that it is shown on, a bias makes any model look as if it told them apart."""
-    point = {"opening": "Sorry", "prompts": 136, "bias": -1.25, "youden_j": 0.7, "unbiased_youden_j": 0.6}
-    sentence = measured_sentence(scored | {"operating_point": point})
-    assert "Bias: -1.25 nats on the first token of “Sorry”, which has the highest J on 136 validation prompts" in sentence
-    assert "by that token alone (0.70; without it 0.60)" in sentence
-    assert "Bias:" not in measured_sentence(scored)
-
-
 def test_sentence_has_the_seconds_of_whole_runs_alone(scored):
     """Those of a run that was stopped and gone on with are of its last part."""
     assert " on CPU, 2 cores: 7 s; seed" in measured_sentence(scored)
