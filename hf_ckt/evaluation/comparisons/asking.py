@@ -67,7 +67,9 @@ def ask(
     """
     texts = [row["prompt"] for row in prompts]
     answers = greedy_answers(model, tokenizer, texts, system_prompt=system_prompt, new_tokens=new_tokens, title=title)
-    leanings = refusal_leanings(model, tokenizer, texts, system_prompt=system_prompt, title=f"{title}: log-odds")
+    # As many at a time as are answered: each pass over 4-bit weights on a CPU unpacks them all first.
+    asked: dict[str, Any] = {"system_prompt": system_prompt, "batch_size": 64}
+    leanings = refusal_leanings(model, tokenizer, texts, title=f"{title}: log-odds", **asked)
     return [
         {"answer": answer, "log_odds": leaning.log_odds, "margin": leaning.margin}
         for answer, leaning in zip(answers, leanings, strict=True)
