@@ -2,7 +2,7 @@
 """
 Writes the table of `boundary.md` that sets what was reached beside what was aimed at: `python docs/boundary_tables.py`.
 
-From `examples/results/quickstart.json` (held-out prompts) and `examples/results/evaluation/results.json` (public sets).
+From `examples/results/quickstart.json` (held-out prompts) and `examples/results/public_direct/results.json` (public sets).
 """
 
 import json
@@ -49,7 +49,6 @@ GOALS = (
     Goal(HELD_OUT, "plain_text_nats", "0.05 or less", "before"),
     Goal(PUBLIC, "youden_j_direct", "0.50"),
     Goal(PUBLIC, "refusal_auroc", "0.85"),
-    Goal(PUBLIC, "youden_j_jailbreak", "0.50"),
 )
 # Column -> the model's name in each results file.
 COLUMNS = {
@@ -60,7 +59,7 @@ COLUMNS = {
 
 def table() -> str:
     """Returns the table."""
-    files = {HELD_OUT: RESULTS / "quickstart.json", PUBLIC: RESULTS / "evaluation" / "results.json"}
+    files = {HELD_OUT: RESULTS / "quickstart.json", PUBLIC: RESULTS / "public_direct" / "results.json"}
     results = {prompts: json.loads(file.read_text(encoding="utf-8")) for prompts, file in files.items()}
     lines = [("prompts", "score", "aim", *COLUMNS), ("---",) * (3 + len(COLUMNS))]
     for goal in GOALS:
