@@ -123,8 +123,8 @@ def choose_bias(harmful: Sequence[float], benign: Sequence[float]) -> OperatingP
 
     Example:
 
-    >>> choose_bias([-1.0, 3.0, 4.0], [-5.0, -3.0, 1.0])
-    OperatingPoint(bias=-2.0, youden_j=0.6666666666666666, unbiased_youden_j=0.33333333333333337)
+    >>> choose_bias([3.0, 4.0], [-3.0, 1.0])
+    OperatingPoint(bias=-2.0, youden_j=1.0, unbiased_youden_j=0.5)
     """
     import numpy as np
 
