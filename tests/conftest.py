@@ -16,7 +16,7 @@ os.environ.update(
     HF_DATASETS_CACHE=f"{_SCRATCH}/datasets",
     # Each process its own: two that share it can load a library that the other one is still linking (torch 2.13).
     TORCHINDUCTOR_CACHE_DIR=f"{_SCRATCH}/inductor",
-    # And none a pool of compilers: with one, CI loaded a half-linked library all the same.
+    # One kernel is compiled at a time, for which a pool of compilers would only be started.
     TORCHINDUCTOR_COMPILE_THREADS="1",
     MPLBACKEND="Agg",
     TOKENIZERS_PARALLELISM="false",
