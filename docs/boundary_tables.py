@@ -9,11 +9,12 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hf_ckt.checkpoints import replace_block
 from hf_ckt.evaluation.report.numbers import difference, interval, number, score_text
 
 PAGE = Path(__file__).with_name("boundary.md")
 RESULTS = Path(__file__).parents[1] / "examples" / "results"
-START, END = "<!-- goals -->\n", "<!-- /goals -->"
+NAME = "goals"  # of the markers on the page
 HELD_OUT, PUBLIC = "held-out", "public sets"
 
 
@@ -65,14 +66,14 @@ def table() -> str:
     for goal in GOALS:
         models = results[goal.prompts]["models"]
         title = score_text(goal.score, results[goal.prompts]).title + (goal.minus and f", minus that of {goal.minus}")
-        cells = (cell(models, goal, names.get(goal.prompts)) for names in COLUMNS.values())
+        cells = (cell(models, goal, names[goal.prompts]) for names in COLUMNS.values())
         lines.append((goal.prompts, title, goal.aim, *cells))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def cell(models: dict[str, Any], goal: Goal, name: str | None) -> str:
+def cell(models: dict[str, Any], goal: Goal, name: str) -> str:
     """A model's score, or its difference, with its interval; empty where it was not measured."""
-    if name is None or name == goal.minus:
+    if name == goal.minus:
         return ""
     if goal.minus:
         return difference(models[name]["against"].get(goal.minus, {}).get(goal.score), score_text(goal.score))
@@ -82,11 +83,5 @@ def cell(models: dict[str, Any], goal: Goal, name: str | None) -> str:
     return f"{number(score['value'], decimals)} {interval(score, decimals)}".strip()
 
 
-def page() -> str:
-    """Returns the page with its table written anew."""
-    before, rest = PAGE.read_text(encoding="utf-8").split(START)
-    return f"{before}{START}{table()}\n{END}{rest.split(END)[1]}"
-
-
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    replace_block(PAGE, NAME, table())

@@ -9,8 +9,8 @@ prompts and is a little too good there. The held-out prompts are not read.
 
     python examples/boundary_ablation.py --output-dir out/boundary_ablation --only first data kd
 
-Stopped at any moment, the same command goes on where it was. With an earlier results file of the same
-seeds and dtype in the output folder, rows that it holds are not trained again, wherever it was made.
+Stopped at any moment, the same command goes on where it was. With an earlier results file of the same seeds and dtype in the
+output folder, rows that it holds are not trained again, wherever it was made.
 """
 
 import argparse

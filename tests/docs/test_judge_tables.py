@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tables of docs/judges.md are those of the measured errors."""
 
-import importlib.util
 import re
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from hf_ckt.evaluation.judges import best_judge
 from hf_ckt.evaluation.judges.base import measured_error
 from hf_ckt.evaluation.judges.encoder import INSTALL
+from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "judges.md").read_text(encoding="utf-8")
@@ -17,10 +17,7 @@ PAGE = (ROOT / "docs" / "judges.md").read_text(encoding="utf-8")
 
 @pytest.fixture(scope="module")
 def tables():
-    spec = importlib.util.spec_from_file_location("judge_tables", ROOT / "docs" / "judge_tables.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "docs" / "judge_tables.py")
 
 
 def test_tables_of_the_page_are_written_from_the_measured_errors(tables):
