@@ -19,7 +19,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-_START = time.monotonic()  # the minutes are those of the whole command
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # also where the package is not installed
 
@@ -50,18 +49,19 @@ save_tiny_llama(Path(sys.argv[1]), hidden_size=64)
 
 def run(argv: list[str]) -> int:
     """Runs the jobs and prints a table; 1 when one failed or was left."""
+    start = time.monotonic()  # the minutes are those of the whole command: unpacking and looking at the device count
     options = _parser().parse_args(argv)
     require_positive("--minutes", options.minutes, "No job would fit.")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exit that ends the jobs too
     if not options.rehearse:
-        return _run(options, options.out, options.results)
+        return _run(options, options.out, options.results, start)
     if options.model is not None:
         raise ValueError(
             "--model: a rehearsal takes a tiny model of its own, so this one would not be run. Leave it out."
         )
     scratch = Path(tempfile.mkdtemp(prefix="hf_ckt_gpu_"))
     try:
-        code = _run(options, scratch, scratch / "results")
+        code = _run(options, scratch, scratch / "results", start)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(options: argparse.Namespace, out: Path, results: Path) -> int:
+def _run(options: argparse.Namespace, out: Path, results: Path, start: float) -> int:
     out, results = out.resolve(), results.resolve()
     work = out / "work"
     environment = job_environment(options.bundle or _found_bundle(ROOT / ".gpu_bundle"), out / "bundle")
@@ -144,7 +144,7 @@ def _run(options: argparse.Namespace, out: Path, results: Path) -> int:
     _say(f"{machine['device']}; {versions}; {minutes:g} minutes for {len(jobs)} jobs, logs in {out / 'logs'}")
     outcomes = run_jobs(
         jobs,
-        seconds=60 * minutes - (time.monotonic() - _START),
+        seconds=60 * minutes - (time.monotonic() - start),
         state=state,
         logs=out / "logs",
         environment=environment,
