@@ -41,6 +41,7 @@ _SETTINGS = (
     "token_weights_half_life",
     "token_weights_floor",
     "contrastive_level",
+    "contrastive_layers",
     "contrastive_queue_size",
     "contrastive_rejected",
 )

@@ -2,6 +2,7 @@
 """Anchors and candidates of the contrastive role: pooling, batch centring, sides, rejected answers, the queue."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -13,10 +14,12 @@ from ..kernels.head_gram import HeadGram, side_by_side
 from ..kernels.signals import MixedSignal, SignalPart, TeacherSignal
 from ..models.batch import Batch
 from ..views import LinearHead, Similarities
+from .state_contrast import state_similarities
 
 logger = logging.getLogger(__name__)
 
-LEVELS = ("token", "sequence", "decision")
+LEVELS = ("token", "sequence", "decision", "state")
+_DECIDED = ("decision", "state")  # levels at which a document has one anchor, where its answer is decided, and a side
 
 
 class TeacherQueue:
@@ -77,19 +80,23 @@ class Contrast:
     Args:
         level (`str`):
             `token`: an anchor is a kept position; `sequence`: the mean over a document's kept positions, which is the
-            mean of its logits; `decision`: the first kept position of a document, see [`decisions`].
+            mean of its logits; `decision`: the first kept position of a document, see [`decisions`]; `state`: what the
+            student's middle layers hold of a document's prompt, see [`~objective.state_contrast.state_similarities`].
         max_anchors (`int`):
             At most this many anchors, evenly spaced over the kept positions: similarities cost their square.
         queue ([`TeacherQueue`]):
             Past teacher states as further negatives.
         vocab_size (`int`, *optional*):
             Ids that student and teacher share.
+        layers (`Sequence[int]`, *optional*):
+            Those that are read at the level `state`.
     """
 
     level: str
     max_anchors: int
     queue: TeacherQueue
     vocab_size: int | None = None
+    layers: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         self._gram: HeadGram | None = None
@@ -105,6 +112,7 @@ class Contrast:
         counts: Tensor | None = None,
         rejected: tuple[Batch, tuple[SignalPart, ...]] | None = None,
         use_queue: bool = True,
+        hidden_states: Sequence[Tensor] = (),
     ) -> Similarities | None:
         """
         Returns the similarities of a batch, or None when it holds fewer than two anchors.
@@ -125,7 +133,11 @@ class Contrast:
             use_queue (`bool`, *optional*, defaults to `True`):
                 Whether the queue's states are candidates, and the batch's join them. Not so in evaluation, whose
                 value would move as the queue fills.
+            hidden_states (`Sequence[torch.Tensor]`, *optional*):
+                The student's, `(B, T, D)` from the embeddings on: all that the level `state` reads beside the sides.
         """
+        if self.level == "state":
+            return self._of_states(batch, teacher, counts, hidden_states)
         wide = torch.promote_types(student_hidden.dtype, torch.float32)
         heads, places, states = _one_head(teacher, wide)
         counts, sides = self._decided(batch, counts), self._sides(batch, teacher)
@@ -168,20 +180,31 @@ class Contrast:
             same_side = known[0][:, None] == torch.cat(known)
         return Similarities(student_teacher, teacher_teacher, positive, same_side)
 
+    def _of_states(
+        self, batch: Batch, teacher: tuple[SignalPart, ...], counts: Tensor | None, hidden_states: Sequence[Tensor]
+    ) -> Similarities | None:
+        first, sides = self._decided(batch, counts), self._sides(batch, teacher)
+        assert first is not None and sides is not None  # checked before training
+        places = self._spaced(first.nonzero().squeeze(1))
+        if len(places) < 2:
+            _say_too_few(self.level)
+            return None
+        return state_similarities(hidden_states, batch, batch.kept_documents[places], sides[places], self.layers)
+
     def _decided(self, batch: Batch, counts: Tensor | None) -> Tensor | None:
         """Where anchors may be: at the decision level, at some of the positions that count."""
-        if self.level != "decision":
+        if self.level not in _DECIDED:
             return counts
         first = decisions(batch)
         if not self._looked:
             positions = batch.documents.positions.flatten()[batch.kept[first]]
             self._looked = len(positions) > 0
             if self._looked and not positions.any():
-                _say_no_prompt()
+                _say_no_prompt(self.level)
         return first if counts is None else first & counts.to(first.device)
 
     def _sides(self, batch: Batch, teacher: tuple[SignalPart, ...]) -> Tensor | None:
-        return sides_of(batch, teacher) if self.level == "decision" else None
+        return sides_of(batch, teacher) if self.level in _DECIDED else None
 
     def _spaced(self, values: Tensor) -> Tensor:
         """At most as many of the anchors' values as there may be anchors."""
@@ -308,11 +331,12 @@ def _say_too_few(level: str) -> None:
 
 
 @cache
-def _say_no_prompt() -> None:
+def _say_no_prompt(level: str) -> None:
     logger.warning(
-        "contrastive_level='decision': in the first batch the first token of every document is followed by one that counts, "
+        "contrastive_level='%s': in the first batch the first token of every document is followed by one that counts, "
         "so nothing of a prompt is read where an answer is to be decided, and the documents look alike. Train on answers "
-        "alone (completion_only_loss or assistant_only_loss), or use contrastive_level='sequence'."
+        "alone (completion_only_loss or assistant_only_loss), or use contrastive_level='sequence'.",
+        level,
     )
 
 

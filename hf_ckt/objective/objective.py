@@ -202,6 +202,11 @@ class Objective:
                 sums[f"{role}_loss"] = _sum_and_count(value.detach(), 1)
         return ObjectiveOutput(loss, sums)
 
+    @property
+    def reads_layers(self) -> bool:
+        """Whether the student's states in all layers are asked for."""
+        return self.contrast is not None and self.contrast.level == "state"
+
     def begin(self, model: torch.nn.Module) -> None:
         """Tells penalties on parameters, once, what the student is before it trains."""
         for term in self.terms.values():
@@ -275,6 +280,7 @@ class Objective:
                     counts=states.role_masks.get(role),
                     rejected=states.rejected,
                     use_queue=training,
+                    hidden_states=states.layers,
                 )
                 if similarities is not None:
                     yield role, term.loss.per_anchor(similarities).mean()

@@ -34,6 +34,8 @@ class HiddenStates:
             By role, `(N,)`: False at the positions that it leaves out. A role that is not named counts everywhere.
         token_weights (`dict[str, torch.Tensor]`, *optional*):
             By role, `(N,)`: factor of its loss at each position. 1 for a role that is not named.
+        layers (`Sequence[torch.Tensor]`, *optional*):
+            The student's states at all positions, `(B, T, D)` from the embeddings on, where the contrast reads them.
     """
 
     hidden: dict[str, Tensor]
@@ -43,6 +45,7 @@ class HiddenStates:
     rejected: tuple[Batch, tuple[SignalPart, ...]] | None = None
     role_masks: dict[str, Tensor] = field(default_factory=dict)
     token_weights: dict[str, Tensor] = field(default_factory=dict)
+    layers: Sequence[Tensor] = ()
 
     def factors(self) -> dict[str, Tensor]:
         """Returns, by role, the product of what it leaves out and of how it weighs the rest, `(N,)` each."""

@@ -22,12 +22,16 @@ class ContrastConfig:
         "its default, 0.95."
     )
     contrastive_level: str = setting(
-        "What is contrasted: 'token' (kept positions), 'sequence' (mean over a document's kept positions) or 'decision' "
+        "What is contrasted: 'token' (kept positions), 'sequence' (mean over a document's kept positions), 'decision' "
         "(a document's first kept position, whose next token begins to refuse or to answer; of several turns the first "
-        "one's). The last two need at least two documents in a batch; 'decision' data of which only the answers are "
-        "trained on.",
+        "one's) or 'state' (what the student's middle layers hold of a document's prompt; its documents among themselves, by "
+        "the sides that several teachers or a soft route give). All but the first need at least two documents in a batch; the "
+        "last two data of which only the answers are trained on.",
         "token",
         choices=list(LEVELS),
+    )
+    contrastive_layers: list[int] | None = setting(
+        "Layers whose states are contrasted at the level 'state', from 1 on. None: those from half to five sixths of the depth."
     )
     contrastive_max_anchors: int = setting(
         "At most this many positions of a batch are contrasted, evenly spaced: the cost grows with its square. 1024 "
@@ -47,7 +51,8 @@ class ContrastConfig:
     def build_contrast(self, vocab_size: int | None) -> Contrast:
         """Builds what the contrastive role needs beside its loss."""
         queue = TeacherQueue(self.contrastive_queue_size)
-        return Contrast(self.contrastive_level, self.contrastive_max_anchors, queue, vocab_size)
+        layers = self.contrastive_layers
+        return Contrast(self.contrastive_level, self.contrastive_max_anchors, queue, vocab_size, layers)
 
     def require_sequences(self) -> None:
         """Raises ValueError when a batch cannot hold the two sequences that contrast between documents compares."""
@@ -77,15 +82,45 @@ class ContrastConfig:
                 "contrastive_level='sequence': packing_strategy='wrapped' cuts documents and leaves no boundaries, so "
                 "unrelated texts would be averaged. Use packing_strategy='bfd' or contrastive_level='token'."
             )
-        if self.contrastive_level == "decision":
+        if self.contrastive_level in ("decision", "state"):
             self._check_decision(own)
+        if self.contrastive_layers is not None:
+            self._check_layers(self.contrastive_layers)
+        if self.contrastive_level == "state":
+            self._check_states(own)
 
     def _check_decision(self, own: Any) -> None:
+        level = f"contrastive_level={self.contrastive_level!r}"
         unknown = "so it would be contrasted where nothing is decided"
-        require_whole_documents("contrastive_level='decision'", own, unknown)
+        require_whole_documents(level, own, unknown)
         if self.contrastive_rejected:
             raise ValueError(
-                "contrastive_level='decision': a rejected answer stands behind the same prompt, so where it is decided the "
-                "teacher's state is that of the chosen one, its own positive. Set contrastive_rejected=False, or "
+                f"{level}: a rejected answer stands behind the same prompt, so where it is decided the "
+                "state is that of the chosen one, its own positive. Set contrastive_rejected=False, or "
                 "contrastive_level='token' or 'sequence'."
+            )
+
+    def _check_layers(self, layers: Any) -> None:
+        if self.contrastive_level != "state":
+            raise ValueError(
+                f"contrastive_layers={layers} would be ignored: at contrastive_level={self.contrastive_level!r} logits are "
+                "contrasted. Set contrastive_level='state', or leave it out."
+            )
+        listed = isinstance(layers, (list, tuple)) and all(isinstance(one, int) and one >= 1 for one in layers)
+        if not listed or not layers or len({*layers}) < len(layers):
+            raise ValueError(
+                f"contrastive_layers={layers}: must be different layers, counted from 1, so that each has states and counts "
+                "once. Leave it out for those from half to five sixths of the depth."
+            )
+
+    def _check_states(self, own: Any) -> None:
+        if self.contrastive_queue_size:
+            raise ValueError(
+                f"contrastive_level='state': contrastive_queue_size={self.contrastive_queue_size} would keep states of a student "
+                "that has changed since. Set contrastive_queue_size=0."
+            )
+        if own.contrastive_loss == "relational_kl":
+            raise ValueError(
+                "contrastive_level='state': relational_kl compares the student's similarities with a teacher's, and here are "
+                "the student's alone. Use contrastive_loss='sincere', 'supervised_contrastive' or 'info_nce'."
             )

@@ -113,6 +113,8 @@ def run_objective(
         if rejected is not None:
             answers = signal_parts(extra_passes.teacher.signal(rejected, model), len(rejected.kept))
             fixed["rejected"] = rejected, answers
+    if objective.reads_layers:
+        inputs = {**inputs, "output_hidden_states": True}
     if "noisy" in objective.views and extra_passes.noisy is not None:
 
         def divergence(noisy: NoisyStates, clean: Tensor) -> Tensor:
@@ -132,7 +134,8 @@ def run_objective(
 
     with read_head(model) as head:
         heads["student"] = heads["noisy"] = head
-        states = HiddenStates(hidden, heads, views.noisy, **fixed)
+        layers = views.outputs.hidden_states if objective.reads_layers else ()
+        states = HiddenStates(hidden, heads, views.noisy, layers=layers, **fixed)
         result = objective(states, batch, model, scale, training=training)
     for counting in (extra_passes.noisy, extra_passes.teacher):
         if counting is not None:

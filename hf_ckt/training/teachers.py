@@ -113,7 +113,7 @@ def load_teacher(trainer: Any, given: Any, model_settings: Mapping[str, Any]) ->
     teacher = build_teacher(trainer._contexts.wrapped(given, model_settings), setup, model_settings)
     require_fitting(teacher, trainer.objective.terms)
     require_documents(teacher, trainer.args)
-    require_threshold_read(teacher, trainer.args)
+    require_sides_read(teacher, trainer.args)
     known = broadcast_object_list([teacher.manifest()])[0]
     teacher.place(trainer.accelerator)
     return teacher, known
@@ -195,14 +195,20 @@ def require_documents(teacher: Teacher, args: Any) -> None:
         require_whole_documents("teacher_model", args, unknown)
 
 
-def require_threshold_read(teacher: Teacher, args: Any) -> None:
-    """Raises ValueError where a threshold is to say what is no negative, and the teachers say it."""
+def require_sides_read(teacher: Teacher, args: Any) -> None:
+    """Raises ValueError where the contrast needs sides that no teachers say, or has a threshold to say what they say."""
     sided = len(teacher.parts) > 1 or any(
         isinstance(one, SoftRouteTeacher) for one in (teacher, *teacher.parts.values())
     )
-    threshold = args.contrastive_false_negative_threshold
-    if sided and threshold is not None and args.contrastive_level == "decision":
+    level, threshold = args.contrastive_level, args.contrastive_false_negative_threshold
+    if sided and threshold is not None and level in ("decision", "state"):
         raise ValueError(
-            f"contrastive_false_negative_threshold={threshold:g} would be ignored: at contrastive_level='decision' the teachers "
+            f"contrastive_false_negative_threshold={threshold:g} would be ignored: at contrastive_level={level!r} the teachers "
             f"({teacher.name}) say which documents are on one side. Leave it out, or use contrastive_level='token' or 'sequence'."
+        )
+    if not sided and level == "state" and args.may_be_on("contrastive"):
+        raise ValueError(
+            f"contrastive_level='state': one teacher ({teacher.name}) does not say which prompts are on one side, so it is not "
+            "known what to part. Give several, as teachers={'refuse': ..., 'answer': None} with a column `teacher`, or a soft "
+            "route; or use contrastive_level='decision'."
         )

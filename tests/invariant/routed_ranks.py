@@ -95,9 +95,12 @@ def weighed(folder: Path, model: Path, teachers: dict[str, Any], names: list[Any
     return outcome(folder, model, teachers, "weighed", names=names, **{**WEIGHED, **changes})
 
 
-def decision(folder: Path, model: Path, teachers: dict[str, Any], **changes: Any) -> Any:
-    """Contrast where answers are decided, each process among its own rows."""
-    fields = {**CONTRAST, "contrastive_level": "decision", "contrastive_queue_size": 0, "max_steps": 1}
+LEVELS = ("decision", "state")
+
+
+def documents(folder: Path, model: Path, teachers: dict[str, Any], level: str, **changes: Any) -> Any:
+    """Contrast between documents, each process among its own rows."""
+    fields = {**CONTRAST, "contrastive_level": level, "contrastive_queue_size": 0, "max_steps": 1}
     return outcome(folder, model, teachers, "mixed", **{**fields, **changes})
 
 
@@ -107,7 +110,8 @@ def main() -> None:
     found["contrast"] = contrast(folder / "contrast", model, teachers)
     for rows in (APART, NAMES):
         found[f"weighed {len(set(rows))}"] = weighed(folder / f"weighed{len(set(rows))}", model, teachers, rows)
-    found["decision"] = decision(folder / "decision", model, teachers)
+    for level in LEVELS:
+        found[level] = documents(folder / level, model, teachers, level)
     torch.save(found, folder / f"rank{os.environ['RANK']}.pt")
 
 

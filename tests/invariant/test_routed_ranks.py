@@ -39,18 +39,19 @@ def test_two_processes_with_several_teachers_equal_one(case, two, tiny_model_dir
     assert abs(torch.cat(residual).mean()) < 5e-9
 
 
-def test_two_processes_contrast_decisions_as_two_micro_batches_do(two, tiny_model_dir, tmp_path):
+@pytest.mark.parametrize("level", routed_ranks.LEVELS)
+def test_two_processes_contrast_documents_as_two_micro_batches_do(level, two, tiny_model_dir, tmp_path):
     """Each process has the candidates of its own rows: the mean over them is that over micro-batches, and not of all rows."""
     halves = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
-    one = routed_ranks.decision(tmp_path / "halves", tiny_model_dir, two.teachers, **halves)
-    found = two.outcomes[0]["decision"]
+    one = routed_ranks.documents(tmp_path / "halves", tiny_model_dir, two.teachers, level, **halves)
+    found = two.outcomes[0][level]
     loss = found["logs"][0]["contrastive_loss"]
     assert loss == pytest.approx(one["logs"][0]["contrastive_loss"], rel=5e-6)
     for name, value in one["moved"].items():
         torch.testing.assert_close(found["moved"][name], value, rtol=1e-4, atol=3e-7)
-        assert torch.equal(found["moved"][name], two.outcomes[1]["decision"]["moved"][name])
+        assert torch.equal(found["moved"][name], two.outcomes[1][level]["moved"][name])
     assert max(value.abs().max() for value in one["moved"].values()) > 1e-4
-    whole = routed_ranks.decision(tmp_path / "whole", tiny_model_dir, two.teachers)
+    whole = routed_ranks.documents(tmp_path / "whole", tiny_model_dir, two.teachers, level)
     assert whole["logs"][0]["contrastive_loss"] > 1.05 * loss  # more candidates
 
 

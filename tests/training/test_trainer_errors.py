@@ -81,6 +81,23 @@ WRONG_VALUES = [
         {"contrastive_level": "decision", "contrastive_rejected": True},
         ["contrastive_level='decision'", "its own positive", "contrastive_rejected=False"],
     ),
+    (
+        {"contrastive_level": "state", "contrastive_queue_size": 8},
+        ["contrastive_level='state'", "has changed since", "contrastive_queue_size=0"],
+    ),
+    (
+        {"contrastive_level": "state", "contrastive_loss": "relational_kl"},
+        ["contrastive_level='state'", "the student's alone", "contrastive_loss='sincere'"],
+    ),
+    (
+        {"contrastive_level": "state", "packing": True, "packing_strategy": "wrapped"},
+        ["contrastive_level='state'", "nothing is decided", "packing_strategy='bfd'"],
+    ),
+    ({"contrastive_layers": [4]}, ["contrastive_layers=[4]", "would be ignored", "contrastive_level='state'"]),
+    *(
+        ({"contrastive_level": "state", "contrastive_layers": layers}, ["contrastive_layers=", "counted from 1"])
+        for layers in ([], [0, 3], [3, 3], ["x"], 4)
+    ),
 ]
 
 
@@ -175,7 +192,7 @@ def test_an_adapter_on_the_head_is_refused(tiny_model_dir, tmp_path):
         build(tmp_path, tiny_model_dir, given={"peft_config": lora(target_modules=["q_proj", "lm_head"])}, **ON)
 
 
-@pytest.mark.parametrize("level", ["sequence", "decision"])
+@pytest.mark.parametrize("level", ["sequence", "decision", "state"])
 def test_contrast_of_documents_needs_two_of_them(level, tiny_model_dir, tmp_path):
     """With one candidate the term is 0 whatever the student says."""
     changes = {**ON, "contrastive_level": level, "per_device_train_batch_size": 1}
