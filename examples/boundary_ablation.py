@@ -9,8 +9,8 @@ prompts and is a little too good there. The held-out prompts are not read.
 
     python examples/boundary_ablation.py --output-dir out/boundary_ablation --only first data kd
 
-Stopped at any moment, the same command goes on where it was. With an earlier results file of the same seeds and dtype in the
-output folder, rows that it holds are not trained again, wherever it was made.
+Stopped at any moment, the same command goes on where it was. With an earlier results file of the same seeds in the output
+folder, rows that it holds are not trained again, wherever it was made: each says in which dtype it was, that of the machine.
 """
 
 import argparse
@@ -93,20 +93,21 @@ def require_kept(options: argparse.Namespace, known: Mapping[str, Any]) -> None:
     lost = [run["run"] for run in earlier_runs(options.output_dir / "results.json") if run["run"] not in names]
     if lost:
         raise SystemExit(
-            f"--output-dir: its results.json alone holds runs of other settings, seeds or another dtype ({', '.join(lost[:3])}), "
-            "which would be lost. Name another folder, or the seeds and settings of that file."
+            f"--output-dir: its results.json alone holds runs of other settings or seeds ({', '.join(lost[:3])}), which "
+            "would be lost. Name another folder, or the seeds and settings of that file."
         )
 
 
 def measure(options: argparse.Namespace, model: str, name: str, seed: int) -> None:
     """Trains one student, or goes on with it, scores its answers and keeps them."""
     recipe, run, known = settings_of(options, name, seed)
-    work = options.output_dir / "work" / run
+    work = options.output_dir / "work" / f"{run}-{DTYPE}"
     resumed = work.exists()
     tokenizer, prompts = AutoTokenizer.from_pretrained(model), validation_prompts(options.prompts)
     set_seed(seed)
     # What the base knows is told by all rows; a student whose labels are few is routed by a probe of as few.
-    key = digest(known["model"])
+    base_of = (known["model"], DTYPE)
+    key = digest(base_of)
     probe_folder = options.output_dir / "work" / f"probe-{key}"
     probe = route = base_probe(Recipe(), model, probe_folder)
     if recipe.teacher == "probe" and recipe.rows is not None:
@@ -117,14 +118,14 @@ def measure(options: argparse.Namespace, model: str, name: str, seed: int) -> No
         # One for all recipes that ask for the same.
         texts = [row["response"] for row in refusals(recipe)]
         rows = (recipe.data, recipe.rows) if recipe.teacher == "sft" else texts
-        key = digest(known["model"], rows, recipe.teacher_steps, recipe.teacher_batch_size, recipe.by_length, seed)
+        key = digest(base_of, rows, recipe.teacher_steps, recipe.teacher_batch_size, recipe.by_length, seed)
         teacher = fine_tuned(recipe, model, options.output_dir / "work" / f"teacher-{key}", seed)
-    answers_file = options.output_dir / "work" / f"answers-{digest(known['model'])}.json"
+    answers_file = options.output_dir / "work" / f"answers-{digest(base_of)}.json"
     own = answers_of_base(model, answers_file) if recipe.base_answers else None
     trainer = student_trainer(recipe, model, teacher, probe_folder, work, seed, own)
     asked: dict[str, Any] = {"system_prompt": SYSTEM_PROMPT, "new_tokens": options.new_tokens}
     results: dict[str, Any] = {"prompts": prompts, "models": {}}
-    asked_of = digest(known["model"], options.prompts, options.new_tokens)
+    asked_of = digest(base_of, options.prompts, options.new_tokens)
     base = kept(
         options.output_dir / "work" / f"base-{asked_of}.json",
         lambda: {
@@ -148,6 +149,7 @@ def measure(options: argparse.Namespace, model: str, name: str, seed: int) -> No
         "run": run,
         "known": known,
         "device": short_device_name(),
+        "dtype": DTYPE,
         "versions": library_versions(*LIBRARIES),
         "scores": results["models"][name]["scores"],
         "base": results["models"]["base"]["scores"],
@@ -174,14 +176,13 @@ def row_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def show(console: Console, rows: Mapping[str, Mapping[str, Any]]) -> None:
+def show(console: Console, results: Mapping[str, Any]) -> None:
     table = Table(title="Validation prompts: harmful against twins, mean over seeds")
     for column in ("", "J", "J, typos", "AUROC", "AUROC, typos"):
         table.add_column(column, justify="right" if column else "left")
-    known = changes()
-    for name, row in rows.items():
+    for title, row in zip(titles(results).values(), results["rows"].values(), strict=True):
         cells = {score: f"{one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}]" for score, one in row.items()}
-        table.add_row(known[name].title, *(cells.get(score, "") for score in SHOWN))
+        table.add_row(title, *(cells.get(score, "") for score in SHOWN))
     console.print(table)
 
 
@@ -215,9 +216,16 @@ def plot(results: Mapping[str, Any], file: Path) -> None:
         axis.grid(axis="x", alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(fontsize=8, loc="lower left")
-    axes[0].set_yticks([*places], [results["titles"][name] for name in rows], fontsize=8)
+    axes[0].set_yticks([*places], [*titles(results).values()], fontsize=8)
     replace_file(file, lambda aside: figure.savefig(aside, dpi=110, format="png"))
     plt.close(figure)
+
+
+def titles(results: Mapping[str, Any]) -> dict[str, str]:
+    """What is said of each row; where they were not all trained in one dtype, with that dtype."""
+    found = {name: ", ".join(sorted({run["dtype"] for run in runs})) for name, runs in results["measured"].items()}
+    mixed = len({*found.values()}) > 1
+    return {name: title + f" ({found[name]})" * mixed for name, title in results["titles"].items()}
 
 
 def kept_scores(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,6 +236,7 @@ def kept_scores(run: Mapping[str, Any]) -> dict[str, Any]:
         "run",
         "known",
         "device",
+        "dtype",
         "versions",
         "rows",
         "labelled",
@@ -253,20 +262,19 @@ def main() -> None:
     # Rows that earlier calls have finished are rows of the same table.
     found = {name: [kept_run(options, name, seed) for seed in options.seeds] for name in known}
     measured = {name: [run for run in runs if run is not None] for name, runs in found.items() if any(runs)}
-    rows = {name: row_of(runs) for name, runs in measured.items()}
-    show(console, rows)
     base = next(iter(measured.values()))[0]["base"]
     results = {
         "command": "python examples/boundary_ablation.py",
-        "settings": {"seeds": options.seeds, "new_tokens": options.new_tokens, "dtype": DTYPE},
+        "settings": {"seeds": options.seeds, "new_tokens": options.new_tokens},
         "base_model": options.model or HUB_ID,
         "base_weights": weights_origin(model),
         "titles": {name: known[name].title for name in measured},
         "base": {name: base[name] for name in SHOWN},
         "probe": {score: base[probed] for score, probed in BOUND_OF.items() if probed in base},
-        "rows": rows,
+        "rows": {name: row_of(runs) for name, runs in measured.items()},
         "measured": measured,
     }
+    show(console, results)
     replace_json(options.output_dir / "results.json", results)
     plot(results, options.output_dir / "ablation.png")
     console.print(f"{options.output_dir} holds results.json, ablation.png, adapters/ and, in runs/, every answer")

@@ -95,9 +95,14 @@ def changes() -> dict[str, Change]:
         "contrastive_loss": "sincere",
         "contrastive_queue_size": 256,
     }
+    states = {"contrastive_weight": 0.1, "contrastive_level": "state", "contrastive_loss": "sincere"}
     beside: dict[str, tuple[str, dict[str, Any]]] = {
         "probe": ("routed by the probe", {"teacher": "probe"}),
         "decision": ("contrast at the decision, queue of 256", {"objective": {**final.objective, **decision}}),
+        "states": (
+            "contrast between middle-layer states",
+            {"objective": {**final.objective, **states}},
+        ),
         "decision_twins": (
             "contrast at the decision, twins together, so without batches by length, also for the teacher",
             {"objective": {**final.objective, **decision, "group_column": "twin"}, "by_length": False},
@@ -128,6 +133,11 @@ def changes() -> dict[str, Change]:
             {"objective": {**plain, "distillation_token_weights": "teacher_divergence"}},
         ),
         "steps": ("twice the steps", {"student_steps": 2 * final.student_steps}),
+        "rank": ("rank 64", {"rank": 64}),
+        "all_layers": (
+            "rank 64 on all layers, twice the steps",
+            {"rank": 64, "untrained": 0.0, "student_steps": 2 * final.student_steps},
+        ),
     }
     for rows in (500, 1000, 2000):
         beside[f"label_{rows}"] = (f"{rows} labelled rows", {"rows": rows})

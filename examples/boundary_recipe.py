@@ -79,6 +79,8 @@ class Recipe:
         teacher_steps (`int`), teacher_batch_size (`int`), student_steps (`int`), batch_size (`int`), learning_rate (`float`):
             Optimizer steps and batch sizes of the teacher and of the student, and the student's learning rate (the teacher's is
             1e-3).
+        rank (`int`):
+            Of the student's adapter.
         untrained (`float`):
             Share of the layers, from below, that the student's adapter leaves as they are. What a probe reads lies above it or
             little below, and a step is cheaper.
@@ -108,6 +110,7 @@ class Recipe:
     student_steps: int = 280
     batch_size: int = 16
     learning_rate: float = 3e-3
+    rank: int = 16
     untrained: float = 1 / 3
     float32_adapter: bool = True
     by_length: bool = True
@@ -140,11 +143,11 @@ class Recipe:
 def digest(*facts: Any) -> str:
     """
     A short name for what a kept file depends on: these facts, and the packaged rows. A file of other facts then has another
-    name, and is not gone on with.
+    name, and is not gone on with. What a model has made depends on its dtype too, which is one of the facts then.
     """
     data = [hash_of_rows(load_boundary_set, split) for split in ("train", "validation", "heldout")]
     data.append(hash_of_rows(load_starter_set, "train"))
-    return hashlib.sha256(json.dumps([facts, data, DTYPE], sort_keys=True).encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps([facts, data], sort_keys=True).encode()).hexdigest()[:8]
 
 
 def kept(file: Path, make: Callable[[], Any]) -> Any:

@@ -52,13 +52,13 @@ def training_arguments(
     )
 
 
-def lora(model: str, untrained: float = 0.0) -> LoraConfig:
-    """Rank 16 on every linear layer above a share of the model's depth."""
+def lora(model: str, untrained: float = 0.0, rank: int = Recipe.rank) -> LoraConfig:
+    """LoRA on every linear layer above a share of the model's depth."""
     first = int(untrained * AutoConfig.from_pretrained(model).get_text_config().num_hidden_layers)
     below = "|".join(map(str, range(first)))  # of a dense decoder: experts have numbers too
     return LoraConfig(
-        r=16,
-        lora_alpha=32,
+        r=rank,
+        lora_alpha=2 * rank,
         target_modules="all-linear",
         exclude_modules=rf"(.*\.)?(layers|h|blocks)\.({below})\..*" if first else None,
         task_type="CAUSAL_LM",
@@ -174,7 +174,7 @@ def student_trainer(
         args=args,
         train_dataset=rows if recipe.teacher == "label" else rows.remove_columns("teacher"),
         quantization_config=nf4(),
-        peft_config=lora(model, recipe.untrained),
+        peft_config=lora(model, recipe.untrained, recipe.rank),
         **given,
     )
     if recipe.float32_adapter:

@@ -4,7 +4,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -164,12 +163,15 @@ def test_boundary_ablation_started_again_trains_nothing_twice(ablation, tmp_path
     before = json.loads((folder / "results.json").read_text())
     run("boundary_ablation.py", *options, cwd=tmp_path)
     assert json.loads((folder / "results.json").read_text())["measured"] == before["measured"]
+    # On another machine, from the results file alone.
     elsewhere = tmp_path / "out"
     elsewhere.mkdir()
-    shutil.copy(folder / "results.json", elsewhere)
+    before["measured"]["first"][0]["dtype"] = "float16"
+    (elsewhere / "results.json").write_text(json.dumps(before))
     at = options.index("--output_dir") + 1
-    run("boundary_ablation.py", *options[:at], str(elsewhere), *options[at + 1 :], cwd=tmp_path)
+    printed = run("boundary_ablation.py", *options[:at], str(elsewhere), *options[at + 1 :], cwd=tmp_path)
     assert json.loads((elsewhere / "results.json").read_text())["measured"] == before["measured"]
+    assert "(float16)" in printed and f"({before['measured']['probe'][0]['dtype']})" in printed
     assert not (elsewhere / "work").exists()
     command = [sys.executable, str(ROOT / "examples" / "boundary_ablation.py"), *options[:at], str(elsewhere)]
     command += [*options[at + 1 :], "--seeds", "1"]
