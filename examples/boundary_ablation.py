@@ -125,7 +125,7 @@ def measure(options: argparse.Namespace, model: str, name: str, seed: int) -> No
     trainer = student_trainer(recipe, model, teacher, probe_folder, work, seed, own)
     asked: dict[str, Any] = {"system_prompt": SYSTEM_PROMPT, "new_tokens": options.new_tokens}
     results: dict[str, Any] = {"prompts": prompts, "models": {}}
-    asked_of = digest(base_of, options.prompts, options.new_tokens)
+    asked_of = digest(base_of, recipe.four_bit, options.prompts, options.new_tokens)
     base = kept(
         options.output_dir / "work" / f"base-{asked_of}.json",
         lambda: {

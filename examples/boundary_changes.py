@@ -113,6 +113,7 @@ def changes() -> dict[str, Change]:
         ),
         "wrapper": ("wrapped copies too", {"copies": ("typos", "wrapper")}),
         "no_noise": ("without noisy copies", {"copies": ()}),
+        "noise_alone": ("noisy copies alone", {"clean": False}),
         "sft": (
             "no teacher: supervised fine-tuning on the same prompts, answers whole and as they are written",
             {
@@ -133,6 +134,7 @@ def changes() -> dict[str, Change]:
             {"objective": {**plain, "distillation_token_weights": "teacher_divergence"}},
         ),
         "steps": ("twice the steps", {"student_steps": 2 * final.student_steps}),
+        "unquantized": ("backbone not quantized", {"four_bit": False}),
         "rank": ("rank 64", {"rank": 64}),
         "all_layers": (
             "rank 64 on all layers, twice the steps",

@@ -79,6 +79,8 @@ class Recipe:
         teacher_steps (`int`), teacher_batch_size (`int`), student_steps (`int`), batch_size (`int`), learning_rate (`float`):
             Optimizer steps and batch sizes of the teacher and of the student, and the student's learning rate (the teacher's is
             1e-3).
+        four_bit (`bool`):
+            Whether the student's backbone is quantized to NF4.
         rank (`int`):
             Of the student's adapter.
         untrained (`float`):
@@ -110,6 +112,7 @@ class Recipe:
     student_steps: int = 280
     batch_size: int = 16
     learning_rate: float = 3e-3
+    four_bit: bool = True
     rank: int = 16
     untrained: float = 1 / 3
     float32_adapter: bool = True

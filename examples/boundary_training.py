@@ -152,7 +152,7 @@ def student_trainer(
     seed: int,
     answers: Mapping[str, str] | None = None,
 ) -> ContrastiveRobustTrainer:
-    """The trainer of a student over the base in 4 bits."""
+    """The trainer of a student over the frozen base."""
     args = training_arguments(
         folder,
         seed=seed,
@@ -173,7 +173,7 @@ def student_trainer(
         model=model,
         args=args,
         train_dataset=rows if recipe.teacher == "label" else rows.remove_columns("teacher"),
-        quantization_config=nf4(),
+        quantization_config=nf4() if recipe.four_bit else None,
         peft_config=lora(model, recipe.untrained, recipe.rank),
         **given,
     )
