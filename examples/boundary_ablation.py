@@ -38,6 +38,7 @@ from hf_ckt.evaluation.scoring.scores import BOUND_OF
 from hf_ckt.hub.provenance import library_versions, short_device_name
 from hf_ckt.models.embedded import HUB_ID, embedded_model, weights_origin
 
+REHEARSED_ROWS = 200  # that the probe is fitted on where trainings are only rehearsed
 SHOWN = ("youden_j", "youden_j_noise", "refusal_auroc", "refusal_auroc_noise")
 
 
@@ -107,11 +108,11 @@ def measure(options: argparse.Namespace, model: str, name: str, seed: int) -> No
     set_seed(seed)
     # What the base knows is told by all rows; a student whose labels are few is routed by a probe of as few.
     base_of = (known["model"], DTYPE)
-    key = digest(base_of)
-    probe_folder = options.output_dir / "work" / f"probe-{key}"
-    probe = route = base_probe(Recipe(), model, probe_folder)
+    all_rows = None if options.steps is None else REHEARSED_ROWS
+    probe_folder = options.output_dir / "work" / probe_name(all_rows, base_of)
+    probe = route = base_probe(replace(Recipe(), rows=all_rows), model, probe_folder)
     if recipe.teacher == "probe" and recipe.rows is not None:
-        probe_folder = probe_folder.with_name(f"probe-{recipe.rows}-{key}")
+        probe_folder = probe_folder.with_name(probe_name(recipe.rows, base_of))
         route = base_probe(recipe, model, probe_folder)
     teacher = None
     if recipe.teacher != "none":
@@ -125,7 +126,7 @@ def measure(options: argparse.Namespace, model: str, name: str, seed: int) -> No
     trainer = student_trainer(recipe, model, teacher, probe_folder, work, seed, own)
     asked: dict[str, Any] = {"system_prompt": SYSTEM_PROMPT, "new_tokens": options.new_tokens}
     results: dict[str, Any] = {"prompts": prompts, "models": {}}
-    asked_of = digest(base_of, recipe.four_bit, options.prompts, options.new_tokens)
+    asked_of = digest(base_of, all_rows, recipe.four_bit, options.prompts, options.new_tokens)
     base = kept(
         options.output_dir / "work" / f"base-{asked_of}.json",
         lambda: {
@@ -164,6 +165,11 @@ def measure(options: argparse.Namespace, model: str, name: str, seed: int) -> No
     }
     replace_json(options.output_dir / "runs" / f"{run}.json", finished)
     shutil.rmtree(work, ignore_errors=True)
+
+
+def probe_name(rows: int | None, base_of: tuple[str, str]) -> str:
+    """The folder of a probe of so many rows, or of all."""
+    return f"probe-{digest(base_of)}" if rows is None else f"probe-{rows}-{digest(base_of)}"
 
 
 def row_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -223,9 +229,9 @@ def plot(results: Mapping[str, Any], file: Path) -> None:
 
 def titles(results: Mapping[str, Any]) -> dict[str, str]:
     """What is said of each row; where they were not all trained in one dtype, with that dtype."""
-    found = {name: ", ".join(sorted({run["dtype"] for run in runs})) for name, runs in results["measured"].items()}
-    mixed = len({*found.values()}) > 1
-    return {name: title + f" ({found[name]})" * mixed for name, title in results["titles"].items()}
+    found = {name: sorted({run["dtype"] for run in runs}) for name, runs in results["measured"].items()}
+    mixed = len({dtype for dtypes in found.values() for dtype in dtypes}) > 1
+    return {name: title + f" ({', '.join(found[name])})" * mixed for name, title in results["titles"].items()}
 
 
 def kept_scores(run: Mapping[str, Any]) -> dict[str, Any]:

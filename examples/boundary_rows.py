@@ -66,7 +66,10 @@ def sorry(refusal: str) -> str:
 
 
 def student_rows(recipe: Recipe, seed: int, answers: Mapping[str, str] | None = None) -> Dataset:
-    """The student's training set, with the columns `teacher` and `twin`; `answers` are read in place of those that are written."""
+    """
+    The student's training set, with the columns `teacher` and `twin`; `answers` are read in place of those that are written. Of
+    rows that are read one after another, by length, only those that its steps reach.
+    """
     rows, answers = [], answers or {}
     labelled = labelled_rows(recipe)
     for row in labelled:
@@ -86,7 +89,7 @@ def student_rows(recipe: Recipe, seed: int, answers: Mapping[str, str] | None = 
                 row = {**row, "response": UNLABELLED_ANSWER, "teacher": "", "kind": "", "category": "", "twin": None}
                 rows += _copies(row, recipe, seed)
     if recipe.by_length:
-        rows = in_batches_by_length(rows, recipe.batch_size, seed)
+        rows = in_batches_by_length(rows, recipe.batch_size, seed)[: recipe.student_steps * recipe.batch_size]
     return to_prompt_completion(Dataset.from_list(rows), SYSTEM_PROMPT)
 
 

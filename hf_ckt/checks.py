@@ -104,13 +104,11 @@ def require_columns(
         )
 
 
-def require_candidates(part: str, kind: str, count: int, remedy: str) -> None:
-    """Raises ValueError when a contrastive part has fewer than two candidates."""
-    if count < 2:
-        raise ValueError(
-            f"{part}: needs at least 2 {kind}, got {count}. With one candidate the loss is always 0 and trains "
-            f"nothing. {remedy}"
-        )
+def require_candidates(part: str, kind: str, count: int, remedy: str, least: int = 2) -> None:
+    """Raises ValueError when a contrastive part has fewer than two candidates, or three of which one is the anchor itself."""
+    if count < least:
+        few = "With one candidate the loss is always 0" if least == 2 else "With fewer there is nothing to part, so it"
+        raise ValueError(f"{part}: needs at least {least} {kind}, got {count}. {few} and trains nothing. {remedy}")
 
 
 def require_same_vocabulary(student: dict[str, int], teacher: dict[str, int], shown: int = 3) -> None:

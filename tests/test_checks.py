@@ -97,6 +97,8 @@ def test_single_candidate_is_refused_with_a_remedy():
     with pytest.raises(ValueError, match=r"^info_nce: needs at least 2 sequences, got 1\. .* Take more\."):
         checks.require_candidates("info_nce", "sequences", 1, "Take more.")
     checks.require_candidates("info_nce", "sequences", 2, "")
+    with pytest.raises(ValueError, match=r"needs at least 3 sequences, got 2\. With fewer there is nothing to part"):
+        checks.require_candidates("sincere", "sequences", 2, "Take more.", least=3)
 
 
 def test_vocabularies_may_differ_in_what_was_added_behind():

@@ -137,6 +137,20 @@ def embedding_width(model: PreTrainedModel) -> int:
     return whole_shape(embedding.weight)[-1]
 
 
+def trained_from(model: PreTrainedModel) -> int | None:
+    """
+    Returns how many of a model's layers, from below, hold nothing that trains: 0 where its embeddings train, all where none does.
+    None where its layers are in no list of their own.
+    """
+    count = model.config.get_text_config().num_hidden_layers
+    lists = (one for one in model.modules() if isinstance(one, torch.nn.ModuleList) and len(one) == count)
+    layers = next(lists, None)
+    if layers is None or any(one.requires_grad for one in model.get_input_embeddings().parameters()):
+        return None if layers is None else 0
+    trained = (number for number, layer in enumerate(layers) if any(one.requires_grad for one in layer.parameters()))
+    return next(trained, count)
+
+
 @contextmanager
 def frozen(model: torch.nn.Module) -> Iterator[None]:
     """Runs a pass without gradient and in eval mode (no dropout, no NEFTune), then gives each module its flag back."""

@@ -296,5 +296,6 @@ def _stack(first: dict[str, Any], second: dict[str, Any], count: int) -> dict[st
             return _stack(value, other, count)
         return torch.cat([value, other]) if has_rows(value, count) else value
 
-    # What is asked of the clean pass alone is asked of both.
-    return {name: stack(value, second.get(name, value)) for name, value in first.items()}
+    # What is asked of the clean pass alone, such as its states in all layers, is asked of both.
+    asked = {name: value for name, value in first.items() if isinstance(value, bool)}
+    return {name: stack(value, second[name]) for name, value in first.items() if name not in asked} | asked

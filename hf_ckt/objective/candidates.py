@@ -74,7 +74,7 @@ class Contrast:
     """
     Settings of the contrastive role that do not belong to its loss.
 
-    Similarities are of logits from which the mean over the batch's own anchors is taken. Of few anchors it says little, and
+    Similarities are of logits (at the level `state`, of states) from which the mean over the batch's own anchors is taken. Of few anchors it says little, and
     of two each is then the other's opposite: at the levels of documents, 8 or more in a micro-batch.
 
     Args:
@@ -89,7 +89,7 @@ class Contrast:
         vocab_size (`int`, *optional*):
             Ids that student and teacher share.
         layers (`Sequence[int]`, *optional*):
-            Those that are read at the level `state`.
+            Those that are read at the level `state`, which needs them.
     """
 
     level: str
@@ -147,7 +147,7 @@ class Contrast:
         student = self._pool(batch, student_hidden if at is None else student_hidden[places], at)
         anchors = self._pool(batch, states, at)
         if student.shape[0] < 2:
-            _say_too_few(self.level)
+            _say_too_few(self.level, 2)
             return None
         student, anchors = student.to(wide), anchors.to(wide)
         own = None if sides is None else self._spaced(sides[places.to(sides.device)])
@@ -184,10 +184,10 @@ class Contrast:
         self, batch: Batch, teacher: tuple[SignalPart, ...], counts: Tensor | None, hidden_states: Sequence[Tensor]
     ) -> Similarities | None:
         first, sides = self._decided(batch, counts), self._sides(batch, teacher)
-        assert first is not None and sides is not None  # checked before training
+        assert first is not None and sides is not None and self.layers is not None  # checked before training
         places = self._spaced(first.nonzero().squeeze(1))
-        if len(places) < 2:
-            _say_too_few(self.level)
+        if len(places) < 3:
+            _say_too_few(self.level, 3)
             return None
         return state_similarities(hidden_states, batch, batch.kept_documents[places], sides[places], self.layers)
 
@@ -322,10 +322,11 @@ def _linear(signal: Any) -> tuple[tuple[TeacherSignal, Tensor | None], ...]:
 
 
 @cache
-def _say_too_few(level: str) -> None:
+def _say_too_few(level: str, least: int) -> None:
     logger.warning(
-        "contrastive: a batch held fewer than 2 %s anchors; it contributes 0 to this term. Raise "
+        "contrastive: a batch held fewer than %d %s anchors; it contributes 0 to this term. Raise "
         "per_device_train_batch_size if it happens often.",
+        least,
         level,
     )
 

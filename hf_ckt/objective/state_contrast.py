@@ -17,18 +17,20 @@ def state_similarities(
     batch: Batch,
     documents: Tensor,
     sides: Tensor,
-    layers: Sequence[int] | None = None,
+    layers: Sequence[int],
 ) -> Similarities:
     """
     Returns how alike the student reads A documents' prompts, each an anchor and a candidate with gradient.
 
     What is compared are the states that a probe of the boundary reads
     ([`~models.boundary_probe.prompt_features`]): the cosine is taken in each layer, at the prompt's last token and of its mean,
-    from which the mean over the anchors is subtracted; a similarity is the mean of these cosines. An anchor is its own positive
-    with similarity 1, so that a loss parts the sides and, where it has further positives, draws each of them together.
+    from which the mean over the anchors is subtracted; a similarity is the mean of these cosines. An anchor is one of its own
+    positives, with similarity 1 whatever is learnt; what draws a side together are the others. Of two anchors each is the
+    other's opposite, so there have to be three.
 
     Source: Khosla et al. 2020, https://huggingface.co/papers/2004.11362, with states for the embeddings. Differs: of several
-    layers and two readings of each, without a projection, which would be thrown away with what it learnt.
+    layers and two readings of each, without a projection, which would be thrown away with what it learnt; there an anchor is no
+    positive of its own.
 
     Args:
         hidden_states (`Sequence[torch.Tensor]`):
@@ -37,27 +39,11 @@ def state_similarities(
             Where documents and their answers lie.
         documents (`torch.Tensor` of shape `(A,)`), sides (`torch.Tensor` of shape `(A,)`):
             Numbers of the documents, ascending, each with an answer, and of the side that each is on.
-        layers (`Sequence[int]`, *optional*):
-            Which states are read; 0 are the embeddings. None: [`middle_layers`].
-
-    Raises:
-        ValueError: If the model has no such layer, or nothing trains below any of them.
+        layers (`Sequence[int]`):
+            Which states are read; 0 are the embeddings.
     """
-    depth = len(hidden_states) - 1
-    layers = middle_layers(depth) if layers is None else layers
-    missing = [layer for layer in layers if layer > depth]
-    if missing:
-        raise ValueError(
-            f"contrastive_layers: {missing[0]} is none of the model's {depth} layers, so it has no states to contrast. Name "
-            "layers up to that, or leave contrastive_layers out."
-        )
     numbers, features = prompt_features(hidden_states, batch, layers)
     features = features[torch.searchsorted(numbers, documents)]
-    if torch.is_grad_enabled() and not features.requires_grad:
-        raise ValueError(
-            f"contrastive_layers: nothing that trains lies below layer {max(layers)}, so their states stay as they are and the "
-            "contrast teaches nothing. Name higher layers, or let the adapter reach below them."
-        )
     readings = features.unflatten(1, (2 * len(layers), -1))
     directions = F.normalize(readings - readings.mean(0), dim=-1).flatten(1)
     cosines = directions @ directions.T / (2 * len(layers))

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..checks import require_candidates, require_count, require_known
+from ..models.backbone import trained_from
 from ..objective.candidates import LEVELS, Contrast, TeacherQueue
+from ..objective.state_contrast import middle_layers
 from .noise_config import require_whole_documents, setting
 
 
@@ -18,15 +20,16 @@ class ContrastConfig:
     )
     contrastive_false_negative_threshold: float | None = setting(
         "info_nce, sincere and supervised_contrastive: a candidate whose teacher-teacher cosine exceeds it is no negative, in "
-        "(-1, 1]; 1 keeps all. Not to be set at the level 'decision' with several teachers or a soft route, which say it. None: "
+        "(-1, 1]; 1 keeps all. Not to be set at the levels 'decision' and 'state' with several teachers or a soft route, which "
+        "say it. None: "
         "its default, 0.95."
     )
     contrastive_level: str = setting(
         "What is contrasted: 'token' (kept positions), 'sequence' (mean over a document's kept positions), 'decision' "
         "(a document's first kept position, whose next token begins to refuse or to answer; of several turns the first "
         "one's) or 'state' (what the student's middle layers hold of a document's prompt; its documents among themselves, by "
-        "the sides that several teachers or a soft route give). All but the first need at least two documents in a batch; the "
-        "last two data of which only the answers are trained on.",
+        "the sides that several teachers or a soft route give). 'sequence' and 'decision' need at least two documents in a batch, "
+        "'state' three; the last two data of which only the answers are trained on.",
         "token",
         choices=list(LEVELS),
     )
@@ -48,10 +51,10 @@ class ContrastConfig:
         False,
     )
 
-    def build_contrast(self, vocab_size: int | None) -> Contrast:
-        """Builds what the contrastive role needs beside its loss."""
+    def build_contrast(self, vocab_size: int | None, model: Any) -> Contrast:
+        """Builds what the contrastive role needs beside its loss, for a causal language model."""
         queue = TeacherQueue(self.contrastive_queue_size)
-        layers = self.contrastive_layers
+        layers = self._state_layers(model) if self.contrastive_level == "state" else None
         return Contrast(self.contrastive_level, self.contrastive_max_anchors, queue, vocab_size, layers)
 
     def require_sequences(self) -> None:
@@ -62,7 +65,26 @@ class ContrastConfig:
             "sequences",
             own.per_device_train_batch_size,
             'Raise per_device_train_batch_size or use contrastive_level="token".',
+            least=3 if self.contrastive_level == "state" else 2,
         )
+
+    def _state_layers(self, model: Any) -> list[int]:
+        depth = model.config.get_text_config().num_hidden_layers
+        layers = middle_layers(depth) if self.contrastive_layers is None else self.contrastive_layers
+        missing = [layer for layer in layers if layer > depth]
+        if missing:
+            raise ValueError(
+                f"contrastive_layers: {missing[0]} is none of the model's {depth} layers, so it has no states to contrast. Name "
+                "layers up to that, or leave contrastive_layers out."
+            )
+        begin = trained_from(model)
+        constant = [layer for layer in layers if begin is not None and layer <= begin]
+        if constant:
+            raise ValueError(
+                f"contrastive_layers: nothing that trains lies below layer {constant[-1]}, so its states stay as they are and the "
+                "contrast teaches it nothing. Name higher layers, or let the adapter reach below them."
+            )
+        return layers
 
     def _check_contrast(self) -> None:
         own: Any = self
@@ -106,11 +128,11 @@ class ContrastConfig:
                 f"contrastive_layers={layers} would be ignored: at contrastive_level={self.contrastive_level!r} logits are "
                 "contrasted. Set contrastive_level='state', or leave it out."
             )
-        listed = isinstance(layers, (list, tuple)) and all(isinstance(one, int) and one >= 1 for one in layers)
+        listed = isinstance(layers, (list, tuple)) and all(type(one) is int and one >= 1 for one in layers)
         if not listed or not layers or len({*layers}) < len(layers):
             raise ValueError(
-                f"contrastive_layers={layers}: must be different layers, counted from 1, so that each has states and counts "
-                "once. Leave it out for those from half to five sixths of the depth."
+                f"contrastive_layers={layers!r}: must be a list of different whole numbers from 1 on, such as [6, 7], so that each "
+                "layer has states and counts once. Leave it out for those from half to five sixths of the depth."
             )
 
     def _check_states(self, own: Any) -> None:
@@ -119,8 +141,12 @@ class ContrastConfig:
                 f"contrastive_level='state': contrastive_queue_size={self.contrastive_queue_size} would keep states of a student "
                 "that has changed since. Set contrastive_queue_size=0."
             )
-        if own.contrastive_loss == "relational_kl":
+        why = {
+            "relational_kl": "compares the student's similarities with a teacher's, and here are the student's alone",
+            "info_nce": "has the anchor itself as its one positive, so it draws no side together and hardly trains",
+        }.get(own.contrastive_loss)
+        if why is not None:
             raise ValueError(
-                "contrastive_level='state': relational_kl compares the student's similarities with a teacher's, and here are "
-                "the student's alone. Use contrastive_loss='sincere', 'supervised_contrastive' or 'info_nce'."
+                f"contrastive_level='state': {own.contrastive_loss} {why}. Use contrastive_loss='sincere' or "
+                "'supervised_contrastive'."
             )

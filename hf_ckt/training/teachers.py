@@ -197,9 +197,9 @@ def require_documents(teacher: Teacher, args: Any) -> None:
 
 def require_sides_read(teacher: Teacher, args: Any) -> None:
     """Raises ValueError where the contrast needs sides that no teachers say, or has a threshold to say what they say."""
-    sided = len(teacher.parts) > 1 or any(
-        isinstance(one, SoftRouteTeacher) for one in (teacher, *teacher.parts.values())
-    )
+    several = teacher.reader.teachers if isinstance(teacher, CacheTeacher) else teacher.parts
+    mixed = any(isinstance(one, SoftRouteTeacher) for one in (teacher, *teacher.parts.values()))
+    sided = len(several) > 1 or mixed
     level, threshold = args.contrastive_level, args.contrastive_false_negative_threshold
     if sided and threshold is not None and level in ("decision", "state"):
         raise ValueError(

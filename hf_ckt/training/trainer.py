@@ -152,7 +152,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
             schedules["consistency"] = self._budget
         weights = args.token_weights
         terms = {role: Term(args.build_loss(role), one, weights.get(role)) for role, one in schedules.items()}
-        contrast = args.build_contrast(len(self._tokenizer)) if "contrastive" in terms else None
+        contrast = args.build_contrast(len(self._tokenizer), self._causal_lm) if "contrastive" in terms else None
         self.objective = Objective(
             terms,
             contrast=contrast,

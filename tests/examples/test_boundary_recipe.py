@@ -52,7 +52,7 @@ def test_chain_of_changes_ends_in_what_the_quickstart_runs(examples):
 
 def test_student_hears_the_teacher_of_refusals_on_harmful_rows_alone(recipe, rows_of):
     """A twin that is taught to be refused is the failure that the set was written against."""
-    one = replace(recipe.Recipe(), harmful_times=2, refusal_words=3, answer_words=5)
+    one = replace(recipe.Recipe(), harmful_times=2, refusal_words=3, answer_words=5, by_length=False)
     rows = rows_of.student_rows(one, seed=0).to_list()
     sides = {row["id"]: row["kind"] == "harmful" for row in load_boundary_set("train").to_list()}
     assert len({row["id"] for row in rows}) == len(rows)
@@ -71,7 +71,7 @@ def test_student_hears_the_teacher_of_refusals_on_harmful_rows_alone(recipe, row
 
 def test_unlabelled_rows_carry_neither_label_nor_answer(recipe, rows_of):
     """Their refusals, or their twins' answers, would tell what a run without labels is to find out."""
-    one = replace(recipe.Recipe(), rows=300, unlabelled=True, teacher="probe")
+    one = replace(recipe.Recipe(), rows=300, unlabelled=True, teacher="probe", by_length=False)
     known = {row["id"] for row in rows_of.labelled_rows(one)}
     assert 300 <= len(known) < 310
     rows = [
@@ -119,6 +119,14 @@ def test_labelled_rows_hold_groups_of_twins_whole(recipe, rows_of):
     for row in load_boundary_set("train"):
         if row["twin"] is not None:
             assert (row["id"] in names) == (row["twin"] in names)
+
+
+def test_rows_that_no_step_reaches_are_left_out(recipe, rows_of):
+    """Read in another order, a demo would train on other rows than its results file says."""
+    one = replace(recipe.Recipe(), student_steps=3)
+    whole = rows_of.student_rows(replace(one, student_steps=10**6), seed=0)
+    assert rows_of.student_rows(one, seed=0).to_list() == whole.select(range(3 * one.batch_size)).to_list()
+    assert len(rows_of.student_rows(replace(one, by_length=False), seed=0)) == len(whole)
 
 
 def test_batches_hold_rows_of_like_length_in_a_random_order(rows_of):

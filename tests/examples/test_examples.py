@@ -145,8 +145,7 @@ def test_boundary_ablation_measures_each_recipe_beside_the_probe(ablation):
     assert (folder / "ablation.png").read_bytes().startswith(b"\x89PNG")
     first, probe = (runs[0] for runs in measured.values())
     assert first["labelled"] == 480 + 160 and probe["labelled"] == len(load_boundary_set("train"))
-    harmful = load_boundary_set("train")["kind"].count("harmful")
-    assert probe["rows"] == 2 * (probe["labelled"] + harmful)  # with a noisy copy each, and harmful ones twice
+    assert probe["rows"] == 2 * 16  # those that two steps read
     assert "consistency_loss" in first["log"] and "consistency_loss" not in probe["log"]
     assert 0 < probe["log"]["soft_route_refuse"] < 1 and "soft_route_refuse" not in first["log"]
     for name, one in (("first", first), ("probe", probe)):

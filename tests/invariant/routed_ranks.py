@@ -100,7 +100,14 @@ LEVELS = ("decision", "state")
 
 def documents(folder: Path, model: Path, teachers: dict[str, Any], level: str, **changes: Any) -> Any:
     """Contrast between documents, each process among its own rows."""
-    fields = {**CONTRAST, "contrastive_level": level, "contrastive_queue_size": 0, "max_steps": 1}
+    loss = {"state": "sincere"}.get(level, "info_nce")
+    fields = {
+        **CONTRAST,
+        "contrastive_level": level,
+        "contrastive_loss": loss,
+        "contrastive_queue_size": 0,
+        "max_steps": 1,
+    }
     return outcome(folder, model, teachers, "mixed", **{**fields, **changes})
 
 

@@ -79,7 +79,7 @@ def test_settings_reach_the_loss_that_they_name(tmp_path):
     assert (consistency.beta, consistency.role) == (0.3, "robust_consistency")
     assert (regularization.temperature, regularization.role) == (3.0, "regularization")
     assert args.build_mixture().parts["uniform"].alpha == 9.0
-    assert args.build_contrast(100).queue.size == 0
+    assert args.build_contrast(100, None).queue.size == 0
 
 
 def test_settings_by_role_reach_losses_without_a_field(tmp_path):

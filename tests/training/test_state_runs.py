@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests import by_hand
+from tests import by_hand, tiny_models
 from tests.by_hand import FIRST, build_routed, gradient, places_of, rows_by_hand, same_gradient, table
 from tests.trainers import Stop, build, lora, run, same_resumed, steps, trained
 from tests.training.test_decision_runs import LAYOUTS as DECISION_LAYOUTS
@@ -64,9 +64,7 @@ def by_states(loss: str, read: list[list[Tensor]], sides: list[Any]) -> Tensor:
         scores = [alike(i, j) / TEMPERATURE for j in range(count)]
         own = [score for score, side in zip(scores, sides, strict=True) if side == sides[i]]
         others = [score for score, side in zip(scores, sides, strict=True) if side != sides[i]]
-        if loss == "info_nce":
-            values.append(torch.stack([scores[i], *others]).logsumexp(0) - scores[i])
-        elif loss == "sincere":
+        if loss == "sincere":
             values.append(torch.stack([torch.stack([one, *others]).logsumexp(0) - one for one in own]).mean())
         else:
             values.append(torch.stack(scores).logsumexp(0) - torch.stack(own).mean())
@@ -78,7 +76,7 @@ def sides_of(data: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("layout", list(LAYOUTS))
-@pytest.mark.parametrize("loss", ["info_nce", "supervised_contrastive", "sincere"])
+@pytest.mark.parametrize("loss", ["supervised_contrastive", "sincere"])
 def test_state_contrast_of_a_run_is_that_of_rows_read_alone(loss, layout, teachers, tiny_model_dir, tmp_path):
     """Padding, packs and accumulation each have their own way to mistake another position for the prompt's end."""
     data = table()
@@ -107,15 +105,40 @@ def test_states_are_those_of_the_clean_prompts_beside_a_noisy_view(noise, teache
     assert logs["contrastive_loss"] == pytest.approx(expected, rel=2e-5) and logs["consistency_loss"] > 0
 
 
-def test_left_out_rows_are_no_anchors_and_layers_are_the_middle_ones(teachers, tiny_model_dir, tmp_path):
-    """A row that the role leaves out would still push others away."""
+CHOSEN = {
+    "by role": ({"role_rows": {"contrastive": {"topic": "cooking"}}}, [0, 2, 3, 5, 7]),
+    "evenly spaced": ({"contrastive_max_anchors": 3}, [0, 2, 5]),
+}
+
+
+@pytest.mark.parametrize("case", list(CHOSEN))
+def test_left_out_rows_are_no_anchors(case, teachers, tiny_model_dir, tmp_path):
+    """A row that is left out would still push others away."""
+    changes, numbers = CHOSEN[case]
     data = table()
-    changes = {**WEIGHTS, "contrastive_layers": None, "role_rows": {"contrastive": {"topic": "cooking"}}}
-    trainer = build_routed(tmp_path, tiny_model_dir, teachers, data, **changes, per_device_train_batch_size=8)
-    kept = [row for row in rows_by_hand(tiny_model_dir, data) if row.topic == "cooking"]
-    expected = by_states("sincere", prompts_read(trainer.model, kept, [1]), [row.teacher for row in kept])
+    trainer = build_routed(
+        tmp_path, tiny_model_dir, teachers, data, **WEIGHTS, **changes, per_device_train_batch_size=8
+    )
+    found = rows_by_hand(tiny_model_dir, data)
+    kept = [found[number] for number in numbers]
+    expected = by_states("sincere", prompts_read(trainer.model, kept, [1, 2]), [row.teacher for row in kept])
     (logs,) = steps(run(trainer))
     assert logs["contrastive_loss"] == pytest.approx(expected.item(), rel=2e-5)
+
+
+def test_layers_are_the_middle_ones_and_an_evaluation_reads_them_too(teachers, tmp_path):
+    """Of a model of two layers one is in the middle, whichever way that is counted."""
+    model = tiny_models.save_tiny_llama(tmp_path / "deep", num_hidden_layers=6)
+    data = table()
+    changes = {**WEIGHTS, "contrastive_layers": None, "per_device_train_batch_size": 8}
+    sources = {"safety": teachers["safety"], "base": None, "third": teachers["third"]}
+    trainer = build_routed(tmp_path / "run", model, sources, data, **changes, per_device_eval_batch_size=8)
+    read = prompts_read(trainer.model, rows_by_hand(model, data), [3, 4, 5])
+    expected = by_states("sincere", read, sides_of(data)).item()
+    evaluated = trainer.evaluate(trainer.train_dataset)
+    assert evaluated["eval_contrastive_loss"] == pytest.approx(expected, rel=2e-5)
+    (logs,) = steps(run(trainer))
+    assert logs["contrastive_loss"] == pytest.approx(expected, rel=2e-5)
 
 
 def test_sides_are_those_of_a_soft_route(given, tiny_model_dir, tmp_path):
@@ -132,7 +155,7 @@ def test_sides_are_those_of_a_soft_route(given, tiny_model_dir, tmp_path):
 
 def test_resumed_run_goes_on_to_the_last_bit(teachers, tiny_model_dir, tmp_path):
     """Nothing of this level is remembered, and nothing of it may be looked for in a checkpoint."""
-    changes = {**RESUMED, **WEIGHTS, "task_weight": 1.0, "contrastive_queue_size": 0}
+    changes = {**RESUMED, **WEIGHTS, "task_weight": 1.0, "contrastive_queue_size": 0, "per_device_train_batch_size": 4}
     whole = run(build_routed(tmp_path / "whole", tiny_model_dir, teachers, **changes))
     cut = build_routed(tmp_path / "cut", tiny_model_dir, teachers, **changes)
     cut.add_callback(Stop(3))
@@ -149,15 +172,17 @@ def test_one_teacher_gives_no_sides(teachers, tiny_model_dir, tmp_path):
 
 
 def test_layer_that_the_model_does_not_have_is_refused(teachers, tiny_model_dir, tmp_path):
-    """It would end in an index out of range."""
+    """It would end in an index out of range, at the first batch."""
     changes = {**WEIGHTS, "contrastive_layers": [1, 3], "per_device_train_batch_size": 8}
     with pytest.raises(ValueError, match=r"contrastive_layers: 3 is none of the model's 2 layers"):
-        run(build_routed(tmp_path, tiny_model_dir, teachers, table(), **changes))
+        build_routed(tmp_path, tiny_model_dir, teachers, table(), **changes)
 
 
-def test_layers_below_the_adapter_are_refused(teachers, tiny_model_dir, tmp_path):
-    """A term that trains nothing looks like one that does not fall."""
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_layers_below_the_adapter_are_refused(checkpointing, teachers, tiny_model_dir, tmp_path):
+    """A term that trains nothing looks like one that does not fall; checkpointed, its states seem to have a gradient."""
     upper = {"peft_config": lora(exclude_modules=r".*layers\.0\..*"), "teachers": teachers}
-    changes = {**by_hand.SGD, **WEIGHTS, "contrastive_layers": [1], "per_device_train_batch_size": 8}
+    changes = {**by_hand.SGD, **WEIGHTS, "per_device_train_batch_size": 8, "gradient_checkpointing": checkpointing}
     with pytest.raises(ValueError, match=r"nothing that trains lies below layer 1.*Name higher layers"):
-        run(build(tmp_path, tiny_model_dir, table(), given=upper, **changes))
+        build(tmp_path, tiny_model_dir, table(), given=upper, **changes)
+    build(tmp_path, tiny_model_dir, table(), given=upper, **{**changes, "contrastive_layers": [2]})

@@ -100,3 +100,20 @@ def test_records_that_were_cut_by_rows_are_refused(tiny_model_dir, tmp_path):
     batch = {name: value[:1] for name, value in first_batch(trainer).items() if isinstance(value, torch.Tensor)}
     with pytest.raises(ValueError, match="dispatch_batches"):
         trainer.compute_loss(trainer.model, batch)
+
+
+def test_a_cache_of_several_says_who_is_on_which_side(tiny_model_dir, tmp_path):
+    """Taken for one teacher, it would be refused where sides are needed, and a threshold ignored in silence beside them."""
+    other = str(tiny_models.save_tiny_llama(tmp_path / "other", seed=7))
+    data, teachers = [{**row, "teacher": "ab"[n % 2]} for n, row in enumerate(rows())], {"a": None, "b": other}
+    folder = cached(tmp_path, tiny_model_dir, data, {"teachers": teachers})
+    changes = {"contrastive_weight": 1.0, "contrastive_level": "state", "contrastive_loss": "sincere"}
+    runs = [
+        reader(tmp_path, tiny_model_dir, data, {"teachers": teachers}, **changes),
+        reader(tmp_path, tiny_model_dir, data, teacher_cache=folder, **changes),
+    ]
+    live, read = (steps(run(one))[0]["contrastive_loss"] for one in runs)
+    assert read == pytest.approx(live, rel=1e-5) and live > 0
+    changes = {**changes, "contrastive_level": "decision", "contrastive_false_negative_threshold": 0.5}
+    with pytest.raises(ValueError, match=r"contrastive_false_negative_threshold=0\.5 would be ignored"):
+        reader(tmp_path, tiny_model_dir, data, teacher_cache=folder, **changes)

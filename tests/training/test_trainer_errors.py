@@ -82,7 +82,7 @@ WRONG_VALUES = [
         ["contrastive_level='decision'", "its own positive", "contrastive_rejected=False"],
     ),
     (
-        {"contrastive_level": "state", "contrastive_queue_size": 8},
+        {"contrastive_level": "state", "contrastive_loss": "sincere", "contrastive_queue_size": 8},
         ["contrastive_level='state'", "has changed since", "contrastive_queue_size=0"],
     ),
     (
@@ -90,13 +90,17 @@ WRONG_VALUES = [
         ["contrastive_level='state'", "the student's alone", "contrastive_loss='sincere'"],
     ),
     (
+        {"contrastive_level": "state"},
+        ["contrastive_level='state': info_nce", "draws no side together", "contrastive_loss='sincere'"],
+    ),
+    (
         {"contrastive_level": "state", "packing": True, "packing_strategy": "wrapped"},
         ["contrastive_level='state'", "nothing is decided", "packing_strategy='bfd'"],
     ),
     ({"contrastive_layers": [4]}, ["contrastive_layers=[4]", "would be ignored", "contrastive_level='state'"]),
     *(
-        ({"contrastive_level": "state", "contrastive_layers": layers}, ["contrastive_layers=", "counted from 1"])
-        for layers in ([], [0, 3], [3, 3], ["x"], 4)
+        ({"contrastive_level": "state", "contrastive_layers": layers}, ["contrastive_layers=", "a list of different"])
+        for layers in ([], [0, 3], [3, 3], ["x"], [True], 4)
     ),
 ]
 
@@ -192,11 +196,18 @@ def test_an_adapter_on_the_head_is_refused(tiny_model_dir, tmp_path):
         build(tmp_path, tiny_model_dir, given={"peft_config": lora(target_modules=["q_proj", "lm_head"])}, **ON)
 
 
-@pytest.mark.parametrize("level", ["sequence", "decision", "state"])
-def test_contrast_of_documents_needs_two_of_them(level, tiny_model_dir, tmp_path):
-    """With one candidate the term is 0 whatever the student says."""
-    changes = {**ON, "contrastive_level": level, "per_device_train_batch_size": 1}
-    with pytest.raises(ValueError, match=r"info_nce: needs at least 2 sequences, got 1.*always 0.*Raise per_device"):
+@pytest.mark.parametrize(("level", "least"), [("sequence", 2), ("decision", 2), ("state", 3)])
+def test_contrast_of_documents_needs_two_of_them_or_three(level, least, tiny_model_dir, tmp_path):
+    """With one candidate the term is 0 whatever the student says; of two states each is the other's opposite."""
+    changes = {
+        **ON,
+        "contrastive_level": level,
+        "per_device_train_batch_size": least - 1,
+        "contrastive_loss": "sincere",
+    }
+    with pytest.raises(
+        ValueError, match=rf"sincere: needs at least {least} sequences, got {least - 1}.*Raise per_device"
+    ):
         build(tmp_path, tiny_model_dir, given={"peft_config": lora()}, **changes)
 
 
