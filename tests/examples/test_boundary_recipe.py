@@ -10,24 +10,20 @@ import sys
 from collections import Counter
 from dataclasses import asdict, replace
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from transformers import LlamaConfig
 
 from hf_ckt.data import load_boundary_set
+from tests.examples.running import EXAMPLES, ROOT, examples_importable
 
-FOLDER = Path(__file__).parents[2] / "examples"
 NAMES = ("boundary_recipe", "boundary_rows", "boundary_training", "boundary_changes", "quickstart")
 
 
 @pytest.fixture(scope="module")
 def examples():
-    sys.path.insert(0, str(FOLDER))
-    yield [importlib.import_module(name) for name in NAMES]
-    sys.path.remove(str(FOLDER))
-    for name in NAMES:
-        sys.modules.pop(name)
+    with examples_importable():
+        yield [importlib.import_module(name) for name in NAMES]
 
 
 @pytest.fixture(scope="module")
@@ -188,12 +184,26 @@ def test_kept_files_of_other_rows_have_another_name(recipe, monkeypatch):
     assert recipe.digest("x") != before
 
 
+STOP_AT_THE_HUB = """
+import os, sys
+
+class Stop:
+    def find_spec(self, name, *_):
+        if name == "huggingface_hub":
+            print(os.environ.get("HF_HUB_DISABLE_TELEMETRY"))
+            sys.stdout.flush()
+            os._exit(0)
+
+sys.meta_path.insert(0, Stop())
+"""
+
+
 @pytest.mark.parametrize("script", ["quickstart", "boundary_ablation", "robust_training"])
 def test_examples_send_no_usage_data(script):
     """The Hub's client reads the variable once, at its import: set after that, TRL's trainers send all the same."""
-    asked = f"import {script}, huggingface_hub.constants as hub; assert hub.HF_HUB_DISABLE_TELEMETRY"
     names = ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_OFFLINE")
     environment = {name: value for name, value in os.environ.items() if name not in names}
-    environment["PYTHONPATH"] = os.pathsep.join([str(FOLDER), str(FOLDER.parent)])
-    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
+    environment["PYTHONPATH"] = os.pathsep.join([str(EXAMPLES), str(ROOT)])
+    code = f"{STOP_AT_THE_HUB}\nimport {script}\nprint('the Hub was not imported')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert done.stdout.split() == ["1"], done.stderr

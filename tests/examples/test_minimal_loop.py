@@ -3,9 +3,6 @@
 
 import copy
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +13,10 @@ from transformers import AutoTokenizer
 
 from hf_ckt.data import load_starter_set, to_prompt_completion
 from tests import trainers
+from tests.examples.running import EXAMPLES, run, run_here
 from tests.tiny_models import save_tiny_llama
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "minimal_loop.py"
+SCRIPT = EXAMPLES / "minimal_loop.py"
 LOADING = {"dtype": "float32", "device_map": "cpu"}
 STEPS, BATCH_SIZE, LEARNING_RATE, SEED = 4, 4, 1e-2, 7
 # Weights that tell the terms apart, each large enough to move the loss of so small a model.
@@ -173,15 +171,7 @@ def test_loop_draws_noise_by_its_seed(loop, tiny_model_dir):
 def test_script_prints_each_term_of_each_step(tiny_model_dir, other_model_dir, tmp_path):
     """A reader's first try of the script fails, or shows a table with a term missing."""
     options = ["--model", str(tiny_model_dir), "--teacher", str(other_model_dir), "--steps", "2"]
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *options],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    formula, header, *lines = done.stdout.splitlines()
+    formula, header, *lines = run("minimal_loop.py", *options, cwd=tmp_path).splitlines()
     assert formula.startswith("loss = 1 task + ")
     assert header.split() == ["step", "loss", *WEIGHTS]
     assert [line.split()[0] for line in lines] == ["1", "2"]
@@ -193,13 +183,14 @@ def test_script_prints_each_term_of_each_step(tiny_model_dir, other_model_dir, t
     ("options", "said"),
     [(["--batch_size", "0"], "--batch-size: must be 1 or more"), (["--model", "nowhere"], "couldn't find them")],
 )
-def test_script_refuses_wrong_input_in_one_line(options, said, tmp_path):
+def test_script_refuses_wrong_input_in_one_line(options, said, tmp_path, capsys):
     """A traceback hides the sentence that says what to change."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, str(SCRIPT), *options]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("minimal_loop.py: error: ") and said in done.stderr
+    with pytest.raises(SystemExit) as ended:
+        run_here("minimal_loop.py", *options, cwd=tmp_path)
+    printed = capsys.readouterr().err
+    assert (
+        ended.value.code == 2 and printed.splitlines()[-1].startswith("minimal_loop.py: error: ") and said in printed
+    )
 
 
 def test_script_stays_on_a_screen():

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ablation of the boundary's recipe, for two steps on a tiny model."""
+
+import json
+
+import pytest
+
+from hf_ckt.data import load_boundary_set
+from tests.examples.running import run, run_here
+
+
+@pytest.fixture(scope="module")
+def ablation(tiny_model_dir, tmp_path_factory):
+    """Output folder and printed text of two recipes of two steps."""
+    folder = tmp_path_factory.mktemp("ablation")
+    options = ["--model", str(tiny_model_dir), "--output_dir", str(folder / "out"), "--steps", "2"]
+    options += ["--prompts", "4", "--new_tokens", "4", "--only", "first", "probe"]
+    return folder / "out", run("boundary_ablation.py", *options, cwd=folder), options
+
+
+def test_boundary_ablation_measures_each_recipe_beside_the_probe(ablation):
+    """A change that was not made, or scored on other prompts than the rest, would be taken for one that brings nothing."""
+    folder, printed, _ = ablation
+    results = json.loads((folder / "results.json").read_text())
+    measured = results["measured"]
+    assert list(measured) == list(results["rows"]) == ["first", "probe"]
+    assert 0 <= results["probe"]["refusal_auroc_noise"]["value"] <= 1
+    assert (folder / "ablation.png").read_bytes().startswith(b"\x89PNG")
+    first, probe = (runs[0] for runs in measured.values())
+    assert first["labelled"] == 480 + 160 and probe["labelled"] == len(load_boundary_set("train"))
+    assert probe["rows"] == 2 * 16  # those that two steps read
+    assert "consistency_loss" in first["log"] and "consistency_loss" not in probe["log"]
+    assert 0 < probe["log"]["soft_route_refuse"] < 1 and "soft_route_refuse" not in first["log"]
+    for name, one in (("first", first), ("probe", probe)):
+        (file,) = (folder / "runs").glob(f"{name}-0-*.json")
+        answers = json.loads(file.read_text())["answers"]
+        assert len(answers) == 16  # 4 of each side, clean and with typing errors
+        assert one["seconds"] > 0 and one["differences"].keys() == {"refusal_auroc", "refusal_auroc_noise"}
+        assert f"{one['scores']['refusal_auroc']['value']:.2f}" in printed
+
+
+def test_boundary_ablation_started_again_trains_nothing_twice(ablation, tmp_path, capsys):
+    """Hours of training that begin anew after a kill are not begun again; nor lost to, or taken for, a run of other settings."""
+    folder, _, options = ablation
+    before = json.loads((folder / "results.json").read_text())
+    run_here("boundary_ablation.py", *options, cwd=tmp_path)
+    assert json.loads((folder / "results.json").read_text())["measured"] == before["measured"]
+    # On another machine, from the results file alone.
+    elsewhere = tmp_path / "out"
+    elsewhere.mkdir()
+    before["measured"]["first"][0]["dtype"] = "float16"
+    (elsewhere / "results.json").write_text(json.dumps(before))
+    at = options.index("--output_dir") + 1
+    options = [*options[:at], str(elsewhere), *options[at + 1 :]]
+    capsys.readouterr()
+    run_here("boundary_ablation.py", *options, cwd=tmp_path)
+    printed = capsys.readouterr().out
+    assert json.loads((elsewhere / "results.json").read_text())["measured"] == before["measured"]
+    assert not (elsewhere / "work").exists()
+    assert "(float16)" in printed and f"({before['measured']['probe'][0]['dtype']})" in printed
+    with pytest.raises(SystemExit, match=r"its results\.json alone holds runs of other settings"):
+        run_here("boundary_ablation.py", *options, "--seeds", "1", cwd=tmp_path)
+
+
+def test_boundary_ablation_keeps_runs_of_other_settings_apart(ablation, tmp_path):
+    """Answers of four tokens would be taken for those of three."""
+    folder, _, options = ablation
+    run_here("boundary_ablation.py", *options[:-3], "--only", "first", "--new_tokens", "3", cwd=tmp_path)
+    kept = [json.loads(file.read_text()) for file in (folder / "runs").glob("first-0-*.json")]
+    assert sorted(one["known"]["new_tokens"] for one in kept) == [3, 4]
+    assert kept[0]["answers"] != kept[1]["answers"]
+    measured = json.loads((folder / "results.json").read_text())["measured"]
+    assert list(measured) == ["first"]  # the other recipe's run has 4
