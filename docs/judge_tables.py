@@ -7,13 +7,15 @@ The errors are those beside the judges, written by `hf-ckt judge`; what older ve
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hf_ckt.checkpoints import replace_block
 from hf_ckt.evaluation.judges import PEOPLE
 from hf_ckt.evaluation.judges.base import measured_error
 from hf_ckt.evaluation.judges.learned import WEIGHTS
+from hf_ckt.evaluation.report.tables import table
 
 PAGE = Path(__file__).with_name("judges.md")
 EARLIER = Path(__file__).parents[1] / "examples" / "evaluation" / "earlier_judges.json"
@@ -33,7 +35,7 @@ def people_table() -> str:
     """What each judge got on the answers that people labelled."""
     head = ("judge", "accuracy", "precision", "recall", "F1", "bias, harmful", "bias, benign")
     rates = ("accuracy", "precision", "recall", "f1", "bias_harmful", "bias_benign")
-    return _table(head, ([title, *(_rate(of[PEOPLE], rate) for rate in rates)] for title, of in measured().items()))
+    return table([head, *([title, *(_rate(of[PEOPLE], rate) for rate in rates)] for title, of in measured().items())])
 
 
 def own_table() -> str:
@@ -43,7 +45,7 @@ def own_table() -> str:
         [title, *(_rate(of[name], "accuracy") if name in of else "" for name in (OWN, HARD))]
         for title, of in measured().items()
     )
-    return _table(head, rows)
+    return table([head, *rows])
 
 
 def form_table() -> str:
@@ -51,7 +53,7 @@ def form_table() -> str:
     found = {title: of[HARD]["by_form"] for title, of in measured().items() if HARD in of}
     forms = next(iter(found.values()))
     rows = ([form, str(forms[form]["n"]), *(str(of[form]["right"]) for of in found.values())] for form in forms)
-    return _table(("form", "n", *found), rows)
+    return table([("form", "n", *found), *rows])
 
 
 def trial_table() -> str:
@@ -59,33 +61,24 @@ def trial_table() -> str:
     record = json.loads(WEIGHTS.with_name("learned_training.json").read_text(encoding="utf-8"))
     head = ("learnt from", "new form, new request", "mean of forms", "new request")
     keys = ("new_form_and_request", "mean_of_forms", "new_request")
-    return _table(head, ([one["trial"].strip(), *(f"{one[key]:.3f}" for key in keys)] for one in record["trials"]))
+    return table([head, *([one["trial"].strip(), *(f"{one[key]:.3f}" for key in keys)] for one in record["trials"])])
 
 
 def weight_table() -> str:
     """What is right by the weight of the rule's verdict."""
     record = json.loads(WEIGHTS.with_name("learned_training.json").read_text(encoding="utf-8"))
     rows = ([f"{one['rule']:.1f}", f"{one['train']:.3f}", f"{one['dev']:.3f}"] for one in record["rule_weights"])
-    return _table(("nats", "train rows, cross-validated", "labelled answers, dev"), rows)
+    return table([("nats", "train rows, cross-validated", "labelled answers, dev"), *rows])
 
 
-TABLES = {
+# By the name of its markers on the page.
+BLOCKS = {
     "people": people_table,
     "own": own_table,
     "forms": form_table,
     "trials": trial_table,
     "weights": weight_table,
 }
-
-
-def page() -> str:
-    """Returns the page with its tables written anew."""
-    text = PAGE.read_text(encoding="utf-8")
-    for name, table in TABLES.items():
-        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-        before, rest = text.split(start)
-        text = f"{before}{start}{table()}\n{end}{rest.split(end)[1]}"
-    return text
 
 
 def _rate(found: Mapping[str, Any], name: str) -> str:
@@ -95,10 +88,6 @@ def _rate(found: Mapping[str, Any], name: str) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    for name, block in BLOCKS.items():
+        replace_block(PAGE, name, block())

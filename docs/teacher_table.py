@@ -6,14 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hf_ckt.checkpoints import replace_block
+
 PAGE = Path(__file__).with_name("teachers.md")
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "examples" / "results" / "teachers.json"
-START, END = "<!-- teachers -->\n", "<!-- /teachers -->"
 
 
-def table() -> str:
-    """Returns the table, and under it what was measured on what."""
+def teachers() -> str:
+    """The table, and under it what was measured on what."""
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     spec: Any = importlib.util.spec_from_file_location("teachers_example", ROOT / "examples" / "teachers.py")
     example = importlib.util.module_from_spec(spec)
@@ -23,15 +24,13 @@ def table() -> str:
     return (
         f"{example.table(results['measured'])}\n\n`python examples/teachers.py`, {results['cores']} CPU cores, "
         f"{results['dtype']}, {steps} steps each, one run each in a process of its own, so that small "
-        f"differences in time are chance. {versions}. From `examples/results/teachers.json`.\n"
+        f"differences in time are chance. {versions}. From `examples/results/teachers.json`."
     )
 
 
-def page() -> str:
-    """Returns the page with its table written anew."""
-    before, rest = PAGE.read_text(encoding="utf-8").split(START)
-    return f"{before}{START}{table()}{END}{rest.split(END)[1]}"
-
+# By the name of its markers on the page.
+BLOCKS = {"teachers": teachers}
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    for name, block in BLOCKS.items():
+        replace_block(PAGE, name, block())

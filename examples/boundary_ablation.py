@@ -69,29 +69,26 @@ def settings_of(options: argparse.Namespace, name: str, seed: int) -> tuple[Reci
     return recipe, f"{name}-{seed}-{digest(known)}", known
 
 
-def kept_run(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any] | None:
-    """
-    What the results file keeps of a finished run with these settings, if there is one: here, or in a results file alone, which
-    may come from another machine.
-    """
+def kept_run(
+    options: argparse.Namespace, name: str, seed: int, earlier: Mapping[str, dict[str, Any]]
+) -> dict[str, Any] | None:
+    """What the results file keeps of a finished run with these settings, if there is one: here, or among the `earlier` ones."""
     run = settings_of(options, name, seed)[1]
-    file, results = options.output_dir / "runs" / f"{run}.json", options.output_dir / "results.json"
-    if file.exists():
-        return kept_scores(json.loads(file.read_text(encoding="utf-8")))
-    return next((one for one in earlier_runs(results) if one["run"] == run), None)
+    file = options.output_dir / "runs" / f"{run}.json"
+    return kept_scores(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else earlier.get(run)
 
 
-def earlier_runs(results: Path) -> list[dict[str, Any]]:
-    """All runs of a results file, if there is one."""
+def earlier_runs(results: Path) -> dict[str, dict[str, Any]]:
+    """The runs of a results file, if there is one, by name: it may come from another machine, and hold them alone."""
     measured = json.loads(results.read_text(encoding="utf-8"))["measured"] if results.exists() else {}
-    return [run for runs in measured.values() for run in runs]
+    return {run["run"]: run for runs in measured.values() for run in runs}
 
 
-def require_kept(options: argparse.Namespace, known: Mapping[str, Any]) -> None:
+def require_kept(options: argparse.Namespace, known: Mapping[str, Any], earlier: Mapping[str, Any]) -> None:
     """Raises where the results file would be written without runs that are nowhere else."""
     names = {settings_of(options, name, seed)[1] for name in known for seed in options.seeds}
     names |= {file.stem for file in (options.output_dir / "runs").glob("*.json")}
-    lost = [run["run"] for run in earlier_runs(options.output_dir / "results.json") if run["run"] not in names]
+    lost = [run for run in earlier if run not in names]
     if lost:
         raise SystemExit(
             f"--output-dir: its results.json alone holds runs of other settings or seeds ({', '.join(lost[:3])}), which "
@@ -259,14 +256,15 @@ def main() -> None:
     options = parse_options()
     console, model = Console(width=150), options.model or embedded_model()
     known = changes()
-    require_kept(options, known)
+    earlier = earlier_runs(options.output_dir / "results.json")
+    require_kept(options, known, earlier)
     for seed in options.seeds:
         for name in options.only:
             console.rule(f"{name}, seed {seed}: {known[name].title}")
-            if kept_run(options, name, seed) is None:
+            if kept_run(options, name, seed, earlier) is None:
                 measure(options, model, name, seed)
     # Rows that earlier calls have finished are rows of the same table.
-    found = {name: [kept_run(options, name, seed) for seed in options.seeds] for name in known}
+    found = {name: [kept_run(options, name, seed, earlier) for seed in options.seeds] for name in known}
     measured = {name: [run for run in runs if run is not None] for name, runs in found.items() if any(runs)}
     base = next(iter(measured.values()))[0]["base"]
     results = {

@@ -40,6 +40,13 @@ TEXT = {
 }
 CHOICE = {"hf_ckt.noise.noisy_view.NoisyView._rewrite": "reads which perturbation each document drew"}
 
+STATE = {
+    "hf_ckt.models.batch.Batch.of_route": "asks which documents a teacher was given",
+    "hf_ckt.models.batch.Batch.of_documents": "how many documents each of several teachers reads is the size of its batch",
+    "hf_ckt.objective.candidates.Contrast._of_states": "how many documents have a kept token is the number of anchors",
+    "hf_ckt.models.boundary_probe.prompt_features": "how many documents and tokens of prompts there are is what is summed",
+}
+
 # What a run sets -> the places beside BATCH and SDPA.
 RUNS = {
     "all_terms": ({}, {}),
@@ -136,6 +143,17 @@ def test_step_of_another_student_or_teacher_waits_at_no_other_place(kind, device
     changes = {"regularization_weight": 0.0} if kind == "full" else {}
     trainer = make(device, tmp_path / "out", folder, given=given, **changes)
     check(waits_of_a_step(trainer), BATCH | SDPA, device)
+
+
+@each_device
+def test_state_contrast_waits_where_prompts_are_looked_up(device, tiny_model_dir, tmp_path):
+    """Where prompts end is counted, in each batch and by each layer's states alike."""
+    data = Dataset.from_list([{**row, "teacher": "ab"[number % 2]} for number, row in enumerate(rows())])
+    other = tiny_models.save_tiny_llama(tmp_path / "other", seed=7)
+    changes = {"contrastive_level": "state", "contrastive_loss": "sincere", "contrastive_layers": [1, 2]}
+    given = {"teachers": {"a": None, "b": str(other)}}
+    trainer = make(device, tmp_path / "out", tiny_model_dir, data, given=given, **changes)
+    check(waits_of_a_step(trainer), BATCH | SDPA | STATE, device)
 
 
 @each_device
