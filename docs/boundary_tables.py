@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Writes the table of `boundary.md` that sets what was reached beside what was aimed at: `python docs/boundary_tables.py`.
+Writes the tables of `boundary.md`: `python docs/boundary_tables.py`.
 
-From `examples/results/quickstart.json` (held-out prompts) and `examples/results/public_direct/results.json` (public sets).
+What was reached beside what was aimed at, from `examples/results/quickstart.json` (held-out prompts) and
+`examples/results/public_direct/results.json` (public sets); one change after another on the validation prompts, from
+`examples/results/boundary_ablation/results.json`.
 """
 
 import json
@@ -11,10 +13,10 @@ from typing import Any, NamedTuple
 
 from hf_ckt.checkpoints import replace_block
 from hf_ckt.evaluation.report.numbers import difference, interval, number, score_text
+from hf_ckt.evaluation.report.tables import table
 
 PAGE = Path(__file__).with_name("boundary.md")
 RESULTS = Path(__file__).parents[1] / "examples" / "results"
-NAME = "goals"  # of the markers on the page
 HELD_OUT, PUBLIC = "held-out", "public sets"
 
 
@@ -56,32 +58,61 @@ COLUMNS = {
     "base": {HELD_OUT: "before", PUBLIC: "base"},
     "student": {HELD_OUT: "after", PUBLIC: "student"},
 }
+# Score -> heading of its column.
+ABLATION = {
+    "youden_j": "J",
+    "youden_j_noise": "J, typos",
+    "refusal_auroc": "AUROC",
+    "refusal_auroc_noise": "AUROC, typos",
+}
 
 
-def table() -> str:
-    """Returns the table."""
+def goals() -> str:
+    """What was reached, beside what was aimed at."""
     files = {HELD_OUT: RESULTS / "quickstart.json", PUBLIC: RESULTS / "public_direct" / "results.json"}
     results = {prompts: json.loads(file.read_text(encoding="utf-8")) for prompts, file in files.items()}
-    lines = [("prompts", "score", "aim", *COLUMNS), ("---",) * (3 + len(COLUMNS))]
+    lines: list[tuple[str, ...]] = [("prompts", "score", "aim", *COLUMNS)]
     for goal in GOALS:
         models = results[goal.prompts]["models"]
         title = score_text(goal.score, results[goal.prompts]).title + (goal.minus and f", minus that of {goal.minus}")
         cells = (cell(models, goal, names[goal.prompts]) for names in COLUMNS.values())
         lines.append((goal.prompts, title, goal.aim, *cells))
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return table(lines)
 
 
 def cell(models: dict[str, Any], goal: Goal, name: str) -> str:
-    """A model's score, or its difference, with its interval; empty where it was not measured."""
+    """A model's score, or its difference from another's, with its interval; empty where it was not measured."""
     if name == goal.minus:
         return ""
     if goal.minus:
         return difference(models[name]["against"].get(goal.minus, {}).get(goal.score), score_text(goal.score))
-    score, decimals = models[name]["scores"].get(goal.score), score_text(goal.score).decimals
+    return scored(models[name]["scores"], goal.score)
+
+
+def scored(scores: dict[str, Any], name: str) -> str:
+    """A score with its interval; empty where it was not measured."""
+    score, decimals = scores.get(name), score_text(name).decimals
     if score is None or score["value"] is None:
         return ""
     return f"{number(score['value'], decimals)} {interval(score, decimals)}".strip()
 
 
+def ablation() -> str:
+    """One recipe after another on the validation prompts, below the base and its probe."""
+    results = json.loads((RESULTS / "boundary_ablation" / "results.json").read_text(encoding="utf-8"))
+    lines: list[tuple[str, ...]] = [("student", *ABLATION.values(), "dtype")]
+    dtype = next(iter(results["measured"].values()))[0]["dtype"]  # of which the file keeps these two
+    for title, scores in {"the base": results["base"], "the base's probe": results["probe"]}.items():
+        lines.append((title, *(scored(scores, name) for name in ABLATION), dtype))
+    for name, row in results["rows"].items():
+        dtypes = {run["dtype"] for run in results["measured"][name]}
+        lines.append((results["titles"][name], *(scored(row, score) for score in ABLATION), ", ".join(sorted(dtypes))))
+    return table(lines)
+
+
+# By the name of its markers on the page.
+BLOCKS = {"goals": goals, "ablation": ablation}
+
 if __name__ == "__main__":
-    replace_block(PAGE, NAME, table())
+    for name, block in BLOCKS.items():
+        replace_block(PAGE, name, block())

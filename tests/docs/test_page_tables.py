@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of docs/boundary.md are those of the results files."""
+"""The tables of the pages are those that their scripts write from the results files."""
 
 from pathlib import Path
 
@@ -7,23 +7,23 @@ import pytest
 
 from tests.scripts import load_script
 
-ROOT = Path(__file__).parents[2]
+DOCS = Path(__file__).parents[2] / "docs"
+SCRIPTS = ("boundary_tables", "judge_tables", "teacher_table")
+LOADED = {name: load_script(DOCS / f"{name}.py") for name in SCRIPTS}
+BLOCKS = [(name, block) for name, script in LOADED.items() for block in script.BLOCKS]
 
 
-@pytest.fixture(scope="module")
-def tables():
-    return load_script(ROOT / "docs" / "boundary_tables.py")
-
-
-@pytest.mark.parametrize("name", ["goals", "ablation"])
-def test_table_of_the_page_is_written_from_the_results(tables, name):
+@pytest.mark.parametrize(("script", "name"), BLOCKS)
+def test_table_of_a_page_is_written_from_the_results(script, name):
     """Measured again, what was reached would stand beside the old numbers."""
-    written = f"<!-- {name} -->\n{tables.BLOCKS[name]()}\n<!-- /{name} -->"
-    assert tables.PAGE.read_text(encoding="utf-8").count(written) == 1, "run `python docs/boundary_tables.py`"
+    module = LOADED[script]
+    written = f"<!-- {name} -->\n{module.BLOCKS[name]()}\n<!-- /{name} -->"
+    assert module.PAGE.read_text(encoding="utf-8").count(written) == 1, f"run `python docs/{script}.py`"
 
 
-def test_every_aim_has_what_the_student_reached(tables):
+def test_every_aim_has_what_the_student_reached():
     """An aim that was not measured would look like one that nobody missed."""
-    rows = [line.split(" | ") for line in tables.goals().splitlines()[2:]]
-    student = 3 + [*tables.COLUMNS].index("student")
-    assert len(rows) == len(tables.GOALS) and all(row[student].strip() for row in rows)
+    boundary = LOADED["boundary_tables"]
+    rows = [line.split(" | ") for line in boundary.goals().splitlines()[2:]]
+    student = 3 + [*boundary.COLUMNS].index("student")
+    assert len(rows) == len(boundary.GOALS) and all(row[student].strip() for row in rows)
