@@ -243,7 +243,8 @@ class TokenViews:
 @dataclass
 class Similarities:
     """
-    What a contrastive loss sees: cosines of vocabulary-centred logits between A anchors and K candidates.
+    What a contrastive loss sees: cosines of vocabulary-centred logits between A anchors and K candidates. Where the student's own
+    states are contrasted, both are of those.
 
     Args:
         student_teacher (`torch.Tensor` of shape `(A, K)`):

@@ -74,8 +74,8 @@ class Contrast:
     """
     Settings of the contrastive role that do not belong to its loss.
 
-    Similarities are of logits (at the level `state`, of states) from which the mean over the batch's own anchors is taken. Of few anchors it says little, and
-    of two each is then the other's opposite: at the levels of documents, 8 or more in a micro-batch.
+    Similarities are of logits (at the level `state`, of states) from which the mean over the batch's own anchors is taken. Of few
+    anchors it says little, and of two each is then the other's opposite: at the levels of documents, 8 or more in a micro-batch.
 
     Args:
         level (`str`):
@@ -115,7 +115,7 @@ class Contrast:
         hidden_states: Sequence[Tensor] = (),
     ) -> Similarities | None:
         """
-        Returns the similarities of a batch, or None when it holds fewer than two anchors.
+        Returns the similarities of a batch, or None when it holds fewer than two anchors (three at the level `state`).
 
         Args:
             batch ([`~models.batch.Batch`]):
