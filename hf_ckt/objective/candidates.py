@@ -19,7 +19,7 @@ from .state_contrast import state_similarities
 logger = logging.getLogger(__name__)
 
 LEVELS = ("token", "sequence", "decision", "state")
-_DECIDED = ("decision", "state")  # levels at which a document has one anchor, where its answer is decided, and a side
+DECIDED = ("decision", "state")  # levels at which a document has one anchor, where its answer is decided, and a side
 
 
 class TeacherQueue:
@@ -193,7 +193,7 @@ class Contrast:
 
     def _decided(self, batch: Batch, counts: Tensor | None) -> Tensor | None:
         """Where anchors may be: at the decision level, at some of the positions that count."""
-        if self.level not in _DECIDED:
+        if self.level not in DECIDED:
             return counts
         first = decisions(batch)
         if not self._looked:
@@ -204,7 +204,7 @@ class Contrast:
         return first if counts is None else first & counts.to(first.device)
 
     def _sides(self, batch: Batch, teacher: tuple[SignalPart, ...]) -> Tensor | None:
-        return sides_of(batch, teacher) if self.level in _DECIDED else None
+        return sides_of(batch, teacher) if self.level in DECIDED else None
 
     def _spaced(self, values: Tensor) -> Tensor:
         """At most as many of the anchors' values as there may be anchors."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..checks import require_candidates, require_count, require_known
 from ..models.backbone import trained_from
-from ..objective.candidates import LEVELS, Contrast, TeacherQueue
+from ..objective.candidates import DECIDED, LEVELS, Contrast, TeacherQueue
 from ..objective.state_contrast import middle_layers
 from .noise_config import require_whole_documents, setting
 
@@ -104,7 +104,7 @@ class ContrastConfig:
                 "contrastive_level='sequence': packing_strategy='wrapped' cuts documents and leaves no boundaries, so "
                 "unrelated texts would be averaged. Use packing_strategy='bfd' or contrastive_level='token'."
             )
-        if self.contrastive_level in ("decision", "state"):
+        if self.contrastive_level in DECIDED:
             self._check_decision(own)
         if self.contrastive_layers is not None:
             self._check_layers(self.contrastive_layers)

@@ -11,6 +11,7 @@ from accelerate.utils import broadcast_object_list
 
 from ..checks import nearest, said_of
 from ..discovery import load_part, part_name, part_names
+from ..objective.candidates import DECIDED
 from ..teachers.base import Teacher, TeacherSetup
 from ..teachers.cache import CacheTeacher
 from ..teachers.self import SelfTeacher
@@ -201,7 +202,7 @@ def require_sides_read(teacher: Teacher, args: Any) -> None:
     mixed = any(isinstance(one, SoftRouteTeacher) for one in (teacher, *teacher.parts.values()))
     sided = len(several) > 1 or mixed
     level, threshold = args.contrastive_level, args.contrastive_false_negative_threshold
-    if sided and threshold is not None and level in ("decision", "state"):
+    if sided and threshold is not None and level in DECIDED:
         raise ValueError(
             f"contrastive_false_negative_threshold={threshold:g} would be ignored: at contrastive_level={level!r} the teachers "
             f"({teacher.name}) say which documents are on one side. Leave it out, or use contrastive_level='token' or 'sequence'."

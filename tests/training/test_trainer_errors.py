@@ -196,18 +196,19 @@ def test_an_adapter_on_the_head_is_refused(tiny_model_dir, tmp_path):
         build(tmp_path, tiny_model_dir, given={"peft_config": lora(target_modules=["q_proj", "lm_head"])}, **ON)
 
 
-@pytest.mark.parametrize(("level", "least"), [("sequence", 2), ("decision", 2), ("state", 3)])
-def test_contrast_of_documents_needs_two_of_them_or_three(level, least, tiny_model_dir, tmp_path):
+@pytest.mark.parametrize(
+    ("level", "said"),
+    [
+        ("sequence", r"info_nce: needs at least 2 sequences, got 1.*always 0.*Raise per_device"),
+        ("decision", r"info_nce: needs at least 2 sequences, got 1.*always 0.*Raise per_device"),
+        ("state", r"sincere: needs at least 3 sequences, got 2.*nothing to part.*Raise per_device"),
+    ],
+)
+def test_contrast_of_documents_needs_two_of_them_or_three(level, said, tiny_model_dir, tmp_path):
     """With one candidate the term is 0 whatever the student says; of two states each is the other's opposite."""
-    changes = {
-        **ON,
-        "contrastive_level": level,
-        "per_device_train_batch_size": least - 1,
-        "contrastive_loss": "sincere",
-    }
-    with pytest.raises(
-        ValueError, match=rf"sincere: needs at least {least} sequences, got {least - 1}.*Raise per_device"
-    ):
+    own = {"state": {"contrastive_loss": "sincere", "per_device_train_batch_size": 2}}
+    changes = {**ON, "contrastive_level": level, "per_device_train_batch_size": 1, **own.get(level, {})}
+    with pytest.raises(ValueError, match=said):
         build(tmp_path, tiny_model_dir, given={"peft_config": lora()}, **changes)
 
 
