@@ -43,12 +43,14 @@ def run_here(script: str, *options: str, cwd: Path) -> None:
 
 @contextmanager
 def examples_importable() -> Iterator[None]:
-    """Lets modules of `examples/` be imported by their names, and forgets them again."""
+    """Lets modules of `examples/` be imported by their names, and forgets those that were."""
+    before = {*sys.modules}
     try:
         with patch.object(sys, "path", [str(EXAMPLES), *sys.path]):
             yield
     finally:
         for name, module in [*sys.modules.items()]:
-            # No other: of a class that is imported twice, an instance is none of the other.
-            if str(getattr(module, "__file__", None) or "").startswith(f"{EXAMPLES}{os.sep}"):
+            # No other: of a class that is imported twice, an instance is none of the other, and a test that
+            # replaces a part of a module replaces it in the one that it imported itself.
+            if name not in before and str(getattr(module, "__file__", None) or "").startswith(f"{EXAMPLES}{os.sep}"):
                 sys.modules.pop(name)
