@@ -53,13 +53,21 @@ def changes() -> dict[str, Change]:
         last = name
 
     final = Recipe()
+    # What stands beside the chain's last row but one is measured at half the steps of the demo: in half the time.
+    half = final.student_steps // 2
     plain = {name: value for name, value in final.objective.items() if "token_weights" not in name}
     step("data", "boundary set", data="boundary")
     step(
+        "openings",
+        f"openings alone: {final.answer_words} words of each answer",
+        refusal_words=final.answer_words,
+        answer_words=final.answer_words,
+    )
+    step(
         "longer",
-        f"{final.student_steps} steps of {final.batch_size} by length, clean rows too, learning rate 1e-3",
+        f"{half} steps of {final.batch_size} by length, clean rows too, learning rate 1e-3",
         clean=True,
-        student_steps=final.student_steps,
+        student_steps=half,
         batch_size=final.batch_size,
         learning_rate=1e-3,
         by_length=final.by_length,
@@ -72,12 +80,6 @@ def changes() -> dict[str, Change]:
         teacher_steps=final.teacher_steps,
         teacher_batch_size=final.teacher_batch_size,
     )
-    step(
-        "openings",
-        f"openings alone: {final.answer_words} words of each answer",
-        refusal_words=final.answer_words,
-        answer_words=final.answer_words,
-    )
     step("decay", "weights that decay with the position", objective=final.objective)
     step(
         "one_refusal",
@@ -88,7 +90,12 @@ def changes() -> dict[str, Change]:
     step("float32", "adapter in float32", float32_adapter=True)
     step("upper", "adapter on the upper two thirds of the layers alone", untrained=final.untrained)
     step("rate", "three times the learning rate", learning_rate=final.learning_rate)
-    step("harmful_twice", "harmful rows twice: the recipe of quickstart.py", harmful_times=final.harmful_times)
+    step(
+        "harmful_twice",
+        "harmful rows twice: the recipe of quickstart.py at half its steps",
+        harmful_times=final.harmful_times,
+    )
+    step("steps", f"{final.student_steps} steps: the recipe of quickstart.py", student_steps=final.student_steps)
     decision: dict[str, Any] = {
         "contrastive_weight": 0.1,
         "contrastive_level": "decision",
@@ -96,8 +103,8 @@ def changes() -> dict[str, Change]:
         "contrastive_queue_size": 256,
     }
     states = {"contrastive_weight": 0.1, "contrastive_level": "state", "contrastive_loss": "sincere"}
+    # Beside the row before the last.
     beside: dict[str, tuple[str, dict[str, Any]]] = {
-        "probe": ("routed by the probe", {"teacher": "probe"}),
         "decision": ("contrast at the decision, queue of 256", {"objective": {**final.objective, **decision}}),
         "states": (
             "contrast between middle-layer states",
@@ -114,6 +121,21 @@ def changes() -> dict[str, Change]:
         "wrapper": ("wrapped copies too", {"copies": ("typos", "wrapper")}),
         "no_noise": ("without noisy copies", {"copies": ()}),
         "noise_alone": ("noisy copies alone", {"clean": False}),
+        "base_answers": ("the base's own greedy answers in place of written ones", {"base_answers": True}),
+        "refusal_words": (
+            f"{final.answer_words} words of a refusal, not its end",
+            {"refusal_words": final.answer_words},
+        ),
+        "divergence": (
+            "weights by how far teacher and base differ",
+            {"objective": {**plain, "distillation_token_weights": "teacher_divergence"}},
+        ),
+        "unquantized": ("backbone not quantized", {"four_bit": False}),
+        "rank": ("rank 64", {"rank": 64}),
+    }
+    # Beside the last.
+    whole: dict[str, tuple[str, dict[str, Any]]] = {
+        "probe": ("routed by the probe", {"teacher": "probe"}),
         "sft": (
             "no teacher: supervised fine-tuning on the same prompts, answers whole and as they are written",
             {
@@ -124,27 +146,24 @@ def changes() -> dict[str, Change]:
                 "objective": {**plain, "task_weight": 1.0, "distillation_weight": 0.0},
             },
         ),
-        "base_answers": ("the base's own greedy answers in place of written ones", {"base_answers": True}),
-        "refusal_words": (
-            f"{final.answer_words} words of a refusal, not its end",
-            {"refusal_words": final.answer_words},
-        ),
-        "divergence": (
-            "weights by how far teacher and base differ",
-            {"objective": {**plain, "distillation_token_weights": "teacher_divergence"}},
-        ),
-        "steps": ("twice the steps", {"student_steps": 2 * final.student_steps}),
-        "unquantized": ("backbone not quantized", {"four_bit": False}),
-        "rank": ("rank 64", {"rank": 64}),
         "all_layers": (
-            "rank 64 on all layers, twice the steps",
-            {"rank": 64, "untrained": 0.0, "student_steps": 2 * final.student_steps},
+            "rank 64 on all layers, backbone not quantized",
+            {"rank": 64, "untrained": 0.0, "four_bit": False},
         ),
+        "twice": ("twice the steps", {"student_steps": 2 * final.student_steps}),
     }
     for rows in (500, 1000, 2000):
-        beside[f"label_{rows}"] = (f"{rows} labelled rows", {"rows": rows})
-        beside[f"probe_{rows}"] = (
+        whole[f"label_{rows}"] = (f"{rows} labelled rows", {"rows": rows})
+        whole[f"probe_{rows}"] = (
             f"{rows} labelled rows for the probe, all others unlabelled",
             {"rows": rows, "unlabelled": True, "teacher": "probe"},
         )
-    return chain | {name: Change(title, replace(final, **fields)) for name, (title, fields) in beside.items()}
+    shorter = replace(final, student_steps=half)
+    return (
+        chain
+        | {
+            name: Change(f"{half} steps, {title}", replace(shorter, **fields))
+            for name, (title, fields) in beside.items()
+        }
+        | {name: Change(title, replace(final, **fields)) for name, (title, fields) in whole.items()}
+    )
