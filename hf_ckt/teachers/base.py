@@ -154,6 +154,11 @@ class Teacher(ABC):
         return {}
 
     @property
+    def sided(self) -> bool:
+        """Whether what it gives says which documents are on one side ([`~objective.candidates.sides_of`]): several teachers do."""
+        return len(self.parts) > 1 or any(one.sided for one in self.parts.values())
+
+    @property
     def behind(self) -> Sequence["Teacher"]:
         """The teachers that this one asks; they are placed, look things up and count as it does."""
         return [*self.parts.values()]

@@ -135,6 +135,10 @@ class CacheTeacher(Teacher):
         states = decode(record, getattr(torch, facts["states_dtype"]))[:, : facts["width"]]
         return TeacherSignal(states.contiguous(), self._heads[name])
 
+    @property
+    def sided(self) -> bool:
+        return len(self.reader.teachers) > 1
+
     def head(self, student: PreTrainedModel) -> LinearHead:
         return next(iter(self._heads.values()))
 

@@ -214,6 +214,10 @@ class SoftRouteTeacher(Teacher):
         return {"refuse": self.refuse, "answer": self.answer}
 
     @property
+    def sided(self) -> bool:
+        return True
+
+    @property
     def behind(self) -> list[Teacher]:
         return [self.refuse, self.answer]
 

@@ -15,7 +15,6 @@ from ..objective.candidates import DECIDED
 from ..teachers.base import Teacher, TeacherSetup
 from ..teachers.cache import CacheTeacher
 from ..teachers.self import SelfTeacher
-from ..teachers.soft_route import SoftRouteTeacher
 from .noise_config import require_whole_documents
 
 logger = logging.getLogger(__name__)
@@ -198,16 +197,13 @@ def require_documents(teacher: Teacher, args: Any) -> None:
 
 def require_sides_read(teacher: Teacher, args: Any) -> None:
     """Raises ValueError where the contrast needs sides that no teachers say, or has a threshold to say what they say."""
-    several = teacher.reader.teachers if isinstance(teacher, CacheTeacher) else teacher.parts
-    mixed = any(isinstance(one, SoftRouteTeacher) for one in (teacher, *teacher.parts.values()))
-    sided = len(several) > 1 or mixed
     level, threshold = args.contrastive_level, args.contrastive_false_negative_threshold
-    if sided and threshold is not None and level in DECIDED:
+    if teacher.sided and threshold is not None and level in DECIDED:
         raise ValueError(
             f"contrastive_false_negative_threshold={threshold:g} would be ignored: at contrastive_level={level!r} the teachers "
             f"({teacher.name}) say which documents are on one side. Leave it out, or use contrastive_level='token' or 'sequence'."
         )
-    if not sided and level == "state" and args.may_be_on("contrastive"):
+    if not teacher.sided and level == "state" and args.may_be_on("contrastive"):
         raise ValueError(
             f"contrastive_level='state': one teacher ({teacher.name}) does not say which prompts are on one side, so it is not "
             "known what to part. Give several, as teachers={'refuse': ..., 'answer': None} with a column `teacher`, or a soft "

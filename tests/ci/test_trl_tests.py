@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """TRL's tests with other names: what is swapped, and what counts as lost."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 
+from tests.scripts import load_script
+
 ROOT = Path(__file__).parents[2]
-spec = importlib.util.spec_from_file_location("trl_tests", ROOT / ".ci" / "trl_tests.py")
-trl_tests = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(trl_tests)
+trl_tests = load_script(ROOT / ".ci" / "trl_tests.py")
 
 SUBJECT = "import torch\n\nfrom trl import SFTConfig, SFTTrainer\nfrom trl.trainer.sft_trainer import (\n    DataCollatorForLanguageModeling,\n)\n"
 

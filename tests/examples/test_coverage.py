@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hf_ckt.evaluation.scoring.scores import SCORES
+from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[2]
 FOLDER, PAGE = ROOT / "examples" / "evaluation", ROOT / "docs" / "scores.md"
@@ -18,11 +19,7 @@ RESULTS = json.loads((FOLDER / "coverage.json").read_text(encoding="utf-8"))
 @pytest.fixture
 def script(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("interval_coverage", FOLDER / "coverage.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script(FOLDER / "coverage.py")
     yield module
     sys.modules.pop("simulated", None)
 

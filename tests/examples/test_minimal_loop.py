@@ -2,7 +2,6 @@
 """The loop without a trainer computes what the trainer computes, and stays on a screen."""
 
 import copy
-import importlib.util
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from transformers import AutoTokenizer
 from hf_ckt.data import load_starter_set, to_prompt_completion
 from tests import trainers
 from tests.examples.running import EXAMPLES, run, run_here
+from tests.scripts import load_script
 from tests.tiny_models import save_tiny_llama
 
 SCRIPT = EXAMPLES / "minimal_loop.py"
@@ -26,10 +26,7 @@ WEIGHTS = {"task": 1.0, "distillation": 1.0, "contrastive": 0.3, "consistency": 
 @pytest.fixture(scope="module")
 def loop():
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("minimal_loop", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(SCRIPT)
 
 
 @pytest.fixture(scope="module")

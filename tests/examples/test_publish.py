@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """An evaluation without the prompts of public sets: still judged anew to the same scores."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -11,16 +10,14 @@ import pytest
 from hf_ckt.data.prompt_sets import EvalPrompt
 from hf_ckt.evaluation.rejudge import rejudge
 from hf_ckt.evaluation.run import Evaluation, evaluate
+from tests.scripts import load_script
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "evaluation" / "publish.py"
 
 
 @pytest.fixture(scope="module")
 def publish():
-    spec = importlib.util.spec_from_file_location("publish", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.publish
+    return load_script(SCRIPT).publish
 
 
 def test_published_evaluation_holds_no_prompt_and_is_judged_to_the_same_scores(publish, tiny_model_dir, tmp_path):

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several seeds of the quickstart, whose runs are made by hand here."""
 
-import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.scripts import load_script
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "quickstart_seeds.py"
 COPIED = ("device", "versions", "base_model", "base_weights", "generation", "compared_with", "judge")
@@ -16,9 +17,7 @@ COPIED = ("device", "versions", "base_model", "base_weights", "generation", "com
 @pytest.fixture
 def seeds(monkeypatch, tmp_path):
     """The script, with `started`: the command lines of the runs that it starts; seed 13 fails."""
-    spec = importlib.util.spec_from_file_location("quickstart_seeds", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script(SCRIPT)
     module.started = []
 
     def run(command, check):

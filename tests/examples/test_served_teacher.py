@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The example that asks a server, against one that computes with a tiny model."""
 
-import importlib.util
 import json
 import math
 import os
@@ -19,6 +18,7 @@ from tests import served, tiny_models
 from tests.by_hand import rows_by_hand, table
 from tests.cli.test_import_logprobs import PLAIN, places, stored
 from tests.runs import OFF
+from tests.scripts import load_script
 from tests.teachers.signals import from_cache
 from tests.trainers import load, run, steps
 
@@ -57,9 +57,7 @@ class Done(NamedTuple):
 @pytest.fixture
 def ask(tmp_path, tiny_model_dir, monkeypatch, capsys):
     """Runs the script, in this process: starting one takes longer than all that it does here."""
-    spec = importlib.util.spec_from_file_location("served_teacher", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script(SCRIPT)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     PLAIN.to_json(str(tmp_path / "rows.jsonl"))

