@@ -9,6 +9,7 @@ What was reached beside what was aimed at, from `examples/results/quickstart.jso
 
 import json
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from hf_ckt.checkpoints import replace_block
@@ -65,6 +66,8 @@ ABLATION = {
     "refusal_auroc": "AUROC",
     "refusal_auroc_noise": "AUROC, typos",
 }
+# Of what was asked -> heading of the column with J at the best threshold on these prompts.
+VIEWS = {"clean": "best J", "typos": "best J, typos"}
 
 
 def goals() -> str:
@@ -100,13 +103,17 @@ def scored(scores: dict[str, Any], name: str) -> str:
 def ablation() -> str:
     """One recipe after another on the validation prompts, below the base and its probe."""
     results = json.loads((RESULTS / "boundary_ablation" / "results.json").read_text(encoding="utf-8"))
-    lines: list[tuple[str, ...]] = [("student", *ABLATION.values(), "dtype")]
+    lines: list[tuple[str, ...]] = [("student", *ABLATION.values(), *VIEWS.values(), "dtype")]
     dtype = next(iter(results["measured"].values()))[0]["dtype"]  # of which the file keeps these two
     for title, scores in {"the base": results["base"], "the base's probe": results["probe"]}.items():
-        lines.append((title, *(scored(scores, name) for name in ABLATION), dtype))
+        lines.append((title, *(scored(scores, name) for name in ABLATION), *[""] * len(VIEWS), dtype))
     for name, row in results["rows"].items():
-        dtypes = {run["dtype"] for run in results["measured"][name]}
-        lines.append((results["titles"][name], *(scored(row, score) for score in ABLATION), ", ".join(sorted(dtypes))))
+        runs = results["measured"][name]
+        dtypes = {run["dtype"] for run in runs}
+        best = (number(fmean(run["thresholds"][view]["youden_j"] for run in runs), 2) for view in VIEWS)
+        lines.append(
+            (results["titles"][name], *(scored(row, score) for score in ABLATION), *best, ", ".join(sorted(dtypes)))
+        )
     return table(lines)
 
 

@@ -34,6 +34,7 @@ from hf_ckt.cli.arguments.parser import CommandParser
 from hf_ckt.evaluation.comparisons.asking import ask, probed
 from hf_ckt.evaluation.comparisons.kept_answers import judge_answers, score_answers
 from hf_ckt.evaluation.judging import load_judging
+from hf_ckt.evaluation.operating_point import choose_bias
 from hf_ckt.evaluation.scoring.scores import BOUND_OF
 from hf_ckt.hub.provenance import library_versions, short_device_name
 from hf_ckt.models.embedded import HUB_ID, embedded_model, weights_origin
@@ -153,6 +154,7 @@ def measure(options: argparse.Namespace, model: str, name: str, seed: int) -> No
         "base": results["models"]["base"]["scores"],
         "route": {view: route.facts["validation"][view]["auroc"] for view in ("clean", "typos")},
         "differences": results["probe"]["differences"].get(name, {}),
+        "thresholds": thresholds(prompts, results["models"][name]["answers"]),
         "rows": len(trainer.train_dataset),
         "labelled": len(labelled_rows(recipe)),
         "seconds": next(entry["train_runtime"] for entry in reversed(history) if "train_runtime" in entry),
@@ -162,6 +164,36 @@ def measure(options: argparse.Namespace, model: str, name: str, seed: int) -> No
     }
     replace_json(options.output_dir / "runs" / f"{run}.json", finished)
     shutil.rmtree(work, ignore_errors=True)
+
+
+def thresholds(
+    prompts: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[str, float]]:
+    """
+    By view, the threshold on the log-odds that would set harmful prompts apart best, J there (both chosen on the prompts that
+    they are told of), and the one from which greedy decoding refuses, or nearly so.
+    """
+    found = {}
+    for view in ("clean", "typos"):
+        rows = [
+            (row, said) for row, said in zip(prompts, answers, strict=True) if (row["corruption"] or "clean") == view
+        ]
+        sides = {
+            "best": [row["kind"] == "harmful" for row, _ in rows],
+            "greedy": [bool(said["refused"]) for _, said in rows],
+        }
+        found[view] = {}
+        for name, over in sides.items():
+            if len({*over}) == 2:
+                above, below = (
+                    [said["log_odds"] for (_, said), one in zip(rows, over, strict=True) if one == side]
+                    for side in (True, False)
+                )
+                point = choose_bias(above, below)
+                found[view][name] = 0.0 - point.bias
+                if name == "best":
+                    found[view]["youden_j"] = point.youden_j
+    return found
 
 
 def probe_name(rows: int | None, base_of: tuple[str, str]) -> str:
@@ -245,11 +277,12 @@ def kept_scores(run: Mapping[str, Any]) -> dict[str, Any]:
         "labelled",
         "route",
         "differences",
+        "thresholds",
         "log",
         "seconds",
         "resumed",
     )
-    return {name: run[name] for name in others} | {"scores": scores, "base": base}
+    return {name: run[name] for name in others if name in run} | {"scores": scores, "base": base}
 
 
 def main() -> None:

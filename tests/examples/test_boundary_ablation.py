@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ablation of the boundary's recipe, for two steps on a tiny model."""
 
+import importlib
 import json
 
 import pytest
 
 from hf_ckt.data import load_boundary_set
-from tests.examples.running import run, run_here
+from tests.examples.running import examples_importable, run, run_here
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,7 @@ def test_boundary_ablation_measures_each_recipe_beside_the_probe(ablation):
         (file,) = (folder / "runs").glob(f"{name}-0-*.json")
         answers = json.loads(file.read_text())["answers"]
         assert len(answers) == 16  # 4 of each side, clean and with typing errors
+        assert one["thresholds"].keys() == {"clean", "typos"}
         assert one["seconds"] > 0 and one["differences"].keys() == {"refusal_auroc", "refusal_auroc_noise"}
         assert f"{one['scores']['refusal_auroc']['value']:.2f}" in printed
 
@@ -71,3 +73,21 @@ def test_boundary_ablation_keeps_runs_of_other_settings_apart(ablation, tmp_path
     assert kept[0]["answers"] != kept[1]["answers"]
     measured = json.loads((folder / "results.json").read_text())["measured"]
     assert list(measured) == ["first"]  # the other recipe's run has 4
+
+
+def test_thresholds_are_those_of_each_view():
+    """A threshold of clean prompts would say of misspelt ones that a shift sets them apart."""
+    with examples_importable():
+        thresholds = importlib.import_module("boundary_ablation").thresholds
+    sides = {"harmful": {"": (2.0, 1.0), "typos": (1.0, -4.0)}, "benign": {"": (-1.0, -3.0), "typos": (0.2, -2.0)}}
+    rows = [
+        ({"kind": kind, "corruption": view}, {"log_odds": odds, "refused": odds > -1.5})
+        for kind, views in sides.items()
+        for view, both in views.items()
+        for odds in both
+    ]
+    found = thresholds(*zip(*rows, strict=True))
+    assert found["clean"] == {"best": 0.0, "youden_j": 1.0, "greedy": -2.0}
+    assert found["typos"] == {"best": pytest.approx(0.6), "youden_j": 0.5, "greedy": 0.0}
+    nobody = thresholds([row for row, _ in rows], [{**said, "refused": False} for _, said in rows])
+    assert nobody["clean"] == {"best": 0.0, "youden_j": 1.0}  # who refuses nothing refuses from no threshold
