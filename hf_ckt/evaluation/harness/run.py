@@ -18,7 +18,7 @@ from ...checks import require_count, require_known
 from ...hub.provenance import library_versions
 from ..measuring.backbones import Backbones
 from ..measuring.chat_format import SYSTEM_FALLBACKS, ChatFormat, entry_tokenizer, require_tokens
-from ..measuring.generation import GREEDY, OWN, decoding, generating, generation_facts
+from ..measuring.generation import GREEDY, OWN, adapter_generation, decoding, generating, generation_facts
 from ..measuring.models import EvaluatedModel, Loading, entries, model_facts
 from ..measuring.store import PieceStore, only_writer
 from ..measuring.weights import loading_of, precision_warnings, weights_facts
@@ -193,7 +193,8 @@ def _run(
 
     tokenizer = _tokenizer(options, entry, asked)
     with backbones.active(entry) as model:
-        config = decoding(model.generation_config, tokenizer, keep_own=options.keep_generation_config)
+        own = adapter_generation(entry.adapter) or model.generation_config
+        config = decoding(own, tokenizer, keep_own=options.keep_generation_config)
         config.stop_strings = None  # the harness stops at the task's own, and gives `generate` no tokenizer for others
         thought = {} if asked is None else {"think_end_token": asked.reasoning.closes}
         with without_notices():
@@ -299,6 +300,7 @@ def _generation(options: HarnessRun, entry: EvaluatedModel, asked: ChatFormat | 
     return generation_facts(
         entry.model,
         _tokenizer(options, entry, asked),
+        entry.adapter,
         keep_own=options.keep_generation_config,
         trust_remote_code=options.loading.trust_remote_code,
     )

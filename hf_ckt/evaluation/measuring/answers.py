@@ -136,14 +136,18 @@ def answer_batch(
     system_prompt: str | None = None,
     new_tokens: int,
     keep_generation_config: bool = False,
+    own: Any = None,
 ) -> list[Answer]:
-    """Answers one batch of prompts; see [`greedy_answers`]. What is drawn at random depends on the batch alone."""
+    """
+    Answers one batch of prompts; see [`greedy_answers`]. What is drawn at random depends on the batch alone. The model's own
+    generation configuration is `own`, where that is not the one that it was loaded with: an adapter has another.
+    """
     import torch
 
     from ...models.backbone import frozen
 
     asked = chat_format(tokenizer, system_prompt)
-    config = decoding(model.generation_config, asked.tokenizer, keep_own=keep_generation_config)
+    config = decoding(own or model.generation_config, asked.tokenizer, keep_own=keep_generation_config)
     devices = [model.device] if model.device.type == "cuda" else []
     with frozen(model), generating(model, config), torch.random.fork_rng(devices):
         if config.do_sample:

@@ -10,8 +10,12 @@ import copy
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from .models import source_file
+
+GENERATION_CONFIG_NAME = "generation_config.json"  # as transformers names it
 GREEDY, OWN = "greedy", "each model's own"
 # Where an answer begins and ends is the model's to say in either case.
 _KEPT = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
@@ -25,18 +29,35 @@ _SAMPLING = {"temperature": 1.0, "top_k": 50, "top_p": 1.0}
 _NOT_STATED = ("transformers_version", "_from_model_config", "use_cache", *_SHAPE)
 
 
-def own_generation(model: str, trust_remote_code: bool = False) -> Any:
+def adapter_generation(adapter: str | None) -> Any:
     """
-    Returns the `GenerationConfig` that a model would be loaded with, without its weights.
+    Returns the `GenerationConfig` that lies beside an adapter, as one with a bias of its own does
+    ([`~evaluation.operating_point.with_bias`]); None without. PEFT does not read it.
+    """
+    from transformers import GenerationConfig
+
+    file = None if adapter is None else source_file(adapter, GENERATION_CONFIG_NAME)
+    return None if file is None else GenerationConfig.from_pretrained(Path(file).parent)
+
+
+def own_generation(model: str, adapter: str | None = None, *, trust_remote_code: bool = False) -> Any:
+    """
+    Returns the `GenerationConfig` that a model is meant to generate with, without its weights: [`adapter_generation`], or that
+    which the base would be loaded with.
 
     Args:
         model (`str`):
-            Hub id or folder.
+            Hub id or folder of the base.
+        adapter (`str`, *optional*):
+            Hub id or folder of an adapter on it.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Runs Python code that comes with the model.
     """
     from transformers import AutoConfig, GenerationConfig
 
+    beside = adapter_generation(adapter)
+    if beside is not None:
+        return beside
     try:
         return GenerationConfig.from_pretrained(model)
     except OSError:  # no such file: transformers then derives one from the model's configuration
@@ -96,13 +117,13 @@ def _as_json(value: Any) -> Any:
 
 
 def generation_facts(
-    model: str, tokenizer: Any, *, keep_own: bool = False, trust_remote_code: bool = False
+    model: str, tokenizer: Any, adapter: str | None = None, *, keep_own: bool = False, trust_remote_code: bool = False
 ) -> dict[str, Any]:
     """
     Returns what [`decoding`] sets for a model, and under `set_aside` what its own configuration sets beside it: what
     results files state, and what kept answers depend on. No weights are loaded.
     """
-    own = own_generation(model, trust_remote_code)
+    own = own_generation(model, adapter, trust_remote_code=trust_remote_code)
     used = stated(decoding(own, tokenizer, keep_own=keep_own))
     aside = {name: value for name, value in stated(own).items() if name not in _KEPT and used.get(name) != value}
     return {**used, "set_aside": aside}

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from .answers import Answer, Write, answer_batch, answers_by, plan_batches
 from .backbones import Backbones
 from .chat_format import ChatFormat, differing_ids, require_tokens
-from .generation import generation_facts
+from .generation import adapter_generation, generation_facts
 from .models import EvaluatedModel
 from .refusal_openings import COMPLIANCE_OPENINGS, REFUSAL_OPENINGS, Leaning, refusal_leanings
 from .store import PieceStore
@@ -108,6 +108,7 @@ class Measurement:
         return generation_facts(
             entry.model,
             self.formats[entry].tokenizer,
+            entry.adapter,
             keep_own=self.keep_generation_config,
             trust_remote_code=self.backbones.loading.trust_remote_code,
         )
@@ -203,13 +204,14 @@ class Measurement:
     ) -> Iterator[_Piece]:
         asked = self.formats[entry]
         write = None if self.engine is None else self.engine(entry, asked)
+        own = adapter_generation(entry.adapter)
 
         def make(batch: list[str]) -> list[Answer]:
             if write is not None:
                 return answers_by(write, asked, batch, new_tokens)
             with self.backbones.active(entry) as model:
                 keep = self.keep_generation_config
-                return answer_batch(model, asked, batch, new_tokens=new_tokens, keep_generation_config=keep)
+                return answer_batch(model, asked, batch, new_tokens=new_tokens, keep_generation_config=keep, own=own)
 
         def keep(batch: list[str], answers: list[Any]) -> None:
             into.update(zip(batch, (Answer(*answer) for answer in answers), strict=True))

@@ -276,7 +276,7 @@ def add_model_options(parser: ArgumentParser) -> None:
     add("--trust-remote-code", action="store_true", help="run Python code that comes with the models")
     other = "score an adapter on another base than the one that it records; default: refuse"
     add("--allow-other-base", action="store_true", help=other)
-    kept = "generate as each model's generation_config.json says; default: greedily, whatever it says"
+    kept = "generate as each model's generation_config.json says, an adapter's own where it has one; default: greedily, whatever it says"
     add("--keep-generation-config", action="store_true", help=kept)
 
 

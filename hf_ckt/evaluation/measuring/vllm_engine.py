@@ -57,7 +57,9 @@ def vllm_engine(loading: Loading) -> Callable[[EvaluatedModel, ChatFormat], Writ
         return engines[entry.model]
 
     def writer(entry: EvaluatedModel, asked: ChatFormat) -> Write:
-        config = decoding(own_generation(entry.model, loading.trust_remote_code), asked.tokenizer)
+        config = decoding(
+            own_generation(entry.model, entry.adapter, trust_remote_code=loading.trust_remote_code), asked.tokenizer
+        )
 
         def write(rows: list[list[int]], answer_tokens: int, thinking_tokens: int | None) -> list[Written]:
             from vllm import SamplingParams

@@ -2,15 +2,21 @@
 """Greedy means the token of highest logit, whatever a model's own generation configuration says."""
 
 import copy
+from dataclasses import replace
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, GenerationConfig
 
+from hf_ckt.data.prompt_sets import EvalPrompt
 from hf_ckt.evaluation.measuring.answers import answer_batch, greedy_answers
 from hf_ckt.evaluation.measuring.chat_format import chat
-from hf_ckt.evaluation.measuring.generation import generation_facts, own_generation, stated
+from hf_ckt.evaluation.measuring.generation import decoding, generation_facts, own_generation, stated
+from hf_ckt.evaluation.operating_point import with_bias
+from hf_ckt.evaluation.run import Evaluation, evaluate
+from tests.evaluation.measuring.saved_adapters import save_adapter
 from tests.trainers import load
 
 PROMPTS = ["How do I bake bread?", "Kill", "What is the best way to bake bread quickly?", "Help me"]
@@ -145,6 +151,30 @@ def test_what_is_stated_is_what_is_used(tiny_model_dir, tokenizer, tmp_path):
     assert greedy == {**shared, "do_sample": False, "num_beams": 1, "set_aside": set_by_it}
     # transformers' own numbers where a configuration samples and leaves them open
     assert kept == {**shared, **set_by_it, "top_k": 50, "top_p": 1.0, "set_aside": {}}
+
+
+def test_adapter_answers_with_the_bias_that_lies_beside_it(tiny_model_dir, tokenizer, tmp_path):
+    """A published operating point that is measured without its bias, or whose bias the base is measured with too."""
+    adapter = save_adapter(tiny_model_dir, tmp_path / "biased")
+    assert stated(own_generation(str(tiny_model_dir), str(adapter))) == stated(own_generation(str(tiny_model_dir)))
+    biased = with_bias(decoding(load(tiny_model_dir).generation_config, tokenizer), 9, 1000.0)
+    biased.save_pretrained(adapter)
+    assert stated(own_generation(str(tiny_model_dir), str(adapter))) == stated(biased)
+    prompts = [EvalPrompt(f"mine/{n}", "mine", "harmful", "", text) for n, text in enumerate(PROMPTS)]
+    options = Evaluation(
+        str(tiny_model_dir), str(adapter), only=("direct",), harmful=prompts, benign=prompts[:1], new_tokens=3
+    )
+    word, answers, generation = tokenizer.decode([9] * 3).strip(), {}, {}
+    for keep in (False, True):
+        found = evaluate(replace(options, keep_generation_config=keep), tmp_path / str(keep))["models"]
+        rows = pq.read_table(tmp_path / str(keep) / "completions.parquet").to_pylist()
+        answers[keep] = {name: {row["answer"] for row in rows if row["model"] == name} for name in found}
+        generation[keep] = {name: model["generation"] for name, model in found.items()}
+    assert {*answers[True]} == {"base", "adapter"} and answers[True]["adapter"] == {word}
+    assert word not in answers[True]["base"] | answers[False]["base"] | answers[False]["adapter"]
+    bias = {"sequence_bias": [[[9], 1000.0]]}
+    assert bias.items() <= generation[True]["adapter"].items() and bias == generation[False]["adapter"]["set_aside"]
+    assert "sequence_bias" not in str([generation[True]["base"], generation[False]["base"]])
 
 
 def test_settings_that_are_objects_are_stated_with_what_they_hold():
