@@ -66,8 +66,8 @@ ABLATION = {
     "refusal_auroc": "AUROC",
     "refusal_auroc_noise": "AUROC, typos",
 }
-# Of what was asked -> heading of the column with J at the best threshold on these prompts.
-VIEWS = {"clean": "best J", "typos": "best J, typos"}
+# Of what was asked -> heading of the column with the J of two thresholds on the log-odds.
+VIEWS = {"clean": "J by log-odds", "typos": "J by log-odds, typos"}
 
 
 def goals() -> str:
@@ -110,11 +110,19 @@ def ablation() -> str:
     for name, row in results["rows"].items():
         runs = results["measured"][name]
         dtypes = {run["dtype"] for run in runs}
-        best = (number(fmean(run["thresholds"][view]["youden_j"] for run in runs), 2) for view in VIEWS)
+        by_odds = (of_thresholds([run.get("thresholds", {}).get(view, {}) for run in runs]) for view in VIEWS)
         lines.append(
-            (results["titles"][name], *(scored(row, score) for score in ABLATION), *best, ", ".join(sorted(dtypes)))
+            (results["titles"][name], *(scored(row, score) for score in ABLATION), *by_odds, ", ".join(sorted(dtypes)))
         )
     return table(lines)
+
+
+def of_thresholds(found: list[dict[str, dict[str, float]]]) -> str:
+    """J where greedy decoding refuses, and the highest, each the mean over seeds; empty where one of them is not known."""
+    if not all({"greedy", "best"} <= one.keys() for one in found):
+        return ""
+    greedy, best = (number(fmean(one[name]["youden_j"] for one in found), 2) for name in ("greedy", "best"))
+    return f"{greedy}, best {best}"
 
 
 # By the name of its markers on the page.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows of `boundary_ablation.py`: one change after another, and what was tried beside the last."""
+"""The rows of `boundary_ablation.py`: one change after another, and what was tried beside the last two."""
 
 from dataclasses import replace
 from typing import Any, NamedTuple

@@ -61,8 +61,7 @@ class Recipe:
         clean (`bool`):
             Whether rows are there as they are.
         harmful_times (`int`):
-            How often harmful rows are there, each noisy copy with noise of its own. They are a fifth of the set; what is a larger
-            share of what the student reads is likelier to it where it is unsure, as with typing errors.
+            How often harmful rows are there, each noisy copy with noise of its own. They are a fifth of the set.
         one_refusal (`bool`):
             Whether a refusal is one sentence that begins with the same word as all others, with which the base begins no answer,
             so that one token decides. False: as they are written, many with the reason first, so that what begins as an answer

@@ -74,7 +74,7 @@ class Evaluation:
             Whether an adapter is scored on another base than the one that it records.
         keep_generation_config (`bool`, *optional*, defaults to `False`):
             Whether answers are generated as each model's own generation configuration says (its penalties, beams,
-            sampling), and not greedily. The results state which settings were in force.
+            sampling), or the one beside an adapter, and not greedily. The results state which settings were in force.
     """
 
     model: str

@@ -61,6 +61,8 @@ class Teacher(ABC):
     """Whether it is the student's own base, adapters off, so that another who reads that need not make its pass again."""
     by_document: bool = False
     """Whether it must be told where documents begin, which a pack that was cut up does not say."""
+    sided: bool = False
+    """Whether its signal says which documents are on one side: parts of several names, or a [`~kernels.signals.MixedSignal`]."""
     gives: str = "its most probable tokens"
     """What that is, where it is less."""
     name: str = ""
@@ -152,11 +154,6 @@ class Teacher(ABC):
     def parts(self) -> dict[str, "Teacher"]:
         """The teachers that this one is, by name, for one that is several."""
         return {}
-
-    @property
-    def sided(self) -> bool:
-        """Whether what it gives says which documents are on one side ([`~objective.candidates.sides_of`]): several teachers do."""
-        return len(self.parts) > 1 or any(one.sided for one in self.parts.values())
 
     @property
     def behind(self) -> Sequence["Teacher"]:

@@ -40,6 +40,7 @@ class CacheTeacher(Teacher):
         self.unknown = {}
         self.lossy = reader.lossy
         known = reader.teachers
+        self.sided = len(known) > 1
         self.name = (
             ", ".join(f"{name}: {one['name']}" if name else one["name"] for name, one in known.items()) + " (cached)"
         )
@@ -134,10 +135,6 @@ class CacheTeacher(Teacher):
         facts = self.reader.teachers[name]
         states = decode(record, getattr(torch, facts["states_dtype"]))[:, : facts["width"]]
         return TeacherSignal(states.contiguous(), self._heads[name])
-
-    @property
-    def sided(self) -> bool:
-        return len(self.reader.teachers) > 1
 
     def head(self, student: PreTrainedModel) -> LinearHead:
         return next(iter(self._heads.values()))

@@ -38,7 +38,7 @@ class PrivilegedContextTeacher(Teacher):
             )
         self.inner, self.system_prompt = inner, system_prompt
         self.name = f"{inner.name}, with a context of its own"
-        self.unknown, self.lossy, self.gives = inner.unknown, inner.lossy, inner.gives
+        self.unknown, self.lossy, self.gives, self.sided = inner.unknown, inner.lossy, inner.gives, inner.sided
 
     @classmethod
     def load(  # type: ignore[override]

@@ -38,6 +38,7 @@ class RoutedTeacher(Teacher):
         self.unknown = {index: token for teacher in self.teachers.values() for index, token in teacher.unknown.items()}
         lossy = [teacher for teacher in self.teachers.values() if teacher.lossy]
         self.lossy = bool(lossy)
+        self.sided = len(self.teachers) > 1 or any(teacher.sided for teacher in self.teachers.values())
         self.gives = ", ".join(dict.fromkeys(teacher.gives for teacher in lossy))
 
     @classmethod

@@ -56,6 +56,7 @@ class SoftRouteTeacher(Teacher):
     """
 
     by_document = True
+    sided = True
 
     def __init__(
         self,
@@ -212,10 +213,6 @@ class SoftRouteTeacher(Teacher):
     @property
     def _members(self) -> Mapping[str, Teacher]:
         return {"refuse": self.refuse, "answer": self.answer}
-
-    @property
-    def sided(self) -> bool:
-        return True
 
     @property
     def behind(self) -> list[Teacher]:

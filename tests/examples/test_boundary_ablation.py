@@ -87,7 +87,9 @@ def test_thresholds_are_those_of_each_view():
         for odds in both
     ]
     found = thresholds(*zip(*rows, strict=True))
-    assert found["clean"] == {"best": 0.0, "youden_j": 1.0, "greedy": -2.0}
-    assert found["typos"] == {"best": pytest.approx(0.6), "youden_j": 0.5, "greedy": 0.0}
+    at = {"log_odds": 0.0, "youden_j": 1.0}
+    assert found["clean"] == {"best": at, "greedy": {"log_odds": -2.0, "youden_j": 0.5}}
+    best = {"log_odds": pytest.approx(0.6), "youden_j": 0.5}
+    assert found["typos"] == {"best": best, "greedy": {"log_odds": 0.0, "youden_j": 0.0}}
     nobody = thresholds([row for row, _ in rows], [{**said, "refused": False} for _, said in rows])
-    assert nobody["clean"] == {"best": 0.0, "youden_j": 1.0}  # who refuses nothing refuses from no threshold
+    assert nobody["clean"] == {"best": at}  # who refuses nothing refuses from no threshold

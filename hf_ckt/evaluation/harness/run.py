@@ -193,8 +193,9 @@ def _run(
 
     tokenizer = _tokenizer(options, entry, asked)
     with backbones.active(entry) as model:
-        own = adapter_generation(entry.adapter) or model.generation_config
-        config = decoding(own, tokenizer, keep_own=options.keep_generation_config)
+        config = decoding(
+            model.generation_config, tokenizer, _beside(options, entry), keep_own=options.keep_generation_config
+        )
         config.stop_strings = None  # the harness stops at the task's own, and gives `generate` no tokenizer for others
         thought = {} if asked is None else {"think_end_token": asked.reasoning.closes}
         with without_notices():
@@ -300,10 +301,14 @@ def _generation(options: HarnessRun, entry: EvaluatedModel, asked: ChatFormat | 
     return generation_facts(
         entry.model,
         _tokenizer(options, entry, asked),
-        entry.adapter,
+        _beside(options, entry),
         keep_own=options.keep_generation_config,
         trust_remote_code=options.loading.trust_remote_code,
     )
+
+
+def _beside(options: HarnessRun, entry: EvaluatedModel) -> Any:
+    return adapter_generation(entry.adapter, options.keep_generation_config)
 
 
 def _formats(options: HarnessRun, entries: Sequence[EvaluatedModel]) -> dict[EvaluatedModel, ChatFormat]:

@@ -80,7 +80,8 @@ def greedy_answers(
         new_tokens (`int`, *optional*, defaults to `24`):
             Most tokens of an answer; a thought before it has a limit of its own, that of the [`ChatFormat`].
         keep_generation_config (`bool`, *optional*, defaults to `False`):
-            Answers as the model's own generation configuration says instead; what it samples is drawn with a fixed seed.
+            Answers as the model's own generation configuration says instead, with an adapter that of its base; what it samples is
+            drawn with a fixed seed.
         title (`str`, *optional*, defaults to `"answering"`):
             Name of the progress bar.
 
@@ -136,18 +137,18 @@ def answer_batch(
     system_prompt: str | None = None,
     new_tokens: int,
     keep_generation_config: bool = False,
-    own: Any = None,
+    beside: Any = None,
 ) -> list[Answer]:
     """
-    Answers one batch of prompts; see [`greedy_answers`]. What is drawn at random depends on the batch alone. The model's own
-    generation configuration is `own`, where that is not the one that it was loaded with: an adapter has another.
+    Answers one batch of prompts; see [`greedy_answers`], and [`decoding`] for `beside`. What is drawn at random depends on the
+    batch alone.
     """
     import torch
 
     from ...models.backbone import frozen
 
     asked = chat_format(tokenizer, system_prompt)
-    config = decoding(own or model.generation_config, asked.tokenizer, keep_own=keep_generation_config)
+    config = decoding(model.generation_config, asked.tokenizer, beside, keep_own=keep_generation_config)
     devices = [model.device] if model.device.type == "cuda" else []
     with frozen(model), generating(model, config), torch.random.fork_rng(devices):
         if config.do_sample:

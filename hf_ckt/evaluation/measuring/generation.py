@@ -15,7 +15,6 @@ from typing import Any
 
 from .models import source_file
 
-GENERATION_CONFIG_NAME = "generation_config.json"  # as transformers names it
 GREEDY, OWN = "greedy", "each model's own"
 # Where an answer begins and ends is the model's to say in either case.
 _KEPT = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
@@ -29,35 +28,51 @@ _SAMPLING = {"temperature": 1.0, "top_k": 50, "top_p": 1.0}
 _NOT_STATED = ("transformers_version", "_from_model_config", "use_cache", *_SHAPE)
 
 
-def adapter_generation(adapter: str | None) -> Any:
+def adapter_generation(adapter: str | None, required: bool = False) -> Any:
     """
     Returns the `GenerationConfig` that lies beside an adapter, as one with a bias of its own does
     ([`~evaluation.operating_point.with_bias`]); None without. PEFT does not read it.
+
+    Args:
+        adapter (`str`, *optional*):
+            Hub id or folder.
+        required (`bool`, *optional*, defaults to `False`):
+            Whether an adapter whose repository cannot be asked is an error, and not taken for one without.
+
+    Raises:
+        OSError: If it is `required`, and cannot be told.
     """
+    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
     from transformers import GenerationConfig
+    from transformers.utils import GENERATION_CONFIG_NAME
 
-    file = None if adapter is None else source_file(adapter, GENERATION_CONFIG_NAME)
-    return None if file is None else GenerationConfig.from_pretrained(Path(file).parent)
+    if adapter is None:
+        return None
+    file = source_file(adapter, GENERATION_CONFIG_NAME)
+    if file is not None:
+        return GenerationConfig.from_pretrained(Path(file).parent)
+    # Of a repository that was asked and holds none, the cache knows it.
+    if required and not Path(adapter).is_dir():
+        if try_to_load_from_cache(adapter, GENERATION_CONFIG_NAME) is not _CACHED_NO_EXIST:
+            raise OSError(
+                f"--keep-generation-config: {adapter!r} cannot be asked whether it has a {GENERATION_CONFIG_NAME}, and without it "
+                "answers would be its base's way. Connect to the Hub, or name a folder with the adapter."
+            )
+    return None
 
 
-def own_generation(model: str, adapter: str | None = None, *, trust_remote_code: bool = False) -> Any:
+def own_generation(model: str, trust_remote_code: bool = False) -> Any:
     """
-    Returns the `GenerationConfig` that a model is meant to generate with, without its weights: [`adapter_generation`], or that
-    which the base would be loaded with.
+    Returns the `GenerationConfig` that a model would be loaded with, without its weights.
 
     Args:
         model (`str`):
-            Hub id or folder of the base.
-        adapter (`str`, *optional*):
-            Hub id or folder of an adapter on it.
+            Hub id or folder.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Runs Python code that comes with the model.
     """
     from transformers import AutoConfig, GenerationConfig
 
-    beside = adapter_generation(adapter)
-    if beside is not None:
-        return beside
     try:
         return GenerationConfig.from_pretrained(model)
     except OSError:  # no such file: transformers then derives one from the model's configuration
@@ -66,7 +81,7 @@ def own_generation(model: str, adapter: str | None = None, *, trust_remote_code:
         )
 
 
-def decoding(own: Any, tokenizer: Any, *, keep_own: bool = False) -> Any:
+def decoding(own: Any, tokenizer: Any, beside: Any = None, *, keep_own: bool = False) -> Any:
     """
     Returns the `GenerationConfig` that answers are made with, but for their length.
 
@@ -75,20 +90,26 @@ def decoding(own: Any, tokenizer: Any, *, keep_own: bool = False) -> Any:
             The model's.
         tokenizer (`PreTrainedTokenizerBase`):
             Whose end token ends an answer too: one that came with a chat template is not in the model's configuration.
+        beside (`GenerationConfig`, *optional*):
+            That of an adapter on the model, which goes before the model's: [`adapter_generation`]. Where an answer begins and
+            ends is the model's to say where it says nothing.
         keep_own (`bool`, *optional*, defaults to `False`):
             Takes over all that the model's configuration says, sampling included. By default the token of highest logit
             is taken each time, and nothing of it but the special tokens is left.
     """
     from transformers import GenerationConfig
 
-    ids: dict[str, Any] = {name: getattr(own, name, None) for name in _KEPT}
+    known = [one for one in (beside, own) if one is not None]
+    ids: dict[str, Any] = {
+        name: next((value for one in known if (value := getattr(one, name, None)) is not None), None) for name in _KEPT
+    }
     ends = [*_listed(ids["eos_token_id"]), *_listed(tokenizer.eos_token_id)]
     ids["eos_token_id"] = list(dict.fromkeys(ends)) or None
     if tokenizer.pad_token_id is not None:
         ids["pad_token_id"] = tokenizer.pad_token_id
     if not keep_own:
         return GenerationConfig(do_sample=False, num_beams=1, **ids)
-    config = copy.deepcopy(own)
+    config = copy.deepcopy(known[0])
     if config.do_sample:
         ids |= {name: value for name, value in _SAMPLING.items() if getattr(config, name) is None}
     for name, value in {**ids, **_SHAPE, "max_length": None, "max_new_tokens": None}.items():
@@ -117,15 +138,16 @@ def _as_json(value: Any) -> Any:
 
 
 def generation_facts(
-    model: str, tokenizer: Any, adapter: str | None = None, *, keep_own: bool = False, trust_remote_code: bool = False
+    model: str, tokenizer: Any, beside: Any = None, *, keep_own: bool = False, trust_remote_code: bool = False
 ) -> dict[str, Any]:
     """
-    Returns what [`decoding`] sets for a model, and under `set_aside` what its own configuration sets beside it: what
-    results files state, and what kept answers depend on. No weights are loaded.
+    Returns what [`decoding`] sets for a model, and under `set_aside` what its own configuration, or the adapter's, sets beside
+    it: what results files state, and what kept answers depend on. No weights are loaded.
     """
-    own = own_generation(model, adapter, trust_remote_code=trust_remote_code)
-    used = stated(decoding(own, tokenizer, keep_own=keep_own))
-    aside = {name: value for name, value in stated(own).items() if name not in _KEPT and used.get(name) != value}
+    own = own_generation(model, trust_remote_code)
+    used = stated(decoding(own, tokenizer, beside, keep_own=keep_own))
+    set_by_it = stated(own if beside is None else beside)
+    aside = {name: value for name, value in set_by_it.items() if name not in _KEPT and used.get(name) != value}
     return {**used, "set_aside": aside}
 
 

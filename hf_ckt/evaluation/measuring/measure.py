@@ -3,7 +3,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from tqdm import tqdm
@@ -90,7 +90,7 @@ class Measurement:
         with_consistency (`bool`, *optional*, defaults to `True`):
             Whether token consistency is measured, which reads every corrupted prompt twice more.
         keep_generation_config (`bool`, *optional*, defaults to `False`):
-            Whether answers are generated as each model's own generation configuration says, and not greedily.
+            Whether answers are generated as each model's own generation configuration says, an adapter's first, and not greedily.
     """
 
     asked: Questions
@@ -102,13 +102,14 @@ class Measurement:
     engine: Callable[[EvaluatedModel, ChatFormat], Write] | None = None
     with_consistency: bool = True
     keep_generation_config: bool = False
+    _beside: Callable[..., Any] = field(default_factory=lambda: cache(adapter_generation), init=False, repr=False)
 
     def generation(self, entry: EvaluatedModel) -> dict[str, Any]:
-        """Returns the settings that an entry's answers are made with, and those of its own that are set aside."""
+        """Returns the settings that an entry's answers are made with, read once, and those of its own that are set aside."""
         return generation_facts(
             entry.model,
             self.formats[entry].tokenizer,
-            entry.adapter,
+            self._beside(entry.adapter, self.keep_generation_config),
             keep_own=self.keep_generation_config,
             trust_remote_code=self.backbones.loading.trust_remote_code,
         )
@@ -204,14 +205,14 @@ class Measurement:
     ) -> Iterator[_Piece]:
         asked = self.formats[entry]
         write = None if self.engine is None else self.engine(entry, asked)
-        own = adapter_generation(entry.adapter)
 
         def make(batch: list[str]) -> list[Answer]:
             if write is not None:
                 return answers_by(write, asked, batch, new_tokens)
             with self.backbones.active(entry) as model:
                 keep = self.keep_generation_config
-                return answer_batch(model, asked, batch, new_tokens=new_tokens, keep_generation_config=keep, own=own)
+                settings = {"keep_generation_config": keep, "beside": self._beside(entry.adapter, keep)}
+                return answer_batch(model, asked, batch, new_tokens=new_tokens, **settings)
 
         def keep(batch: list[str], answers: list[Any]) -> None:
             into.update(zip(batch, (Answer(*answer) for answer in answers), strict=True))

@@ -7,7 +7,7 @@ from typing import Any
 
 from .answers import Write, Written, written
 from .chat_format import ChatFormat
-from .generation import decoding, own_generation
+from .generation import adapter_generation, decoding, own_generation
 from .models import EvaluatedModel, Loading
 
 # The measured model stays loaded beside it, for the suites that generate nothing.
@@ -57,9 +57,8 @@ def vllm_engine(loading: Loading) -> Callable[[EvaluatedModel, ChatFormat], Writ
         return engines[entry.model]
 
     def writer(entry: EvaluatedModel, asked: ChatFormat) -> Write:
-        config = decoding(
-            own_generation(entry.model, entry.adapter, trust_remote_code=loading.trust_remote_code), asked.tokenizer
-        )
+        own = own_generation(entry.model, loading.trust_remote_code)
+        config = decoding(own, asked.tokenizer, adapter_generation(entry.adapter))
 
         def write(rows: list[list[int]], answer_tokens: int, thinking_tokens: int | None) -> list[Written]:
             from vllm import SamplingParams

@@ -7,7 +7,7 @@ import pytest
 import torch
 from filelock import FileLock
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GenerationConfig
 
 from hf_ckt.data.prompt_sets import load_choices
 from hf_ckt.evaluation.harness import run as harness
@@ -275,7 +275,7 @@ REFUSING = (
 def told(tiny_model_dir, tmp_path, monkeypatch):
     """A function that runs the harness with changed files of the base and an adapter, and tells what each was asked."""
 
-    def run(base_template=None, adapter_template=None, generation=None, **changed):
+    def run(base_template=None, adapter_template=None, generation=None, beside=None, **changed):
         model, tokenizer = load(tiny_model_dir), AutoTokenizer.from_pretrained(tiny_model_dir)
         for name, value in (generation or {}).items():
             setattr(model.generation_config, name, value)
@@ -286,6 +286,8 @@ def told(tiny_model_dir, tmp_path, monkeypatch):
             get_peft_model(load(tmp_path / "base"), LoraConfig(r=2)).save_pretrained(tmp_path / "mine")
             tokenizer.chat_template = adapter_template
             tokenizer.save_pretrained(tmp_path / "mine")
+            if beside is not None:
+                beside.save_pretrained(tmp_path / "mine")
             changed["adapter"] = str(tmp_path / "mine")
         asked, original = [], harness.run_tasks
 
@@ -352,3 +354,18 @@ def test_harness_answers_are_greedy(told, tiny_model_dir, tmp_path):
             if ids[0, -1] == tokenizer.eos_token_id:
                 break
     assert sample["filtered_resps"][0].strip() == tokenizer.decode(ids[0, start:], skip_special_tokens=True).strip()
+
+
+def test_adapter_answers_with_the_bias_that_lies_beside_it(told, tiny_model_dir, tmp_path):
+    """Its own setting stands in the results: answers made without it would be kept under its name."""
+    bias = {"sequence_bias": [[[9], 1000.0]]}
+    results, _ = told(adapter_template=REFUSING, beside=GenerationConfig(**bias), keep_generation_config=True)
+    assert bias.items() <= results["models"]["adapter"]["generation"].items()
+    assert "sequence_bias" not in str(results["models"]["base"]["generation"])
+    word = AutoTokenizer.from_pretrained(tiny_model_dir).decode([9])
+    pieces = [json.loads(file.read_text(encoding="utf-8")) for file in (tmp_path / "out" / "lm_eval").glob("*.json")]
+    said = {
+        one["key"]["model"][1] is not None: one["value"]["samples"]["hf_ckt_direct"][0]["filtered_resps"][0]
+        for one in pieces
+    }
+    assert said[True].replace(" ", "") == word.strip() * 48 and word * 2 not in said[False]

@@ -13,7 +13,13 @@ from transformers import AutoTokenizer, GenerationConfig
 from hf_ckt.data.prompt_sets import EvalPrompt
 from hf_ckt.evaluation.measuring.answers import answer_batch, greedy_answers
 from hf_ckt.evaluation.measuring.chat_format import chat
-from hf_ckt.evaluation.measuring.generation import decoding, generation_facts, own_generation, stated
+from hf_ckt.evaluation.measuring.generation import (
+    adapter_generation,
+    decoding,
+    generation_facts,
+    own_generation,
+    stated,
+)
 from hf_ckt.evaluation.operating_point import with_bias
 from hf_ckt.evaluation.run import Evaluation, evaluate
 from tests.evaluation.measuring.saved_adapters import save_adapter
@@ -156,13 +162,13 @@ def test_what_is_stated_is_what_is_used(tiny_model_dir, tokenizer, tmp_path):
 def test_adapter_answers_with_the_bias_that_lies_beside_it(tiny_model_dir, tokenizer, tmp_path):
     """A published operating point that is measured without its bias, or whose bias the base is measured with too."""
     adapter = save_adapter(tiny_model_dir, tmp_path / "biased")
-    assert stated(own_generation(str(tiny_model_dir), str(adapter))) == stated(own_generation(str(tiny_model_dir)))
+    assert adapter_generation(adapter) is None
     biased = with_bias(decoding(load(tiny_model_dir).generation_config, tokenizer), 9, 1000.0)
     biased.save_pretrained(adapter)
-    assert stated(own_generation(str(tiny_model_dir), str(adapter))) == stated(biased)
+    assert stated(adapter_generation(adapter)) == stated(biased)
     prompts = [EvalPrompt(f"mine/{n}", "mine", "harmful", "", text) for n, text in enumerate(PROMPTS)]
     options = Evaluation(
-        str(tiny_model_dir), str(adapter), only=("direct",), harmful=prompts, benign=prompts[:1], new_tokens=3
+        str(tiny_model_dir), adapter, only=("direct",), harmful=prompts, benign=prompts[:1], new_tokens=3
     )
     word, answers, generation = tokenizer.decode([9] * 3).strip(), {}, {}
     for keep in (False, True):
@@ -175,6 +181,26 @@ def test_adapter_answers_with_the_bias_that_lies_beside_it(tiny_model_dir, token
     bias = {"sequence_bias": [[[9], 1000.0]]}
     assert bias.items() <= generation[True]["adapter"].items() and bias == generation[False]["adapter"]["set_aside"]
     assert "sequence_bias" not in str([generation[True]["base"], generation[False]["base"]])
+
+
+def test_adapters_configuration_without_end_tokens_leaves_those_of_its_base(tokenizer):
+    """Where only the base's says how a turn ends, answers would run on into turns that nobody asked for."""
+    own, beside = GenerationConfig(bos_token_id=1, eos_token_id=[7, 9]), GenerationConfig(repetition_penalty=1.3)
+    ends = [7, 9, tokenizer.eos_token_id]
+    for keep in (False, True):
+        config = decoding(own, tokenizer, beside, keep_own=keep)
+        assert (config.bos_token_id, config.eos_token_id) == (1, ends)
+        assert config.repetition_penalty == (1.3 if keep else None)
+    beside.eos_token_id = 8
+    assert decoding(own, tokenizer, beside).eos_token_id == [8, tokenizer.eos_token_id]
+
+
+def test_adapter_that_cannot_be_asked_for_its_configuration_is_not_one_without(tmp_path, monkeypatch):
+    """Offline, an operating point would be measured as the base decodes, and nobody would know."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    assert adapter_generation("nobody/adapter") is None
+    with pytest.raises(OSError, match="nobody/adapter"):
+        adapter_generation("nobody/adapter", required=True)
 
 
 def test_settings_that_are_objects_are_stated_with_what_they_hold():
