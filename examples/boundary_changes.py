@@ -23,6 +23,7 @@ def changes() -> dict[str, Change]:
                 data="starter",
                 teacher="sft",
                 clean=False,
+                harmful_times=1,
                 one_refusal=False,
                 refusal_words=None,
                 answer_words=None,
@@ -89,6 +90,7 @@ def changes() -> dict[str, Change]:
     step("float32", "adapter in float32", float32_adapter=True)
     step("upper", "adapter on the upper two thirds of the layers alone", untrained=final.untrained)
     step("rate", "three times the learning rate", learning_rate=final.learning_rate)
+    step("harmful_twice", "harmful rows twice", harmful_times=final.harmful_times)
     step("steps", f"{final.student_steps} steps: the recipe of quickstart.py", student_steps=final.student_steps)
     decision: dict[str, Any] = {
         "contrastive_weight": 0.1,
@@ -129,7 +131,7 @@ def changes() -> dict[str, Change]:
     }
     # Beside the last.
     whole: dict[str, tuple[str, dict[str, Any]]] = {
-        "harmful_twice": ("harmful rows twice", {"harmful_times": 2}),
+        "harmful_once": ("harmful rows once", {"harmful_times": 1}),
         "probe": ("routed by the probe", {"teacher": "probe"}),
         "sft": (
             "no teacher: supervised fine-tuning on the same prompts, answers whole and as they are written",

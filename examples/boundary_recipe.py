@@ -101,7 +101,7 @@ class Recipe:
     unlabelled: bool = False
     copies: tuple[str, ...] = ("typos",)
     clean: bool = True
-    harmful_times: int = 1
+    harmful_times: int = 2
     one_refusal: bool = True
     base_answers: bool = False
     refusal_words: int | None = None
