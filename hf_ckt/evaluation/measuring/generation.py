@@ -52,12 +52,12 @@ def adapter_generation(adapter: str | None, required: bool = False) -> Any:
     if file is not None:
         return GenerationConfig.from_pretrained(Path(file).parent)
     # Of a repository that was asked and holds none, the cache knows it.
-    if required and not Path(adapter).is_dir():
-        if try_to_load_from_cache(adapter, GENERATION_CONFIG_NAME) is not _CACHED_NO_EXIST:
-            raise OSError(
-                f"--keep-generation-config: {adapter!r} cannot be asked whether it has a {GENERATION_CONFIG_NAME}, and without it "
-                "answers would be its base's way. Connect to the Hub, or name a folder with the adapter."
-            )
+    known = Path(adapter).is_dir() or try_to_load_from_cache(adapter, GENERATION_CONFIG_NAME) is _CACHED_NO_EXIST
+    if required and not known:
+        raise OSError(
+            f"--keep-generation-config: {adapter!r} cannot be asked whether it has a {GENERATION_CONFIG_NAME}, and without it "
+            "answers would be its base's way. Connect to the Hub, or name a folder with the adapter."
+        )
     return None
 
 
