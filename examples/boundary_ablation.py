@@ -3,7 +3,7 @@
 What of a recipe makes a student tell harmful prompts from their twins?
 
 Students on SmolLM2-135M-Instruct, one change after another from the first recipe to that of `quickstart.py`, and then
-what was tried beside it, or beside that of half its steps. Each answers the validation prompts of the boundary set, clean
+what was tried beside it, or beside that of a quarter of its steps. Each answers the validation prompts of the boundary set, clean
 and with typing errors, and is scored by J (judged answers) and AUROC (log-odds of beginning a refusal), beside the probe of
 its base, which was chosen on the same prompts and is a little too good there. The held-out prompts are not read.
 
