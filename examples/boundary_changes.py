@@ -126,6 +126,11 @@ def changes() -> dict[str, Change]:
             "weights by how far teacher and base differ",
             {"objective": {**plain, "distillation_token_weights": "teacher_divergence"}},
         ),
+        "small_batch": (
+            f"twice as many steps of {final.batch_size // 2}",
+            {"batch_size": final.batch_size // 2, "student_steps": 2 * quarter},
+        ),
+        "rate_twice": ("twice the learning rate", {"learning_rate": 2 * final.learning_rate}),
         "unquantized": ("backbone not quantized", {"four_bit": False}),
         "rank": ("rank 64", {"rank": 64}),
     }
