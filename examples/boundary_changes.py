@@ -127,7 +127,7 @@ def changes() -> dict[str, Change]:
             {"objective": {**plain, "distillation_token_weights": "teacher_divergence"}},
         ),
         "small_batch": (
-            f"twice as many steps of {final.batch_size // 2}",
+            f"of {final.batch_size // 2} rows each, and twice as many of them",
             {"batch_size": final.batch_size // 2, "student_steps": 2 * quarter},
         ),
         "rate_twice": ("twice the learning rate", {"learning_rate": 2 * final.learning_rate}),
