@@ -14,7 +14,7 @@ from ..kernels.head_gram import HeadGram, side_by_side
 from ..kernels.signals import MixedSignal, SignalPart, TeacherSignal
 from ..models.batch import Batch
 from ..views import LinearHead, Similarities
-from .state_contrast import state_similarities
+from .state_contrast import require_sides, state_similarities
 
 logger = logging.getLogger(__name__)
 
@@ -183,8 +183,8 @@ class Contrast:
     def _of_states(
         self, batch: Batch, teacher: tuple[SignalPart, ...], counts: Tensor | None, hidden_states: Sequence[Tensor]
     ) -> Similarities | None:
-        first, sides = self._decided(batch, counts), self._sides(batch, teacher)
-        assert first is not None and sides is not None and self.layers is not None  # checked before training
+        first, sides = self._decided(batch, counts), require_sides(self._sides(batch, teacher))
+        assert first is not None and self.layers is not None  # checked before training
         places = self._spaced(first.nonzero().squeeze(1))
         if len(places) < 3:
             _say_too_few(self.level, 3)

@@ -171,6 +171,14 @@ def test_one_teacher_gives_no_sides(teachers, tiny_model_dir, tmp_path):
         build_routed(tmp_path, tiny_model_dir, {"safety": teachers["safety"]}, table(["safety"] * 8), **WEIGHTS)
 
 
+def test_teacher_that_promises_sides_and_gives_none_is_told(teachers, tiny_model_dir, tmp_path, monkeypatch):
+    """A class of one's own that is marked `sided` would end in an assertion without a word."""
+    trainer = build_routed(tmp_path, tiny_model_dir, teachers, table(["safety", "base"] * 4), **WEIGHTS)
+    monkeypatch.setattr("hf_ckt.objective.candidates.sides_of", lambda *_: None)
+    with pytest.raises(ValueError, match=r"contrastive_level='state': the teacher is marked `sided`.*MixedSignal"):
+        run(trainer)
+
+
 def test_layer_that_the_model_does_not_have_is_refused(teachers, tiny_model_dir, tmp_path):
     """It would end in an index out of range, at the first batch."""
     changes = {**WEIGHTS, "contrastive_layers": [1, 3], "per_device_train_batch_size": 8}
