@@ -117,6 +117,10 @@ def changes() -> dict[str, Change]:
         "wrapper": ("wrapped copies too", {"copies": ("typos", "wrapper")}),
         "no_noise": ("without noisy copies", {"copies": ()}),
         "noise_alone": ("noisy copies alone", {"clean": False}),
+        "benign_noise": (
+            "misspelt copies of benign rows twice: a fifth of misspelt prompts is refused, of clean ones a third",
+            {"copies": ("typos", "benign_typos")},
+        ),
         "base_answers": ("the base's own greedy answers in place of written ones", {"base_answers": True}),
         "refusal_words": (
             f"{final.answer_words} words of a refusal, not its end",

@@ -108,14 +108,17 @@ def in_batches_by_length(rows: list[dict[str, Any]], batch_size: int, seed: int)
 
 
 def _copies(row: dict[str, Any], recipe: Recipe, seed: int, times: int = 1) -> list[dict[str, Any]]:
-    """A row as it is, and by each perturbation, so often; each of a group of twins of its own."""
+    """A row as it is, and by each perturbation that is for rows of its kind, so often; each of a group of twins of its own."""
     found = []
     for time in range(times):
         for name in ([""] if recipe.clean else []) + [*recipe.copies]:
+            if name == "benign_typos" and row["kind"] == "harmful":
+                continue
             end = f"-{name}{time or ''}" if name or time else ""
             prompt = row["prompt"]
             if name:
-                prompt = NOISES[name].apply(prompt, Random(f"{seed}:{row['id']}:{time}:{prompt}"))
+                draw = time + (name == "benign_typos")  # other errors than those of `typos`
+                prompt = NOISES[name].apply(prompt, Random(f"{seed}:{row['id']}:{draw}:{prompt}"))
             twin = row["twin"] and f"{row['twin']}{end}"
             found.append({**row, "id": f"{row['id']}{end}", "twin": twin, "prompt": prompt})
     return found

@@ -74,6 +74,26 @@ def test_student_hears_the_teacher_of_refusals_on_harmful_rows_alone(recipe, row
     assert len(set(noisy)) == len(noisy) == 3
 
 
+def test_second_misspelt_copy_is_of_benign_rows_alone(recipe, rows_of):
+    """Of misspelt prompts as large a share would be refused as before, or the same errors be read twice."""
+    one = replace(recipe.Recipe(), copies=("typos", "benign_typos"), by_length=False)
+    rows = rows_of.student_rows(one, seed=0).to_list()
+    assert len({row["id"] for row in rows}) == len(rows)
+    copies = Counter((row["kind"] == "harmful", re.sub(r"^boundary-train-\w+-\d+-?", "", row["id"])) for row in rows)
+    harmful = sum(row["kind"] == "harmful" for row in load_boundary_set("train"))
+    benign = len(load_boundary_set("train")) - harmful
+    assert copies == Counter(
+        {(True, end): harmful for end in ("", "typos", "1", "typos1")}
+        | {(False, end): benign for end in ("", "typos", "benign_typos")}
+    )
+    texts = {row["id"]: row["prompt"][-1]["content"] for row in rows}
+    pairs = [(text, texts[name.replace("benign_", "")]) for name, text in texts.items() if "benign_" in name]
+    assert sum(one == other for one, other in pairs) < len(pairs) / 20
+    # What was there before is as it was.
+    before = rows_of.student_rows(replace(one, copies=("typos",)), seed=0).to_list()
+    assert all(texts[row["id"]] == row["prompt"][-1]["content"] for row in before)
+
+
 def test_unlabelled_rows_carry_neither_label_nor_answer(recipe, rows_of):
     """Their refusals, or their twins' answers, would tell what a run without labels is to find out."""
     one = replace(recipe.Recipe(), rows=300, unlabelled=True, teacher="probe", by_length=False)
