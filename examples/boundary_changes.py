@@ -156,6 +156,11 @@ def changes() -> dict[str, Change]:
             "rank 64 on all layers, backbone not quantized",
             {"rank": 64, "untrained": 0.0, "four_bit": False},
         ),
+        "whole_rate_twice": ("twice the learning rate", {"learning_rate": 2 * final.learning_rate}),
+        "whole_small_batch": (
+            f"twice as many steps of {final.batch_size // 2} rows",
+            {"batch_size": final.batch_size // 2, "student_steps": 2 * final.student_steps},
+        ),
         "twice": ("twice the steps", {"student_steps": 2 * final.student_steps}),
     }
     for rows in (500, 1000, 2000):
