@@ -19,6 +19,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from boundary_changes import changes
@@ -41,6 +42,7 @@ from hf_ckt.models.embedded import HUB_ID, embedded_model, weights_origin
 
 REHEARSED_ROWS = 200  # that the probe is fitted on where trainings are only rehearsed
 SHOWN = ("youden_j", "youden_j_noise", "refusal_auroc", "refusal_auroc_noise")
+OTHERS = ("safety", "helpfulness", "overrefusal", "noisy_refusal_harmful", "noisy_refusal_benign", "degenerate")
 
 
 def parse_options() -> argparse.Namespace:
@@ -247,8 +249,8 @@ def plot(results: Mapping[str, Any], file: Path) -> None:
         axis.set_title(title, fontsize=10)
         axis.grid(axis="x", alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(fontsize=8, loc="lower left")
-    axes[0].set_yticks([*places], [*titles(results).values()], fontsize=8)
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    axes[0].set_yticks([*places], [fill(title, 60) for title in titles(results).values()], fontsize=8)
     replace_file(file, lambda aside: figure.savefig(aside, dpi=110, format="png"))
     plt.close(figure)
 
@@ -262,7 +264,7 @@ def titles(results: Mapping[str, Any]) -> dict[str, str]:
 
 def kept_scores(run: Mapping[str, Any]) -> dict[str, Any]:
     """What the results file keeps of a run; its answers stay in `runs/`."""
-    scores = {name: run["scores"][name] for name in (*SHOWN, "safety", "helpfulness", "degenerate")}
+    scores = {name: run["scores"][name] for name in (*SHOWN, *OTHERS)}
     base = {name: run["base"][name] for name in (*SHOWN, *BOUND_OF.values()) if name in run["base"]}
     others = (
         "run",
