@@ -130,11 +130,7 @@ def changes() -> dict[str, Change]:
             "weights by how far teacher and base differ",
             {"objective": {**plain, "distillation_token_weights": "teacher_divergence"}},
         ),
-        "small_batch": (
-            f"of {final.batch_size // 2} rows each, and twice as many of them",
-            {"batch_size": final.batch_size // 2, "student_steps": 2 * quarter},
-        ),
-        "rate_twice": ("twice the learning rate", {"learning_rate": 2 * final.learning_rate}),
+        **same_cost(final, quarter),
         "unquantized": ("backbone not quantized", {"four_bit": False}),
         "rank": ("rank 64", {"rank": 64}),
     }
@@ -156,11 +152,7 @@ def changes() -> dict[str, Change]:
             "rank 64 on all layers, backbone not quantized",
             {"rank": 64, "untrained": 0.0, "four_bit": False},
         ),
-        "whole_rate_twice": ("twice the learning rate", {"learning_rate": 2 * final.learning_rate}),
-        "whole_small_batch": (
-            f"twice as many steps of {final.batch_size // 2} rows",
-            {"batch_size": final.batch_size // 2, "student_steps": 2 * final.student_steps},
-        ),
+        **{f"whole_{name}": row for name, row in same_cost(final, final.student_steps).items()},
         "twice": ("twice the steps", {"student_steps": 2 * final.student_steps}),
     }
     for rows in (500, 1000, 2000):
@@ -178,3 +170,14 @@ def changes() -> dict[str, Change]:
         }
         | {name: Change(title, replace(final, **fields)) for name, (title, fields) in whole.items()}
     )
+
+
+def same_cost(recipe: Recipe, steps: int) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Changes after which so many steps of a recipe take as long as before."""
+    return {
+        "small_batch": (
+            f"batches of {recipe.batch_size // 2}, and twice as many",
+            {"batch_size": recipe.batch_size // 2, "student_steps": 2 * steps},
+        ),
+        "rate_twice": ("twice the learning rate", {"learning_rate": 2 * recipe.learning_rate}),
+    }

@@ -36,6 +36,7 @@ from hf_ckt.evaluation.probing.fitting import candidate_layers, fit_logistic
 from hf_ckt.evaluation.probing.quality import compared
 from hf_ckt.evaluation.probing.rows import ProbeRow, probe_rows
 from hf_ckt.evaluation.probing.states import prompt_ids, read_states
+from hf_ckt.evaluation.report.numbers import interval, number
 from hf_ckt.evaluation.scoring.answers import Answers, Separation
 from hf_ckt.evaluation.scoring.rates import Rates
 from hf_ckt.hub.provenance import library_versions, short_device_name
@@ -55,10 +56,6 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--copies", nargs="+", type=int, default=[0, 1, 2], help="with typing errors, of each row")
     parser.add_argument("--layers", nargs="+", type=int, default=None, help="default: the lowest that fit-probe tries")
     return parser.parse_args()
-
-
-def rows_of(rows: Sequence[dict[str, Any]]) -> list[ProbeRow]:
-    return probe_rows(Dataset.from_list([*rows]), "boundary set", "data")
 
 
 def with_errors(rows: Sequence[ProbeRow], seed: int) -> list[str]:
@@ -134,9 +131,7 @@ def show(console: Console, results: dict[str, Any]) -> None:
     for column in ("labelled rows", "misspelt copies", "clean", "typing errors"):
         table.add_column(column, justify="right")
     for one in results["fits"]:
-        cells = (
-            f"{area['value']:.3f} [{area['low']:.3f}, {area['high']:.3f}]" for area in (one["clean"], one["typos"])
-        )
+        cells = (f"{number(area['value'], 3)} {interval(area, 3)}" for area in (one["clean"], one["typos"]))
         table.add_row(str(one["rows"]), str(one["copies"]), *cells)
     console.print(table)
 
@@ -144,15 +139,17 @@ def show(console: Console, results: dict[str, Any]) -> None:
 def main() -> None:
     options = parse_options()
     console, model = Console(width=118), options.model or embedded_model()
-    train = rows_of(labelled_rows(Recipe(rows=max(options.rows))))
-    validation = rows_of(list(load_boundary_set("validation")))
+    labelled = Dataset.from_list(labelled_rows(Recipe(rows=max(options.rows))))
+    train, validation = (
+        probe_rows(part, "boundary set", "data") for part in (labelled, load_boundary_set("validation"))
+    )
     depth = AutoConfig.from_pretrained(model).get_text_config().num_hidden_layers
     layers = options.layers or [*candidate_layers(depth)[0]]
     states = states_of(options, model, layers, train, validation)
+    known = digest(options.model or HUB_ID, DTYPE, layers, VALIDATION_DRAWS, PROBE_STRENGTH)
     fits = []
     for count in options.rows:
         for copies in options.copies:
-            known = digest(options.model or HUB_ID, DTYPE, layers, VALIDATION_DRAWS, PROBE_STRENGTH)
             file = options.output_dir / "fits" / f"{count}-{copies}-{known}.json"
             fits.append(kept(file, partial(fitted, count, copies, states, train, validation)))
             console.print(f"{count} rows, {copies} misspelt copies of each: AUROC {fits[-1]['clean']['value']:.3f}")
