@@ -121,6 +121,14 @@ def changes() -> dict[str, Change]:
             "misspelt copies of benign rows twice: a fifth of misspelt prompts is refused, of clean ones a third",
             {"copies": ("typos", "benign_typos")},
         ),
+        "label_clean": (
+            "teachers read misspelt prompts without the errors",
+            {"teacher": "label_clean"},
+        ),
+        "temperature": (
+            "distillation at temperature 0.5, at which the likeliest first words weigh more",
+            {"objective": {**final.objective, "distillation_temperature": 0.5}},
+        ),
         "base_answers": ("the base's own greedy answers in place of written ones", {"base_answers": True}),
         "refusal_words": (
             f"{final.answer_words} words of a refusal, not its end",

@@ -74,8 +74,9 @@ class Recipe:
             Words of a refusal and of any other answer that are read: what decides is how it begins. None: all, which teaches
             how it ends.
         teacher (`str`):
-            Who is heard. `label`: a teacher of refusals on harmful rows, the frozen base on all others. `probe`: a mixture of
-            the two on every row, by the probe's probability. `sft`: an adapter fine-tuned on all answers, on every row.
+            Who is heard. `label`: a teacher of refusals on harmful rows, the frozen base on all others. `label_clean`: the same,
+            each reading a noisy prompt as it was without its noise. `probe`: a mixture of the two on every row, by the probe's
+            probability. `sft`: an adapter fine-tuned on all answers, on every row.
             `none`: nobody.
         teacher_steps (`int`), teacher_batch_size (`int`), student_steps (`int`), batch_size (`int`), learning_rate (`float`):
             Optimizer steps and batch sizes of the teacher and of the student, and the student's learning rate (the teacher's is

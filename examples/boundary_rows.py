@@ -67,8 +67,8 @@ def sorry(refusal: str) -> str:
 
 def student_rows(recipe: Recipe, seed: int, answers: Mapping[str, str] | None = None) -> Dataset:
     """
-    The student's training set, with the columns `teacher` and `twin`; `answers` are read in place of those that are written. Of
-    rows that are read one after another, by length, only those that its steps reach.
+    The student's training set, with the columns `teacher` and `twin`, and with `teacher_prompt` where teachers read other prompts;
+    `answers` are read in place of those that are written. Of rows that are read one after another, by length, only those that its steps reach.
     """
     rows, answers = [], answers or {}
     labelled = labelled_rows(recipe)
@@ -91,6 +91,11 @@ def student_rows(recipe: Recipe, seed: int, answers: Mapping[str, str] | None = 
     if recipe.by_length:
         rows = in_batches_by_length(rows, recipe.batch_size, seed)[: recipe.student_steps * recipe.batch_size]
     return to_prompt_completion(Dataset.from_list(rows), SYSTEM_PROMPT)
+
+
+def asked(prompt: str) -> list[dict[str, str]]:
+    """A prompt as messages, as the rows have it."""
+    return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": prompt}]
 
 
 def in_batches_by_length(rows: list[dict[str, Any]], batch_size: int, seed: int) -> list[dict[str, Any]]:
@@ -120,7 +125,10 @@ def _copies(row: dict[str, Any], recipe: Recipe, seed: int, times: int = 1) -> l
                 draw = time + (name == "benign_typos")  # other errors than those of `typos`
                 prompt = NOISES[name].apply(prompt, Random(f"{seed}:{row['id']}:{draw}:{prompt}"))
             twin = row["twin"] and f"{row['twin']}{end}"
-            found.append({**row, "id": f"{row['id']}{end}", "twin": twin, "prompt": prompt})
+            copy = {**row, "id": f"{row['id']}{end}", "twin": twin, "prompt": prompt}
+            if recipe.teacher == "label_clean":
+                copy["teacher_prompt"] = asked(row["prompt"]) if name else None
+            found.append(copy)
     return found
 
 

@@ -165,6 +165,9 @@ def student_trainer(
     rows = student_rows(recipe, seed, answers)
     given: dict[str, Any] = {
         "label": {"teachers": {REFUSE: teacher, ANSWER: None}},
+        "label_clean": {
+            "teachers": {REFUSE: {"privileged_context": teacher}, ANSWER: {"privileged_context": None}},
+        },
         "probe": {"teacher_model": {"soft_route": str(probe), REFUSE: teacher, ANSWER: None}},
         "sft": {"teacher_model": teacher},
         "none": {},
@@ -172,7 +175,7 @@ def student_trainer(
     trainer = ContrastiveRobustTrainer(
         model=model,
         args=args,
-        train_dataset=rows if recipe.teacher == "label" else rows.remove_columns("teacher"),
+        train_dataset=rows if "teachers" in given else rows.remove_columns("teacher"),
         quantization_config=nf4() if recipe.four_bit else None,
         peft_config=lora(model, recipe.untrained, recipe.rank),
         **given,

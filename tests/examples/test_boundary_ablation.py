@@ -12,10 +12,10 @@ from tests.examples.running import examples_importable, run, run_here
 
 @pytest.fixture(scope="module")
 def ablation(tiny_model_dir, tmp_path_factory):
-    """Output folder and printed text of two recipes of two steps."""
+    """Output folder and printed text of three recipes of two steps."""
     folder = tmp_path_factory.mktemp("ablation")
     options = ["--model", str(tiny_model_dir), "--output_dir", str(folder / "out"), "--steps", "2"]
-    options += ["--prompts", "4", "--new_tokens", "4", "--only", "first", "probe"]
+    options += ["--prompts", "4", "--new_tokens", "4", "--only", "first", "label_clean", "probe"]
     return folder / "out", run("boundary_ablation.py", *options, cwd=folder), options
 
 
@@ -24,15 +24,16 @@ def test_boundary_ablation_measures_each_recipe_beside_the_probe(ablation):
     folder, printed, _ = ablation
     results = json.loads((folder / "results.json").read_text())
     measured = results["measured"]
-    assert list(measured) == list(results["rows"]) == ["first", "probe"]
+    assert list(measured) == list(results["rows"]) == ["first", "label_clean", "probe"]
     assert 0 <= results["probe"]["refusal_auroc_noise"]["value"] <= 1
     assert (folder / "ablation.png").read_bytes().startswith(b"\x89PNG")
-    first, probe = (runs[0] for runs in measured.values())
+    first, label_clean, probe = (runs[0] for runs in measured.values())
     assert first["labelled"] == 480 + 160 and probe["labelled"] == len(load_boundary_set("train"))
     assert probe["rows"] == 2 * 16  # those that two steps read
     assert "consistency_loss" in first["log"] and "consistency_loss" not in probe["log"]
     assert 0 < probe["log"]["soft_route_refuse"] < 1 and "soft_route_refuse" not in first["log"]
-    for name, one in (("first", first), ("probe", probe)):
+    assert "distillation_loss/refuse" in label_clean["log"] and "distillation_loss/refuse" not in first["log"]
+    for name, one in (("first", first), ("label_clean", label_clean), ("probe", probe)):
         (file,) = (folder / "runs").glob(f"{name}-0-*.json")
         answers = json.loads(file.read_text())["answers"]
         assert len(answers) == 16  # 4 of each side, clean and with typing errors
@@ -67,12 +68,20 @@ def test_boundary_ablation_started_again_trains_nothing_twice(ablation, tmp_path
 def test_boundary_ablation_keeps_runs_of_other_settings_apart(ablation, tmp_path):
     """Answers of four tokens would be taken for those of three."""
     folder, _, options = ablation
-    run_here("boundary_ablation.py", *options[:-3], "--only", "first", "--new_tokens", "3", cwd=tmp_path)
+    run_here(
+        "boundary_ablation.py",
+        *options[: options.index("--only")],
+        "--only",
+        "first",
+        "--new_tokens",
+        "3",
+        cwd=tmp_path,
+    )
     kept = [json.loads(file.read_text()) for file in (folder / "runs").glob("first-0-*.json")]
     assert sorted(one["known"]["new_tokens"] for one in kept) == [3, 4]
     assert kept[0]["answers"] != kept[1]["answers"]
     measured = json.loads((folder / "results.json").read_text())["measured"]
-    assert list(measured) == ["first"]  # the other recipe's run has 4
+    assert list(measured) == ["first"]  # the other recipes' runs have 4
 
 
 def test_thresholds_are_those_of_each_view():

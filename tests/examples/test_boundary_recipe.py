@@ -93,6 +93,19 @@ def test_second_misspelt_copy_is_of_benign_rows_alone(recipe, rows_of):
     assert all(texts[row["id"]] == row["prompt"][-1]["content"] for row in before)
 
 
+def test_teachers_read_a_misspelt_prompt_without_its_errors(recipe, rows_of):
+    """Read with its errors, or for a row that has none, they would teach what they teach without."""
+    one = replace(recipe.Recipe(), teacher="label_clean", by_length=False)
+    rows = rows_of.student_rows(one, seed=0).to_list()
+    texts = {row["id"]: row["prompt"] for row in rows}
+    for row in rows:
+        name = re.match(r"boundary-train-\w+-\d+", row["id"])[0]
+        assert row["teacher_prompt"] == (texts[name] if "-typos" in row["id"] else None)
+    assert sum(row["teacher_prompt"] is not None for row in rows) == len(rows) / 2
+    assert sum(row["teacher_prompt"] not in (None, row["prompt"]) for row in rows) > len(rows) / 3
+    assert "teacher_prompt" not in rows_of.student_rows(recipe.Recipe(), seed=0).column_names
+
+
 def test_unlabelled_rows_carry_neither_label_nor_answer(recipe, rows_of):
     """Their refusals, or their twins' answers, would tell what a run without labels is to find out."""
     one = replace(recipe.Recipe(), rows=300, unlabelled=True, teacher="probe", by_length=False)
