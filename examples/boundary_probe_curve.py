@@ -136,6 +136,34 @@ def show(console: Console, results: dict[str, Any]) -> None:
     console.print(table)
 
 
+def plot(results: dict[str, Any], file: Path) -> None:
+    """The area over the number of rows, a line for each number of misspelt copies, clean and with typing errors."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    for axis, (view, title) in zip(axes, (("clean", "as they are"), ("typos", "with typing errors")), strict=True):
+        for copies in sorted({one["copies"] for one in results["fits"]}):
+            mine = [one for one in results["fits"] if one["copies"] == copies]
+            rows, found = [one["rows"] for one in mine], [one[view] for one in mine]
+            (line,) = axis.plot(rows, [one["value"] for one in found], "o-", ms=4, label=str(copies))
+            low, high = ([one[end] for one in found] for end in ("low", "high"))
+            axis.fill_between(rows, low, high, color=line.get_color(), alpha=0.08)
+        axis.set_xscale("log")
+        axis.set_xticks(rows, list(map(str, rows)))
+        axis.minorticks_off()
+        axis.set_title(f"validation prompts {title}", fontsize=10)
+        axis.set_xlabel("labelled rows")
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("AUROC of the base's probe")
+    axes[1].legend(title="misspelt copies of each", fontsize=8, title_fontsize=8)
+    replace_file(file, lambda aside: figure.savefig(aside, dpi=110, format="png"))
+    plt.close(figure)
+
+
 def main() -> None:
     options = parse_options()
     console, model = Console(width=118), options.model or embedded_model()
@@ -145,14 +173,18 @@ def main() -> None:
     )
     depth = AutoConfig.from_pretrained(model).get_text_config().num_hidden_layers
     layers = options.layers or [*candidate_layers(depth)[0]]
-    states = states_of(options, model, layers, train, validation)
     known = digest(options.model or HUB_ID, DTYPE, layers, VALIDATION_DRAWS, PROBE_STRENGTH)
+    files = {
+        (count, copies): options.output_dir / "fits" / f"{count}-{copies}-{known}.json"
+        for count in options.rows
+        for copies in options.copies
+    }
+    done = all(file.exists() for file in files.values())
+    states = {} if done else states_of(options, model, layers, train, validation)
     fits = []
-    for count in options.rows:
-        for copies in options.copies:
-            file = options.output_dir / "fits" / f"{count}-{copies}-{known}.json"
-            fits.append(kept(file, partial(fitted, count, copies, states, train, validation)))
-            console.print(f"{count} rows, {copies} misspelt copies of each: AUROC {fits[-1]['clean']['value']:.3f}")
+    for (count, copies), file in files.items():
+        fits.append(kept(file, partial(fitted, count, copies, states, train, validation)))
+        console.print(f"{count} rows, {copies} misspelt copies of each: AUROC {fits[-1]['clean']['value']:.3f}")
     results = {
         "command": "python examples/boundary_probe_curve.py",
         "base_model": options.model or HUB_ID,
@@ -166,6 +198,7 @@ def main() -> None:
         "fits": fits,
     }
     replace_json(options.output_dir / "results.json", results)
+    plot(results, options.output_dir / "curve.png")
     show(console, results)
 
 

@@ -26,9 +26,12 @@ def test_probe_curve_has_a_fit_for_each_number_of_rows_and_copies(tiny_model_dir
     for view in ("clean", "typos"):
         assert all(0 <= one[view]["low"] <= one[view]["value"] <= one[view]["high"] <= 1 for one in fits)
         assert f"{fits[3][view]['value']:.3f}" in printed
+    assert (tmp_path / "out" / "curve.png").read_bytes().startswith(b"\x89PNG")
     # Started again, it reads and fits nothing.
     monkeypatch.setattr("hf_ckt.evaluation.probing.states.read_states", None)
     monkeypatch.setattr("hf_ckt.evaluation.probing.fitting.fit_logistic", None)
+    for states in (tmp_path / "out").glob("*.npz"):
+        states.unlink()
     run_here("boundary_probe_curve.py", *options, cwd=tmp_path)
     assert json.loads((tmp_path / "out" / "results.json").read_text())["fits"] == fits
 
