@@ -143,6 +143,8 @@ def changes() -> dict[str, Change]:
         "rank": ("rank 64", {"rank": 64}),
     }
     # Beside the last.
+    cheap = same_cost(final, final.student_steps)
+    small, small_fields = cheap["small_batch"]
     whole: dict[str, tuple[str, dict[str, Any]]] = {
         "harmful_once": ("harmful rows once", {"harmful_times": 1}),
         "probe": ("routed by the probe", {"teacher": "probe"}),
@@ -160,7 +162,11 @@ def changes() -> dict[str, Change]:
             "rank 64 on all layers, backbone not quantized",
             {"rank": 64, "untrained": 0.0, "four_bit": False},
         ),
-        **{f"whole_{name}": row for name, row in same_cost(final, final.student_steps).items()},
+        **{f"whole_{name}": row for name, row in cheap.items()},
+        "whole_small_batch_clean": (
+            f"{small}, and teachers that read misspelt prompts without the errors",
+            {**small_fields, "teacher": "label_clean"},
+        ),
         "twice": ("twice the steps", {"student_steps": 2 * final.student_steps}),
     }
     for rows in (500, 1000, 2000):
