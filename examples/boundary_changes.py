@@ -167,6 +167,10 @@ def changes() -> dict[str, Change]:
             f"{small}, and teachers that read misspelt prompts without the errors",
             {**small_fields, "teacher": "label_clean"},
         ),
+        "whole_small_batch_words": (
+            f"{small}, and {2 * (final.answer_words or 0)} words of each answer",
+            {**small_fields, "answer_words": 2 * (final.answer_words or 0)},
+        ),
         "twice": ("twice the steps", {"student_steps": 2 * final.student_steps}),
     }
     for rows in (500, 1000, 2000):
