@@ -212,6 +212,11 @@ class ContrastiveRobustConfig(ContrastConfig, TokenWeightsConfig, PerturbationCo
         )
         return converted
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Trainer pickles its arguments beside the weights, and uploads that file as training goes on: a token in it would be
+        # public. A copy made by `copy` lacks it too, and takes the one that this machine is logged in with.
+        return {**self.__dict__, "hub_token": None}
+
     def _check_objective(self) -> None:
         for role in ROLES:
             weight = getattr(self, f"{role}_weight")

@@ -68,11 +68,6 @@ class ResumableTrainer(GroupedTrainer):
         super()._save_checkpoint(model, trial)
 
     def _save(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
-        # Trainer pickles its arguments beside the weights, the token in clear; a push would publish it.
-        token, self.args.hub_token = self.args.hub_token, None
-        try:
-            super()._save(output_dir, *args, **kwargs)
-        finally:
-            self.args.hub_token = token
+        super()._save(output_dir, *args, **kwargs)
         if self.args.should_save:
             write_record(self, str(output_dir if output_dir is not None else self.args.output_dir))

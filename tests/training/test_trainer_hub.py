@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is saved and what would be uploaded: the adapter and an honest card, and no token."""
 
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -51,36 +52,54 @@ def test_a_saved_adapter_loads_and_predicts_as_trained(finished):
         assert not torch.allclose(loaded.get_base_model().model(**inputs)[0], expected[..., :32])
 
 
-def test_push_uploads_adapter_and_card_and_no_token(finished, monkeypatch):
-    """A push goes through huggingface_hub as on any Trainer; what it leaves behind there is public."""
-    seen = {}
+@pytest.fixture
+def uploads(monkeypatch):
+    """The files of each upload, which are kept here in place of being sent."""
+    seen = []
 
     def create_repo(self, repo_id=None, **kwargs):
-        seen["repo"] = repo_id
-
         class Url(str):
             repo_id = "me/run"
 
         return Url("https://huggingface.co/me/run")
 
     def upload_folder(self, *, folder_path, **kwargs):
-        ignored = kwargs.get("ignore_patterns") or []
-        seen["files"] = {path.name: path.read_bytes() for path in Path(folder_path).iterdir() if path.is_file()}
-        seen["ignored"], seen["kwargs"] = ignored, kwargs
+        seen.append({path.name: path.read_bytes() for path in Path(folder_path).iterdir() if path.is_file()})
+        sent = Future()
+        sent.set_result(None)
+        return sent
 
     for module in ("transformers.trainer", "huggingface_hub"):
         monkeypatch.setattr(f"{module}.create_repo", lambda *a, **k: create_repo(None, *a, **k), raising=False)
         monkeypatch.setattr(f"{module}.upload_folder", lambda **k: upload_folder(None, **k), raising=False)
     monkeypatch.setattr(HfApi, "create_repo", create_repo)
     monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
+    return seen
+
+
+def test_push_uploads_adapter_and_card_and_no_token(finished, uploads):
+    """A push goes through huggingface_hub as on any Trainer; what it leaves behind there is public."""
     finished.push_to_hub(commit_message="done", dataset_name="starter")
-    files = seen["files"]
+    (files,) = uploads
     assert {"adapter_model.safetensors", "adapter_config.json", "README.md"} <= files.keys()
     assert b"starter" in files["README.md"] and b"uniform" in files["README.md"]
     assert all(b"hf_secret" not in content for content in files.values())
     assert not [name for name in files if name.endswith((".bin", ".pt")) and name != "training_args.bin"]
     names = load_file(Path(finished.args.output_dir) / "adapter_model.safetensors").keys()
     assert names and all("lora_" in name for name in names)
+
+
+@pytest.mark.parametrize("strategy", ["every_save", "checkpoint", "end"])
+def test_pushes_during_a_run_upload_no_token(strategy, uploads, tiny_model_dir, tmp_path):
+    """Trainer writes its arguments anew for each of these, and whoever downloads them could push in their owner's name."""
+    changes = {"push_to_hub": True, "hub_strategy": strategy, "hub_model_id": "me/run", "hub_token": "hf_secret"}
+    changes |= {"save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+    trainer = run(build(tmp_path, tiny_model_dir, given={"peft_config": lora()}, **ON, **changes))
+    trainer.push_to_hub()
+    assert any("training_args.bin" in files for files in uploads)
+    assert len(uploads) > (1 if strategy != "end" else 0)
+    assert all(b"hf_secret" not in content for files in uploads for content in files.values())
+    assert trainer.args.hub_token == "hf_secret"
 
 
 @pytest.mark.parametrize("weights", [OFF, ON], ids=["zero", "all"])
