@@ -138,12 +138,12 @@ def changes() -> dict[str, Change]:
             "weights by how far teacher and base differ",
             {"objective": {**plain, "distillation_token_weights": "teacher_divergence"}},
         ),
-        **same_cost(final, quarter),
+        **same_rows(final, quarter),
         "unquantized": ("backbone not quantized", {"four_bit": False}),
         "rank": ("rank 64", {"rank": 64}),
     }
     # Beside the last.
-    cheap = same_cost(final, final.student_steps)
+    cheap = same_rows(final, final.student_steps)
     small, small_fields = cheap["small_batch"]
     whole: dict[str, tuple[str, dict[str, Any]]] = {
         "harmful_once": ("harmful rows once", {"harmful_times": 1}),
@@ -190,8 +190,8 @@ def changes() -> dict[str, Change]:
     )
 
 
-def same_cost(recipe: Recipe, steps: int) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Changes after which so many steps of a recipe take as long as before."""
+def same_rows(recipe: Recipe, steps: int) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Changes of how a recipe learns from the rows that so many of its steps read, which stay as they are."""
     return {
         "small_batch": (
             f"batches of {recipe.batch_size // 2}, and twice as many",
