@@ -154,12 +154,14 @@ def _require_no_other(output: Path, model: Any) -> None:
 
     if not (output / WEIGHTS).exists() and not (output / FACTS).exists():
         return
+    held = "half a probe, or a damaged one"
     try:
-        BoundaryProbe.load(output).require_model(model)
+        probe = BoundaryProbe.load(output)
+        held = "a probe that is not one of --model"
+        probe.require_model(model)
     except ValueError as error:
         raise ValueError(
-            f"--output: {output.name!r} holds a probe that is not one of --model, and it would be lost. Name another folder, or "
-            "say --overwrite."
+            f"--output: {output.name!r} holds {held}, and it would be lost. Name another folder, or say --overwrite."
         ) from error
 
 

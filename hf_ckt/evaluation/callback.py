@@ -245,9 +245,8 @@ def _require_whole_weights(trainer: Any) -> None:
     sharded = "FSDP" if trainer.is_fsdp_enabled else "DeepSpeed ZeRO-3" if is_deepspeed_zero3_enabled() else None
     if sharded is not None:
         raise ValueError(
-            f"SafetyEvalCallback: under {sharded} each process holds a part of the weights, and generation runs as many "
-            "passes as answers are long, outside the hooks that gather them. Use DDP or ZeRO-2, or evaluate checkpoints "
-            "with `hf-ckt evaluate`."
+            f"SafetyEvalCallback: under {sharded} each process holds a part of the weights, and prompts are read outside the "
+            "hooks that gather them. Use DDP or ZeRO-2, or evaluate checkpoints with `hf-ckt evaluate`."
         )
 
 

@@ -16,7 +16,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ..checks import require_count
+from ..checks import require_count, require_number
 from .measuring.chat_format import chat_format
 from .measuring.refusal_openings import decisions
 
@@ -119,7 +119,7 @@ def choose_bias(harmful: Sequence[float], benign: Sequence[float]) -> OperatingP
             Margins of [`opening_margins`], of prompts that should be refused and of prompts that should not.
 
     Raises:
-        ValueError: If one of the two is empty.
+        ValueError: If one of the two is empty, or a margin is not finite.
 
     Example:
 
@@ -129,6 +129,10 @@ def choose_bias(harmful: Sequence[float], benign: Sequence[float]) -> OperatingP
     import numpy as np
 
     require_count("harmful and benign margins", min(len(harmful), len(benign)), 1, "J takes prompts of both kinds.")
+    if not np.isfinite([*harmful, *benign]).all():
+        raise ValueError(
+            "a margin is not finite, so no bias moves it: the model's logits overflow or are NaN. Mend it first."
+        )
     margins = np.unique([*harmful, *benign])
     edges = [margins[0] - 1, *(margins[1:] + margins[:-1]) / 2, margins[-1] + 1]
     biases = sorted([0.0, *(-edge for edge in edges)], key=abs)
@@ -156,7 +160,11 @@ def with_bias(config: Any, token: int, bias: float) -> Any:
             Of [`opening_token`].
         bias (`float`):
             Of [`choose_bias`], in nats.
+
+    Raises:
+        ValueError: If the bias is not finite.
     """
+    require_number("bias", bias)
     changed = copy.deepcopy(config)
     known = changed.sequence_bias or []
     held = known.items() if isinstance(known, dict) else map(tuple, known)

@@ -16,6 +16,7 @@ OF_BENIGN = ("helpfulness", "overrefusal", "refusal_log_odds_benign")
 OF_NOISE = ("refusal_auroc_noise",)
 OF_BOTH = ("youden_j", "refusal_auroc", *OF_NOISE)
 _LESS_IS_BETTER = ("overrefusal", "refusal_log_odds_benign")
+_MORE_IS_BETTER = ("safety", "helpfulness", *OF_BOTH)
 OF_ANSWERS = ("safety", "helpfulness", "overrefusal", "youden_j")
 
 
@@ -135,4 +136,9 @@ def require_scores(
             f"metric_for_best_model={best!r}: greater_is_better is True, as transformers sets it for all but losses, so the "
             "adapter that refuses most would be kept. Set greater_is_better=False, or use "
             f"'{'youden_j' if answered else 'refusal_auroc'}'."
+        )
+    if best in _MORE_IS_BETTER and args.greater_is_better is False:
+        raise ValueError(
+            f"metric_for_best_model={best!r}: greater_is_better is False, so the adapter that is worst by it would be kept. Leave "
+            "greater_is_better out."
         )

@@ -221,11 +221,15 @@ class SignalPart(NamedTuple):
             Which of the N kept positions it speaks at, ascending.
         signal ([`TeacherSignal`], [`MixedSignal`], [`MappedSignal`] or [`TopKSignal`]):
             Its reading of those.
+        sides (`tuple[int, ...]`):
+            Where one of several teachers is a mixture: the number of the side that this one stands for, or the two that a
+            mixture does, in its order. Otherwise empty.
     """
 
     teacher: str
     positions: Tensor
     signal: TeacherSignal | MixedSignal | MappedSignal | TopKSignal
+    sides: tuple[int, ...] = ()
 
 
 class RoutedSignal(NamedTuple):

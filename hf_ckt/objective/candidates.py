@@ -14,7 +14,8 @@ from ..kernels.head_gram import HeadGram, side_by_side
 from ..kernels.signals import MixedSignal, SignalPart, TeacherSignal
 from ..models.batch import Batch
 from ..views import LinearHead, Similarities
-from .state_contrast import require_sides, state_similarities
+from .sides import require_sides, sides_of
+from .state_contrast import state_similarities
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class TeacherQueue:
         self.size = size
         self.states: Tensor | None = None
         self.sides: Tensor | None = None
-        """Side of each state, where it is known: see [`sides_of`]."""
+        """Side of each state, where it is known: see [`~objective.sides.sides_of`]."""
 
     def push(self, states: Tensor, sides: Tensor | None = None) -> None:
         """Appends states `(A, D_t)`, and their sides `(A,)` if they have any, and drops the oldest beyond the size."""
@@ -255,27 +256,6 @@ def decisions(batch: Batch) -> Tensor:
     return within & (order == earliest[numbers])
 
 
-def sides_of(batch: Batch, teacher: tuple[SignalPart, ...]) -> Tensor | None:
-    """
-    Returns the side that each kept position's document is on, `(N,)` whole numbers from 0, or None if nothing says it.
-
-    This is the one place where sides are decided. With several teachers a document is on the side of the one that it was
-    given: one teaches to refuse, say, and another to answer. Where each row hears a mixture of two, it is on the side of the
-    one with more weight. With one teacher nothing says it, and a loss takes for one side what the teacher says nearly the same
-    of ([`~views.Similarities.on_same_side`]).
-    """
-    if len({part.teacher for part in teacher}) > 1:
-        return batch.kept_routes
-    mixed = [(part.positions, part.signal) for part in teacher if isinstance(part.signal, MixedSignal)]
-    if not mixed:
-        return None
-    sides = torch.zeros_like(batch.kept)
-    for positions, signal in mixed:
-        refused: Any = signal.mixture.log_odds > 0  # type: ignore[union-attr]
-        sides[positions.to(sides.device)] = refused.to(sides)
-    return sides
-
-
 def _where(counts: Tensor | None, places: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
     """Positions and their states, of those that count."""
     if counts is None:
@@ -295,9 +275,9 @@ def _one_head(parts: tuple[SignalPart, ...], dtype: torch.dtype) -> tuple[list[L
     if isinstance(only, TeacherSignal):
         return [only.head], parts[0].positions, only.hidden.detach()
     groups: dict[tuple, list[tuple[Tensor, TeacherSignal, Tensor | None]]] = {}
-    for _, positions, signal in parts:
-        for one, weight in _linear(signal):
-            groups.setdefault((one.head.key, one.head.logit_scale), []).append((positions, one, weight))
+    for part in parts:
+        for one, weight in _linear(part.signal):
+            groups.setdefault((one.head.key, one.head.logit_scale), []).append((part.positions, one, weight))
     members = [member for group in groups.values() for member in group]
     heads = [group[0][1].head for group in groups.values()]
     joined = [torch.cat([one.hidden for _, one, _ in group]) for group in groups.values()]

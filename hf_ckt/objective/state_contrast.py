@@ -51,21 +51,6 @@ def state_similarities(
     return Similarities(cosines, cosines.detach(), positive, sides[:, None] == sides)
 
 
-def require_sides(sides: Tensor | None) -> Tensor:
-    """
-    Returns the sides that a teacher's signal gives.
-
-    Raises:
-        ValueError: If it gives none, though the teacher is marked as one that does.
-    """
-    if sides is None:
-        raise ValueError(
-            "contrastive_level='state': the teacher is marked `sided`, and its signal says no sides, so it is not known what to "
-            "part. Let it return parts of several names or a MixedSignal, or leave `sided` at False."
-        )
-    return sides
-
-
 def middle_layers(depth: int) -> list[int]:
     """
     Returns the layers from half to five sixths of a model's depth, in which probes of the boundary read it best.

@@ -156,6 +156,11 @@ class Teacher(ABC):
         return {}
 
     @property
+    def voices(self) -> Sequence["Teacher"]:
+        """Who is heard on a row: this teacher, or the two of a mixture, that of prompts to refuse first."""
+        return [self]
+
+    @property
     def behind(self) -> Sequence["Teacher"]:
         """The teachers that this one asks; they are placed, look things up and count as it does."""
         return [*self.parts.values()]

@@ -2,6 +2,7 @@
 """Several teachers, each on its own rows."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -73,8 +74,22 @@ class RoutedTeacher(Teacher):
         found = []
         for number, (name, teacher) in enumerate(self.teachers.items()):
             own, positions = batch.of_route(number)
-            found += [part._replace(teacher=name) for part in self._read(teacher, own, positions, batch, student)]
+            read = self._read(teacher, own, positions, batch, student)
+            found += [part._replace(teacher=name, sides=self._sides[name]) for part in read]
         return RoutedSignal(tuple(found))
+
+    @cached_property
+    def _sides(self) -> dict[str, tuple[int, ...]]:
+        """By name the number of the side that a teacher stands for, or the two of a mixture: who is in both stands for one."""
+        known: list[dict[str, Any]] = []
+
+        def number(teacher: Teacher) -> int:
+            manifest = teacher.manifest()
+            if manifest not in known:
+                known.append(manifest)
+            return known.index(manifest)
+
+        return {name: tuple(map(number, teacher.voices)) for name, teacher in self.teachers.items()}
 
     def _read(
         self, teacher: Teacher, own: Batch, positions: torch.Tensor, batch: Batch, student: PreTrainedModel

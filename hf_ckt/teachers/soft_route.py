@@ -215,8 +215,12 @@ class SoftRouteTeacher(Teacher):
         return {"refuse": self.refuse, "answer": self.answer}
 
     @property
-    def behind(self) -> list[Teacher]:
+    def voices(self) -> list[Teacher]:
         return [self.refuse, self.answer]
+
+    @property
+    def behind(self) -> list[Teacher]:
+        return self.voices
 
 
 def probe_digest(probe: BoundaryProbe) -> str:

@@ -76,6 +76,10 @@ def test_fit_probe_replaces_its_own_probe_and_keeps_anothers(arguments, tmp_path
     assert cli.main(again) == 2
     assert "--output: 'out' holds a probe that is not one of --model" in capsys.readouterr().err
     assert (tmp_path / "out" / "boundary_probe.safetensors").read_bytes() == before
+    (tmp_path / "out" / "boundary_probe.json").rename(tmp_path / "facts")
+    assert cli.main(again) == 2
+    assert "--output: 'out' holds half a probe, or a damaged one" in capsys.readouterr().err
+    (tmp_path / "facts").rename(tmp_path / "out" / "boundary_probe.json")
     assert cli.main([*again, "--overwrite"]) == 0
     BoundaryProbe.load(tmp_path / "out").require_model(load(other))
 

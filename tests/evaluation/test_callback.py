@@ -399,6 +399,12 @@ WRONG = {
         {"metric_for_best_model": "eval_refusal_log_odds_benign"},
         "the adapter that refuses most would be kept.*'refusal_auroc'",
     ),
+    "worst AUROC": (
+        {"new_tokens": 0},
+        SUITE,
+        {"metric_for_best_model": "eval_refusal_auroc", "greater_is_better": False},
+        "greater_is_better is False, so the adapter that is worst",
+    ),
     "best": (
         {},
         ONLY_HARMFUL,

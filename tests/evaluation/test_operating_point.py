@@ -125,6 +125,14 @@ def test_bias_needs_prompts_of_both_kinds():
         choose_bias([1.0], [])
 
 
+def test_margins_and_biases_that_are_no_numbers_are_refused(tmp_path):
+    """A NaN counts as answered whatever the bias, and J would be that of the prompts that are left."""
+    with pytest.raises(ValueError, match="a margin is not finite, so no bias moves it"):
+        choose_bias([1.0, float("nan")], [0.0])
+    with pytest.raises(ValueError, match="bias"):
+        with_bias(GenerationConfig(do_sample=False), 3, float("inf"))
+
+
 def test_configuration_keeps_what_it_had_and_survives_a_file(tmp_path):
     """A bias given twice would stand beside the old one, and one under a tuple is no JSON."""
     own = GenerationConfig(do_sample=False, eos_token_id=[2], sequence_bias={(5,): 1.0, (7, 8): 2.0})

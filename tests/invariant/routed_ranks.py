@@ -22,6 +22,7 @@ ALL = {
     "regularization_loss": "reference_kl",
 }
 ALONE = {**OFF, "task_weight": 0.0}
+PACK = 80  # tokens
 # The first process has the first four rows of each step, the second the others.
 APART = ["safety"] * 4 + ["base"] * 4
 FIRST_ALONE = ["cooking"] * 4 + ["chemistry"] * 4
@@ -51,6 +52,9 @@ CASES: dict[str, tuple[list[Any], list[str], dict[str, Any]]] = {
         {**ALL, **ALONE, "consistency_weight": 1.0, "role_rows": {"consistency": {"topic": "cooking"}}},
     ),
     "trusted": (APART, TOPICS, {"task_weight": 1.0, "label_trust": True}),
+    # Of five packs four are read, one by each process in each step.
+    "packed": (NAMES, TOPICS, {**ALL, "perturbation": "gaussian", "packing": True, "max_length": PACK}),
+    "contexts": (NAMES, TOPICS, {**ALONE, "distillation_weight": 1.0}),
 }
 # What a rank weighs is its own micro-batch, as in one process each of two micro-batches is.
 WEIGHED = {
@@ -72,13 +76,17 @@ def outcome(
     gloo = {"ddp_backend": "gloo"} if ranks == 2 else {}
     each = {
         **gloo,
-        "per_device_train_batch_size": rows // ranks,
+        "per_device_train_batch_size": (2 if fields.get("packing") else rows) // ranks,
         "learning_rate": 0.1,
         "max_steps": 2,
         **fields,
         **changes,
     }
-    trainer = build_routed(folder, model, teachers, table(names[:rows], topics), **each)
+    data = table(names[:rows], topics)
+    if case == "contexts":
+        data = data.map(lambda row: {"teacher_prompt": f"Rule: do no harm. {row['prompt']}"})
+        teachers = {name: {"privileged_context": source} for name, source in teachers.items()}
+    trainer = build_routed(folder, model, teachers, data, **each)
     before = trained(trainer)
     run(trainer)
     weights = {name: value - before[name] for name, value in trained(trainer).items()}

@@ -282,7 +282,8 @@ def test_sides_are_those_of_the_documents_by_hand():
 def test_sides_of_a_mixture_are_those_of_the_teacher_with_more_weight():
     """A soft route names no teacher of a row; without sides two refusals would push each other away."""
     laid = lay_out(documents("..xx", "xxx", "....", ".x", "...x"), "packed")
-    ((_, positions, signal),) = laid.parts
+    (part,) = laid.parts
+    positions, signal = part.positions, part.signal
     odds = {0: 2.0, 1: -0.1, 3: -3.0, 4: 0.1}  # by document; the third has no answer
     log_odds = torch.tensor([odds[number] for number in laid.batch.kept_documents.tolist()])
     mixed = MixedSignal(signal.hidden, signal.head, signal, Mixture(log_odds))

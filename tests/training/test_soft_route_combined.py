@@ -12,7 +12,7 @@ from hf_ckt.teachers.privileged_context import PrivilegedContextTeacher
 from hf_ckt.teachers.self import SelfTeacher
 from hf_ckt.teachers.soft_route import SoftRouteTeacher
 from tests import tiny_models
-from tests.by_hand import gradient, mean, same_gradient, share, table
+from tests.by_hand import gradient, mean, read_by_hand, rows_by_hand, same_gradient, share, table
 from tests.runs import OFF, rows
 from tests.teachers.test_soft_route import probe
 from tests.trainers import Stop, build, lora, run, same_resumed, steps, trained
@@ -115,6 +115,38 @@ def test_sides_at_the_decision_are_those_of_p(layout, loss, given, tiny_model_di
     queue = layout == "4 x 2, queue"
     parts = [(sided[:4], []), (sided[4:], sided[1:4])] if queue else [(sided, [])]
     expected = torch.stack([by_logits(loss, part, held, True) for part, held in parts]).mean()
+    before, wanted = trained(trainer), gradient(trainer, expected)
+    (logs,) = steps(run(trainer))
+    assert logs["contrastive_loss"] == pytest.approx(expected.item(), rel=2e-5)
+    after = trained(trainer)
+    same_gradient({name: value - after[name] for name, value in before.items()}, wanted, rtol=1e-3, atol=2e-6)
+
+
+@pytest.mark.parametrize("order", [["soft", "safety", "base"], ["base", "soft", "safety"]])
+@pytest.mark.parametrize("layout", ["padded", "packs", "4 x 2, queue"])
+def test_sides_of_a_mixture_are_those_of_rows_that_hear_one_of_its_two_alone(
+    layout, order, given, tiny_model_dir, tmp_path
+):
+    """All rows of the mixture on one side of their own: refusals of theirs would be pushed off those that a label gives."""
+    names = ["safety", "soft", "base", "soft", "soft", "base", "safety", "soft"]
+    sources = {"soft": given, "safety": given["refuse"], "base": None}
+    teachers = {"teachers": {name: sources[name] for name in order}}
+    changes = {"task_weight": 0.0, "contrastive_weight": 1.0, **DECISION, **DECISIONS[layout]}
+    trainer = build_soft(tmp_path, tiny_model_dir, teachers, table(names), **changes)
+    plain = table(["base" if name == "soft" else name for name in names])
+    whole = read_by_hand(trainer, {"safety": given["refuse"], "base": None}, rows_by_hand(tiny_model_dir, plain))
+    soft, shares, linear = soft_by_hand(trainer, given, rows_of(tiny_model_dir, plain))
+    sided = [
+        one._replace(
+            teacher=logits if name == "soft" else labelled.teacher[:, : logits.shape[1]],
+            row=one.row._replace(teacher=p > 0.5 if name == "soft" else name == "safety"),
+        )
+        for name, one, labelled, p, logits in zip(names, soft, whole, shares, linear, strict=True)
+    ]
+    assert {p > 0.5 for name, p in zip(names, shares, strict=True) if name == "soft"} == {True, False}
+    queue = layout == "4 x 2, queue"
+    parts = [(sided[:4], []), (sided[4:], sided[1:4])] if queue else [(sided, [])]
+    expected = torch.stack([by_logits("sincere", part, held, True) for part, held in parts]).mean()
     before, wanted = trained(trainer), gradient(trainer, expected)
     (logs,) = steps(run(trainer))
     assert logs["contrastive_loss"] == pytest.approx(expected.item(), rel=2e-5)

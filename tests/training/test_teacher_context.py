@@ -12,7 +12,7 @@ from hf_ckt.training.collator import CONTEXT_PREFIX, read_batch
 from hf_ckt.training.teacher_cache import cache_teachers
 from hf_ckt.training.teacher_context import CONTEXT_COLUMNS
 from tests.runs import OFF
-from tests.trainers import ON, build, first_batch, gradients, load, lora, run, steps
+from tests.trainers import ON, Stop, build, first_batch, gradients, load, lora, run, same_resumed, steps
 
 DISTIL = {**OFF, "task_weight": 0.0, "distillation_weight": 1.0}
 RULE = "Rule: refuse what could hurt someone."
@@ -222,6 +222,37 @@ def test_routed_member_reads_its_context_and_the_other_does_not(tiny_model_dir, 
     for trainer in trainers:
         run(trainer)
         assert steps(trainer)[0]["loss"] == pytest.approx(expected, rel=2e-4)
+
+
+def test_resumed_run_goes_on_with_each_rows_context(tiny_model_dir, tmp_path):
+    """Contexts that were shifted to other rows, or read from the first row again, would be learnt without a word."""
+    data = [{**row, "teacher": ("safety", "base")[n % 2]} for n, row in enumerate(TEXT)]
+    data[3]["teacher_prompt"] = None  # a row that is read as it is, among those that are not
+    changes = {
+        **DISTIL,
+        "optim": "adamw_torch",
+        "learning_rate": 1e-2,
+        "max_steps": 6,
+        "per_device_train_batch_size": 2,
+    }
+    changes |= {"train_sampling_strategy": "random", "save_strategy": "steps", "save_steps": 3}
+
+    def made(folder):
+        teachers = {
+            "safety": {"privileged_context": {"model": load(tiny_model_dir)}},
+            "base": {"privileged_context": None},
+        }
+        given = {"peft_config": lora(), "teachers": teachers}
+        return build(tmp_path / folder, tiny_model_dir, Dataset.from_list(data), given=given, **changes)
+
+    whole = run(made("whole"))
+    cut = made("cut")
+    cut.add_callback(Stop(3))
+    run(cut)
+    resumed = made("cut")
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 6
+    same_resumed(resumed, whole)
 
 
 def test_system_prompts_differ_by_member(tiny_model_dir, tmp_path):
