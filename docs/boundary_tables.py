@@ -103,16 +103,22 @@ def scored(scores: dict[str, Any], name: str) -> str:
 def ablation() -> str:
     """One recipe after another on the validation prompts, below the base and its probe."""
     results = json.loads((RESULTS / "boundary_ablation" / "results.json").read_text(encoding="utf-8"))
-    lines: list[tuple[str, ...]] = [("student", *ABLATION.values(), *VIEWS.values(), "dtype")]
+    lines: list[tuple[str, ...]] = [("student", *ABLATION.values(), *VIEWS.values(), "seeds", "dtype")]
     dtype = next(iter(results["measured"].values()))[0]["dtype"]  # of which the file keeps these two
     for title, scores in {"the base": results["base"], "the base's probe": results["probe"]}.items():
-        lines.append((title, *(scored(scores, name) for name in ABLATION), *[""] * len(VIEWS), dtype))
+        lines.append((title, *(scored(scores, name) for name in ABLATION), *[""] * len(VIEWS), "", dtype))
     for name, row in results["rows"].items():
         runs = results["measured"][name]
         dtypes = {run["dtype"] for run in runs}
         by_odds = (of_thresholds([run.get("thresholds", {}).get(view, {}) for run in runs]) for view in VIEWS)
         lines.append(
-            (results["titles"][name], *(scored(row, score) for score in ABLATION), *by_odds, ", ".join(sorted(dtypes)))
+            (
+                results["titles"][name],
+                *(scored(row, score) for score in ABLATION),
+                *by_odds,
+                str(len(runs)),
+                ", ".join(sorted(dtypes)),
+            )
         )
     return table(lines)
 

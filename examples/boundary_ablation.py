@@ -212,11 +212,12 @@ def row_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def show(console: Console, results: Mapping[str, Any]) -> None:
     table = Table(title="Validation prompts: harmful against twins, mean over seeds")
-    for column in ("", "J", "J, typos", "AUROC", "AUROC, typos"):
+    for column in ("", "seeds", "J", "J, typos", "AUROC", "AUROC, typos"):
         table.add_column(column, justify="right" if column else "left")
-    for title, row in zip(titles(results).values(), results["rows"].values(), strict=True):
+    for name, title in titles(results).items():
+        row, seeds = results["rows"][name], len(results["measured"][name])
         cells = {score: f"{one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}]" for score, one in row.items()}
-        table.add_row(title, *(cells.get(score, "") for score in SHOWN))
+        table.add_row(title, str(seeds), *(cells.get(score, "") for score in SHOWN))
     console.print(table)
 
 
