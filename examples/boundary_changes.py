@@ -163,6 +163,7 @@ def changes() -> dict[str, Change]:
             {"rank": 64, "untrained": 0.0, "four_bit": False},
         ),
         **{f"whole_{name}": row for name, row in cheap.items()},
+        "whole_clean": ("teachers read misspelt prompts without the errors", {"teacher": "label_clean"}),
         "whole_small_batch_clean": (
             f"{small}, and teachers that read misspelt prompts without the errors",
             {**small_fields, "teacher": "label_clean"},
