@@ -99,6 +99,10 @@ def changes() -> dict[str, Change]:
         "contrastive_queue_size": 256,
     }
     states = {"contrastive_weight": 0.1, "contrastive_level": "state", "contrastive_loss": "sincere"}
+    clean_teachers: tuple[str, dict[str, Any]] = (
+        "teachers read misspelt prompts without the errors",
+        {"teacher": "label_clean"},
+    )
     # Beside the row before the last.
     beside: dict[str, tuple[str, dict[str, Any]]] = {
         "decision": ("contrast at the decision, queue of 256", {"objective": {**final.objective, **decision}}),
@@ -121,10 +125,7 @@ def changes() -> dict[str, Change]:
             "misspelt copies of benign rows twice: a fifth of misspelt prompts is refused, of clean ones a third",
             {"copies": ("typos", "benign_typos")},
         ),
-        "label_clean": (
-            "teachers read misspelt prompts without the errors",
-            {"teacher": "label_clean"},
-        ),
+        "label_clean": clean_teachers,
         "temperature": (
             "distillation at temperature 0.5, at which the likeliest first words weigh more",
             {"objective": {**final.objective, "distillation_temperature": 0.5}},
@@ -163,7 +164,7 @@ def changes() -> dict[str, Change]:
             {"rank": 64, "untrained": 0.0, "four_bit": False},
         ),
         **{f"whole_{name}": row for name, row in cheap.items()},
-        "whole_clean": ("teachers read misspelt prompts without the errors", {"teacher": "label_clean"}),
+        "whole_clean": clean_teachers,
         "whole_small_batch_clean": (
             f"{small}, and teachers that read misspelt prompts without the errors",
             {**small_fields, "teacher": "label_clean"},

@@ -222,8 +222,8 @@ class SignalPart(NamedTuple):
         signal ([`TeacherSignal`], [`MixedSignal`], [`MappedSignal`] or [`TopKSignal`]):
             Its reading of those.
         sides (`tuple[int, ...]`):
-            Where one of several teachers is a mixture: the number of the side that this one stands for, or the two that a
-            mixture does, in its order. Otherwise empty.
+            Of one of several teachers: the number of the side that it stands for, or the two that a mixture does, in its
+            order. Read where one of them is a mixture.
     """
 
     teacher: str

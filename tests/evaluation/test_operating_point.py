@@ -125,7 +125,7 @@ def test_bias_needs_prompts_of_both_kinds():
         choose_bias([1.0], [])
 
 
-def test_margins_and_biases_that_are_no_numbers_are_refused(tmp_path):
+def test_margins_and_biases_that_are_no_numbers_are_refused():
     """A NaN counts as answered whatever the bias, and J would be that of the prompts that are left."""
     with pytest.raises(ValueError, match="a margin is not finite, so no bias moves it"):
         choose_bias([1.0, float("nan")], [0.0])

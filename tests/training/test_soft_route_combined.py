@@ -97,6 +97,18 @@ DECISIONS: dict[str, dict[str, Any]] = {
 }
 
 
+def same_contrast(trainer: Any, loss: str, layout: str, sided: list[Any]) -> None:
+    """A step of the trainer is one down the loss of dense logits, each row on the side that its `teacher` says."""
+    queue = layout == "4 x 2, queue"
+    parts = [(sided[:4], []), (sided[4:], sided[1:4])] if queue else [(sided, [])]
+    expected = torch.stack([by_logits(loss, part, held, True) for part, held in parts]).mean()
+    before, wanted = trained(trainer), gradient(trainer, expected)
+    (logs,) = steps(run(trainer))
+    assert logs["contrastive_loss"] == pytest.approx(expected.item(), rel=2e-5)
+    after = trained(trainer)
+    same_gradient({name: value - after[name] for name, value in before.items()}, wanted, rtol=1e-3, atol=2e-6)
+
+
 @pytest.mark.parametrize("loss", ["info_nce", "sincere", "supervised_contrastive"])
 @pytest.mark.parametrize("layout", list(DECISIONS))
 def test_sides_at_the_decision_are_those_of_p(layout, loss, given, tiny_model_dir, tmp_path):
@@ -112,14 +124,7 @@ def test_sides_at_the_decision_are_those_of_p(layout, loss, given, tiny_model_di
     if layout == "by role":
         sided = [one for one in sided if one.row.topic == "cooking"]
     assert len({one.row.teacher for one in sided}) == 2
-    queue = layout == "4 x 2, queue"
-    parts = [(sided[:4], []), (sided[4:], sided[1:4])] if queue else [(sided, [])]
-    expected = torch.stack([by_logits(loss, part, held, True) for part, held in parts]).mean()
-    before, wanted = trained(trainer), gradient(trainer, expected)
-    (logs,) = steps(run(trainer))
-    assert logs["contrastive_loss"] == pytest.approx(expected.item(), rel=2e-5)
-    after = trained(trainer)
-    same_gradient({name: value - after[name] for name, value in before.items()}, wanted, rtol=1e-3, atol=2e-6)
+    same_contrast(trainer, loss, layout, sided)
 
 
 @pytest.mark.parametrize("order", [["soft", "safety", "base"], ["base", "soft", "safety"]])
@@ -144,14 +149,7 @@ def test_sides_of_a_mixture_are_those_of_rows_that_hear_one_of_its_two_alone(
         for name, one, labelled, p, logits in zip(names, soft, whole, shares, linear, strict=True)
     ]
     assert {p > 0.5 for name, p in zip(names, shares, strict=True) if name == "soft"} == {True, False}
-    queue = layout == "4 x 2, queue"
-    parts = [(sided[:4], []), (sided[4:], sided[1:4])] if queue else [(sided, [])]
-    expected = torch.stack([by_logits("sincere", part, held, True) for part, held in parts]).mean()
-    before, wanted = trained(trainer), gradient(trainer, expected)
-    (logs,) = steps(run(trainer))
-    assert logs["contrastive_loss"] == pytest.approx(expected.item(), rel=2e-5)
-    after = trained(trainer)
-    same_gradient({name: value - after[name] for name, value in before.items()}, wanted, rtol=1e-3, atol=2e-6)
+    same_contrast(trainer, "sincere", layout, sided)
 
 
 def test_resumed_run_goes_on_with_the_sides_of_p_and_all_terms(given, tiny_model_dir, tmp_path):
