@@ -103,9 +103,10 @@ def changes() -> dict[str, Change]:
         "teachers read misspelt prompts without the errors",
         {"teacher": "label_clean"},
     )
+    decided: dict[str, Any] = {"objective": {**final.objective, **decision}}
     # Beside the row before the last.
     beside: dict[str, tuple[str, dict[str, Any]]] = {
-        "decision": ("contrast at the decision, queue of 256", {"objective": {**final.objective, **decision}}),
+        "decision": ("contrast at the decision, queue of 256", decided),
         "states": (
             "contrast between middle-layer states",
             {"objective": {**final.objective, **states}},
@@ -165,6 +166,11 @@ def changes() -> dict[str, Change]:
         ),
         **{f"whole_{name}": row for name, row in cheap.items()},
         "whole_clean": clean_teachers,
+        "whole_decision": ("contrast at the decision, queue of 256", decided),
+        "whole_clean_decision": (
+            f"contrast at the decision, queue of 256, and {clean_teachers[0]}",
+            decided | clean_teachers[1],
+        ),
         "whole_small_batch_clean": (
             f"{small}, and teachers that read misspelt prompts without the errors",
             {**small_fields, "teacher": "label_clean"},
