@@ -34,6 +34,11 @@ def groups() -> list[set[int]]:
     return [{number for number, one in enumerate(GROUPS) if one == name} for name in sorted(names)]
 
 
+PACKED = {"packing": True, "max_length": 40}
+READ = {"input_ids", "labels", "attention_mask", "position_ids"}
+READ |= {"seq_idx", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"}  # of packed rows
+
+
 def make(folder: Path, model: Path, **changes: Any) -> tuple[Any, list[list[int]]]:
     """A trainer, and the numbers of the rows in each of the micro-batches that it will have trained on."""
     callbacks = changes.pop("callbacks", [])
@@ -44,8 +49,10 @@ def make(folder: Path, model: Path, **changes: Any) -> tuple[Any, list[list[int]
     inner = trainer.compute_loss
 
     def compute_loss(model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        assert {*inputs} <= {"input_ids", "labels", "attention_mask", "position_ids"}
-        seen.append([number - FIRST for number in inputs["input_ids"][:, 0].tolist()])
+        assert {*inputs} <= READ
+        places = inputs.get("position_ids")  # of packed rows alone
+        first = inputs["input_ids"][:, 0] if places is None else inputs["input_ids"][places == 0]
+        seen.append([number - FIRST for number in first.tolist()])
         return inner(model, inputs, *args, **kwargs)
 
     trainer.compute_loss = compute_loss
@@ -84,6 +91,7 @@ def main(folder: Path, model: Path) -> None:
         "accumulated": epochs(folder / "accumulated", model, **ACCUMULATED, **shared),
         "split": epochs(folder / "split", model, **SPLIT, **shared),
         "dispatched": epochs(folder / "dispatched", model, data=table(5), **DISPATCHED, **shared),
+        "packed": epochs(folder / "packed", model, per_device_train_batch_size=1, **{**PACKED, **shared}),
         "dropped": epochs(folder / "dropped", model, dataloader_drop_last=True, **shared),
     }
     # Between the first epoch and the second, and in the midst of that.

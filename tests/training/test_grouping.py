@@ -15,7 +15,7 @@ from hf_ckt.models.batch import Batch
 from tests.processes import run_on_two
 from tests.runs import OFF, rows
 from tests.trainers import build, build_sft, lora, run, same_run
-from tests.training.grouped_ranks import ACCUMULATED, GROUPS, epochs, groups, resumed, table
+from tests.training.grouped_ranks import ACCUMULATED, GROUPS, PACKED, epochs, groups, resumed, table
 
 GROUPED = {"group_column": "group", "train_sampling_strategy": "random", "max_length": None}
 
@@ -110,6 +110,17 @@ def test_every_batch_of_every_rank_holds_whole_groups(job, two):
         assert set(dealt[5]) <= {*dealt[0], *dealt[1]}
 
 
+def test_packed_rows_of_two_ranks_hold_whole_groups(two):
+    """Each process packs by itself: packs that differ, or that only one reads, tear groups and drop rows."""
+    mine, theirs = (one["packed"] for one in two)
+    assert len(mine) == len(theirs) and len(mine) % 3 == 0 and not torn([*mine, *theirs])
+    each = len(mine) // 3
+    for epoch in range(3):
+        read = [*mine[each * epoch : each * (epoch + 1)], *theirs[each * epoch : each * (epoch + 1)]]
+        assert {*itertools.chain.from_iterable(read)} == {*range(len(GROUPS))}
+        assert len(read) - len({tuple(pack) for pack in read}) <= 1  # the last step may be filled up with a first row
+
+
 def test_batches_that_one_rank_hands_out_hold_whole_groups(two):
     """With dispatch_batches the first rank reads for all; what is left over at the end of an epoch it divides by rows."""
     mine, theirs = (one["dispatched"] for one in two)
@@ -150,9 +161,6 @@ def documents(trainer):
         parts = [index == number for number in index.unique()]
         found.append([(tuple(inputs["input_ids"][0][p].tolist()), tuple(batch.labels[0][p].tolist())) for p in parts])
     return found
-
-
-PACKED = {"packing": True, "max_length": 40}
 
 
 @pytest.mark.parametrize("changes", [{}, {"shuffle_dataset": True}, {"packing_strategy": "bfd_split"}])
