@@ -107,6 +107,10 @@ def changes() -> dict[str, Change]:
     # Beside the row before the last.
     beside: dict[str, tuple[str, dict[str, Any]]] = {
         "decision": ("contrast at the decision, queue of 256", decided),
+        "decision_strong": (
+            "contrast at the decision, queue of 256, three times its weight",
+            {"objective": {**final.objective, **decision, "contrastive_weight": 0.3}},
+        ),
         "states": (
             "contrast between middle-layer states",
             {"objective": {**final.objective, **states}},
