@@ -111,6 +111,10 @@ def changes() -> dict[str, Change]:
             "contrast at the decision, queue of 256, three times its weight",
             {"objective": {**final.objective, **decision, "contrastive_weight": 0.3}},
         ),
+        "decision_equal": (
+            "contrast at the decision, queue of 256, ten times its weight",
+            {"objective": {**final.objective, **decision, "contrastive_weight": 1.0}},
+        ),
         "states": (
             "contrast between middle-layer states",
             {"objective": {**final.objective, **states}},
