@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from hf_ckt.checkpoints import replace_block
-from hf_ckt.evaluation.report.numbers import difference, interval, number, score_text
+from hf_ckt.evaluation.report.numbers import difference, interval, number, score_text, signed
 from hf_ckt.evaluation.report.tables import table
 
 PAGE = Path(__file__).with_name("boundary.md")
@@ -66,6 +66,8 @@ ABLATION = {
     "refusal_auroc": "AUROC",
     "refusal_auroc_noise": "AUROC, typos",
 }
+# Score -> heading of the column with what it changed by.
+CHANGES = {"youden_j": "change of J", "youden_j_noise": "change of J, typos", "refusal_auroc": "change of AUROC"}
 # Of what was asked -> heading of the column with the J of two thresholds on the log-odds.
 VIEWS = {"clean": "J by log-odds", "typos": "J by log-odds, typos"}
 
@@ -103,24 +105,30 @@ def scored(scores: dict[str, Any], name: str) -> str:
 def ablation() -> str:
     """One recipe after another on the validation prompts, below the base and its probe."""
     results = json.loads((RESULTS / "boundary_ablation" / "results.json").read_text(encoding="utf-8"))
-    lines: list[tuple[str, ...]] = [("student", *ABLATION.values(), *VIEWS.values(), "seeds", "dtype")]
-    dtype = next(iter(results["measured"].values()))[0]["dtype"]  # of which the file keeps these two
+    runs = results["measured"]
+    dtypes = sorted({run["dtype"] for one in runs.values() for run in one})
+    lines: list[tuple[str, ...]] = [("student", *ABLATION.values(), *CHANGES.values(), *VIEWS.values(), "seeds")]
     for title, scores in {"the base": results["base"], "the base's probe": results["probe"]}.items():
-        lines.append((title, *(scored(scores, name) for name in ABLATION), *[""] * len(VIEWS), "", dtype))
+        lines.append((title, *(scored(scores, name) for name in ABLATION), *[""] * (len(CHANGES) + len(VIEWS) + 1)))
     for name, row in results["rows"].items():
-        runs = results["measured"][name]
-        dtypes = {run["dtype"] for run in runs}
-        by_odds = (of_thresholds([run.get("thresholds", {}).get(view, {}) for run in runs]) for view in VIEWS)
+        by_odds = (of_thresholds([run.get("thresholds", {}).get(view, {}) for run in runs[name]]) for view in VIEWS)
+        changed = results["differences"].get(name, {"scores": {}})["scores"]
+        dtype = ", ".join(sorted({run["dtype"] for run in runs[name]}))
         lines.append(
             (
-                results["titles"][name],
+                results["titles"][name] + f" ({dtype})" * (len(dtypes) > 1),
                 *(scored(row, score) for score in ABLATION),
+                *(changed_by(changed.get(score)) for score in CHANGES),
                 *by_odds,
-                str(len(runs)),
-                ", ".join(sorted(dtypes)),
+                str(len(runs[name])),
             )
         )
     return table(lines)
+
+
+def changed_by(found: dict[str, float] | None) -> str:
+    """A difference with its interval; empty where it was not measured."""
+    return "" if found is None else f"{signed(found['difference'], 2)} {interval(found, 2)}"
 
 
 def of_thresholds(found: list[dict[str, dict[str, float]]]) -> str:

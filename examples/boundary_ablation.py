@@ -23,6 +23,7 @@ from textwrap import fill
 from typing import Any
 
 from boundary_changes import changes
+from boundary_differences import row_differences
 from boundary_recipe import DTYPE, LIBRARIES, SYSTEM_PROMPT, Recipe, digest, kept
 from boundary_rows import labelled_rows, refusals, validation_prompts
 from boundary_training import answers_of_base, base_probe, fine_tuned, student_trainer, train
@@ -81,10 +82,13 @@ def kept_run(
     return kept_scores(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else earlier.get(run)
 
 
-def earlier_runs(results: Path) -> dict[str, dict[str, Any]]:
-    """The runs of a results file, if there is one, by name: it may come from another machine, and hold them alone."""
-    measured = json.loads(results.read_text(encoding="utf-8"))["measured"] if results.exists() else {}
-    return {run["run"]: run for runs in measured.values() for run in runs}
+def earlier_results(file: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """
+    The runs of a results file, if there is one, by name, and what rows differ by: it may come from another machine, and hold
+    them alone.
+    """
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"measured": {}}
+    return {run["run"]: run for runs in found["measured"].values() for run in runs}, found.get("differences", {})
 
 
 def require_kept(options: argparse.Namespace, known: Mapping[str, Any], earlier: Mapping[str, Any]) -> None:
@@ -289,7 +293,8 @@ def main() -> None:
     options = parse_options()
     console, model = Console(width=150), options.model or embedded_model()
     known = changes()
-    earlier = earlier_runs(options.output_dir / "results.json")
+    results_file = options.output_dir / "results.json"
+    earlier, differences = earlier_results(results_file)
     require_kept(options, known, earlier)
     for seed in options.seeds:
         for name in options.only:
@@ -309,10 +314,18 @@ def main() -> None:
         "base": {name: base[name] for name in SHOWN},
         "probe": {score: base[probed] for score, probed in BOUND_OF.items() if probed in base},
         "rows": {name: row_of(runs) for name, runs in measured.items()},
+        "differences": row_differences(
+            options.output_dir / "runs",
+            validation_prompts(options.prompts),
+            measured,
+            differences,
+            load_judging("rule"),
+            SHOWN,
+        ),
         "measured": measured,
     }
     show(console, results)
-    replace_json(options.output_dir / "results.json", results)
+    replace_json(results_file, results)
     plot(results, options.output_dir / "ablation.png")
     console.print(f"{options.output_dir} holds results.json, ablation.png, adapters/ and, in runs/, every answer")
 

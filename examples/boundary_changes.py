@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows of `boundary_ablation.py`: one change after another, and what was tried beside the last two."""
+"""The rows of `boundary_ablation.py`: one change after another, and what was tried beside the last three."""
 
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -8,10 +8,11 @@ from boundary_recipe import Recipe
 
 
 class Change(NamedTuple):
-    """A row of the table: what is said of it, and the recipe."""
+    """A row of the table: what is said of it, the recipe, and the name of the row that it changes."""
 
     title: str
     recipe: Recipe
+    of: str = ""
 
 
 def changes() -> dict[str, Change]:
@@ -49,13 +50,20 @@ def changes() -> dict[str, Change]:
 
     def step(name: str, title: str, **fields: Any) -> None:
         nonlocal last
-        chain[name] = Change(title, replace(chain[last].recipe, **fields))
+        chain[name] = Change(title, replace(chain[last].recipe, **fields), last)
         last = name
 
     final = Recipe()
-    # What stands beside the chain's last row but one is measured at a quarter of the steps of the demo: in a quarter of the time.
+    # Most of the chain is measured at a quarter of the demo's steps, in a quarter of the time.
     quarter = final.student_steps // 4
     plain = {name: value for name, value in final.objective.items() if "token_weights" not in name}
+    decided: dict[str, Any] = {
+        **final.objective,
+        "contrastive_weight": 0.1,
+        "contrastive_level": "decision",
+        "contrastive_loss": "sincere",
+        "contrastive_queue_size": 256,
+    }
     step("data", "boundary set", data="boundary")
     step(
         "openings",
@@ -92,36 +100,28 @@ def changes() -> dict[str, Change]:
     step("rate", "three times the learning rate", learning_rate=final.learning_rate)
     step("harmful_twice", "harmful rows twice", harmful_times=final.harmful_times)
     step("steps", f"{final.student_steps} steps: the recipe of quickstart.py", student_steps=final.student_steps)
-    decision: dict[str, Any] = {
-        "contrastive_weight": 0.1,
-        "contrastive_level": "decision",
-        "contrastive_loss": "sincere",
-        "contrastive_queue_size": 256,
-    }
+    contrast = f"contrast at the decision, queue of {decided['contrastive_queue_size']}"
+    step("whole_decision", contrast, objective=decided)
     states = {"contrastive_weight": 0.1, "contrastive_level": "state", "contrastive_loss": "sincere"}
     clean_teachers: tuple[str, dict[str, Any]] = (
         "teachers read misspelt prompts without the errors",
         {"teacher": "label_clean"},
     )
-    decided: dict[str, Any] = {"objective": {**final.objective, **decision}}
-    # Beside the row before the last.
+    # Beside the last row of few steps.
     beside: dict[str, tuple[str, dict[str, Any]]] = {
-        "decision": ("contrast at the decision, queue of 256", decided),
+        "decision": (contrast, {"objective": decided}),
         "decision_strong": (
-            "contrast at the decision, queue of 256, three times its weight",
-            {"objective": {**final.objective, **decision, "contrastive_weight": 0.3}},
+            f"{contrast}, three times its weight",
+            {"objective": {**decided, "contrastive_weight": 0.3}},
         ),
         "decision_equal": (
-            "contrast at the decision, queue of 256, ten times its weight",
-            {"objective": {**final.objective, **decision, "contrastive_weight": 1.0}},
+            f"{contrast}, ten times its weight",
+            {"objective": {**decided, "contrastive_weight": 1.0}},
         ),
-        "states": (
-            "contrast between middle-layer states",
-            {"objective": {**final.objective, **states}},
-        ),
+        "states": ("contrast between middle-layer states", {"objective": {**final.objective, **states}}),
         "decision_twins": (
             "contrast at the decision, twins together, so without batches by length, also for the teacher",
-            {"objective": {**final.objective, **decision, "group_column": "twin"}, "by_length": False},
+            {"objective": {**decided, "group_column": "twin"}, "by_length": False},
         ),
         "consistency": (
             "consistency under typos in place of noisy copies",
@@ -149,15 +149,25 @@ def changes() -> dict[str, Change]:
             {"objective": {**plain, "distillation_token_weights": "teacher_divergence"}},
         ),
         **same_rows(final, quarter),
-        "unquantized": ("backbone not quantized", {"four_bit": False}),
-        "rank": ("rank 64", {"rank": 64}),
     }
-    # Beside the last.
+    # Beside the row of all steps.
     cheap = same_rows(final, final.student_steps)
     small, small_fields = cheap["small_batch"]
     whole: dict[str, tuple[str, dict[str, Any]]] = {
         "harmful_once": ("harmful rows once", {"harmful_times": 1}),
-        "probe": ("routed by the probe", {"teacher": "probe"}),
+        **{f"whole_{name}": row for name, row in cheap.items()},
+        "whole_clean": clean_teachers,
+        "whole_small_batch_clean": (
+            f"{small}, and teachers that read misspelt prompts without the errors",
+            {**small_fields, "teacher": "label_clean"},
+        ),
+        "whole_small_batch_words": (
+            f"{small}, and {2 * (final.answer_words or 0)} words of each answer",
+            {**small_fields, "answer_words": 2 * (final.answer_words or 0)},
+        ),
+    }
+    # Beside the last.
+    last_ones: dict[str, tuple[str, dict[str, Any]]] = {
         "sft": (
             "no teacher: supervised fine-tuning on the same prompts, answers whole and as they are written",
             {
@@ -168,42 +178,29 @@ def changes() -> dict[str, Change]:
                 "objective": {**plain, "task_weight": 1.0, "distillation_weight": 0.0},
             },
         ),
+        "whole_clean_decision": clean_teachers,
+        "probe": ("routed by the probe", {"teacher": "probe"}),
         "all_layers": (
             "rank 64 on all layers, backbone not quantized",
             {"rank": 64, "untrained": 0.0, "four_bit": False},
         ),
-        **{f"whole_{name}": row for name, row in cheap.items()},
-        "whole_clean": clean_teachers,
-        "whole_decision": ("contrast at the decision, queue of 256", decided),
-        "whole_clean_decision": (
-            f"contrast at the decision, queue of 256, and {clean_teachers[0]}",
-            decided | clean_teachers[1],
-        ),
-        "whole_small_batch_clean": (
-            f"{small}, and teachers that read misspelt prompts without the errors",
-            {**small_fields, "teacher": "label_clean"},
-        ),
-        "whole_small_batch_words": (
-            f"{small}, and {2 * (final.answer_words or 0)} words of each answer",
-            {**small_fields, "answer_words": 2 * (final.answer_words or 0)},
-        ),
         "twice": ("twice the steps", {"student_steps": 2 * final.student_steps}),
     }
-    for rows in (500, 1000, 2000):
-        whole[f"label_{rows}"] = (f"{rows} labelled rows", {"rows": rows})
-        whole[f"probe_{rows}"] = (
-            f"{rows} labelled rows for the probe, all others unlabelled",
-            {"rows": rows, "unlabelled": True, "teacher": "probe"},
+    for labelled in (500, 1000, 2000):
+        last_ones[f"label_{labelled}"] = (f"{labelled} labelled rows", {"rows": labelled})
+        last_ones[f"probe_{labelled}"] = (
+            f"{labelled} labelled rows for the probe, all others unlabelled",
+            {"rows": labelled, "unlabelled": True, "teacher": "probe"},
         )
-    shorter = replace(final, student_steps=quarter)
-    return (
-        chain
-        | {
-            name: Change(f"{quarter} steps, {title}", replace(shorter, **fields))
-            for name, (title, fields) in beside.items()
-        }
-        | {name: Change(title, replace(final, **fields)) for name, (title, fields) in whole.items()}
-    )
+    rows = dict(chain)
+    for name, started, changed in (
+        ("harmful_twice", f"{quarter} steps, ", beside),
+        ("steps", f"{final.student_steps} steps, ", whole),
+        (last, "", last_ones),
+    ):
+        for row, (title, fields) in changed.items():
+            rows[row] = Change(f"{started}{title}", replace(chain[name].recipe, **fields), name)
+    return rows
 
 
 def same_rows(recipe: Recipe, steps: int) -> dict[str, tuple[str, dict[str, Any]]]:

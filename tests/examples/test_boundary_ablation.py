@@ -12,10 +12,10 @@ from tests.examples.running import examples_importable, run, run_here
 
 @pytest.fixture(scope="module")
 def ablation(tiny_model_dir, tmp_path_factory):
-    """Output folder and printed text of three recipes of two steps."""
+    """Output folder and printed text of four recipes of two steps, one a change of another."""
     folder = tmp_path_factory.mktemp("ablation")
     options = ["--model", str(tiny_model_dir), "--output_dir", str(folder / "out"), "--steps", "2"]
-    options += ["--prompts", "4", "--new_tokens", "4", "--only", "first", "label_clean", "probe"]
+    options += ["--prompts", "4", "--new_tokens", "4", "--only", "first", "harmful_twice", "label_clean", "probe"]
     return folder / "out", run("boundary_ablation.py", *options, cwd=folder), options
 
 
@@ -24,10 +24,10 @@ def test_boundary_ablation_measures_each_recipe_beside_the_probe(ablation):
     folder, printed, _ = ablation
     results = json.loads((folder / "results.json").read_text())
     measured = results["measured"]
-    assert list(measured) == list(results["rows"]) == ["first", "label_clean", "probe"]
+    assert list(measured) == list(results["rows"]) == ["first", "harmful_twice", "label_clean", "probe"]
     assert 0 <= results["probe"]["refusal_auroc_noise"]["value"] <= 1
     assert (folder / "ablation.png").read_bytes().startswith(b"\x89PNG")
-    first, label_clean, probe = (runs[0] for runs in measured.values())
+    first, harmful_twice, label_clean, probe = (runs[0] for runs in measured.values())
     assert first["labelled"] == 480 + 160 and probe["labelled"] == len(load_boundary_set("train"))
     assert probe["rows"] == 2 * 16  # those that two steps read
     assert "consistency_loss" in first["log"] and "consistency_loss" not in probe["log"]
@@ -40,6 +40,20 @@ def test_boundary_ablation_measures_each_recipe_beside_the_probe(ablation):
         assert one["thresholds"].keys() == {"clean", "typos"}
         assert one["seconds"] > 0 and one["differences"].keys() == {"refusal_auroc", "refusal_auroc_noise"}
         assert f"{one['scores']['refusal_auroc']['value']:.2f}" in printed
+
+
+def test_boundary_ablation_compares_a_row_with_the_one_that_it_changes(ablation):
+    """A change would be judged by two intervals that overlap, though both students were asked the same."""
+    folder, _, _ = ablation
+    results = json.loads((folder / "results.json").read_text())
+    assert list(results["differences"]) == ["label_clean"]  # what the others change was not trained
+    found = results["differences"]["label_clean"]
+    assert found["of"] == "harmful_twice"
+    assert found["runs"] == [[results["measured"][name][0]["run"] for name in ("label_clean", "harmful_twice")]]
+    for score, one in found["scores"].items():
+        mine, other = (results["rows"][name][score]["value"] for name in ("label_clean", "harmful_twice"))
+        assert one["difference"] == pytest.approx(mine - other) and one["low"] <= one["difference"] <= one["high"]
+    assert "refusal_auroc" in found["scores"]
 
 
 def test_boundary_ablation_started_again_trains_nothing_twice(ablation, tmp_path, capsys):
@@ -58,7 +72,8 @@ def test_boundary_ablation_started_again_trains_nothing_twice(ablation, tmp_path
     capsys.readouterr()
     run_here("boundary_ablation.py", *options, cwd=tmp_path)
     printed = capsys.readouterr().out
-    assert json.loads((elsewhere / "results.json").read_text())["measured"] == before["measured"]
+    after = json.loads((elsewhere / "results.json").read_text())
+    assert (after["measured"], after["differences"]) == (before["measured"], before["differences"])
     assert not (elsewhere / "work").exists()
     assert "(float16)" in printed and f"({before['measured']['probe'][0]['dtype']})" in printed
     with pytest.raises(SystemExit, match=r"its results\.json alone holds runs of other settings"):
