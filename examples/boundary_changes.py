@@ -102,6 +102,7 @@ def changes() -> dict[str, Change]:
     step("steps", f"{final.student_steps} steps: the recipe of quickstart.py", student_steps=final.student_steps)
     contrast = f"contrast at the decision, queue of {decided['contrastive_queue_size']}"
     step("whole_decision", contrast, objective=decided)
+    stronger = {**decided, "contrastive_weight": 0.3}
     states = {"contrastive_weight": 0.1, "contrastive_level": "state", "contrastive_loss": "sincere"}
     clean_teachers: tuple[str, dict[str, Any]] = (
         "teachers read misspelt prompts without the errors",
@@ -112,7 +113,7 @@ def changes() -> dict[str, Change]:
         "decision": (contrast, {"objective": decided}),
         "decision_strong": (
             f"{contrast}, three times its weight",
-            {"objective": {**decided, "contrastive_weight": 0.3}},
+            {"objective": stronger},
         ),
         "decision_equal": (
             f"{contrast}, ten times its weight",
@@ -178,6 +179,7 @@ def changes() -> dict[str, Change]:
                 "objective": {**plain, "task_weight": 1.0, "distillation_weight": 0.0},
             },
         ),
+        "whole_decision_strong": ("three times the weight of the contrast", {"objective": stronger}),
         "whole_clean_decision": clean_teachers,
         "probe": ("routed by the probe", {"teacher": "probe"}),
         "all_layers": (
