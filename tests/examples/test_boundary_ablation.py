@@ -27,13 +27,14 @@ def test_boundary_ablation_measures_each_recipe_beside_the_probe(ablation):
     assert list(measured) == list(results["rows"]) == ["first", "harmful_twice", "label_clean", "probe"]
     assert 0 <= results["probe"]["refusal_auroc_noise"]["value"] <= 1
     assert (folder / "ablation.png").read_bytes().startswith(b"\x89PNG")
-    first, harmful_twice, label_clean, probe = (runs[0] for runs in measured.values())
+    first, label_clean, probe = (measured[name][0] for name in ("first", "label_clean", "probe"))
     assert first["labelled"] == 480 + 160 and probe["labelled"] == len(load_boundary_set("train"))
     assert probe["rows"] == 2 * 16  # those that two steps read
     assert "consistency_loss" in first["log"] and "consistency_loss" not in probe["log"]
     assert 0 < probe["log"]["soft_route_refuse"] < 1 and "soft_route_refuse" not in first["log"]
     assert "distillation_loss/refuse" in label_clean["log"] and "distillation_loss/refuse" not in first["log"]
-    for name, one in (("first", first), ("label_clean", label_clean), ("probe", probe)):
+    for name, runs in measured.items():
+        one = runs[0]
         (file,) = (folder / "runs").glob(f"{name}-0-*.json")
         answers = json.loads(file.read_text())["answers"]
         assert len(answers) == 16  # 4 of each side, clean and with typing errors
