@@ -106,17 +106,15 @@ def ablation() -> str:
     """One recipe after another on the validation prompts, below the base and its probe."""
     results = json.loads((RESULTS / "boundary_ablation" / "results.json").read_text(encoding="utf-8"))
     runs = results["measured"]
-    dtypes = sorted({run["dtype"] for one in runs.values() for run in one})
     lines: list[tuple[str, ...]] = [("student", *ABLATION.values(), *CHANGES.values(), *VIEWS.values(), "seeds")]
     for title, scores in {"the base": results["base"], "the base's probe": results["probe"]}.items():
         lines.append((title, *(scored(scores, name) for name in ABLATION), *[""] * (len(CHANGES) + len(VIEWS) + 1)))
     for name, row in results["rows"].items():
         by_odds = (of_thresholds([run.get("thresholds", {}).get(view, {}) for run in runs[name]]) for view in VIEWS)
-        changed = results["differences"].get(name, {"scores": {}})["scores"]
-        dtype = ", ".join(sorted({run["dtype"] for run in runs[name]}))
+        changed = results["differences"].get(name, {}).get("scores", {})
         lines.append(
             (
-                results["titles"][name] + f" ({dtype})" * (len(dtypes) > 1),
+                results["titles"][name],
                 *(scored(row, score) for score in ABLATION),
                 *(changed_by(changed.get(score)) for score in CHANGES),
                 *by_odds,

@@ -22,8 +22,8 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from boundary_changes import changes
-from boundary_differences import row_differences
+from boundary_changes import Change, changes
+from boundary_differences import means, row_differences
 from boundary_recipe import DTYPE, LIBRARIES, SYSTEM_PROMPT, Recipe, digest, kept
 from boundary_rows import labelled_rows, refusals, validation_prompts
 from boundary_training import answers_of_base, base_probe, fine_tuned, student_trainer, train
@@ -204,21 +204,11 @@ def probe_name(rows: int | None, base_of: tuple[str, str]) -> str:
     return f"probe-{digest(base_of)}" if rows is None else f"probe-{rows}-{digest(base_of)}"
 
 
-def row_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A row of the table: the mean over seeds, of each score and of the ends of its interval; without scores that miss one."""
-    row = {}
-    for score in SHOWN:
-        values = [run["scores"][score] for run in runs]
-        if all(value[end] is not None for value in values for end in ("value", "low", "high")):
-            row[score] = {end: sum(value[end] for value in values) / len(values) for end in ("value", "low", "high")}
-    return row
-
-
 def show(console: Console, results: Mapping[str, Any]) -> None:
     table = Table(title="Validation prompts: harmful against twins, mean over seeds")
     for column in ("", "seeds", "J", "J, typos", "AUROC", "AUROC, typos"):
         table.add_column(column, justify="right" if column else "left")
-    for name, title in titles(results).items():
+    for name, title in results["titles"].items():
         row, seeds = results["rows"][name], len(results["measured"][name])
         cells = {score: f"{one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}]" for score, one in row.items()}
         table.add_row(title, str(seeds), *(cells.get(score, "") for score in SHOWN))
@@ -255,16 +245,16 @@ def plot(results: Mapping[str, Any], file: Path) -> None:
         axis.grid(axis="x", alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
-    axes[0].set_yticks([*places], [fill(title, 60) for title in titles(results).values()], fontsize=8)
+    axes[0].set_yticks([*places], [fill(title, 60) for title in results["titles"].values()], fontsize=8)
     replace_file(file, lambda aside: figure.savefig(aside, dpi=110, format="png"))
     plt.close(figure)
 
 
-def titles(results: Mapping[str, Any]) -> dict[str, str]:
+def titles(known: Mapping[str, Change], measured: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, str]:
     """What is said of each row; where they were not all trained in one dtype, with that dtype."""
-    found = {name: sorted({run["dtype"] for run in runs}) for name, runs in results["measured"].items()}
+    found = {name: sorted({run["dtype"] for run in runs}) for name, runs in measured.items()}
     mixed = len({dtype for dtypes in found.values() for dtype in dtypes}) > 1
-    return {name: title + f" ({', '.join(found[name])})" * mixed for name, title in results["titles"].items()}
+    return {name: known[name].title + f" ({', '.join(dtypes)})" * mixed for name, dtypes in found.items()}
 
 
 def kept_scores(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -310,14 +300,15 @@ def main() -> None:
         "settings": {"seeds": options.seeds, "new_tokens": options.new_tokens},
         "base_model": options.model or HUB_ID,
         "base_weights": weights_origin(model),
-        "titles": {name: known[name].title for name in measured},
+        "titles": titles(known, measured),
         "base": {name: base[name] for name in SHOWN},
         "probe": {score: base[probed] for score, probed in BOUND_OF.items() if probed in base},
-        "rows": {name: row_of(runs) for name, runs in measured.items()},
+        "rows": {name: means([run["scores"] for run in runs], SHOWN) for name, runs in measured.items()},
         "differences": row_differences(
+            {name: change.of for name, change in known.items()},
+            found,
             options.output_dir / "runs",
             validation_prompts(options.prompts),
-            measured,
             differences,
             load_judging("rule"),
             SHOWN,

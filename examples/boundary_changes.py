@@ -111,10 +111,7 @@ def changes() -> dict[str, Change]:
     # Beside the last row of few steps.
     beside: dict[str, tuple[str, dict[str, Any]]] = {
         "decision": (contrast, {"objective": decided}),
-        "decision_strong": (
-            f"{contrast}, three times its weight",
-            {"objective": stronger},
-        ),
+        "decision_strong": (f"{contrast}, three times its weight", {"objective": stronger}),
         "decision_equal": (
             f"{contrast}, ten times its weight",
             {"objective": {**decided, "contrastive_weight": 1.0}},

@@ -17,6 +17,8 @@ from tests.trainers import Stop, build, lora
 # By its first token, which is its number, a row is known in a batch. Groups of 1 to 4 rows, scattered.
 GROUPS = ["a", "b", "b", None, "c", "d", "a", "d", "c", None, "d", "b", "d", None, None, "e", "e", None, None, None]
 FIRST = 10
+READ = {"input_ids", "labels", "attention_mask", "position_ids"}
+READ |= {"seq_idx", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"}  # of packed rows
 
 
 def table(length: int | None = None) -> Dataset:
@@ -32,11 +34,6 @@ def groups() -> list[set[int]]:
     """The groups of several rows, by the rows' numbers."""
     names = {name for name in GROUPS if name is not None}
     return [{number for number, one in enumerate(GROUPS) if one == name} for name in sorted(names)]
-
-
-PACKED = {"packing": True, "max_length": 40}
-READ = {"input_ids", "labels", "attention_mask", "position_ids"}
-READ |= {"seq_idx", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"}  # of packed rows
 
 
 def make(folder: Path, model: Path, **changes: Any) -> tuple[Any, list[list[int]]]:
@@ -81,6 +78,7 @@ def resumed(folder: Path, model: Path, at: int, **changes: Any) -> tuple[list[li
 ACCUMULATED = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
 SPLIT = {"per_device_train_batch_size": 8, "accelerator_config": {"split_batches": True}}
 DISPATCHED = {"accelerator_config": {"dispatch_batches": True}}
+PACKED = {"packing": True, "max_length": 40}
 
 
 def main(folder: Path, model: Path) -> None:
