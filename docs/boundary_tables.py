@@ -2,9 +2,9 @@
 """
 Writes the tables of `boundary.md`: `python docs/boundary_tables.py`.
 
-What was reached beside what was aimed at, from `examples/results/quickstart.json` (held-out prompts) and
-`examples/results/public_direct/results.json` (public sets); one change after another on the validation prompts, from
-`examples/results/boundary_ablation/results.json`.
+What was reached beside what was aimed at, from `examples/results/`: `quickstart.json` (held-out prompts),
+`quickstart_seeds/` (the same of several seeds), `evaluation/` (public sets) and `xstest/`; one change after another on the
+validation prompts, from `boundary_ablation/`.
 """
 
 import json
@@ -18,7 +18,7 @@ from hf_ckt.evaluation.report.tables import table
 
 PAGE = Path(__file__).with_name("boundary.md")
 RESULTS = Path(__file__).parents[1] / "examples" / "results"
-HELD_OUT, PUBLIC = "held-out", "public sets"
+HELD_OUT, PUBLIC, XSTEST = "held-out", "public sets", "XSTest"
 
 
 class Goal(NamedTuple):
@@ -53,11 +53,19 @@ GOALS = (
     Goal(HELD_OUT, "plain_text_nats", "0.05 or less", "before"),
     Goal(PUBLIC, "youden_j_direct", "0.50"),
     Goal(PUBLIC, "refusal_auroc", "0.85"),
+    Goal(PUBLIC, "youden_j_jailbreak", "0.50"),
+    Goal(PUBLIC, "multiple_choice_over_chance", "-1 or more", "base"),
+    Goal(PUBLIC, "plain_text_nats", "0.05 or less", "base"),
+    Goal(XSTEST, "youden_j", "0.65"),
+    Goal(XSTEST, "refusal_auroc", "0.90"),
 )
-# Column -> the model's name in each results file.
+# Prompts -> their results file, below `RESULTS`.
+FILES = {HELD_OUT: "quickstart.json", PUBLIC: "evaluation/results.json", XSTEST: "xstest/results.json"}
+# Column -> the model's name in each results file; where it has none, it was not asked.
 COLUMNS = {
-    "base": {HELD_OUT: "before", PUBLIC: "base"},
-    "student": {HELD_OUT: "after", PUBLIC: "student"},
+    "base": {HELD_OUT: "before", PUBLIC: "base", XSTEST: "base"},
+    "SFT": {PUBLIC: "sft", XSTEST: "sft"},
+    "student": {HELD_OUT: "after", PUBLIC: "student", XSTEST: "student"},
 }
 # Score -> heading of its column.
 ABLATION = {
@@ -74,20 +82,37 @@ VIEWS = {"clean": "J by log-odds", "typos": "J by log-odds, typos"}
 
 def goals() -> str:
     """What was reached, beside what was aimed at."""
-    files = {HELD_OUT: RESULTS / "quickstart.json", PUBLIC: RESULTS / "public_direct" / "results.json"}
-    results = {prompts: json.loads(file.read_text(encoding="utf-8")) for prompts, file in files.items()}
-    lines: list[tuple[str, ...]] = [("prompts", "score", "aim", *COLUMNS)]
+    results = {prompts: read(file) for prompts, file in FILES.items()}
+    seeds = read("quickstart_seeds/results.json")
+    last = f"student, mean of {len(seeds['settings']['seed'])} seeds (each)"
+    lines: list[tuple[str, ...]] = [("prompts", "score", "aim", *COLUMNS, last)]
     for goal in GOALS:
         models = results[goal.prompts]["models"]
         title = score_text(goal.score, results[goal.prompts]).title + (goal.minus and f", minus that of {goal.minus}")
-        cells = (cell(models, goal, names[goal.prompts]) for names in COLUMNS.values())
-        lines.append((goal.prompts, title, goal.aim, *cells))
+        cells = (cell(models, goal, names.get(goal.prompts)) for names in COLUMNS.values())
+        over = over_seeds(seeds, goal) if goal.prompts == HELD_OUT else ""
+        lines.append((goal.prompts, title, goal.aim, *cells, over))
     return table(lines)
 
 
-def cell(models: dict[str, Any], goal: Goal, name: str) -> str:
+def read(file: str) -> dict[str, Any]:
+    """A results file."""
+    found: dict[str, Any] = json.loads((RESULTS / file).read_text(encoding="utf-8"))
+    return found
+
+
+def over_seeds(seeds: dict[str, Any], goal: Goal) -> str:
+    """The mean over seeds, and each of them."""
+    student = COLUMNS["student"][HELD_OUT]
+    of = seeds["differences"][f"{student} minus {goal.minus}"] if goal.minus else seeds["scores"][student]
+    shown, decimals = signed if goal.minus else number, score_text(goal.score).decimals
+    each = ", ".join(shown(value, decimals) for value in of[goal.score]["values"])
+    return f"{shown(of[goal.score]['mean'], decimals)} ({each})"
+
+
+def cell(models: dict[str, Any], goal: Goal, name: str | None) -> str:
     """A model's score, or its difference from another's, with its interval; empty where it was not measured."""
-    if name == goal.minus:
+    if name is None or name == goal.minus:
         return ""
     if goal.minus:
         return difference(models[name]["against"].get(goal.minus, {}).get(goal.score), score_text(goal.score))
@@ -104,7 +129,7 @@ def scored(scores: dict[str, Any], name: str) -> str:
 
 def ablation() -> str:
     """One recipe after another on the validation prompts, below the base and its probe."""
-    results = json.loads((RESULTS / "boundary_ablation" / "results.json").read_text(encoding="utf-8"))
+    results = read("boundary_ablation/results.json")
     runs = results["measured"]
     lines: list[tuple[str, ...]] = [("student", *ABLATION.values(), *CHANGES.values(), *VIEWS.values(), "seeds")]
     for title, scores in {"the base": results["base"], "the base's probe": results["probe"]}.items():

@@ -56,14 +56,10 @@ def changes() -> dict[str, Change]:
     final = Recipe()
     # Most of the chain is measured at a quarter of the demo's steps, in a quarter of the time.
     quarter = final.student_steps // 4
-    plain = {name: value for name, value in final.objective.items() if "token_weights" not in name}
-    decided: dict[str, Any] = {
-        **final.objective,
-        "contrastive_weight": 0.1,
-        "contrastive_level": "decision",
-        "contrastive_loss": "sincere",
-        "contrastive_queue_size": 256,
-    }
+    # Without the contrast, which comes last.
+    distilled = {name: value for name, value in final.objective.items() if "contrastive" not in name}
+    distilled["contrastive_weight"] = 0.0
+    plain = {name: value for name, value in distilled.items() if "token_weights" not in name}
     step("data", "boundary set", data="boundary")
     step(
         "openings",
@@ -88,7 +84,7 @@ def changes() -> dict[str, Change]:
         teacher_steps=final.teacher_steps,
         teacher_batch_size=final.teacher_batch_size,
     )
-    step("decay", "weights that decay with the position", objective=final.objective)
+    step("decay", "weights that decay with the position", objective=distilled)
     step(
         "one_refusal",
         "a refusal is one sentence, read whole, and all begin with one word",
@@ -99,10 +95,10 @@ def changes() -> dict[str, Change]:
     step("upper", "adapter on the upper two thirds of the layers alone", untrained=final.untrained)
     step("rate", "three times the learning rate", learning_rate=final.learning_rate)
     step("harmful_twice", "harmful rows twice", harmful_times=final.harmful_times)
-    step("steps", f"{final.student_steps} steps: the recipe of quickstart.py", student_steps=final.student_steps)
-    contrast = f"contrast at the decision, queue of {decided['contrastive_queue_size']}"
-    step("whole_decision", contrast, objective=decided)
-    stronger = {**decided, "contrastive_weight": 0.3}
+    step("steps", f"{final.student_steps} steps", student_steps=final.student_steps)
+    contrast = f"contrast at the decision, queue of {final.objective['contrastive_queue_size']}"
+    step("whole_decision", f"{contrast}: the recipe of quickstart.py", objective=final.objective)
+    stronger = {**final.objective, "contrastive_weight": 0.3}
     states = {"contrastive_weight": 0.1, "contrastive_level": "state", "contrastive_loss": "sincere"}
     clean_teachers: tuple[str, dict[str, Any]] = (
         "teachers read misspelt prompts without the errors",
@@ -110,20 +106,20 @@ def changes() -> dict[str, Change]:
     )
     # Beside the last row of few steps.
     beside: dict[str, tuple[str, dict[str, Any]]] = {
-        "decision": (contrast, {"objective": decided}),
+        "decision": (contrast, {"objective": final.objective}),
         "decision_strong": (f"{contrast}, three times its weight", {"objective": stronger}),
         "decision_equal": (
             f"{contrast}, ten times its weight",
-            {"objective": {**decided, "contrastive_weight": 1.0}},
+            {"objective": {**final.objective, "contrastive_weight": 1.0}},
         ),
-        "states": ("contrast between middle-layer states", {"objective": {**final.objective, **states}}),
+        "states": ("contrast between middle-layer states", {"objective": {**distilled, **states}}),
         "decision_twins": (
             "contrast at the decision, twins together, so without batches by length, also for the teacher",
-            {"objective": {**decided, "group_column": "twin"}, "by_length": False},
+            {"objective": {**final.objective, "group_column": "twin"}, "by_length": False},
         ),
         "consistency": (
             "consistency under typos in place of noisy copies",
-            {"copies": (), "objective": {**final.objective, "consistency_weight": 0.5, "perturbation": "typos"}},
+            {"copies": (), "objective": {**distilled, "consistency_weight": 0.5, "perturbation": "typos"}},
         ),
         "wrapper": ("wrapped copies too", {"copies": ("typos", "wrapper")}),
         "no_noise": ("without noisy copies", {"copies": ()}),
@@ -135,7 +131,7 @@ def changes() -> dict[str, Change]:
         "label_clean": clean_teachers,
         "temperature": (
             "distillation at temperature 0.5, at which the likeliest first words weigh more",
-            {"objective": {**final.objective, "distillation_temperature": 0.5}},
+            {"objective": {**distilled, "distillation_temperature": 0.5}},
         ),
         "base_answers": ("the base's own greedy answers in place of written ones", {"base_answers": True}),
         "refusal_words": (
@@ -146,10 +142,10 @@ def changes() -> dict[str, Change]:
             "weights by how far teacher and base differ",
             {"objective": {**plain, "distillation_token_weights": "teacher_divergence"}},
         ),
-        **same_rows(final, quarter),
+        **same_rows(chain["harmful_twice"].recipe),
     }
     # Beside the row of all steps.
-    cheap = same_rows(final, final.student_steps)
+    cheap = same_rows(chain["steps"].recipe)
     small, small_fields = cheap["small_batch"]
     whole: dict[str, tuple[str, dict[str, Any]]] = {
         "harmful_once": ("harmful rows once", {"harmful_times": 1}),
@@ -202,12 +198,12 @@ def changes() -> dict[str, Change]:
     return rows
 
 
-def same_rows(recipe: Recipe, steps: int) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Changes of how a recipe learns from the rows that so many of its steps read, which stay as they are."""
+def same_rows(recipe: Recipe) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Changes of how a recipe learns from the rows that its steps read, which stay as they are."""
     return {
         "small_batch": (
             f"batches of {recipe.batch_size // 2}, and twice as many",
-            {"batch_size": recipe.batch_size // 2, "student_steps": 2 * steps},
+            {"batch_size": recipe.batch_size // 2, "student_steps": 2 * recipe.student_steps},
         ),
         "rate_twice": ("twice the learning rate", {"learning_rate": 2 * recipe.learning_rate}),
     }

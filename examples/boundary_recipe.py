@@ -123,7 +123,10 @@ class Recipe:
         default_factory=lambda: {
             "task_weight": 0.0,
             "distillation_weight": 1.0,
-            "contrastive_weight": 0.0,
+            "contrastive_weight": 0.1,
+            "contrastive_level": "decision",
+            "contrastive_loss": "sincere",
+            "contrastive_queue_size": 256,
             "consistency_weight": 0.0,
             "distillation_token_weights": "position_decay",
             "token_weights_half_life": 1.0,

@@ -41,7 +41,7 @@ def test_chain_of_changes_ends_in_what_the_quickstart_runs(examples):
     """Its last row would be the measurement of another recipe than the one that it recommends."""
     recipe, changes = examples[0], examples[3]
     rows = changes.changes()
-    assert rows["steps"].recipe == recipe.Recipe()
+    assert rows["whole_decision"].recipe == recipe.Recipe()
     first = rows["first"].recipe
     assert (first.data, first.refusal_words, first.answer_words) == ("starter", None, None)
     assert len({str(row.recipe) for row in rows.values()}) == len(rows)  # none changes nothing
