@@ -199,7 +199,8 @@ def keep_4bit_differentiable(model: torch.nn.Module) -> None:
 
     On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks a `Linear4bit` in place at its first pass in eval mode, for a
     kernel that has no backward. From then on no gradient flows through the layer, in training mode either, and nothing
-    says so: an evaluation, or a self-teacher's pass, would silently stop the adapters below it from learning.
+    says so: an evaluation, or a self-teacher's pass, would silently stop the adapters below it from learning. Its state
+    dict, which peft asks for when it loads a further adapter, turns the layout back with the scales of other weights.
     """
     from bitsandbytes.nn import Linear4bit
 

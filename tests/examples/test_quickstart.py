@@ -39,7 +39,7 @@ def test_quickstart_leaves_results_that_agree_with_its_table(quickstart):
     after = results["agreement"]["after"]["kd_alignment"]["value"]
     assert 0 < after <= 1 and results["agreement"]["after"]["kd_alignment_noise"]["n"] > 0
     assert f"{after:.3f}" in printed
-    assert {term["role"] for term in results["run"]["objective"]} == {"distillation", "regularization"}
+    assert {term["role"] for term in results["run"]["objective"]} == {"distillation", "contrastive", "regularization"}
 
 
 def test_quickstart_shows_a_teacher_between_whose_voices_the_probe_chooses(quickstart):

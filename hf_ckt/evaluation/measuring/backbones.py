@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from ...models._upstream import keep_4bit_differentiable
 from .adapters import adapter_settings, require_every_key, resize_as_trained
 from .models import EvaluatedModel, Loading, public_name
 from .weights import loading_of
@@ -85,6 +86,8 @@ class Backbones:
             model: Any = AutoModelForCausalLM.from_pretrained(key[0], **self.loading.kwargs())
             if torch.cuda.is_available() and self.loading.quantization is None:
                 model = model.to("cuda")
+            # Repacked at a first pass, 4-bit weights would be broken by the adapter that peft puts on them after it.
+            keep_4bit_differentiable(model)
             self._loaded[key] = _Loaded(model.eval())
         self._loaded[key] = self._loaded.pop(key)
         return self._loaded[key]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Adapters on a shared backbone: each answers as if it were alone, and one that does not fit is not scored at all."""
 
+import itertools
 import json
 
 import pytest
@@ -43,6 +44,23 @@ def test_each_entry_is_itself_on_a_shared_backbone(tiny_model_dir, adapters):
         with backbones.active(entry) as model:
             torch.testing.assert_close(_logits(model), alone[entry.name], rtol=0, atol=1e-6)
     assert not model.training
+
+
+def test_each_entry_is_itself_on_a_4bit_backbone_that_has_answered(tmp_path_factory, monkeypatch):
+    """On CPUs with AVX512-BF16, bitsandbytes repacks weights at a first pass, and peft's load of a next adapter breaks them."""
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+    folder = save_tiny_llama(tmp_path_factory.mktemp("model"), hidden_size=64)  # rows shorter than a block are not repacked
+    paths = [save_adapter(folder, tmp_path_factory.mktemp("adapter"), seed) for seed in (0, 1)]
+    listed, _ = entries(str(folder), paths[0], [paths[1]])
+    alone = {}
+    for entry in listed:
+        with Backbones(Loading(quantization="nf4")).active(entry) as model:
+            alone[entry.name] = _logits(model)
+    assert not any(torch.allclose(*pair) for pair in itertools.combinations(alone.values(), 2))
+    backbones = Backbones(Loading(quantization="nf4"))
+    for entry in listed:
+        with backbones.active(entry) as model:
+            torch.testing.assert_close(_logits(model), alone[entry.name], rtol=0, atol=1e-6)
 
 
 def test_adapter_of_another_base_raises(tiny_model_dir, tmp_path_factory):
