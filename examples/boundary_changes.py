@@ -174,6 +174,7 @@ def changes() -> dict[str, Change]:
         ),
         "whole_decision_strong": ("three times the weight of the contrast", {"objective": stronger}),
         "whole_clean_decision": clean_teachers,
+        "whole_wrapper": ("wrapped copies too", {"copies": ("typos", "wrapper")}),
         "probe": ("routed by the probe", {"teacher": "probe"}),
         "all_layers": (
             "rank 64 on all layers, backbone not quantized",
