@@ -118,3 +118,30 @@ def test_thresholds_are_those_of_each_view():
     assert found["typos"] == {"best": best, "greedy": {"log_odds": 0.0, "youden_j": 0.0}}
     nobody = thresholds([row for row, _ in rows], [{**said, "refused": False} for _, said in rows])
     assert nobody["clean"] == {"best": at}  # who refuses nothing refuses from no threshold
+
+
+def test_boundary_wrapped_asks_each_student_of_an_ablation_within_frames(ablation, tmp_path):
+    """A student that refuses whatever stands within a frame would pass for a robust one until the public sets are asked."""
+    folder, _, options = ablation
+    asked = ["--ablation-dir", str(folder), "--output-dir", str(tmp_path), "--prompts", "2", "--new-tokens", "4"]
+    asked += options[:2]
+    run_here("boundary_wrapped.py", *asked, cwd=tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    # Other tests may have trained some of the rows with other settings too.
+    assert {*results["scores"]} == {"base", *(adapter.name for adapter in (folder / "adapters").iterdir())}
+    for scores in results["scores"].values():
+        assert scores["refusal_auroc_noise"]["n"] == 4 and 0 <= scores["refusal_auroc_noise"]["value"] <= 1
+    kept = next((tmp_path / "runs").glob("probe-*.json"))
+    answers = json.loads(kept.read_text())
+    assert len(answers) == 8  # 2 of each side, as they are and within a frame
+    kept.write_text(json.dumps([{**one, "answer": "I can't help with that."} for one in answers]))
+    run_here("boundary_wrapped.py", *asked, cwd=tmp_path)  # from what is kept
+    again = json.loads((tmp_path / "results.json").read_text())["scores"]
+    (changed,) = (name for name in again if again[name] != results["scores"][name])
+    assert changed.startswith("probe-") and again[changed]["noisy_refusal_benign"]["value"] == 1
+
+
+def test_boundary_wrapped_without_students_says_what_to_run(tmp_path):
+    """An empty table would look like a finished run."""
+    with pytest.raises(SystemExit, match=r"has no adapters\. Run boundary_ablation\.py first"):
+        run_here("boundary_wrapped.py", "--ablation-dir", str(tmp_path), cwd=tmp_path)
