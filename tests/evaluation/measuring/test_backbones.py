@@ -49,7 +49,8 @@ def test_each_entry_is_itself_on_a_shared_backbone(tiny_model_dir, adapters):
 def test_each_entry_is_itself_on_a_4bit_backbone_that_has_answered(tmp_path_factory, monkeypatch):
     """On CPUs with AVX512-BF16, bitsandbytes repacks weights at a first pass, and peft's load of a next adapter breaks them."""
     monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
-    folder = save_tiny_llama(tmp_path_factory.mktemp("model"), hidden_size=64)  # rows shorter than a block are not repacked
+    # Rows shorter than a block are not repacked.
+    folder = save_tiny_llama(tmp_path_factory.mktemp("model"), hidden_size=64)
     paths = [save_adapter(folder, tmp_path_factory.mktemp("adapter"), seed) for seed in (0, 1)]
     listed, _ = entries(str(folder), paths[0], [paths[1]])
     alone = {}
