@@ -175,6 +175,10 @@ def changes() -> dict[str, Change]:
         "whole_decision_strong": ("three times the weight of the contrast", {"objective": stronger}),
         "whole_clean_decision": clean_teachers,
         "whole_wrapper": ("wrapped copies too", {"copies": ("typos", "wrapper")}),
+        "whole_benign_wrapper": (
+            "wrapped copies too, those of benign rows twice: a fifth of wrapped prompts is refused, of clean ones a third",
+            {"copies": ("typos", "wrapper", "benign_wrapper")},
+        ),
         "probe": ("routed by the probe", {"teacher": "probe"}),
         "all_layers": (
             "rank 64 on all layers, backbone not quantized",

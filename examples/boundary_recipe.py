@@ -40,7 +40,8 @@ LIBRARIES = (
     "jinja2",
     "scikit-learn",
 )
-NOISES = {"typos": TYPOS, "benign_typos": TYPOS, "wrapper": load_part("perturbations", "wrapper")()}
+NOISES = {"typos": TYPOS, "wrapper": load_part("perturbations", "wrapper")()}
+BENIGN = "benign_"  # before the name of one: for rows that are no harmful ones
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class Recipe:
         unlabelled (`bool`):
             Whether the other rows are read too, as prompts without label or answer, each once; a probe has to route them.
         copies (`tuple[str, ...]`):
-            Of `NOISES`; each row is there once as it is, and once by each of these. `benign_typos` leave harmful rows out: beside
-            `typos` these are then a smaller share of misspelt prompts than of clean ones.
+            Of `NOISES`; each row is there once as it is, and once by each of these. With `benign_` before its name, one leaves
+            harmful rows out: beside `typos` and `benign_typos` these are a smaller share of misspelt prompts than of clean ones.
         clean (`bool`):
             Whether rows are there as they are.
         harmful_times (`int`):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
 
-from boundary_recipe import NOISES, SYSTEM_PROMPT, TYPOS, Recipe
+from boundary_recipe import BENIGN, NOISES, SYSTEM_PROMPT, TYPOS, Recipe
 from datasets import Dataset
 
 from hf_ckt.data import load_boundary_set, load_prompts, load_starter_set, to_prompt_completion
@@ -117,13 +117,15 @@ def _copies(row: dict[str, Any], recipe: Recipe, seed: int, times: int = 1) -> l
     found = []
     for time in range(times):
         for name in ([""] if recipe.clean else []) + [*recipe.copies]:
-            if name == "benign_typos" and row["kind"] == "harmful":
+            again = name.startswith(BENIGN)
+            if again and row["kind"] == "harmful":
                 continue
             end = f"-{name}{time or ''}" if name or time else ""
             prompt = row["prompt"]
             if name:
-                draw = time + (name == "benign_typos")  # other errors than those of `typos`
-                prompt = NOISES[name].apply(prompt, Random(f"{seed}:{row['id']}:{draw}:{prompt}"))
+                noise = NOISES[name.removeprefix(BENIGN)]
+                draw = time + again  # not the same as without the prefix
+                prompt = noise.apply(prompt, Random(f"{seed}:{row['id']}:{draw}:{prompt}"))
             twin = row["twin"] and f"{row['twin']}{end}"
             copy = {**row, "id": f"{row['id']}{end}", "twin": twin, "prompt": prompt}
             if recipe.teacher == "label_clean":
