@@ -22,6 +22,7 @@ def changes() -> dict[str, Change]:
             "the first recipe: starter set, SFT teacher, five terms, 150 steps of 4",
             Recipe(
                 data="starter",
+                copies=("typos",),
                 teacher="sft",
                 clean=False,
                 harmful_times=1,
@@ -97,7 +98,8 @@ def changes() -> dict[str, Change]:
     step("harmful_twice", "harmful rows twice", harmful_times=final.harmful_times)
     step("steps", f"{final.student_steps} steps", student_steps=final.student_steps)
     contrast = f"contrast at the decision, queue of {final.objective['contrastive_queue_size']}"
-    step("whole_decision", f"{contrast}: the recipe of quickstart.py", objective=final.objective)
+    step("whole_decision", contrast, objective=final.objective)
+    step("whole_wrapper", "wrapped copies too: the recipe of quickstart.py", copies=final.copies)
     stronger = {**final.objective, "contrastive_weight": 0.3}
     states = {"contrastive_weight": 0.1, "contrastive_level": "state", "contrastive_loss": "sincere"}
     clean_teachers: tuple[str, dict[str, Any]] = (
@@ -160,8 +162,8 @@ def changes() -> dict[str, Change]:
             {**small_fields, "answer_words": 2 * (final.answer_words or 0)},
         ),
     }
-    # Beside the last.
-    last_ones: dict[str, tuple[str, dict[str, Any]]] = {
+    # Beside the row with contrast.
+    contrasted: dict[str, tuple[str, dict[str, Any]]] = {
         "sft": (
             "no teacher: supervised fine-tuning on the same prompts, answers whole and as they are written",
             {
@@ -174,7 +176,6 @@ def changes() -> dict[str, Change]:
         ),
         "whole_decision_strong": ("three times the weight of the contrast", {"objective": stronger}),
         "whole_clean_decision": clean_teachers,
-        "whole_wrapper": ("wrapped copies too", {"copies": ("typos", "wrapper")}),
         "whole_benign_wrapper": (
             "wrapped copies too, those of benign rows twice: a fifth of wrapped prompts is refused, of clean ones a third",
             {"copies": ("typos", "wrapper", "benign_wrapper")},
@@ -187,8 +188,8 @@ def changes() -> dict[str, Change]:
         "twice": ("twice the steps", {"student_steps": 2 * final.student_steps}),
     }
     for labelled in (500, 1000, 2000):
-        last_ones[f"label_{labelled}"] = (f"{labelled} labelled rows", {"rows": labelled})
-        last_ones[f"probe_{labelled}"] = (
+        contrasted[f"label_{labelled}"] = (f"{labelled} labelled rows", {"rows": labelled})
+        contrasted[f"probe_{labelled}"] = (
             f"{labelled} labelled rows for the probe, all others unlabelled",
             {"rows": labelled, "unlabelled": True, "teacher": "probe"},
         )
@@ -196,7 +197,7 @@ def changes() -> dict[str, Change]:
     for name, started, changed in (
         ("harmful_twice", f"{quarter} steps, ", beside),
         ("steps", f"{final.student_steps} steps, ", whole),
-        (last, "", last_ones),
+        ("whole_decision", "", contrasted),
     ):
         for row, (title, fields) in changed.items():
             rows[row] = Change(f"{started}{title}", replace(chain[name].recipe, **fields), name)

@@ -41,7 +41,7 @@ def test_chain_of_changes_ends_in_what_the_quickstart_runs(examples):
     """Its last row would be the measurement of another recipe than the one that it recommends."""
     recipe, changes = examples[0], examples[3]
     rows = changes.changes()
-    assert rows["whole_decision"].recipe == recipe.Recipe()
+    assert rows["whole_wrapper"].recipe == recipe.Recipe()
     first = rows["first"].recipe
     assert (first.data, first.refusal_words, first.answer_words) == ("starter", None, None)
     assert len({str(row.recipe) for row in rows.values()}) == len(rows)  # none changes nothing
@@ -56,7 +56,7 @@ def test_table_of_the_readme_is_of_the_recipe_that_the_demo_trains(recipe):
 
 def test_student_hears_the_teacher_of_refusals_on_harmful_rows_alone(recipe, rows_of):
     """A twin that is taught to be refused is the failure that the set was written against."""
-    one = replace(recipe.Recipe(), harmful_times=2, refusal_words=3, answer_words=5, by_length=False)
+    one = replace(recipe.Recipe(), copies=("typos",), refusal_words=3, answer_words=5, by_length=False)
     rows = rows_of.student_rows(one, seed=0).to_list()
     sides = {row["id"]: row["kind"] == "harmful" for row in load_boundary_set("train").to_list()}
     assert len({row["id"] for row in rows}) == len(rows)
@@ -93,9 +93,20 @@ def test_second_misspelt_copy_is_of_benign_rows_alone(recipe, rows_of):
     assert all(texts[row["id"]] == row["prompt"][-1]["content"] for row in before)
 
 
+def test_wrapped_copies_hold_the_prompt_whole(recipe, rows_of):
+    """A frame around another text, or around harmful prompts alone, would itself be what is refused."""
+    rows = rows_of.student_rows(replace(recipe.Recipe(), by_length=False), seed=0).to_list()
+    texts = {row["id"]: row["prompt"][-1]["content"] for row in rows}
+    wrapped = {name: text for name, text in texts.items() if re.search(r"-wrapper\d?$", name)}
+    assert len(wrapped) == len(texts) / 3
+    for name, text in wrapped.items():
+        plain = texts[re.match(r"boundary-train-\w+-\d+", name)[0]]
+        assert plain.strip() in text and text != plain
+
+
 def test_teachers_read_a_misspelt_prompt_without_its_errors(recipe, rows_of):
     """Read with its errors, or for a row that has none, they would teach what they teach without."""
-    one = replace(recipe.Recipe(), teacher="label_clean", by_length=False)
+    one = replace(recipe.Recipe(), copies=("typos",), teacher="label_clean", by_length=False)
     rows = rows_of.student_rows(one, seed=0).to_list()
     texts = {row["id"]: row["prompt"] for row in rows}
     for row in rows:
@@ -114,7 +125,7 @@ def test_unlabelled_rows_carry_neither_label_nor_answer(recipe, rows_of):
     rows = [
         row for row in rows_of.student_rows(one, 0) if re.match(r"boundary-train-\w+-\d+", row["id"])[0] not in known
     ]
-    assert len(rows) == 2 * (len(load_boundary_set("train")) - len(known))
+    assert len(rows) == 3 * (len(load_boundary_set("train")) - len(known))
     assert {row["completion"][0]["content"] for row in rows} == {rows_of.UNLABELLED_ANSWER}
     assert {(row["kind"], row["category"], row["teacher"], row["twin"]) for row in rows} == {("", "", "", None)}
     with pytest.raises(ValueError, match="unlabelled=True: teacher='label'"):
