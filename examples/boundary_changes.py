@@ -162,18 +162,19 @@ def changes() -> dict[str, Change]:
             {**small_fields, "answer_words": 2 * (final.answer_words or 0)},
         ),
     }
+    supervised: tuple[str, dict[str, Any]] = (
+        "no teacher: supervised fine-tuning on the same prompts, answers whole and as they are written",
+        {
+            "teacher": "none",
+            "one_refusal": False,
+            "refusal_words": None,
+            "answer_words": None,
+            "objective": {**plain, "task_weight": 1.0, "distillation_weight": 0.0},
+        },
+    )
     # Beside the row with contrast.
     contrasted: dict[str, tuple[str, dict[str, Any]]] = {
-        "sft": (
-            "no teacher: supervised fine-tuning on the same prompts, answers whole and as they are written",
-            {
-                "teacher": "none",
-                "one_refusal": False,
-                "refusal_words": None,
-                "answer_words": None,
-                "objective": {**plain, "task_weight": 1.0, "distillation_weight": 0.0},
-            },
-        ),
+        "sft": supervised,
         "whole_decision_strong": ("three times the weight of the contrast", {"objective": stronger}),
         "whole_clean_decision": clean_teachers,
         "whole_benign_wrapper": (
@@ -198,6 +199,7 @@ def changes() -> dict[str, Change]:
         ("harmful_twice", f"{quarter} steps, ", beside),
         ("steps", f"{final.student_steps} steps, ", whole),
         ("whole_decision", "", contrasted),
+        (last, "wrapped copies too, ", {"wrapped_sft": supervised}),
     ):
         for row, (title, fields) in changed.items():
             rows[row] = Change(f"{started}{title}", replace(chain[name].recipe, **fields), name)
