@@ -99,7 +99,13 @@ def changes() -> dict[str, Change]:
     step("steps", f"{final.student_steps} steps", student_steps=final.student_steps)
     contrast = f"contrast at the decision, queue of {final.objective['contrastive_queue_size']}"
     step("whole_decision", contrast, objective=final.objective)
-    step("whole_wrapper", "wrapped copies too: the recipe of quickstart.py", copies=final.copies)
+    step("whole_wrapper", "wrapped copies too", copies=("typos", "wrapper"))
+    step(
+        "whole_benign_wrapper",
+        "wrapped copies of benign rows twice, so that a fifth of wrapped prompts is refused, of clean ones a third: "
+        "the recipe of quickstart.py",
+        copies=final.copies,
+    )
     stronger = {**final.objective, "contrastive_weight": 0.3}
     states = {"contrastive_weight": 0.1, "contrastive_level": "state", "contrastive_loss": "sincere"}
     clean_teachers: tuple[str, dict[str, Any]] = (
@@ -177,10 +183,6 @@ def changes() -> dict[str, Change]:
         "sft": supervised,
         "whole_decision_strong": ("three times the weight of the contrast", {"objective": stronger}),
         "whole_clean_decision": clean_teachers,
-        "whole_benign_wrapper": (
-            "wrapped copies too, those of benign rows twice: a fifth of wrapped prompts is refused, of clean ones a third",
-            {"copies": ("typos", "wrapper", "benign_wrapper")},
-        ),
         "probe": ("routed by the probe", {"teacher": "probe"}),
         "all_layers": (
             "rank 64 on all layers, backbone not quantized",

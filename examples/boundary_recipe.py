@@ -102,7 +102,7 @@ class Recipe:
     data: str = "boundary"
     rows: int | None = None
     unlabelled: bool = False
-    copies: tuple[str, ...] = ("typos", "wrapper")
+    copies: tuple[str, ...] = ("typos", "wrapper", "benign_wrapper")
     clean: bool = True
     harmful_times: int = 2
     one_refusal: bool = True

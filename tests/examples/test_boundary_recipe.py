@@ -41,7 +41,7 @@ def test_chain_of_changes_ends_in_what_the_quickstart_runs(examples):
     """Its last row would be the measurement of another recipe than the one that it recommends."""
     recipe, changes = examples[0], examples[3]
     rows = changes.changes()
-    assert rows["whole_wrapper"].recipe == recipe.Recipe()
+    assert rows["whole_benign_wrapper"].recipe == recipe.Recipe()
     first = rows["first"].recipe
     assert (first.data, first.refusal_words, first.answer_words) == ("starter", None, None)
     assert len({str(row.recipe) for row in rows.values()}) == len(rows)  # none changes nothing
@@ -97,11 +97,12 @@ def test_wrapped_copies_hold_the_prompt_whole(recipe, rows_of):
     """A frame around another text, or around harmful prompts alone, would itself be what is refused."""
     rows = rows_of.student_rows(replace(recipe.Recipe(), by_length=False), seed=0).to_list()
     texts = {row["id"]: row["prompt"][-1]["content"] for row in rows}
-    wrapped = {name: text for name, text in texts.items() if re.search(r"-wrapper\d?$", name)}
-    assert len(wrapped) == len(texts) / 3
+    wrapped = {name: text for name, text in texts.items() if "wrapper" in name}
     for name, text in wrapped.items():
         plain = texts[re.match(r"boundary-train-\w+-\d+", name)[0]]
         assert plain.strip() in text and text != plain
+    harmful = sum("-harmful-" in name for name in wrapped)
+    assert harmful / len(wrapped) == pytest.approx(0.2, abs=0.01)  # as of the rows that are written
 
 
 def test_teachers_read_a_misspelt_prompt_without_its_errors(recipe, rows_of):
@@ -125,7 +126,7 @@ def test_unlabelled_rows_carry_neither_label_nor_answer(recipe, rows_of):
     rows = [
         row for row in rows_of.student_rows(one, 0) if re.match(r"boundary-train-\w+-\d+", row["id"])[0] not in known
     ]
-    assert len(rows) == 3 * (len(load_boundary_set("train")) - len(known))
+    assert len(rows) == 4 * (len(load_boundary_set("train")) - len(known))
     assert {row["completion"][0]["content"] for row in rows} == {rows_of.UNLABELLED_ANSWER}
     assert {(row["kind"], row["category"], row["teacher"], row["twin"]) for row in rows} == {("", "", "", None)}
     with pytest.raises(ValueError, match="unlabelled=True: teacher='label'"):
