@@ -90,7 +90,8 @@ def wrapped_prompts(count: int | None = None) -> list[dict[str, Any]]:
 def main() -> None:
     options = parse_options()
     known, console, model = changes(), Console(width=150), options.model or embedded_model()
-    students = {folder.name: folder for folder in sorted((options.ablation_dir / "adapters").glob("*-*-*"))}
+    rows, folders = [*known], sorted((options.ablation_dir / "adapters").glob("*-*-*"))
+    students = {folder.name: folder for folder in sorted(folders, key=lambda one: rows.index(one.name.split("-")[0]))}
     if not students:
         raise SystemExit(f"--ablation-dir: {options.ablation_dir} has no adapters. Run boundary_ablation.py first.")
     tokenizer, prompts, judging = (
