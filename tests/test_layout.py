@@ -22,6 +22,7 @@ LAYERS: list[set[str]] = [
     {"objective", "noise", "data"},
     {"training", "hub"},
     {"evaluation", "fit"},
+    {"study"},
     {"cli"},
 ]
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}

@@ -42,6 +42,7 @@ def run(argv: list[str]) -> int:
         allow_other_base=options.allow_other_base,
         keep_generation_config=options.keep_generation_config,
         probe=options.probe,
+        pieces=options.pieces,
     )
     results = evaluate(evaluation, options.output, public_command("hf-ckt evaluate", argv))
     print(headline_table(results))
@@ -129,6 +130,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--no-token-consistency",
         action="store_true",
         help="leave out token consistency, which takes about as long as the noisy answers",
+    )
+    add(
+        "--pieces",
+        type=Path,
+        metavar="DIR",
+        help="where finished pieces are kept, so that evaluations that ask the same of the same models share them; default: "
+        "pieces in the folder of --output",
     )
     add(
         "--output", type=Path, required=True, metavar="DIR", help="where results, answers and finished pieces are kept"

@@ -75,6 +75,10 @@ class Evaluation:
         keep_generation_config (`bool`, *optional*, defaults to `False`):
             Whether answers are generated as each model's own generation configuration says (its penalties, beams,
             sampling), or the one beside an adapter, and not greedily. The results state which settings were in force.
+        probe (`str`, *optional*):
+            Folder of the base's boundary probe; `"none"`: without one. By default the one that lies beside the adapter.
+        pieces (`Path`, *optional*):
+            Where finished pieces are kept, in place of `pieces/` in the evaluation's own folder; evaluations may share it.
     """
 
     model: str
@@ -101,6 +105,7 @@ class Evaluation:
     allow_other_base: bool = False
     keep_generation_config: bool = False
     probe: str | None = None
+    pieces: Path | None = None
 
     def __post_init__(self) -> None:
         require_known("--suite", self.tier, TIERS)
@@ -148,7 +153,7 @@ def _evaluate(options: Evaluation, folder: Path, command: str) -> dict[str, Any]
     if options.pools:
         require_methods([entry.name for entry in listed], options.pools)
     require_folder_of(folder, "lm_eval.json", {entry.name: model_facts(entry) for entry in listed})
-    store = PieceStore(folder / "pieces")
+    store = PieceStore(options.pieces or folder / "pieces")
     judging = load_judging(options.judge, trust_remote_code=options.loading.trust_remote_code, store=store)
     suites = [suite for suite in SUITES if suite in (options.only or SUITES)]
     left_out = {suite: "left out by --only" for suite in SUITES if suite not in suites}

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a study's file asks for: the runs that others build on, and the cells of its grid."""
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from ..checks import nearest, require_known
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*")
+# `@safe`, or at the end of `harmful=@safe`; elsewhere an @ is one.
+_PREPARED = re.compile(r"(?:^|(?<==))@([A-Za-z0-9][\w.=-]*)$")
+# What a study decides itself, for each run.
+_ITS_OWN = ("output_dir", "seed", "model_name_or_path", "push_to_hub", "resume_from_checkpoint")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """
+    One training, and what is evaluated of it.
+
+    Args:
+        method (`str`):
+            Its name in the file.
+        settings (`Mapping`):
+            Its place in the grid: field -> value; empty without one.
+        seed (`int`):
+            Of the training.
+        fields (`Mapping`):
+            All fields of `hf-ckt train`, but for those that the study decides.
+    """
+
+    method: str
+    settings: Mapping[str, Any]
+    seed: int
+    fields: Mapping[str, Any]
+
+    @property
+    def group(self) -> str:
+        """Method and settings: what cells of other seeds share, and are pooled by."""
+        return "-".join([self.method, *(f"{name}={value}" for name, value in self.settings.items())])
+
+    @property
+    def name(self) -> str:
+        """Names its folders. It holds all that the cell depends on, so that one of other fields is another cell."""
+        return f"{self.group}-{self.seed}-{digest([self.fields, self.seed])}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """
+    A study as its file describes it.
+
+    Args:
+        model (`str`):
+            Hub id or folder of the base, or `"smollm2"`.
+        methods (`Mapping[str, Mapping]`):
+            By name, the fields of `hf-ckt train` that are the method's own.
+        train (`Mapping`):
+            Fields that all runs share.
+        evaluate (`Mapping`):
+            Options of `hf-ckt evaluate`, without models and folders.
+        prepare (`Mapping[str, Mapping]`):
+            By name, runs that are made once, in this order. `@name` in any text stands for the folder of one.
+        grid (`Mapping[str, Sequence]`):
+            Field -> values: each method is run with all combinations.
+        seeds (`Sequence[int]`):
+            Of the trainings.
+        minutes (`float`, *optional*):
+            Of a cell, for what is said before one was measured.
+
+    Raises:
+        ValueError: If an entry is unknown, of another kind or decided by the study, or `@name` names no run.
+    """
+
+    model: str
+    methods: Mapping[str, Mapping[str, Any]]
+    train: Mapping[str, Any] = field(default_factory=dict)
+    evaluate: Mapping[str, Any] = field(default_factory=dict)
+    prepare: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    seeds: Sequence[int] = (0, 1, 2)
+    minutes: float | None = None
+
+    @classmethod
+    def of(cls, entries: Mapping[str, Any]) -> "Study":
+        """Returns the study of a file's entries."""
+        for name in entries:
+            require_known("study", name, [*cls.__dataclass_fields__])
+        for name in ("model", "methods"):
+            if not entries.get(name):
+                raise ValueError(f"study: has no {name}, so there is nothing to run. Name it in the file.")
+        return cls(**entries)
+
+    def __post_init__(self) -> None:
+        for part in ("methods", "prepare"):
+            for name, fields in getattr(self, part).items():
+                if not _NAME.fullmatch(str(name)) or not isinstance(fields, Mapping):
+                    raise ValueError(
+                        f"{part}: must hold names of letters, digits, dots and underscores, each with fields of `hf-ckt train`, got "
+                        f"{name!r}: {fields!r:.60}. The name becomes a folder's."
+                    )
+                self._require_own(f"{part}, {name}", fields)
+        self._require_own("train", self.train)
+        self._require_own("grid", self.grid)
+        for name, values in self.grid.items():
+            if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+                raise ValueError(f"grid, {name}: must be a list of values, got {values!r}. Give at least one.")
+        seeds = [*self.seeds]
+        if not seeds or len({*seeds}) < len(seeds) or not all(type(seed) is int for seed in seeds):
+            raise ValueError(
+                f"seeds: must be different whole numbers, got {seeds}; a run that counts twice is no second run."
+            )
+        known: list[str] = []
+        for name, fields in self.prepare.items():
+            self._require_prepared(f"prepare, {name}", fields, known)
+            known.append(name)
+        self._require_prepared("study", [self.train, self.methods, self.grid, self.evaluate], known)
+
+    def cells(self) -> list[Cell]:
+        """The cells in the order in which they are run: shuffled, always alike, so that half a study is half of all of it."""
+        places = [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
+        prepared = self.prepared()
+        found = [
+            Cell(method, place, seed, _renamed({**self.train, **own, **place}, prepared))
+            for method, own in self.methods.items()
+            for place in places
+            for seed in self.seeds
+        ]
+        Random(0).shuffle(found)
+        return found
+
+    def prepared(self) -> dict[str, Cell]:
+        """The runs that others build on, by the name in the file, each before those that name it."""
+        found: dict[str, Cell] = {}
+        for name, own in self.prepare.items():
+            found[name] = Cell(name, {}, 0, _renamed({**self.train, **own}, found))
+        return found
+
+    def evaluation(self) -> dict[str, Any]:
+        """The options of `hf-ckt evaluate`."""
+        options: dict[str, Any] = _renamed(dict(self.evaluate), self.prepared())
+        return options
+
+    @staticmethod
+    def _require_own(where: str, fields: Mapping[str, Any]) -> None:
+        for name in fields:
+            if str(name).replace("-", "_") in _ITS_OWN:
+                raise ValueError(f"{where}: sets {name}, which the study decides for each run. Leave it out.")
+
+    @staticmethod
+    def _require_prepared(where: str, value: Any, known: Sequence[str]) -> None:
+        for name in _named_runs(value):
+            if name not in known:
+                raise ValueError(
+                    f"{where}: @{name} stands for a run under `prepare`, and none before it has that name.{nearest(name, known)}"
+                )
+
+
+def with_folders(value: Any, root: Path) -> Any:
+    """
+    Returns a value with the folder below `root` in place of each `@name`.
+
+    Example:
+
+    >>> with_folders({"teacher": ["harmful=@safe", "benign=base"]}, Path("runs"))
+    {'teacher': ['harmful=runs/safe', 'benign=base']}
+    """
+    return _each_text(value, lambda text: _PREPARED.sub(lambda found: str(root / found[1]), text))
+
+
+def _renamed(value: Any, prepared: Mapping[str, Cell]) -> Any:
+    """With the full name of each run that is built on: where its fields change, so does what is built on it."""
+    return _each_text(value, lambda text: _PREPARED.sub(lambda found: f"@{prepared[found[1]].name}", text))
+
+
+def _named_runs(value: Any) -> list[str]:
+    names: list[str] = []
+    _each_text(value, lambda text: names.extend(_PREPARED.findall(text)))
+    return names
+
+
+def _each_text(value: Any, change: Callable[[str], Any]) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _each_text(one, change) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_each_text(one, change) for one in value]
+    return change(value) if isinstance(value, str) else value
+
+
+def digest(facts: Any) -> str:
+    """A short name for what something depends on."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:8]

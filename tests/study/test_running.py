@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A study of two methods on a tiny model: what it leaves, that it goes on, and what it says where a cell fails."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+
+from hf_ckt.cli import main as cli
+from hf_ckt.study import cells as cells_module
+from hf_ckt.study import running
+from hf_ckt.study.cells import StepFailed, run_command
+from hf_ckt.study.plan import Study
+from hf_ckt.study.running import plan_lines, run_study
+
+ROWS = [{"prompt": f"What is {n} plus one?", "completion": f"It is {n + 1}."} for n in range(8)]
+
+
+@pytest.fixture(scope="module")
+def study(tiny_model_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    off = {f"{role}_weight": 0.0 for role in ("contrastive", "consistency", "regularization")}
+    return Study.of(
+        {
+            "model": str(tiny_model_dir),
+            "train": {
+                "dataset_name": str(folder / "rows.jsonl"),
+                "max_steps": 1,
+                "logging_steps": 1,
+                "per_device_train_batch_size": 2,
+                "use_peft": True,
+                "lora_target_modules": "all-linear",
+                "use_cpu": True,
+                "dtype": "float32",
+                "bf16": False,
+                **off,
+            },
+            "prepare": {"safe": {"distillation_weight": 0.0}},
+            "methods": {
+                "sft": {"distillation_weight": 0.0},
+                "kd": {"distillation_weight": 1.0, "teacher_model_name_or_path": {"adapter": "@safe"}},
+            },
+            "seeds": [0, 1],
+            "evaluate": {"suite": "smoke", "only": ["direct", "overrefusal"], "new_tokens": 2, "dtype": "float32"},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def ran(study, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ran")
+    return folder, run_study(study, folder, jobs=2)
+
+
+def test_study_keeps_a_record_of_each_cell_and_compares_all(study, ran):
+    """Cells without their circumstances cannot be repeated, and scores of several evaluations are not paired."""
+    folder, results = ran
+    assert json.loads((folder / "results.json").read_text()) == json.loads(json.dumps(results))
+    assert [*results["cells"]] == [cell.name for cell in study.cells()]
+    for cell in study.cells():
+        one = json.loads((folder / "cells" / f"{cell.name}.json").read_text())
+        assert one == results["cells"][cell.name]
+        assert one["seconds"] > 0 and one["peak_memory"] > 2**26 and one["tokens"] > 0 and "trl" in one["versions"]
+        assert yaml.safe_load((folder / "cells" / f"{cell.name}.yaml").read_text())["seed"] == cell.seed
+    scores = json.loads((folder / results["evaluation"]).read_text())
+    assert {*scores["models"]} == {"base", *results["cells"]}
+    assert {*scores["pooled"]} >= {"sft", "kd"}
+    assert results["groups"]["kd"] == [cell.name for cell in study.cells() if cell.method == "kd"]
+
+
+def test_study_run_again_trains_and_answers_nothing(study, ran, monkeypatch):
+    """Hours would be lost to what was finished."""
+    folder, results = ran
+    asked = []
+    monkeypatch.setattr(cells_module, "run_command", lambda words, log: asked.append(words))
+    monkeypatch.setattr(running, "run_command", lambda words, log: asked.append(words))
+    assert run_study(study, folder)["cells"] == results["cells"]
+    (comparison,) = asked  # of kept pieces alone
+    assert comparison[0] == "evaluate" and "--pool" in comparison
+    lines = plan_lines(study, folder)
+    assert sum(line.startswith("cell     done") for line in lines) == 4 and "4 cells, 0 open" in lines[-1]
+
+
+def test_pieces_are_shared_by_all_evaluations(ran):
+    """The base would be asked anew in each cell."""
+    folder, _ = ran
+    of_base = [
+        key
+        for key in (json.loads(file.read_text())["key"] for file in (folder / "pieces").glob("*.json"))
+        if key.get("model", [None, 0])[1] is None
+    ]
+    assert of_base and len({json.dumps(key, sort_keys=True) for key in of_base}) == len(of_base)
+    assert not [*(folder / "evaluations").glob("*/pieces")] and not (folder / "evaluation" / "pieces").exists()
+
+
+def test_cell_that_fails_is_named_and_the_others_are_run(study, ran, tmp_path):
+    """One wrong method would end a night's study at its first cell."""
+    folder, _ = ran
+    wrong = Study.of({**vars(study), "methods": {**study.methods, "wrong": {"distillation_weight": -1.0}}, "seeds": [0]})
+    for part in ("cells", "adapters", "evaluations", "pieces"):
+        shutil.copytree(folder / part, tmp_path / part)
+    with pytest.raises(StepFailed, match=r"1 of 3 cells failed, the first: wrong-0-\w+: .*distillation_weight"):
+        run_study(wrong, tmp_path)
+    assert not (tmp_path / "results.json").exists()
+    assert sum("open" in line for line in plan_lines(wrong, tmp_path)) == 2  # the wrong one, and the last line
+
+
+def test_time_that_is_left_is_told_before_anything_was_measured(study, tmp_path):
+    """Nobody starts a study that may take an hour or a week."""
+    assert "not known before one is measured" in plan_lines(study, tmp_path)[-1]
+    told = Study.of({**vars(study), "minutes": 3.0})
+    assert "about 6 minutes of training, 3.0 a cell, 2 side by side" in plan_lines(told, tmp_path, jobs=2)[-1]
+
+
+def test_command_that_fails_says_how_its_log_ends(tmp_path):
+    """Its exit code alone says nothing, and the log's place is not known."""
+    with pytest.raises(StepFailed, match=r"hf-ckt train ended with 2: .*no such file, 'none\.yaml'.*log\.txt"):
+        run_command(["train", "--config", "none.yaml"], tmp_path / "log.txt")
+
+
+def test_study_from_the_command_line_lists_its_cells(study, tmp_path, capsys):
+    """A file is read by the command alone."""
+    file = tmp_path / "main.yaml"
+    file.write_text(yaml.safe_dump({**vars(study), "minutes": 3.0}))
+    assert cli.main(["study", "--config", str(file), "--output", str(tmp_path / "out"), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("cell     open") == 4 and "prepare  open  safe-0-" in printed
+    assert not (tmp_path / "out").exists()
+    assert cli.main(["study", "--config", str(file), "--jobs", "0"]) == 2
+    assert "--jobs" in capsys.readouterr().err
