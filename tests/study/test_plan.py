@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a study's file asks for."""
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from hf_ckt.study.plan import Study, with_folders
 
@@ -79,3 +81,11 @@ def test_wrong_entries_say_what_and_what_to_do(changed, match):
     """Found by the run that reads it, a slip costs the hours of the runs before."""
     with pytest.raises(ValueError, match=match):
         Study.of(FILE | changed)
+
+
+def test_example_of_the_page_is_a_study():
+    """A reader who copies it would be the first to run it."""
+    page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
+    study = Study.of(yaml.safe_load(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1]))
+    assert len(study.cells()) == 2 * 2 * 3 and [*study.prepared()] == ["refusals"]
+    assert len({cell.group for cell in study.cells()}) == 4

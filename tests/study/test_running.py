@@ -98,7 +98,9 @@ def test_pieces_are_shared_by_all_evaluations(ran):
 def test_cell_that_fails_is_named_and_the_others_are_run(study, ran, tmp_path):
     """One wrong method would end a night's study at its first cell."""
     folder, _ = ran
-    wrong = Study.of({**vars(study), "methods": {**study.methods, "wrong": {"distillation_weight": -1.0}}, "seeds": [0]})
+    wrong = Study.of(
+        {**vars(study), "methods": {**study.methods, "wrong": {"distillation_weight": -1.0}}, "seeds": [0]}
+    )
     for part in ("cells", "adapters", "evaluations", "pieces"):
         shutil.copytree(folder / part, tmp_path / part)
     with pytest.raises(StepFailed, match=r"1 of 3 cells failed, the first: wrong-0-\w+: .*distillation_weight"):
