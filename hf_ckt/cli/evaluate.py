@@ -59,7 +59,12 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
+def option_names() -> set[str]:
+    """Returns all options, for who gives them in a file."""
+    return {*_parser()._option_string_actions}
+
+
+def _parser() -> CommandParser:
     from ..evaluation.measuring.chat_format import add_chat_options
     from ..evaluation.measuring.models import add_model_options
     from ..evaluation.measuring.tiers import TIERS
@@ -141,7 +146,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add(
         "--output", type=Path, required=True, metavar="DIR", help="where results, answers and finished pieces are kept"
     )
-    options = parser.parse_args(argv)
+    return parser
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    options = _parser().parse_args(argv)
 
     from ..checks import require_count
     from .arguments.models import require_judge, require_models

@@ -5,8 +5,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +16,22 @@ import yaml
 
 from ..checkpoints import replace_file, replace_json
 from ..hub.provenance import machine_facts
-from .plan import Cell, with_folders
+from .plan import Cell, digest, with_folders
 
-ADAPTERS, CELLS, PIECES = "adapters", "cells", "pieces"
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+ADAPTERS, CELLS, EVALUATIONS, PIECES = "adapters", "cells", "evaluations", "pieces"
 _SHOWN = 2000  # letters of the end of a log
 
 
-class StepFailed(Exception):
+class StepFailed(ValueError):
     """A training or an evaluation ended with an error; the text says where its log is and how it ends."""
 
 
-def train_cell(cell: Cell, model: str, folder: Path) -> dict[str, Any]:
+def train_cell(cell: Cell, model: str, folder: Path, commands: "Commands") -> dict[str, Any]:
     """
     Trains a cell, or goes on with its training; what is kept in `cells/` is returned where it was finished before.
 
@@ -34,11 +41,14 @@ def train_cell(cell: Cell, model: str, folder: Path) -> dict[str, Any]:
         model (`str`):
             Hub id or folder of the base.
         folder (`Path`):
-            Of the study. The adapter is saved in `adapters/NAME`.
+            Of the study. What was trained is saved in `adapters/NAME`.
+        commands ([`Commands`]):
+            Runs it.
 
     Returns:
-        `dict`: `method`, `settings`, `seed`, `fields`, `seconds`, `peak_memory` (bytes of the process), `tokens` that were
-        read up to the last log, `log` (the last entries of the trainer's), and what [`~hub.provenance.machine_facts`] says.
+        `dict`: `model`, `method`, `settings`, `seed`, `fields`, `seconds` of all attempts, `peak_memory` (bytes of the
+        process), `tokens` that were read up to the last log (None where there was none), `log` (the trainer's last entries), and
+        what [`~hub.provenance.machine_facts`] says.
 
     Raises:
         StepFailed: If `hf-ckt train` does.
@@ -55,37 +65,43 @@ def train_cell(cell: Cell, model: str, folder: Path) -> dict[str, Any]:
         "seed": cell.seed,
         "resume_from_checkpoint": "auto",
     }
+    # Variables were put in when the study's file was read.
+    text = yaml.safe_dump(fields, sort_keys=False).replace("$", "$$")
     run_file = folder / CELLS / f"{cell.name}.yaml"
-    replace_file(
-        run_file, lambda aside: Path(aside).write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")
-    )
-    seconds, memory = run_command(["train", "--config", str(run_file)], folder / CELLS / f"{cell.name}.train.log")
+    replace_file(run_file, lambda aside: Path(aside).write_text(text, encoding="utf-8"))
+    seconds, memory = commands.run(["train", "--config", str(run_file)], folder / CELLS / f"{cell.name}.train")
     history = _history(output)
     result = {
+        "model": cell.model,
         "method": cell.method,
         "settings": cell.settings,
         "seed": cell.seed,
         "fields": cell.fields,
         "seconds": seconds,
         "peak_memory": memory,
-        "tokens": next((entry["num_tokens"] for entry in reversed(history) if "num_tokens" in entry), None),
+        "tokens": _tokens(history),
         "log": history[-2:],
-        **machine_facts(),
+        **machine_facts("cpu" if cell.fields.get("use_cpu") else None),
     }
     replace_json(kept, result)
     return result
 
 
-def evaluate_cell(cell: Cell, model: str, options: Mapping[str, Any], folder: Path) -> None:
-    """Evaluates a trained cell beside its base, so that all that takes a model is kept in `pieces/` for the study's own evaluation."""
-    done = folder / "evaluations" / cell.name
+def evaluation_of(name: str, options: Mapping[str, Any], folder: Path) -> Path:
+    """The folder of the evaluation of a cell, or of the base; of other options it is another one."""
+    return folder / EVALUATIONS / f"{name}-{digest(options)}"
+
+
+def evaluate_one(
+    name: str, others: Sequence[str], model: str, options: Mapping[str, Any], folder: Path, commands: "Commands"
+) -> None:
+    """Evaluates the base and what was trained over it, so that all that takes a model is in `pieces/` for the comparison."""
+    done = evaluation_of(name, options, folder)
     if (done / "results.json").exists():
         return
-    words = ["evaluate", "--model", model, "--adapter", str(folder / ADAPTERS / cell.name), "--output", str(done)]
-    run_command(
-        [*words, "--pieces", str(folder / PIECES), *words_of(options, folder)],
-        folder / CELLS / f"{cell.name}.evaluate.log",
-    )
+    compared = ["--compare", *(str(folder / ADAPTERS / other) for other in others)] if others else []
+    words = ["evaluate", "--model", model, *compared, "--output", str(done), "--pieces", str(folder / PIECES)]
+    commands.run([*words, *words_of(options, folder)], folder / CELLS / f"{name}.evaluate")
 
 
 def words_of(options: Mapping[str, Any], folder: Path) -> list[str]:
@@ -94,45 +110,106 @@ def words_of(options: Mapping[str, Any], folder: Path) -> list[str]:
 
     Example:
 
-    >>> words_of({"suite": "cpu", "as_trained": True, "only": ["direct", "noise"]}, Path("out"))
-    ['--suite', 'cpu', '--as-trained', '--only', 'direct', 'noise']
+    >>> words_of({"suite": "cpu", "as_trained": True, "teacher": {"harmful": "@a"}, "only": ["kd", "noise"]}, Path("out"))
+    ['--suite=cpu', '--as-trained', '--teacher', 'harmful=out/adapters/a', '--only', 'kd', 'noise']
     """
-    words = []
+    words: list[str] = []
     for name, value in with_folders(options, folder / ADAPTERS).items():
-        if value is False or value is None:
-            continue
-        values = [] if value is True else value if isinstance(value, list) else [value]
-        words += [f"--{str(name).replace('_', '-')}", *map(str, values)]
+        option = f"--{name.replace('_', '-')}"
+        if isinstance(value, Mapping):
+            value = [f"{key}={one}" for key, one in value.items()]
+        if isinstance(value, list):
+            words += [option, *map(str, value)]
+        elif value is True:
+            words.append(option)
+        elif value is not None and value is not False:
+            words.append(f"{option}={value}")
     return words
 
 
-def run_command(words: Sequence[str], log: Path) -> tuple[float, int]:
-    """
-    Runs a command of `hf-ckt` in a process of its own; all that it says goes to a log.
+class Commands:
+    """Commands of `hf-ckt`, each in a process of its own, that are ended together."""
 
-    Returns:
-        `tuple[float, int]`: seconds, and the most bytes of memory that the process held.
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen] = set()
+        self._guard = threading.Lock()
+        self._ended = False
 
-    Raises:
-        StepFailed: If it ends with an error.
-    """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    start = time.perf_counter()
-    with log.open("wb") as written:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "hf_ckt.cli.main", *words], stdout=written, stderr=subprocess.STDOUT
-        )
+    def end(self) -> None:
+        """Ends those that run; none is started after it."""
+        with self._guard:
+            self._ended = True
+            for process in self._running:
+                process.terminate()
+
+    def run(self, words: Sequence[str], log: Path) -> tuple[float, int | None]:
+        """
+        Runs a command; all that it says goes to `LOG.log`.
+
+        Args:
+            words (`Sequence[str]`):
+                Of the command, without `hf-ckt`.
+            log (`Path`):
+                Without ending. Beside it stands what attempts before this one took.
+
+        Returns:
+            `tuple[float, int]`: seconds of this attempt and those before it, and the most bytes of memory that a process held.
+
+        Raises:
+            StepFailed: If it ends with an error, or another process, left by a study that was killed, still runs it.
+        """
+        written, attempts = log.with_name(f"{log.name}.log"), log.with_name(f"{log.name}.attempts.json")
+        written.parent.mkdir(parents=True, exist_ok=True)
+        start = time.perf_counter()
+        with written.open("ab") as output, _only_one(log.with_name(f"{log.name}.lock"), words[0]) as lock:
+            place = output.tell()
+            with self._guard:
+                if self._ended:
+                    raise StepFailed(f"hf-ckt {words[0]} was not started, since the study was ended.")
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "hf_ckt.cli.main", *words],
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=lock,
+                )
+                self._running.add(process)
+            memory = _waited(process)
+            with self._guard:
+                self._running.discard(process)
+        before = json.loads(attempts.read_text(encoding="utf-8")) if attempts.exists() else []
+        tries = [*before, {"seconds": round(time.perf_counter() - start, 1), "peak_memory": memory}]
+        replace_json(attempts, tries)
+        if process.returncode:
+            said = written.read_bytes()[place:][-_SHOWN:].decode("utf-8", "replace").strip().splitlines()[-1:]
+            raise StepFailed(f"hf-ckt {words[0]} ended with {process.returncode}: {''.join(said)} ({written})")
+        held = [one["peak_memory"] for one in tries if one["peak_memory"] is not None]
+        return round(sum(one["seconds"] for one in tries), 1), max(held, default=None)
+
+
+@contextmanager
+def _only_one(file: Path, what: str) -> Iterator[tuple[int, ...]]:
+    """A lock that the process which it is passed on to holds for as long as it lives, longer than a study that is killed."""
+    if fcntl is None:
+        yield ()
+        return
+    with file.open("w") as held:
         try:
-            _, status, used = os.wait4(process.pid, 0)
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        end = log.read_text(encoding="utf-8", errors="replace")[-_SHOWN:].strip().splitlines()[-1:]
-        raise StepFailed(f"hf-ckt {words[0]} ended with {process.returncode}: {''.join(end)} ({log})")
-    return round(time.perf_counter() - start, 1), used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StepFailed(
+                f"{file.stem}: another hf-ckt {what} is at it, left by a study that was killed. Wait for it, or end it."
+            ) from error
+        yield (held.fileno(),)
+
+
+def _waited(process: subprocess.Popen) -> int | None:
+    if not hasattr(os, "wait4"):
+        process.wait()
+        return None
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _history(output: Path) -> list[dict[str, Any]]:
@@ -140,6 +217,14 @@ def _history(output: Path) -> list[dict[str, Any]]:
     states = [output / "trainer_state.json", *output.glob("checkpoint-*/trainer_state.json")]
     found = [_read(file).get("log_history", []) for file in states if file.exists()]
     return max(found, key=len, default=[])
+
+
+def _tokens(history: Sequence[Mapping[str, Any]]) -> int | None:
+    """Tokens that were read: the trainer counts anew from where it was resumed."""
+    counts = [int(entry["num_tokens"]) for entry in history if "num_tokens" in entry]
+    if not counts:
+        return None
+    return sum(last for last, following in zip(counts, [*counts[1:], 0], strict=True) if following < last)
 
 
 def _read(file: Path) -> dict[str, Any]:

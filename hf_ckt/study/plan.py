@@ -18,6 +18,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*")
 _PREPARED = re.compile(r"(?:^|(?<==))@([A-Za-z0-9][\w.=-]*)$")
 # What a study decides itself, for each run.
 _ITS_OWN = ("output_dir", "seed", "model_name_or_path", "push_to_hub", "resume_from_checkpoint")
+_OF_EVALUATION = ("model", "adapter", "compare", "pool", "pieces", "output")
+_BASE = "base"  # a model's name in every evaluation
+_LETTERS = 80  # of a name, since it is a folder's
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class Cell:
     One training, and what is evaluated of it.
 
     Args:
+        model (`str`):
+            The base, as the file names it.
         method (`str`):
             Its name in the file.
         settings (`Mapping`):
@@ -36,6 +41,7 @@ class Cell:
             All fields of `hf-ckt train`, but for those that the study decides.
     """
 
+    model: str
     method: str
     settings: Mapping[str, Any]
     seed: int
@@ -44,12 +50,14 @@ class Cell:
     @property
     def group(self) -> str:
         """Method and settings: what cells of other seeds share, and are pooled by."""
-        return "-".join([self.method, *(f"{name}={value}" for name, value in self.settings.items())])
+        name = "-".join([self.method, *(f"{name}={value}" for name, value in self.settings.items())])
+        short = re.sub(r"[^\w.=+-]+", "_", name)[:_LETTERS]
+        return short if short == name else f"{short}-{digest(self.settings)}"
 
     @property
     def name(self) -> str:
-        """Names its folders. It holds all that the cell depends on, so that one of other fields is another cell."""
-        return f"{self.group}-{self.seed}-{digest([self.fields, self.seed])}"
+        """Names its folders, with a digest of base, fields and seed, so that one of others is another cell."""
+        return f"{self.group}-{self.seed}-{digest([self.model, self.fields, self.seed])}"
 
 
 @dataclass(frozen=True)
@@ -90,45 +98,56 @@ class Study:
 
     @classmethod
     def of(cls, entries: Mapping[str, Any]) -> "Study":
-        """Returns the study of a file's entries."""
+        """Returns the study of a file's entries; one that is left empty is one that is not there."""
         for name in entries:
             require_known("study", name, [*cls.__dataclass_fields__])
+        given = {name: value for name, value in entries.items() if value is not None}
         for name in ("model", "methods"):
-            if not entries.get(name):
+            if not given.get(name):
                 raise ValueError(f"study: has no {name}, so there is nothing to run. Name it in the file.")
-        return cls(**entries)
+        for name in ("train", "grid", "evaluate", "methods", "prepare"):
+            value = given.get(name, {})
+            if not isinstance(value, Mapping):
+                raise ValueError(f"{name}: must hold entries by name, got {value!r:.60}. See docs/studies.md.")
+            own = {str(key): one for key, one in value.items()}
+            if name in ("methods", "prepare"):
+                given[name] = {key: _plain(f"{name}, {key}", one) for key, one in own.items()}
+            else:
+                given[name] = _plain(name, own)
+        return cls(**given)
 
     def __post_init__(self) -> None:
         for part in ("methods", "prepare"):
             for name, fields in getattr(self, part).items():
-                if not _NAME.fullmatch(str(name)) or not isinstance(fields, Mapping):
+                if not _NAME.fullmatch(name) or name == _BASE:
                     raise ValueError(
-                        f"{part}: must hold names of letters, digits, dots and underscores, each with fields of `hf-ckt train`, got "
-                        f"{name!r}: {fields!r:.60}. The name becomes a folder's."
+                        f"{part}: {name!r} is no name for a run: it may hold letters, digits, dots and underscores, and {_BASE} is "
+                        "the base's. Take another."
                     )
-                self._require_own(f"{part}, {name}", fields)
-        self._require_own("train", self.train)
-        self._require_own("grid", self.grid)
+                _require_own(f"{part}, {name}", fields, _ITS_OWN)
+        _require_own("train", self.train, _ITS_OWN)
+        _require_own("grid", self.grid, _ITS_OWN)
+        _require_own("evaluate", self.evaluate, _OF_EVALUATION)
         for name, values in self.grid.items():
-            if not isinstance(values, Sequence) or isinstance(values, str) or not values:
-                raise ValueError(f"grid, {name}: must be a list of values, got {values!r}. Give at least one.")
-        seeds = [*self.seeds]
-        if not seeds or len({*seeds}) < len(seeds) or not all(type(seed) is int for seed in seeds):
-            raise ValueError(
-                f"seeds: must be different whole numbers, got {seeds}; a run that counts twice is no second run."
-            )
+            _require_different(f"grid, {name}", values)
+        _require_different("seeds", self.seeds)
+        if not all(type(seed) is int for seed in self.seeds):
+            raise ValueError(f"seeds: must be whole numbers, got {[*self.seeds]}.")
+        if self.minutes is not None and not (isinstance(self.minutes, (int, float)) and self.minutes > 0):
+            raise ValueError(f"minutes: must be a number above 0, got {self.minutes!r}.")
         known: list[str] = []
         for name, fields in self.prepare.items():
             self._require_prepared(f"prepare, {name}", fields, known)
             known.append(name)
-        self._require_prepared("study", [self.train, self.methods, self.grid, self.evaluate], known)
+        for part in ("train", "methods", "grid", "evaluate"):
+            self._require_prepared(part, getattr(self, part), known)
 
     def cells(self) -> list[Cell]:
         """The cells in the order in which they are run: shuffled, always alike, so that half a study is half of all of it."""
         places = [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
         prepared = self.prepared()
         found = [
-            Cell(method, place, seed, _renamed({**self.train, **own, **place}, prepared))
+            Cell(self.model, method, place, seed, _renamed({**self.train, **own, **place}, prepared))
             for method, own in self.methods.items()
             for place in places
             for seed in self.seeds
@@ -140,7 +159,7 @@ class Study:
         """The runs that others build on, by the name in the file, each before those that name it."""
         found: dict[str, Cell] = {}
         for name, own in self.prepare.items():
-            found[name] = Cell(name, {}, 0, _renamed({**self.train, **own}, found))
+            found[name] = Cell(self.model, name, {}, 0, _renamed({**self.train, **own}, found))
         return found
 
     def evaluation(self) -> dict[str, Any]:
@@ -148,19 +167,44 @@ class Study:
         options: dict[str, Any] = _renamed(dict(self.evaluate), self.prepared())
         return options
 
-    @staticmethod
-    def _require_own(where: str, fields: Mapping[str, Any]) -> None:
-        for name in fields:
-            if str(name).replace("-", "_") in _ITS_OWN:
-                raise ValueError(f"{where}: sets {name}, which the study decides for each run. Leave it out.")
-
-    @staticmethod
-    def _require_prepared(where: str, value: Any, known: Sequence[str]) -> None:
-        for name in _named_runs(value):
-            if name not in known:
+    def _require_prepared(self, where: str, value: Any, known: Sequence[str]) -> None:
+        for text in _texts(value):
+            for name in _PREPARED.findall(text):
+                if name not in known:
+                    raise ValueError(
+                        f"{where}: @{name} stands for a run under `prepare`, and none before it has that name."
+                        f"{nearest(name, known)}"
+                    )
+            inside = [name for name in self.prepare if f"@{name}" in text and not _PREPARED.search(text)]
+            if inside:
                 raise ValueError(
-                    f"{where}: @{name} stands for a run under `prepare`, and none before it has that name.{nearest(name, known)}"
+                    f"{where}: {text!r:.60} names the run @{inside[0]} within other text, where it stands for nothing. A "
+                    "text is one such name alone, or ends in one behind `=`."
                 )
+
+
+def _plain(where: str, fields: Any) -> dict[str, Any]:
+    """Fields by their names with underscores, so that one that stands in two places is one."""
+    if not isinstance(fields, Mapping):
+        raise ValueError(
+            f"{where}: must hold fields of `hf-ckt train` by name, got {fields!r:.60}. `{{}}` changes none."
+        )
+    return {str(name).replace("-", "_"): value for name, value in fields.items()}
+
+
+def _require_own(where: str, fields: Mapping[str, Any], taken: Sequence[str]) -> None:
+    for name in fields:
+        if name in taken:
+            raise ValueError(f"{where}: sets {name}, which the study decides for each run. Leave it out.")
+
+
+def _require_different(where: str, values: Any) -> None:
+    if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+        raise ValueError(f"{where}: must be a list of values, got {values!r}. Give at least one.")
+    if len({str(value) for value in values}) < len(values):
+        raise ValueError(
+            f"{where}: has a value twice, {[*values]}, and a run that counts twice is no second run. Drop one."
+        )
 
 
 def with_folders(value: Any, root: Path) -> Any:
@@ -180,10 +224,10 @@ def _renamed(value: Any, prepared: Mapping[str, Cell]) -> Any:
     return _each_text(value, lambda text: _PREPARED.sub(lambda found: f"@{prepared[found[1]].name}", text))
 
 
-def _named_runs(value: Any) -> list[str]:
-    names: list[str] = []
-    _each_text(value, lambda text: names.extend(_PREPARED.findall(text)))
-    return names
+def _texts(value: Any) -> list[str]:
+    texts: list[str] = []
+    _each_text(value, texts.append)
+    return texts
 
 
 def _each_text(value: Any, change: Callable[[str], Any]) -> Any:

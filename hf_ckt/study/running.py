@@ -2,9 +2,13 @@
 """All cells of a study, several side by side, and the one evaluation in which they are compared."""
 
 import json
+import math
 import os
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +17,13 @@ from tqdm import tqdm
 from ..checkpoints import replace_json
 from ..evaluation.measuring.models import public_name, resolve
 from ..evaluation.measuring.store import only_writer
-from .cells import ADAPTERS, CELLS, PIECES, StepFailed, evaluate_cell, run_command, train_cell, words_of
+from .cells import ADAPTERS, CELLS, PIECES, Commands, StepFailed, evaluate_one, evaluation_of, train_cell, words_of
 from .plan import Cell, Study
 
+_BASE = "base"
 
-def run_study(study: Study, folder: Path, jobs: int = 1) -> dict[str, Any]:
+
+def run_study(study: Study, folder: Path, jobs: int = 1, source: Path | None = None) -> dict[str, Any]:
     """
     Runs what is not finished of a study, then compares all of its cells in one evaluation, seeds pooled by method.
 
@@ -31,55 +37,59 @@ def run_study(study: Study, folder: Path, jobs: int = 1) -> dict[str, Any]:
             Where everything is kept: `cells/` (a JSON file each, with logs), `adapters/`, `evaluation/`, `results.json`.
         jobs (`int`, *optional*, defaults to `1`):
             Cells side by side, each in a process of its own with its share of the CPU's cores.
+        source (`Path`, *optional*):
+            The study's file. Another one does not write to the same folder.
 
     Returns:
         `dict`: what `results.json` holds: the study, a record of each cell, and under `evaluation` where the scores stand.
 
     Raises:
         StepFailed: If a cell failed; the others are run first.
-        ValueError: If another process runs a study in the folder.
+        ValueError: If another process runs a study in the folder, or it is that of another file.
     """
-    with only_writer(folder, ".lock", "study"), _cores_for(jobs):
-        return _run(study, folder, jobs)
+    commands = Commands()
+    with only_writer(folder, ".lock", "study"), _ended_by_signals(commands):
+        if source is not None:
+            _require_own_folder(folder, str(source.resolve()))
+        return _run(study, folder, jobs, commands)
 
 
 def plan_lines(study: Study, folder: Path, jobs: int = 1) -> list[str]:
     """Returns a line for each run of a study, done or open, and one of the time that is left."""
-    cells = study.cells()
-    done = {cell.name for cell in cells if _is_done(cell, folder)}
-    lines = [f"prepare  {_state(_is_trained(cell, folder))}  {cell.name}" for cell in study.prepared().values()]
+    cells, prepared, options = study.cells(), [*study.prepared().values()], study.evaluation()
+    done = {cell.name for cell in cells if _is_done(cell, options, folder)}
+    lines = [f"prepare  {_state(_is_trained(cell, folder))}  {cell.name}" for cell in prepared]
     lines += [f"cell     {_state(cell.name in done)}  {cell.name}" for cell in cells]
-    minutes = _minutes(study, cells, folder)
-    left = len(cells) - len(done)
-    time = "not known before one is measured"
+    minutes = _minutes(study, [*prepared, *cells], folder)
+    time = "how long one takes is not known before one is trained"
     if minutes is not None:
-        time = f"about {minutes * left / jobs:.0f} minutes of training, {minutes:.1f} a cell, {jobs} side by side"
-    return [*lines, f"{len(cells)} cells, {left} open: {time}"]
+        before, open_ones = (sum(not _is_trained(cell, folder) for cell in some) for some in (prepared, cells))
+        left = minutes * (before + math.ceil(open_ones / jobs))
+        time = f"about {left:.0f} minutes of training ({minutes:.1f} each, {jobs} side by side), and the evaluations"
+    return [*lines, f"{len(cells)} cells, {len(cells) - len(done)} open: {time}"]
 
 
-def _run(study: Study, folder: Path, jobs: int) -> dict[str, Any]:
-    model, cells = resolve(study.model), study.cells()
-    options = study.evaluation()
-    prepared = [
-        train_cell(cell, model, folder) for cell in tqdm(study.prepared().values(), desc="prepare", unit="run")
-    ]
+def _run(study: Study, folder: Path, jobs: int, commands: Commands) -> dict[str, Any]:
+    model, cells, options = resolve(study.model), study.cells(), study.evaluation()
+    runs = tqdm(study.prepared().values(), desc="prepare", unit="run")
+    prepared = [train_cell(cell, model, folder, commands) for cell in runs]
+    evaluate_one(_BASE, (), model, options, folder, commands)  # what all cells ask of it too
 
     def one(cell: Cell) -> dict[str, Any]:
-        result = train_cell(cell, model, folder)
-        evaluate_cell(cell, model, options, folder)
+        result = train_cell(cell, model, folder, commands)
+        evaluate_one(cell.name, [cell.name], model, options, folder, commands)
         return result
 
-    results = _side_by_side(cells, one, jobs)
-    comparison = folder / "evaluation"
-    names = [cell.name for cell in cells]
+    with _cores_for(jobs):
+        results = _side_by_side(cells, one, jobs, commands)
     groups: dict[str, list[str]] = {}
     for cell in sorted(cells, key=lambda cell: [*study.methods].index(cell.method)):
         groups.setdefault(cell.group, []).append(cell.name)
-    words = ["evaluate", "--model", model, "--compare", *(str(folder / ADAPTERS / name) for name in names)]
+    words = ["evaluate", "--model", model, "--compare", *(str(folder / ADAPTERS / cell.name) for cell in cells)]
     if len(study.seeds) > 1:
         words += [word for group, runs in groups.items() for word in ("--pool", group, *sorted(runs))]
-    words += ["--pieces", str(folder / PIECES), "--output", str(comparison), *words_of(options, folder)]
-    run_command(words, folder / CELLS / "comparison.log")
+    words += ["--pieces", str(folder / PIECES), "--output", str(folder / "evaluation"), *words_of(options, folder)]
+    commands.run(words, folder / CELLS / "comparison")
     found = {
         "study": {**vars(study), "model": public_name(study.model)},
         "prepared": prepared,
@@ -91,7 +101,9 @@ def _run(study: Study, folder: Path, jobs: int) -> dict[str, Any]:
     return found
 
 
-def _side_by_side(cells: list[Cell], work: Callable[[Cell], dict[str, Any]], jobs: int) -> dict[str, dict[str, Any]]:
+def _side_by_side(
+    cells: list[Cell], work: Callable[[Cell], dict[str, Any]], jobs: int, commands: Commands
+) -> dict[str, dict[str, Any]]:
     results, failed = {}, []
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(cells), desc="cells", unit="cell") as bar:
         running = {pool.submit(work, cell): cell for cell in cells}
@@ -107,6 +119,7 @@ def _side_by_side(cells: list[Cell], work: Callable[[Cell], dict[str, Any]], job
                     bar.update()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            commands.end()
             raise
     if failed:
         raise StepFailed(
@@ -115,20 +128,45 @@ def _side_by_side(cells: list[Cell], work: Callable[[Cell], dict[str, Any]], job
     return results
 
 
-class _cores_for:
+@contextmanager
+def _ended_by_signals(commands: Commands) -> Iterator[None]:
+    """Lets what would end this process end its commands too: left behind, they would write on where the next study starts."""
+
+    def stop(*_: object) -> None:
+        commands.end()
+        raise KeyboardInterrupt
+
+    names = ("SIGINT", "SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    signals = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = [signal.signal(one, stop) for one in signals]
+    try:
+        yield
+    finally:
+        for one, handler in zip(signals, before, strict=True):
+            signal.signal(one, handler)
+
+
+@contextmanager
+def _cores_for(jobs: int) -> Iterator[None]:
     """Gives each job its share of the cores, unless the user has decided: two that take all wait for each other."""
-
-    def __init__(self, jobs: int):
-        self.jobs = jobs
-        self.set = jobs > 1 and "OMP_NUM_THREADS" not in os.environ
-
-    def __enter__(self) -> None:
-        if self.set:
-            os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self.jobs))
-
-    def __exit__(self, *_: object) -> None:
-        if self.set:
+    ours = jobs > 1 and "OMP_NUM_THREADS" not in os.environ
+    if ours:
+        os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+    try:
+        yield
+    finally:
+        if ours:
             del os.environ["OMP_NUM_THREADS"]
+
+
+def _require_own_folder(folder: Path, source: str) -> None:
+    file = folder / "source.json"
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else source
+    if known != source:
+        raise ValueError(
+            f"--output: {str(folder)!r} holds the study of another file, {known!r}, and the two would mix. Name another folder."
+        )
+    replace_json(file, source)
 
 
 def _minutes(study: Study, cells: list[Cell], folder: Path) -> float | None:
@@ -142,8 +180,8 @@ def _is_trained(cell: Cell, folder: Path) -> bool:
     return (folder / CELLS / f"{cell.name}.json").exists()
 
 
-def _is_done(cell: Cell, folder: Path) -> bool:
-    return _is_trained(cell, folder) and (folder / "evaluations" / cell.name / "results.json").exists()
+def _is_done(cell: Cell, options: dict[str, Any], folder: Path) -> bool:
+    return _is_trained(cell, folder) and (evaluation_of(cell.name, options, folder) / "results.json").exists()
 
 
 def _state(done: bool) -> str:

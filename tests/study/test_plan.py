@@ -38,6 +38,7 @@ def test_cells_are_all_combinations_in_a_fixed_order():
         # What is built on a run that changed is another cell too.
         ({"prepare": {**FILE["prepare"], "safe": {"distillation_weight": 0.5}}}, True),
         ({"evaluate": {}, "seeds": [1, 2]}, True),
+        ({"model": "org/other"}, False),
     ],
 )
 def test_cell_of_other_fields_has_another_name(changed, others):
@@ -47,6 +48,22 @@ def test_cell_of_other_fields_has_another_name(changed, others):
     assert bool(sft) is others
     kd = {name for name in before & after if name.startswith("kd")}
     assert bool(kd) is ("seeds" in changed)
+
+
+def test_names_are_those_of_folders():
+    """A path as a value of the grid made folders within folders, and no model of that name was found in the end."""
+    values = ["data/a.jsonl", "../b", {"x": ["y"]}, "c" * 300]
+    cells = Study.of(FILE | {"grid": {"dataset_name": values}, "seeds": [0]}).cells()
+    assert len({cell.name for cell in cells}) == len({cell.group for cell in cells}) == 2 * len(values)
+    assert all(re.fullmatch(r"[\w.=+-]{1,120}", cell.name) for cell in cells)
+
+
+def test_field_of_either_spelling_is_one():
+    """Written with a hyphen for all and with an underscore in a method, it would stand in a cell twice."""
+    study = Study.of(
+        FILE | {"train": {"learning-rate": 1.0}, "grid": None, "methods": {"sft": {"learning_rate": 2.0}}}
+    )
+    assert {cell.fields["learning_rate"] for cell in study.cells()} == {2.0}
 
 
 def test_prepared_runs_stand_for_their_folders():
@@ -66,13 +83,21 @@ def test_prepared_runs_stand_for_their_folders():
     [
         ({"method": {}}, "Did you mean 'methods'"),
         ({"methods": {}}, "has no methods"),
-        ({"methods": {"a b": {}}}, "methods: must hold names of letters"),
-        ({"methods": {"sft": None}}, "each with fields of `hf-ckt train`"),
-        ({"train": {"output-dir": "x"}}, "train: sets output-dir, which the study decides"),
+        ({"methods": {"a b": {}}}, "methods: 'a b' is no name for a run"),
+        ({"methods": {"base": {}}}, "base is the base's"),
+        ({"methods": {"sft": None}}, "methods, sft: must hold fields of `hf-ckt train`"),
+        ({"methods": ["sft"]}, "methods: must hold entries by name"),
+        ({"train": {"output-dir": "x"}}, "train: sets output_dir, which the study decides"),
+        ({"evaluate": {"compare": ["x"]}}, "evaluate: sets compare"),
+        ({"minutes": "3"}, "minutes: must be a number"),
+        ({"seeds": 3}, "seeds: must be a list"),
+        ({"grid": {"learning_rate": [1e-3, 0.001]}}, "has a value twice"),
+        ({"train": {"teacher_model_init_kwargs": '{"adapter": "@safe"}'}}, "names the run @safe within other text"),
         ({"grid": {"seed": [1]}}, "grid: sets seed"),
         ({"grid": {"learning_rate": 1e-3}}, "must be a list of values"),
-        ({"seeds": [0, 0]}, "different whole numbers"),
-        ({"seeds": []}, "different whole numbers"),
+        ({"seeds": [0, 0]}, "has a value twice"),
+        ({"seeds": []}, "Give at least one"),
+        ({"seeds": ["a"]}, "must be whole numbers"),
         ({"methods": {"kd": {"teacher_model_name_or_path": "@saef"}}}, "@saef .* Did you mean 'safe'"),
         ({"prepare": {"safe": {"teacher_model_name_or_path": "@second"}, "second": {}}}, "none before it"),
     ],

@@ -1,16 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """A study of two methods on a tiny model: what it leaves, that it goes on, and what it says where a cell fails."""
 
+import contextlib
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import yaml
 
 from hf_ckt.cli import main as cli
-from hf_ckt.study import cells as cells_module
 from hf_ckt.study import running
-from hf_ckt.study.cells import StepFailed, run_command
+from hf_ckt.study.cells import Commands, StepFailed, _tokens
 from hf_ckt.study.plan import Study
 from hf_ckt.study.running import plan_lines, run_study
 
@@ -74,13 +81,30 @@ def test_study_run_again_trains_and_answers_nothing(study, ran, monkeypatch):
     """Hours would be lost to what was finished."""
     folder, results = ran
     asked = []
-    monkeypatch.setattr(cells_module, "run_command", lambda words, log: asked.append(words))
-    monkeypatch.setattr(running, "run_command", lambda words, log: asked.append(words))
+    monkeypatch.setattr(Commands, "run", lambda self, words, log: asked.append(words))
     assert run_study(study, folder)["cells"] == results["cells"]
     (comparison,) = asked  # of kept pieces alone
     assert comparison[0] == "evaluate" and "--pool" in comparison
     lines = plan_lines(study, folder)
     assert sum(line.startswith("cell     done") for line in lines) == 4 and "4 cells, 0 open" in lines[-1]
+
+
+def test_cells_are_evaluated_again_where_the_file_asks_for_another_evaluation(study, ran, monkeypatch):
+    """The scores of the old one would be those of the study."""
+    folder, _ = ran
+    asked = []
+    monkeypatch.setattr(Commands, "run", lambda self, words, log: asked.append(words))
+    other = Study.of({**vars(study), "evaluate": {**study.evaluate, "new_tokens": 3}})
+    assert "4 cells, 4 open" in plan_lines(other, folder)[-1]
+    run_study(other, folder)
+    assert [words[0] for words in asked] == ["evaluate"] * 6  # the base, four cells, all
+
+
+def test_folder_of_another_file_raises(study, tmp_path):
+    """Two files of one name would write into each other's results."""
+    (tmp_path / "source.json").write_text(json.dumps("/elsewhere/main.yaml"))
+    with pytest.raises(ValueError, match="holds the study of another file"):
+        run_study(study, tmp_path, source=tmp_path / "main.yaml")
 
 
 def test_pieces_are_shared_by_all_evaluations(ran):
@@ -111,15 +135,96 @@ def test_cell_that_fails_is_named_and_the_others_are_run(study, ran, tmp_path):
 
 def test_time_that_is_left_is_told_before_anything_was_measured(study, tmp_path):
     """Nobody starts a study that may take an hour or a week."""
-    assert "not known before one is measured" in plan_lines(study, tmp_path)[-1]
+    assert "not known before one is trained" in plan_lines(study, tmp_path)[-1]
     told = Study.of({**vars(study), "minutes": 3.0})
-    assert "about 6 minutes of training, 3.0 a cell, 2 side by side" in plan_lines(told, tmp_path, jobs=2)[-1]
+    # One that others build on, then two by two.
+    assert "about 9 minutes of training (3.0 each, 2 side by side)" in plan_lines(told, tmp_path, jobs=2)[-1]
 
 
 def test_command_that_fails_says_how_its_log_ends(tmp_path):
     """Its exit code alone says nothing, and the log's place is not known."""
-    with pytest.raises(StepFailed, match=r"hf-ckt train ended with 2: .*no such file, 'none\.yaml'.*log\.txt"):
-        run_command(["train", "--config", "none.yaml"], tmp_path / "log.txt")
+    for tries in (1, 2):
+        with pytest.raises(StepFailed, match=r"hf-ckt train ended with 2: .*no such file, 'none\.yaml'.*one\.log"):
+            Commands().run(["train", "--config", "none.yaml"], tmp_path / "one")
+        # What it took is not forgotten: a cell's seconds are those of all attempts.
+        assert len(json.loads((tmp_path / "one.attempts.json").read_text())) == tries
+
+
+def test_tokens_are_counted_over_a_resume():
+    """The trainer counts anew where it goes on, so a cell that was stopped would have read half."""
+    assert (
+        _tokens([{"num_tokens": 10.0}, {"loss": 1}, {"num_tokens": 20.0}, {"num_tokens": 5.0}, {"num_tokens": 9.0}])
+        == 29
+    )
+    assert _tokens([{"loss": 1}]) is None
+
+
+@pytest.fixture
+def slow_command(tmp_path, monkeypatch):
+    """In place of `hf-ckt`, a program that says that it began and then waits."""
+    program = tmp_path / "program"
+    program.write_text(f"#!{sys.executable}\nimport sys, time\nprint(*sys.argv, flush=True)\ntime.sleep(60)\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    return tmp_path / "one.log"
+
+
+def _wait_for(file):
+    start = time.monotonic()
+    while not (file.exists() and file.read_text()):
+        assert time.monotonic() - start < 20
+        time.sleep(0.05)
+
+
+def test_commands_are_ended_together(slow_command, tmp_path):
+    """Left behind by a study that was stopped, they would write where the next one starts."""
+    commands = Commands()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(commands.run, ["train"], tmp_path / "one")
+        _wait_for(slow_command)
+        commands.end()
+        with pytest.raises(StepFailed, match=r"ended with -15"):
+            running.result(timeout=20)
+    with pytest.raises(StepFailed, match="was not started"):
+        commands.run(["train"], tmp_path / "two")
+
+
+def test_signal_that_ends_a_study_ends_its_commands(slow_command, tmp_path):
+    """SIGTERM ends a process at once, and its children not."""
+    commands = Commands()
+    with pytest.raises(KeyboardInterrupt), running._ended_by_signals(commands), ThreadPoolExecutor(1) as pool:
+        ran = pool.submit(commands.run, ["train"], tmp_path / "one")
+        _wait_for(slow_command)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(20)
+    with pytest.raises(StepFailed, match=r"ended with -15"):
+        ran.result(timeout=20)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no flock")
+def test_command_that_a_killed_study_left_running_is_not_run_twice(slow_command, tmp_path):
+    """SIGKILL cannot be caught; two trainings of one cell would write into one folder."""
+    lines = [
+        "import sys, threading, os, signal, time, pathlib",
+        "from hf_ckt.study.cells import Commands",
+        f"sys.executable = {sys.executable!r}",
+        f"threading.Thread(target=Commands().run, args=(['train'], pathlib.Path({str(tmp_path / 'one')!r}))).start()",
+        "time.sleep(60)",
+    ]
+    real = Path(sys.prefix) / "bin" / "python"
+    study = subprocess.Popen([str(real), "-c", "\n".join(lines)])
+    _wait_for(slow_command)
+    study.kill()
+    study.wait()
+    try:
+        with pytest.raises(StepFailed, match="another hf-ckt train is at it"):
+            Commands().run(["train"], tmp_path / "one")
+    finally:
+        for process in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if str(tmp_path / "program").encode() in process.read_bytes():
+                    os.kill(int(process.parent.name), signal.SIGKILL)
 
 
 def test_study_from_the_command_line_lists_its_cells(study, tmp_path, capsys):
@@ -132,3 +237,6 @@ def test_study_from_the_command_line_lists_its_cells(study, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
     assert cli.main(["study", "--config", str(file), "--jobs", "0"]) == 2
     assert "--jobs" in capsys.readouterr().err
+    file.write_text(yaml.safe_dump({**vars(study), "evaluate": {"new_token": False}}))
+    assert cli.main(["study", "--config", str(file), "--dry-run"]) == 2
+    assert "Did you mean 'new_tokens'" in capsys.readouterr().err
