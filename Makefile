@@ -82,7 +82,7 @@ cards: install bench-page  ## Judge kept answers anew if the judge has changed; 
 	$(BIN)/python -m hf_ckt.evaluation.comparisons.cards examples/results/quickstart.json \
 	    examples/results/robust_training.json --cards model_cards --pages README.md docs/*.md
 	$(BIN)/hf-ckt rejudge examples/results/evaluation
-	$(BIN)/hf-ckt rejudge examples/results/public_direct
+	$(BIN)/hf-ckt rejudge examples/results/xstest
 	$(BIN)/hf-ckt report examples/results/evaluation --readme docs/evaluation.md
 	$(BIN)/python docs/draw_objective.py
 	$(BIN)/python docs/draw_budget.py
