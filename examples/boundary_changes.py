@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows of `boundary_ablation.py`: one change after another, and what was tried beside the last three."""
+"""The rows of `boundary_ablation.py`: one change after another, and what was tried beside four of them."""
 
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -201,7 +201,7 @@ def changes() -> dict[str, Change]:
         ("harmful_twice", f"{quarter} steps, ", beside),
         ("steps", f"{final.student_steps} steps, ", whole),
         ("whole_decision", "", contrasted),
-        (last, "wrapped copies too, ", {"wrapped_sft": supervised}),
+        (last, "the demo's recipe, ", {"wrapped_sft": supervised}),
     ):
         for row, (title, fields) in changed.items():
             rows[row] = Change(f"{started}{title}", replace(chain[name].recipe, **fields), name)
