@@ -111,8 +111,9 @@ class StoreWriter:
                     f"--output: {self.folder.name!r} was begun with another {' and another '.join(_SHOWN.get(name, name) for name in names)}, so one store "
                     "would hold two. Name another folder, or delete this one."
                 )
-        for leftover in self.folder.glob(".*.tmp"):
-            leftover.unlink()
+        # Of a kill: ours, and those of safetensors, which writes aside too since 0.8.
+        for leftover in (*self.folder.glob(".*.tmp"), *self.folder.glob(".tmp*")):
+            leftover.unlink(missing_ok=True)
         replace_json(path, self.facts)
         if index.exists():
             for number in range(self.facts["shards"]):
