@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from ..checkpoints import replace_file, replace_json
+from ..checkpoints import last_complete_checkpoint, replace_file, replace_json
 from ..hub.provenance import machine_facts
 from .plan import Cell, digest, with_folders
 
@@ -53,7 +53,7 @@ def train_cell(cell: Cell, model: str, folder: Path, commands: "Commands") -> di
     Raises:
         StepFailed: If `hf-ckt train` does.
     """
-    kept = folder / CELLS / f"{cell.name}.json"
+    kept = record_of(cell, folder)
     if kept.exists():
         return _read(kept)
     output = folder / ADAPTERS / cell.name
@@ -85,6 +85,11 @@ def train_cell(cell: Cell, model: str, folder: Path, commands: "Commands") -> di
     }
     replace_json(kept, result)
     return result
+
+
+def record_of(cell: Cell, folder: Path) -> Path:
+    """The file that is kept of a cell, written when it is trained."""
+    return folder / CELLS / f"{cell.name}.json"
 
 
 def evaluation_of(name: str, options: Mapping[str, Any], folder: Path) -> Path:
@@ -132,7 +137,8 @@ class Commands:
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen] = set()
-        self._guard = threading.Lock()
+        # Taken by a signal's handler too, which may come while the same thread holds it.
+        self._guard = threading.RLock()
         self._ended = False
 
     def end(self) -> None:
@@ -213,10 +219,10 @@ def _waited(process: subprocess.Popen) -> int | None:
 
 
 def _history(output: Path) -> list[dict[str, Any]]:
-    """What the trainer logged; nothing where it saved no state."""
-    states = [output / "trainer_state.json", *output.glob("checkpoint-*/trainer_state.json")]
-    found = [_read(file).get("log_history", []) for file in states if file.exists()]
-    return max(found, key=len, default=[])
+    """What the trainer logged; nothing where it saved no checkpoint."""
+    last = last_complete_checkpoint(output, required=False)
+    found: list[dict[str, Any]] = [] if last is None else _read(Path(last, "trainer_state.json"))["log_history"]
+    return found
 
 
 def _tokens(history: Sequence[Mapping[str, Any]]) -> int | None:

@@ -19,7 +19,7 @@ _PREPARED = re.compile(r"(?:^|(?<==))@([A-Za-z0-9][\w.=-]*)$")
 # What a study decides itself, for each run.
 _ITS_OWN = ("output_dir", "seed", "model_name_or_path", "push_to_hub", "resume_from_checkpoint")
 _OF_EVALUATION = ("model", "adapter", "compare", "pool", "pieces", "output")
-_BASE = "base"  # a model's name in every evaluation
+BASE = "base"  # a model's name in every evaluation
 _LETTERS = 80  # of a name, since it is a folder's
 
 
@@ -109,19 +109,18 @@ class Study:
             value = given.get(name, {})
             if not isinstance(value, Mapping):
                 raise ValueError(f"{name}: must hold entries by name, got {value!r:.60}. See docs/studies.md.")
-            own = {str(key): one for key, one in value.items()}
             if name in ("methods", "prepare"):
-                given[name] = {key: _plain(f"{name}, {key}", one) for key, one in own.items()}
+                given[name] = {str(key): _plain(f"{name}, {key}", one) for key, one in value.items()}
             else:
-                given[name] = _plain(name, own)
+                given[name] = _plain(name, value)
         return cls(**given)
 
     def __post_init__(self) -> None:
         for part in ("methods", "prepare"):
             for name, fields in getattr(self, part).items():
-                if not _NAME.fullmatch(name) or name == _BASE:
+                if not _NAME.fullmatch(name) or name == BASE:
                     raise ValueError(
-                        f"{part}: {name!r} is no name for a run: it may hold letters, digits, dots and underscores, and {_BASE} is "
+                        f"{part}: {name!r} is no name for a run: it may hold letters, digits, dots and underscores, and {BASE} is "
                         "the base's. Take another."
                     )
                 _require_own(f"{part}, {name}", fields, _ITS_OWN)

@@ -17,10 +17,19 @@ from tqdm import tqdm
 from ..checkpoints import replace_json
 from ..evaluation.measuring.models import public_name, resolve
 from ..evaluation.measuring.store import only_writer
-from .cells import ADAPTERS, CELLS, PIECES, Commands, StepFailed, evaluate_one, evaluation_of, train_cell, words_of
-from .plan import Cell, Study
-
-_BASE = "base"
+from .cells import (
+    ADAPTERS,
+    CELLS,
+    PIECES,
+    Commands,
+    StepFailed,
+    evaluate_one,
+    evaluation_of,
+    record_of,
+    train_cell,
+    words_of,
+)
+from .plan import BASE, Cell, Study
 
 
 def run_study(study: Study, folder: Path, jobs: int = 1, source: Path | None = None) -> dict[str, Any]:
@@ -73,7 +82,7 @@ def _run(study: Study, folder: Path, jobs: int, commands: Commands) -> dict[str,
     model, cells, options = resolve(study.model), study.cells(), study.evaluation()
     runs = tqdm(study.prepared().values(), desc="prepare", unit="run")
     prepared = [train_cell(cell, model, folder, commands) for cell in runs]
-    evaluate_one(_BASE, (), model, options, folder, commands)  # what all cells ask of it too
+    evaluate_one(BASE, (), model, options, folder, commands)  # what all cells ask of it too
 
     def one(cell: Cell) -> dict[str, Any]:
         result = train_cell(cell, model, folder, commands)
@@ -171,13 +180,13 @@ def _require_own_folder(folder: Path, source: str) -> None:
 
 def _minutes(study: Study, cells: list[Cell], folder: Path) -> float | None:
     """How long a training takes: the mean of those that are finished, else what the file says."""
-    files = [folder / CELLS / f"{cell.name}.json" for cell in cells]
+    files = [record_of(cell, folder) for cell in cells]
     seconds = [json.loads(file.read_text(encoding="utf-8"))["seconds"] for file in files if file.exists()]
     return sum(seconds) / len(seconds) / 60 if seconds else study.minutes
 
 
 def _is_trained(cell: Cell, folder: Path) -> bool:
-    return (folder / CELLS / f"{cell.name}.json").exists()
+    return record_of(cell, folder).exists()
 
 
 def _is_done(cell: Cell, options: dict[str, Any], folder: Path) -> bool:

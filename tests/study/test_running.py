@@ -189,6 +189,14 @@ def test_commands_are_ended_together(slow_command, tmp_path):
         commands.run(["train"], tmp_path / "two")
 
 
+def test_commands_can_be_ended_by_the_thread_that_starts_one():
+    """A signal's handler runs in whichever moment of the main thread, and would wait for its own lock."""
+    commands = Commands()
+    with commands._guard:
+        assert commands._guard.acquire(blocking=False)
+        commands._guard.release()
+
+
 def test_signal_that_ends_a_study_ends_its_commands(slow_command, tmp_path):
     """SIGTERM ends a process at once, and its children not."""
     commands = Commands()
