@@ -74,14 +74,6 @@ ABLATION = {
     "refusal_auroc": "AUROC",
     "refusal_auroc_noise": "AUROC, typos",
 }
-WRAPPED = {
-    "youden_j": "J",
-    "youden_j_noise": "J, framed",
-    "refusal_auroc": "AUROC",
-    "refusal_auroc_noise": "AUROC, framed",
-    "noisy_refusal_harmful": "harmful refused, framed",
-    "noisy_refusal_benign": "twins refused, framed",
-}
 # Score -> heading of the column with what it changed by.
 CHANGES = {"youden_j": "change of J", "youden_j_noise": "change of J, typos", "refusal_auroc": "change of AUROC"}
 # Of what was asked -> heading of the column with the J of two thresholds on the log-odds.
@@ -173,9 +165,10 @@ def of_thresholds(found: list[dict[str, dict[str, float]]]) -> str:
 def wrapped() -> str:
     """Some of these students on the validation prompts as they are, and within long frames."""
     results = read("boundary_wrapped/results.json")
-    lines: list[tuple[str, ...]] = [("student", *WRAPPED.values())]
+    headings = results["headings"]
+    lines: list[tuple[str, ...]] = [("student", *headings.values())]
     for name, scores in results["scores"].items():
-        lines.append((results["titles"][name], *(scored(scores, score) for score in WRAPPED)))
+        lines.append((results["titles"][name], *(scored(scores, score) for score in headings)))
     return table(lines)
 
 

@@ -109,7 +109,8 @@ def main() -> None:
             about: dict[str, Any] = {"system_prompt": SYSTEM_PROMPT, "new_tokens": options.new_tokens}
             return ask(asked.eval(), tokenizer, prompts, title=name, **about)
 
-        made: list[dict[str, Any]] = kept(options.output_dir / "runs" / f"{name}-{DTYPE}-{len(prompts)}.json", make)
+        file = f"{name}-{DTYPE}-{len(prompts)}-{options.new_tokens}.json"
+        made: list[dict[str, Any]] = kept(options.output_dir / "runs" / file, make)
         return made
 
     titles = {"base": "the base"}
@@ -138,6 +139,7 @@ def main() -> None:
             "device": short_device_name(),
             "versions": library_versions(*LIBRARIES),
             "titles": titles,
+            "headings": SHOWN,
             "scores": scores,
         },
     )
