@@ -12,8 +12,8 @@ SMOLLM2 := $(VENV)/.smollm2
 MINILM := $(VENV)/.minilm
 
 .DEFAULT_GOAL := help
-.PHONY: help install smollm2 minilm demo test test-versions quality bench-objective bench-growth bench-step bench-page \
-    gpu-bundle gpu cards format clean
+.PHONY: help install smollm2 minilm demo test study-smoke test-versions quality bench-objective bench-growth bench-step \
+    bench-page gpu-bundle gpu cards format clean
 
 help:  ## Show what each target does
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9_-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ demo: install smollm2  ## Align SmolLM2-135M from end to end and show the table 
 
 test: install smollm2 minilm  ## Run all tests, without network
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+study-smoke: install  ## Run two cells of each study of examples/studies on a tiny model, without network
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/examples/test_studies.py $(PYTEST_ARGS)
 
 # Makes environments of its own in .cache/versions. Options of the script follow in ARGS: ARGS="--set newest".
 test-versions:  ## Run all tests with the lowest, a GPU image's and the newest versions, and print a table

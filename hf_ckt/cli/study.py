@@ -2,10 +2,16 @@
 """Train and evaluate a grid of methods, settings and seeds from a YAML file, and compare them."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from . import evaluate
 from .arguments.parser import CommandParser
 from .arguments.run_file import read_run_file
+
+if TYPE_CHECKING:
+    from ..study.plan import Study
+
+EXTENDS = "extends"
 
 
 def run(argv: list[str]) -> int:
@@ -16,7 +22,13 @@ def run(argv: list[str]) -> int:
     )
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="see docs/studies.md")
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="where everything is kept; default: out/studies and the file's name"
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="where everything is kept; default: out/studies and the file's name, with the tier",
+    )
+    parser.add_argument(
+        "--tier", metavar="NAME", help="entries under `tiers` that are put over the file's own; default: none"
     )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="cells side by side; default: 1")
     parser.add_argument(
@@ -25,18 +37,47 @@ def run(argv: list[str]) -> int:
     options = parser.parse_args(argv)
 
     from ..checks import require_count, require_known
-    from ..study.plan import Study
     from ..study.running import plan_lines, run_study
 
     require_count("--jobs", options.jobs, 1, "With none nothing is run.")
-    study = Study.of(read_run_file(options.config))
+    study = read_study(options.config, options.tier)
     known = [option.removeprefix("--").replace("-", "_") for option in evaluate.option_names()]
     for name in study.evaluate:
         require_known("evaluate", name, known)
-    folder = options.output or Path("out/studies") / options.config.stem
+    name = options.config.stem if options.tier is None else f"{options.config.stem}-{options.tier}"
+    folder = options.output or Path("out/studies") / name
     if options.dry_run:
         print("\n".join(plan_lines(study, folder, options.jobs)))
         return 0
     run_study(study, folder, options.jobs, options.config)
     print(f"{folder} holds results.json and evaluation/; `hf-ckt report {folder / 'evaluation'}` draws it.")
     return 0
+
+
+def read_study(file: Path, tier: str | None = None) -> "Study":
+    """
+    Reads a study's file, or one of its tiers; what it lacks is in the file that it `extends`, if it names one.
+
+    Raises:
+        FileNotFoundError: If one of them is missing.
+        ValueError: If an entry is wrong, or files extend each other in a circle.
+    """
+    from ..study.plan import Study
+
+    return Study.of(_entries(file, ()), tier)
+
+
+def _entries(file: Path, before: tuple[Path, ...]) -> dict[str, Any]:
+    from ..study.plan import over
+
+    entries = read_run_file(file)
+    other = entries.pop(EXTENDS, None)
+    if other is None:
+        return entries
+    seen = (*before, file.resolve())
+    extended = (file.parent / str(other)).resolve()
+    if extended in seen:
+        raise ValueError(
+            f"{EXTENDS}: {file.name} and {extended.name} extend each other, so neither ends anywhere. Drop one."
+        )
+    return over(_entries(extended, seen), entries)

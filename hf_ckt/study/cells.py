@@ -2,6 +2,7 @@
 """One cell: a training and its evaluation, each a process of its own, and what is kept of them."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import yaml
@@ -24,6 +26,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 ADAPTERS, CELLS, EVALUATIONS, PIECES = "adapters", "cells", "evaluations", "pieces"
+PROGRAM = "program"  # among a method's fields
 _SHOWN = 2000  # letters of the end of a log
 
 
@@ -47,8 +50,9 @@ def train_cell(cell: Cell, model: str, folder: Path, commands: "Commands") -> di
 
     Returns:
         `dict`: `model`, `method`, `settings`, `seed`, `fields`, `seconds` of all attempts, `peak_memory` (bytes of the
-        process), `tokens` that were read up to the last log (None where there was none), `log` (the trainer's last entries), and
-        what [`~hub.provenance.machine_facts`] says.
+        process), `tokens` that were read up to the last log (None where there was none), `gradients` (of the logged steps the
+        `median` and the `largest` norm, and how many were `not_finite`; None without a log), `log` (the trainer's last entries),
+        and what [`~hub.provenance.machine_facts`] says.
 
     Raises:
         StepFailed: If `hf-ckt train` does.
@@ -57,9 +61,11 @@ def train_cell(cell: Cell, model: str, folder: Path, commands: "Commands") -> di
     if kept.exists():
         return _read(kept)
     output = folder / ADAPTERS / cell.name
+    own = with_folders(dict(cell.fields), folder / ADAPTERS)
+    program = own.pop(PROGRAM, None)
     fields = {
         "report_to": "none",
-        **with_folders(cell.fields, folder / ADAPTERS),
+        **own,
         "model_name_or_path": model,
         "output_dir": str(output),
         "seed": cell.seed,
@@ -69,7 +75,8 @@ def train_cell(cell: Cell, model: str, folder: Path, commands: "Commands") -> di
     text = yaml.safe_dump(fields, sort_keys=False).replace("$", "$$")
     run_file = folder / CELLS / f"{cell.name}.yaml"
     replace_file(run_file, lambda aside: Path(aside).write_text(text, encoding="utf-8"))
-    seconds, memory = commands.run(["train", "--config", str(run_file)], folder / CELLS / f"{cell.name}.train")
+    log = folder / CELLS / f"{cell.name}.train"
+    seconds, memory = commands.run(["train", "--config", str(run_file)], log, program)
     history = _history(output)
     result = {
         "model": cell.model,
@@ -80,6 +87,7 @@ def train_cell(cell: Cell, model: str, folder: Path, commands: "Commands") -> di
         "seconds": seconds,
         "peak_memory": memory,
         "tokens": _tokens(history),
+        "gradients": _gradients(history),
         "log": history[-2:],
         **machine_facts("cpu" if cell.fields.get("use_cpu") else None),
     }
@@ -148,7 +156,7 @@ class Commands:
             for process in self._running:
                 process.terminate()
 
-    def run(self, words: Sequence[str], log: Path) -> tuple[float, int | None]:
+    def run(self, words: Sequence[str], log: Path, program: str | None = None) -> tuple[float, int | None]:
         """
         Runs a command; all that it says goes to `LOG.log`.
 
@@ -157,6 +165,8 @@ class Commands:
                 Of the command, without `hf-ckt`.
             log (`Path`):
                 Without ending. Beside it stands what attempts before this one took.
+            program (`str`, *optional*):
+                A Python script that is run in place of the command, with the same options.
 
         Returns:
             `tuple[float, int]`: seconds of this attempt and those before it, and the most bytes of memory that a process held.
@@ -167,13 +177,15 @@ class Commands:
         written, attempts = log.with_name(f"{log.name}.log"), log.with_name(f"{log.name}.attempts.json")
         written.parent.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
-        with written.open("ab") as output, _only_one(log.with_name(f"{log.name}.lock"), words[0]) as lock:
+        name = f"hf-ckt {words[0]}" if program is None else program
+        command = ["-m", "hf_ckt.cli.main", *words] if program is None else [program, *words[1:]]
+        with written.open("ab") as output, _only_one(log.with_name(f"{log.name}.lock"), name) as lock:
             place = output.tell()
             with self._guard:
                 if self._ended:
-                    raise StepFailed(f"hf-ckt {words[0]} was not started, since the study was ended.")
+                    raise StepFailed(f"{name} was not started, since the study was ended.")
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "hf_ckt.cli.main", *words],
+                    [sys.executable, *command],
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     stdin=subprocess.DEVNULL,
@@ -188,7 +200,7 @@ class Commands:
         replace_json(attempts, tries)
         if process.returncode:
             said = written.read_bytes()[place:][-_SHOWN:].decode("utf-8", "replace").strip().splitlines()[-1:]
-            raise StepFailed(f"hf-ckt {words[0]} ended with {process.returncode}: {''.join(said)} ({written})")
+            raise StepFailed(f"{name} ended with {process.returncode}: {''.join(said)} ({written})")
         held = [one["peak_memory"] for one in tries if one["peak_memory"] is not None]
         return round(sum(one["seconds"] for one in tries), 1), max(held, default=None)
 
@@ -204,7 +216,7 @@ def _only_one(file: Path, what: str) -> Iterator[tuple[int, ...]]:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise StepFailed(
-                f"{file.stem}: another hf-ckt {what} is at it, left by a study that was killed. Wait for it, or end it."
+                f"{file.stem}: another {what} is at it, left by a study that was killed. Wait for it, or end it."
             ) from error
         yield (held.fileno(),)
 
@@ -231,6 +243,15 @@ def _tokens(history: Sequence[Mapping[str, Any]]) -> int | None:
     if not counts:
         return None
     return sum(last for last, following in zip(counts, [*counts[1:], 0], strict=True) if following < last)
+
+
+def _gradients(history: Sequence[Mapping[str, Any]]) -> dict[str, float | int] | None:
+    """How steady a training was: a norm far above the median is a spike."""
+    norms = [float(entry["grad_norm"]) for entry in history if "grad_norm" in entry]
+    finite = [norm for norm in norms if math.isfinite(norm)]
+    if not finite:
+        return {"median": 0.0, "largest": 0.0, "not_finite": len(norms)} if norms else None
+    return {"median": median(finite), "largest": max(finite), "not_finite": len(norms) - len(finite)}
 
 
 def _read(file: Path) -> dict[str, Any]:

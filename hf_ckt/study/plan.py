@@ -19,6 +19,7 @@ _PREPARED = re.compile(r"(?:^|(?<==))@([A-Za-z0-9][\w.=-]*)$")
 # What a study decides itself, for each run.
 _ITS_OWN = ("output_dir", "seed", "model_name_or_path", "push_to_hub", "resume_from_checkpoint")
 _OF_EVALUATION = ("model", "adapter", "compare", "pool", "pieces", "output")
+TIERS = "tiers"  # an entry of a file that is none of a study
 BASE = "base"  # a model's name in every evaluation
 _LETTERS = 80  # of a name, since it is a folder's
 
@@ -69,7 +70,8 @@ class Study:
         model (`str`):
             Hub id or folder of the base, or `"smollm2"`.
         methods (`Mapping[str, Mapping]`):
-            By name, the fields of `hf-ckt train` that are the method's own.
+            By name, the fields of `hf-ckt train` that are the method's own. `like` names another method whose fields it has
+            too, and `program` a Python script that trains in place of `hf-ckt train`.
         train (`Mapping`):
             Fields that all runs share.
         evaluate (`Mapping`):
@@ -80,6 +82,8 @@ class Study:
             Field -> values: each method is run with all combinations.
         seeds (`Sequence[int]`):
             Of the trainings.
+        only (`Sequence[str]`, *optional*):
+            Names of the methods that are run, where others are there for `like` or for another file; none: all.
         minutes (`float`, *optional*):
             Of a cell, for what is said before one was measured.
 
@@ -94,13 +98,32 @@ class Study:
     prepare: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     seeds: Sequence[int] = (0, 1, 2)
+    only: Sequence[str] = ()
     minutes: float | None = None
 
     @classmethod
-    def of(cls, entries: Mapping[str, Any]) -> "Study":
-        """Returns the study of a file's entries; one that is left empty is one that is not there."""
-        for name in entries:
-            require_known("study", name, [*cls.__dataclass_fields__])
+    def of(cls, entries: Mapping[str, Any], tier: str | None = None) -> "Study":
+        """
+        Returns the study of a file's entries; one that is left empty is one that is not there.
+
+        Args:
+            entries (`Mapping`):
+                By name; under `tiers` there may be others, by the name of a tier.
+            tier (`str`, *optional*):
+                Whose entries are put over the file's own, by name at every depth.
+        """
+        tiers = entries.get(TIERS) or {}
+        if not isinstance(tiers, Mapping) or not all(isinstance(one, Mapping) for one in tiers.values()):
+            raise ValueError(
+                f"tiers: must hold entries by the name of a tier, got {tiers!r:.60}. See docs/studies.md."
+            )
+        entries = {name: value for name, value in entries.items() if name != TIERS}
+        for where, found in (("study", entries), *((f"tiers, {name}", one) for name, one in tiers.items())):
+            for name in found:
+                require_known(where, name, [*cls.__dataclass_fields__])
+        if tier is not None:
+            require_known("tier", tier, [*tiers])
+            entries = over(entries, tiers[tier])
         given = {name: value for name, value in entries.items() if value is not None}
         for name in ("model", "methods"):
             if not given.get(name):
@@ -113,6 +136,9 @@ class Study:
                 given[name] = {str(key): _plain(f"{name}, {key}", one) for key, one in value.items()}
             else:
                 given[name] = _plain(name, value)
+        given["methods"] = _like(given["methods"])
+        for name in given.get("only") or ():
+            require_known("only", name, [*given["methods"]])
         return cls(**given)
 
     def __post_init__(self) -> None:
@@ -148,6 +174,7 @@ class Study:
         found = [
             Cell(self.model, method, place, seed, _renamed({**self.train, **own, **place}, prepared))
             for method, own in self.methods.items()
+            if not self.only or method in self.only
             for place in places
             for seed in self.seeds
         ]
@@ -180,6 +207,36 @@ class Study:
                     f"{where}: {text!r:.60} names the run @{inside[0]} within other text, where it stands for nothing. A "
                     "text is one such name alone, or ends in one behind `=`."
                 )
+
+
+def over(entries: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Returns entries with others over them, by name at every depth.
+
+    Example:
+
+    >>> over({"train": {"max_steps": 100, "seed": 0}, "seeds": [0, 1]}, {"train": {"max_steps": 2}, "seeds": [0]})
+    {'train': {'max_steps': 2, 'seed': 0}, 'seeds': [0]}
+    """
+    found = {**entries}
+    for name, value in others.items():
+        before = found.get(name)
+        found[name] = over(before, value) if isinstance(value, Mapping) and isinstance(before, Mapping) else value
+    return found
+
+
+def _like(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Methods with the fields of those that they are like, each of them before in the file."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, fields in methods.items():
+        other = fields.get("like")
+        if other is not None:
+            require_known(f"methods, {name}, like", other, [*found])
+        found[name] = {
+            **(found[other] if other is not None else {}),
+            **{key: value for key, value in fields.items() if key != "like"},
+        }
+    return found
 
 
 def _plain(where: str, fields: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hf_ckt.cli.study import read_study
 from hf_ckt.study.plan import Study, with_folders
 
 FILE = {
@@ -100,6 +101,10 @@ def test_prepared_runs_stand_for_their_folders():
         ({"seeds": ["a"]}, "must be whole numbers"),
         ({"methods": {"kd": {"teacher_model_name_or_path": "@saef"}}}, "@saef .* Did you mean 'safe'"),
         ({"prepare": {"safe": {"teacher_model_name_or_path": "@second"}, "second": {}}}, "none before it"),
+        ({"methods": {"kd": {"like": "sft"}, "sft": {}}}, "methods, kd, like: unknown name 'sft'"),
+        ({"only": ["kdd"]}, "only: unknown name 'kdd'.* Did you mean 'kd'"),
+        ({"tiers": {"smoke": {"methodes": {}}}}, "tiers, smoke: unknown name 'methodes'"),
+        ({"tiers": ["smoke"]}, "tiers: must hold entries by the name of a tier"),
     ],
 )
 def test_wrong_entries_say_what_and_what_to_do(changed, match):
@@ -108,9 +113,48 @@ def test_wrong_entries_say_what_and_what_to_do(changed, match):
         Study.of(FILE | changed)
 
 
+def test_method_has_the_fields_of_what_it_is_like():
+    """Copied by hand, a method of the ablation keeps what the full one has dropped."""
+    methods = {"a": {"x": 1, "y": 1}, "b": {"like": "a", "y": 2}, "c": {"like": "b", "z": 3}}
+    study = Study.of(FILE | {"methods": methods, "only": ["c"], "grid": None})
+    assert study.methods["c"] == {"x": 1, "y": 2, "z": 3} and study.methods["a"] == {"x": 1, "y": 1}
+    assert {cell.method for cell in study.cells()} == {"c"}
+
+
+def test_tier_is_put_over_the_file():
+    """A smoke run of a copy of the file would show that the copy works."""
+    tiers = {"smoke": {"seeds": [5], "train": {"max_steps": 1}, "prepare": {"safe": {"max_steps": 3}}}}
+    study = Study.of(FILE | {"tiers": tiers}, "smoke")
+    assert study.seeds == [5] and study.train == {"max_steps": 1, "dataset_name": "rows.jsonl"}
+    assert study.prepare["safe"] == {"distillation_weight": 0.0, "max_steps": 3}
+    assert Study.of(FILE | {"tiers": tiers}) == Study.of(FILE)
+
+
+def test_file_has_what_it_extends_and_its_own(tmp_path):
+    """Five studies with a copy of the same settings would soon be five settings."""
+    main, other = tmp_path / "main.yaml", tmp_path / "more" / "other.yaml"
+    other.parent.mkdir()
+    main.write_text(yaml.safe_dump(FILE | {"tiers": {"smoke": {"seeds": [0]}}}))
+    other.write_text(
+        yaml.safe_dump({"extends": "../main.yaml", "only": ["kd"], "tiers": {"smoke": {"only": ["sft"]}}})
+    )
+    assert {cell.method for cell in read_study(other).cells()} == {"kd"}
+    smoke = read_study(other, "smoke")
+    assert smoke.seeds == [0] and {cell.method for cell in smoke.cells()} == {"sft"}
+    main.write_text("extends: more/other.yaml\n")
+    with pytest.raises(ValueError, match=r"main\.yaml and other\.yaml extend each other|other\.yaml and main\.yaml"):
+        read_study(main)
+
+
 def test_example_of_the_page_is_a_study():
     """A reader who copies it would be the first to run it."""
     page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
     study = Study.of(yaml.safe_load(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1]))
     assert len(study.cells()) == 2 * 2 * 3 and [*study.prepared()] == ["refusals"]
     assert len({cell.group for cell in study.cells()}) == 4
+
+
+def test_unknown_tier_says_which_there_are():
+    """Without, the whole study would be run in its place."""
+    with pytest.raises(ValueError, match=r"tier: unknown name 'smok'.* Did you mean 'smoke'"):
+        Study.of(FILE | {"tiers": {"smoke": {}}}, "smok")

@@ -17,7 +17,7 @@ import yaml
 
 from hf_ckt.cli import main as cli
 from hf_ckt.study import running
-from hf_ckt.study.cells import Commands, StepFailed, _tokens
+from hf_ckt.study.cells import Commands, StepFailed, _gradients, _tokens
 from hf_ckt.study.plan import Study
 from hf_ckt.study.running import plan_lines, run_study
 
@@ -150,6 +150,18 @@ def test_command_that_fails_says_how_its_log_ends(tmp_path):
         assert len(json.loads((tmp_path / "one.attempts.json").read_text())) == tries
 
 
+def test_program_trains_in_place_of_the_command(tmp_path):
+    """Another library's trainer is then a method like others, and its errors are told as theirs."""
+    script = tmp_path / "other.py"
+    lines = ["import pathlib, sys", "(pathlib.Path(sys.argv[2]).parent / 'said').write_text(' '.join(sys.argv[1:]))"]
+    script.write_text("\n".join(lines))
+    Commands().run(["train", "--config", str(tmp_path / "run.yaml")], tmp_path / "one", str(script))
+    assert (tmp_path / "said").read_text() == f"--config {tmp_path / 'run.yaml'}"
+    script.write_text("raise SystemExit('no such teacher')")
+    with pytest.raises(StepFailed, match=r"other\.py ended with 1: no such teacher"):
+        Commands().run(["train", "--config", "run.yaml"], tmp_path / "one", str(script))
+
+
 def test_tokens_are_counted_over_a_resume():
     """The trainer counts anew where it goes on, so a cell that was stopped would have read half."""
     assert (
@@ -157,6 +169,13 @@ def test_tokens_are_counted_over_a_resume():
         == 29
     )
     assert _tokens([{"loss": 1}]) is None
+
+
+def test_gradients_tell_spikes_from_steps_that_are_not_finite():
+    """A mean over them would be no number, or hide the one step that broke the run."""
+    entries = [{"grad_norm": norm} for norm in (1.0, 3.0, float("nan"), 2.0, float("inf"))]
+    assert _gradients([*entries, {"loss": 1.0}]) == {"median": 2.0, "largest": 3.0, "not_finite": 2}
+    assert _gradients([{"grad_norm": float("nan")}])["not_finite"] == 1 and _gradients([{"loss": 1.0}]) is None
 
 
 @pytest.fixture

