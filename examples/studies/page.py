@@ -39,8 +39,8 @@ OF_EVALUATION = ("command", "tier", "generation", "judge", "sets", "versions", "
 
 def keep(folder: Path, destination: Path) -> None:
     """
-    Writes what is worth keeping of a study's folder into one file: each cell without its log, and of the evaluation the
-    scores by method, seeds pooled, with their differences.
+    Writes what is worth keeping of a study's folder into one file: each cell, and of the evaluation the scores by method, seeds
+    pooled, with their differences.
     """
     study = _read(folder / "results.json")
     found = _read(folder / study["evaluation"])
@@ -100,7 +100,7 @@ def cost_table(kept: Mapping[str, Any]) -> str:
     ]
     for name, runs in kept["groups"].items():
         cells = [kept["cells"][run] for run in runs]
-        norms = [cell["gradients"] for cell in cells if cell["gradients"]]
+        norms = [cell["gradients"] for cell in cells if cell.get("gradients")]
         rows.append(
             [
                 name,
@@ -122,7 +122,11 @@ def draw(kept: Mapping[str, Any], file: Path) -> None:
     import matplotlib.pyplot as plt
 
     methods = kept["methods"]
-    views = [score for score in ("youden_j", "youden_j_noise") if score in methods[BASE]["scores"]]
+    views = [
+        score
+        for score in ("youden_j", "youden_j_noise")
+        if all(one["scores"].get(score, {}).get("value") is not None for one in methods.values())
+    ]
     figure, axis = plt.subplots(figsize=(8, 1.2 + 0.35 * len(methods)), layout="constrained")
     for score, color, shift in zip(views, ("#2a6f97", "#d1495b"), (0.12, -0.12), strict=False):
         found = [one["scores"][score] for one in methods.values()]
@@ -142,6 +146,10 @@ def draw(kept: Mapping[str, Any], file: Path) -> None:
 
 def write_page(page: Path = PAGE, results: Path = RESULTS) -> list[str]:
     """Writes the blocks that the page has marks for, and the pictures; returns the blocks' names."""
+    if not page.exists():
+        raise ValueError(
+            f"{page}: is missing, and tables have no place. Write it, with marks such as `<!-- main -->`."
+        )
     text = page.read_text(encoding="utf-8")
     written = []
     for file in sorted(results.glob("*.json")):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train and evaluate a grid of methods, settings and seeds from a YAML file, and compare them."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,7 @@ def run(argv: list[str]) -> int:
     if options.dry_run:
         print("\n".join(plan_lines(study, folder, options.jobs)))
         return 0
-    run_study(study, folder, options.jobs, options.config)
+    run_study(study, folder, options.jobs, options.config, options.tier)
     print(f"{folder} holds results.json and evaluation/; `hf-ckt report {folder / 'evaluation'}` draws it.")
     return 0
 
@@ -68,16 +69,23 @@ def read_study(file: Path, tier: str | None = None) -> "Study":
 
 
 def _entries(file: Path, before: tuple[Path, ...]) -> dict[str, Any]:
-    from ..study.plan import over
+    from ..study.entries import over, spelled
 
+    variables = {**os.environ}
     entries = read_run_file(file)
+    if before and variables != {**os.environ}:
+        raise ValueError(
+            f"{EXTENDS}: {file.name} sets variables by `env`, after {before[-1].name} has read its own. Set them there."
+        )
     other = entries.pop(EXTENDS, None)
     if other is None:
-        return entries
+        return spelled(entries)
     seen = (*before, file.resolve())
     extended = (file.parent / str(other)).resolve()
     if extended in seen:
         raise ValueError(
             f"{EXTENDS}: {file.name} and {extended.name} extend each other, so neither ends anywhere. Drop one."
         )
-    return over(_entries(extended, seen), entries)
+    if not extended.is_file():
+        raise FileNotFoundError(f"{EXTENDS}: {file.name} names {other!r}, and there is no such file beside it.")
+    return over(_entries(extended, seen), spelled(entries))

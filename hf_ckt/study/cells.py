@@ -18,7 +18,7 @@ import yaml
 
 from ..checkpoints import last_complete_checkpoint, replace_file, replace_json
 from ..hub.provenance import machine_facts
-from .plan import Cell, digest, with_folders
+from .plan import PROGRAM, Cell, digest, with_folders
 
 try:
     import fcntl
@@ -26,7 +26,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 ADAPTERS, CELLS, EVALUATIONS, PIECES = "adapters", "cells", "evaluations", "pieces"
-PROGRAM = "program"  # among a method's fields
+_SAVED = ("adapter_config.json", "config.json")  # one of them is what a training leaves
 _SHOWN = 2000  # letters of the end of a log
 
 
@@ -55,7 +55,7 @@ def train_cell(cell: Cell, model: str, folder: Path, commands: "Commands") -> di
         and what [`~hub.provenance.machine_facts`] says.
 
     Raises:
-        StepFailed: If `hf-ckt train` does.
+        StepFailed: If the training fails, or leaves no model.
     """
     kept = record_of(cell, folder)
     if kept.exists():
@@ -77,6 +77,11 @@ def train_cell(cell: Cell, model: str, folder: Path, commands: "Commands") -> di
     replace_file(run_file, lambda aside: Path(aside).write_text(text, encoding="utf-8"))
     log = folder / CELLS / f"{cell.name}.train"
     seconds, memory = commands.run(["train", "--config", str(run_file)], log, program)
+    if not any((output / name).exists() for name in _SAVED):
+        raise StepFailed(
+            f"{program or 'hf-ckt train'} ended well, but {output} holds none of {', '.join(_SAVED)}, so there is nothing to "
+            "evaluate. Let it save there."
+        )
     history = _history(output)
     result = {
         "model": cell.model,

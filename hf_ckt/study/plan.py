@@ -12,14 +12,15 @@ from random import Random
 from typing import Any
 
 from ..checks import nearest, require_known
+from .entries import LIKE, of_tier, spelled, with_likes
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*")
 # `@safe`, or at the end of `harmful=@safe`; elsewhere an @ is one.
 _PREPARED = re.compile(r"(?:^|(?<==))@([A-Za-z0-9][\w.=-]*)$")
 # What a study decides itself, for each run.
 _ITS_OWN = ("output_dir", "seed", "model_name_or_path", "push_to_hub", "resume_from_checkpoint")
+PROGRAM = "program"  # a method's field that is none of `hf-ckt train`
 _OF_EVALUATION = ("model", "adapter", "compare", "pool", "pieces", "output")
-TIERS = "tiers"  # an entry of a file that is none of a study
 BASE = "base"  # a model's name in every evaluation
 _LETTERS = 80  # of a name, since it is a folder's
 
@@ -112,33 +113,12 @@ class Study:
             tier (`str`, *optional*):
                 Whose entries are put over the file's own, by name at every depth.
         """
-        tiers = entries.get(TIERS) or {}
-        if not isinstance(tiers, Mapping) or not all(isinstance(one, Mapping) for one in tiers.values()):
-            raise ValueError(
-                f"tiers: must hold entries by the name of a tier, got {tiers!r:.60}. See docs/studies.md."
-            )
-        entries = {name: value for name, value in entries.items() if name != TIERS}
-        for where, found in (("study", entries), *((f"tiers, {name}", one) for name, one in tiers.items())):
-            for name in found:
-                require_known(where, name, [*cls.__dataclass_fields__])
-        if tier is not None:
-            require_known("tier", tier, [*tiers])
-            entries = over(entries, tiers[tier])
+        entries = of_tier(spelled(entries), tier, [*cls.__dataclass_fields__])
         given = {name: value for name, value in entries.items() if value is not None}
         for name in ("model", "methods"):
             if not given.get(name):
                 raise ValueError(f"study: has no {name}, so there is nothing to run. Name it in the file.")
-        for name in ("train", "grid", "evaluate", "methods", "prepare"):
-            value = given.get(name, {})
-            if not isinstance(value, Mapping):
-                raise ValueError(f"{name}: must hold entries by name, got {value!r:.60}. See docs/studies.md.")
-            if name in ("methods", "prepare"):
-                given[name] = {str(key): _plain(f"{name}, {key}", one) for key, one in value.items()}
-            else:
-                given[name] = _plain(name, value)
-        given["methods"] = _like(given["methods"])
-        for name in given.get("only") or ():
-            require_known("only", name, [*given["methods"]])
+        given["methods"] = with_likes(given["methods"])
         return cls(**given)
 
     def __post_init__(self) -> None:
@@ -150,8 +130,17 @@ class Study:
                         "the base's. Take another."
                     )
                 _require_own(f"{part}, {name}", fields, _ITS_OWN)
-        _require_own("train", self.train, _ITS_OWN)
-        _require_own("grid", self.grid, _ITS_OWN)
+                _require_program(f"{part}, {name}", fields.get(PROGRAM))
+        for part in ("train", "grid"):
+            _require_own(part, getattr(self, part), (*_ITS_OWN, PROGRAM))
+        for part in ("train", "grid", "prepare"):
+            fields_of = self.prepare.values() if part == "prepare" else [getattr(self, part)]
+            if any(LIKE in fields for fields in fields_of):
+                raise ValueError(f"{part}: {LIKE} stands in a method alone. Write the fields out.")
+        if self.only:
+            _require_different("only", self.only)
+            for name in self.only:
+                require_known("only", name, self.methods)
         _require_own("evaluate", self.evaluate, _OF_EVALUATION)
         for name, values in self.grid.items():
             _require_different(f"grid, {name}", values)
@@ -162,7 +151,7 @@ class Study:
             raise ValueError(f"minutes: must be a number above 0, got {self.minutes!r}.")
         known: list[str] = []
         for name, fields in self.prepare.items():
-            self._require_prepared(f"prepare, {name}", fields, known)
+            self._require_prepared(f"prepare, {name}", {**self.train, **fields}, known)
             known.append(name)
         for part in ("train", "methods", "grid", "evaluate"):
             self._require_prepared(part, getattr(self, part), known)
@@ -182,11 +171,16 @@ class Study:
         return found
 
     def prepared(self) -> dict[str, Cell]:
-        """The runs that others build on, by the name in the file, each before those that name it."""
+        """The runs that others build on, by the name in the file, each before those that name it; no others are made."""
         found: dict[str, Cell] = {}
         for name, own in self.prepare.items():
             found[name] = Cell(self.model, name, {}, 0, _renamed({**self.train, **own}, found))
-        return found
+        methods = [self.methods[name] for name in self.only or self.methods]
+        named = _named([self.train, methods, self.grid, self.evaluate])
+        for name in reversed([*self.prepare]):
+            if name in named:
+                named |= _named({**self.train, **self.prepare[name]})
+        return {name: cell for name, cell in found.items() if name in named}
 
     def evaluation(self) -> dict[str, Any]:
         """The options of `hf-ckt evaluate`."""
@@ -209,49 +203,15 @@ class Study:
                 )
 
 
-def over(entries: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
-    """
-    Returns entries with others over them, by name at every depth.
-
-    Example:
-
-    >>> over({"train": {"max_steps": 100, "seed": 0}, "seeds": [0, 1]}, {"train": {"max_steps": 2}, "seeds": [0]})
-    {'train': {'max_steps': 2, 'seed': 0}, 'seeds': [0]}
-    """
-    found = {**entries}
-    for name, value in others.items():
-        before = found.get(name)
-        found[name] = over(before, value) if isinstance(value, Mapping) and isinstance(before, Mapping) else value
-    return found
-
-
-def _like(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Methods with the fields of those that they are like, each of them before in the file."""
-    found: dict[str, dict[str, Any]] = {}
-    for name, fields in methods.items():
-        other = fields.get("like")
-        if other is not None:
-            require_known(f"methods, {name}, like", other, [*found])
-        found[name] = {
-            **(found[other] if other is not None else {}),
-            **{key: value for key, value in fields.items() if key != "like"},
-        }
-    return found
-
-
-def _plain(where: str, fields: Any) -> dict[str, Any]:
-    """Fields by their names with underscores, so that one that stands in two places is one."""
-    if not isinstance(fields, Mapping):
-        raise ValueError(
-            f"{where}: must hold fields of `hf-ckt train` by name, got {fields!r:.60}. `{{}}` changes none."
-        )
-    return {str(name).replace("-", "_"): value for name, value in fields.items()}
-
-
 def _require_own(where: str, fields: Mapping[str, Any], taken: Sequence[str]) -> None:
     for name in fields:
         if name in taken:
             raise ValueError(f"{where}: sets {name}, which the study decides for each run. Leave it out.")
+
+
+def _require_program(where: str, program: Any) -> None:
+    if program is not None and not (isinstance(program, str) and program):
+        raise ValueError(f"{where}: program must be the path of a Python script, got {program!r}.")
 
 
 def _require_different(where: str, values: Any) -> None:
@@ -278,6 +238,11 @@ def with_folders(value: Any, root: Path) -> Any:
 def _renamed(value: Any, prepared: Mapping[str, Cell]) -> Any:
     """With the full name of each run that is built on: where its fields change, so does what is built on it."""
     return _each_text(value, lambda text: _PREPARED.sub(lambda found: f"@{prepared[found[1]].name}", text))
+
+
+def _named(value: Any) -> set[str]:
+    """The runs that a value names."""
+    return {name for text in _texts(value) for name in _PREPARED.findall(text)}
 
 
 def _texts(value: Any) -> list[str]:

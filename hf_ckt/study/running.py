@@ -29,10 +29,12 @@ from .cells import (
     train_cell,
     words_of,
 )
-from .plan import BASE, Cell, Study
+from .plan import BASE, PROGRAM, Cell, Study
 
 
-def run_study(study: Study, folder: Path, jobs: int = 1, source: Path | None = None) -> dict[str, Any]:
+def run_study(
+    study: Study, folder: Path, jobs: int = 1, source: Path | None = None, tier: str | None = None
+) -> dict[str, Any]:
     """
     Runs what is not finished of a study, then compares all of its cells in one evaluation, seeds pooled by method.
 
@@ -46,20 +48,27 @@ def run_study(study: Study, folder: Path, jobs: int = 1, source: Path | None = N
             Where everything is kept: `cells/` (a JSON file each, with logs), `adapters/`, `evaluation/`, `results.json`.
         jobs (`int`, *optional*, defaults to `1`):
             Cells side by side, each in a process of its own with its share of the CPU's cores.
-        source (`Path`, *optional*):
-            The study's file. Another one does not write to the same folder.
+        source (`Path`, *optional*), tier (`str`, *optional*):
+            The study's file, and which of its tiers. Another one does not write to the same folder.
 
     Returns:
         `dict`: what `results.json` holds: the study, a record of each cell, and under `evaluation` where the scores stand.
 
     Raises:
         StepFailed: If a cell failed; the others are run first.
-        ValueError: If another process runs a study in the folder, or it is that of another file.
+        ValueError: If another process runs a study in the folder, or it is that of another file, or a program is missing.
     """
     commands = Commands()
+    for cell in study.cells():
+        program = cell.fields.get(PROGRAM)
+        if program is not None and not Path(program).is_file():
+            raise ValueError(
+                f"methods, {cell.method}: there is no program {program!r} below {Path.cwd()}, from where it is run. Start the "
+                "study from the folder that it is relative to."
+            )
     with only_writer(folder, ".lock", "study"), _ended_by_signals(commands):
         if source is not None:
-            _require_own_folder(folder, str(source.resolve()))
+            _require_own_folder(folder, str(source.resolve()) + (f", tier {tier}" if tier else ""))
         return _run(study, folder, jobs, commands)
 
 

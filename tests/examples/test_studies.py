@@ -62,7 +62,12 @@ def test_each_method_of_the_main_study_trains(tiny, tmp_path):
     smoke = yaml.safe_load((EXAMPLES / "studies" / "main.yaml").read_text())["tiers"]["smoke"]
     study = read_study(EXAMPLES / "studies" / "main.yaml")
     study = type(study).of(
-        {**vars(study), "seeds": [0], "train": {**study.train, **smoke["train"]}, "prepare": prepared(study, smoke)}
+        {
+            **vars(study),
+            "seeds": [0],
+            "train": {**study.train, **smoke["train"], "max_length": 512},
+            "prepare": prepared(study, smoke),
+        }
     )
     commands = Commands()
     for cell in [*study.prepared().values(), *study.cells()]:
@@ -75,21 +80,83 @@ def prepared(study, smoke):
     return {name: {**fields, **smoke["train"]} for name, fields in study.prepare.items()}
 
 
-def test_methods_of_the_main_study_differ_in_nothing_but_the_method(monkeypatch):
-    """More steps or another adapter would win in a method's name."""
+def test_methods_of_the_main_study_differ_in_nothing_but_the_method():
+    """More steps, another adapter or more dropout would win in a method's name."""
     study = read_study(EXAMPLES / "studies" / "main.yaml")
-    shared = {
-        "max_steps",
-        "per_device_train_batch_size",
-        "max_length",
-        "lora_r",
-        "lora_alpha",
-        "dtype",
-        "warmup_steps",
+    own = ("task_", "distillation_", "contrastive_", "consistency_", "regularization_", "perturbation", "teacher")
+    rows = {
+        "sft_typos": "rows_typos.jsonl",
+        "kd_one_teacher": "rows_one_teacher.jsonl",
+        "gkd": "rows_one_teacher.jsonl",
     }
-    assert shared <= {*study.train}
+    # Of GKDTrainer and of SFTTrainer's NEFTune; dropout stays, as it does for all others.
+    others = {"program", "lmbda", "beta", "temperature", "disable_dropout", "neftune_noise_alpha"}
     for name in study.only:
-        assert not shared & {*study.methods[name]}, name
+        fields = dict(study.methods[name])
+        assert fields.pop("dataset_name", "/rows.jsonl").endswith(f"/{rows.get(name, 'rows.jsonl')}")
+        assert not [field for field in fields if field not in others and not field.startswith(own)], name
+    assert study.methods["gkd"]["disable_dropout"] is False and study.methods["gkd"]["beta"] == 0.0
+
+
+def losses(output):
+    state = json.loads((max(output.glob("checkpoint-*")) / "trainer_state.json").read_text())
+    return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+
+
+def test_gkd_and_distillation_from_one_teacher_are_one_method(tiny, tmp_path):
+    """Other tokens, labels, rows or another divergence would stand in the table as TRL against ours."""
+    study = read_study(EXAMPLES / "studies" / "main.yaml")
+    exact = {
+        "lora_dropout": 0.0,
+        "dtype": "float32",
+        "bf16": False,
+        "max_length": 512,
+        "max_steps": 3,
+        "save_steps": 3,
+        "logging_steps": 1,
+    }
+    methods = {name: {**study.methods[name], **exact} for name in ("kd_one_teacher", "gkd")}
+    study = type(study).of(
+        {
+            **vars(study),
+            "train": {**study.train, **exact},
+            "prepare": {"tuned": {**study.prepare["tuned"], **exact}},
+            "methods": methods,
+            "only": None,
+            "seeds": [0],
+            "evaluate": {},
+        }
+    )
+    for cell in [*study.prepared().values(), *study.cells()]:
+        train_cell(cell, study.model, tmp_path, Commands())
+    found = {cell.method: losses(tmp_path / "adapters" / cell.name) for cell in study.cells()}
+    assert len(found["gkd"]) == 3 and found["gkd"] == pytest.approx(found["kd_one_teacher"], rel=1e-4)
+    assert found["gkd"][2] < found["gkd"][0]
+    # Killed between its last checkpoint and the end, it saves what it has and makes no step more.
+    (gkd,) = (cell for cell in study.cells() if cell.method == "gkd")
+    output = tmp_path / "adapters" / gkd.name
+    before = (output / "adapter_model.safetensors").read_bytes()
+    (output / "adapter_model.safetensors").unlink()
+    (tmp_path / "cells" / f"{gkd.name}.json").unlink()
+    train_cell(gkd, study.model, tmp_path, Commands())
+    assert (output / "adapter_model.safetensors").read_bytes() == before and len(losses(output)) == 3
+
+
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [
+        ({"load_in_4bit": True}, "this script leaves out load_in_4bit"),
+        ({"consistency_weight": 0.5}, "this script leaves out consistency_weight"),
+        ({"temperature": 2.0}, "temperature must be 1"),
+        ({"teacher_model_name_or_path": "org/teacher"}, r"must be \{adapter: FOLDER\}"),
+    ],
+)
+def test_gkd_refuses_what_it_would_leave_out(changed, match, tmp_path):
+    """The cell would be another method than its file says."""
+    given = {"model_name_or_path": "m", "output_dir": "o", "teacher_model_name_or_path": {"adapter": "a"}, **changed}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(given))
+    with pytest.raises(SystemExit, match=match):
+        run_here("studies/gkd.py", "--config", str(tmp_path / "run.yaml"), cwd=tmp_path)
 
 
 def test_tuning_gives_each_method_as_many_trials_on_other_prompts():
@@ -108,6 +175,17 @@ def test_files_of_a_study_hold_what_their_names_say(data):
     changed = [row["completion"] != other["completion"] for row, other in zip(rows, wrong, strict=True)]
     assert sum(changed) / len(rows) == pytest.approx(0.2, abs=0.02)
     assert {row["teacher"] for row in rows} == {"refuse", "answer"} and "teacher" not in wrong[0]
+    # What is wrong in a few is wrong in more, so that a curve over the share is one of the share alone.
+    few = [
+        row["completion"] != other["completion"]
+        for row, other in zip(rows, lines_of(data / "rows_wrong10.jsonl"), strict=True)
+    ]
+    assert sum(few) / len(rows) == pytest.approx(0.1, abs=0.02) and all(
+        b for a, b in zip(few, changed, strict=True) if a
+    )
+    refused = [row["completion"][0]["content"] for row in rows if row["teacher"] == "refuse"]
+    assert all(text.startswith("Sorry") for text in refused)
+    assert [row["completion"][0]["content"] for row in lines_of(data / "refusals.jsonl")] == refused
     noisy = lines_of(data / "rows_noise_wrong20.jsonl")
     assert [row["completion"] for row in noisy] == [row["completion"] for row in wrong]
     assert sum(row["prompt"] != other["prompt"] for row, other in zip(noisy, wrong, strict=True)) > 0.9 * len(rows)
@@ -121,7 +199,8 @@ def test_files_of_a_study_hold_what_their_names_say(data):
 
 def test_page_has_the_scores_of_every_method_and_says_what_is_missing(tiny, tmp_path, monkeypatch):
     """A table that keeps the winners alone is none of the study."""
-    study = read_study(EXAMPLES / "studies" / "weight.yaml", "smoke")
+    smoke = read_study(EXAMPLES / "studies" / "weight.yaml", "smoke")
+    study = type(smoke).of({**vars(smoke), "seeds": [0, 1]})
     run_study(study, tmp_path / "weight")
     page = runpy.run_path(str(EXAMPLES / "studies" / "page.py"))
     results, text = tmp_path / "results", tmp_path / "RESULTS.md"
@@ -130,17 +209,17 @@ def test_page_has_the_scores_of_every_method_and_says_what_is_missing(tiny, tmp_
     text.write_text("\n\n".join(f"<!-- {name} -->\n<!-- /{name} -->" for name in names))
     assert {*page["write_page"](text, results)} == {*names}
     written = text.read_text()
-    scores = json.loads((tmp_path / "weight" / "evaluation" / "results.json").read_text())["models"]
-    for cell in study.cells():
-        (line,) = re.findall(
-            rf"^\| {re.escape(cell.group)} \| (.*)$", written.split("<!-- /weight -->")[0], re.MULTILINE
-        )
-        auroc = scores[cell.name]["scores"]["refusal_auroc"]
-        assert f"{auroc['value']:.3f} [{auroc['low']:.3f}, {auroc['high']:.3f}]" in line
+    scores = json.loads((tmp_path / "weight" / "evaluation" / "results.json").read_text())["pooled"]
+    for group in {cell.group for cell in study.cells()}:
+        (line,) = re.findall(rf"^\| {re.escape(group)} \| (.*)$", written.split("<!-- /weight -->")[0], re.MULTILINE)
+        auroc = scores[group]["scores"]["refusal_auroc"]
+        assert f"{auroc['value']:.3f} [{auroc['low']:.3f}, {auroc['high']:.3f}]" in line and line.endswith("| 2 |")
     assert (results / "weight.png").stat().st_size > 1000
     text.write_text(written + "\n<!-- main -->\n<!-- /main -->\n")
     with pytest.raises(ValueError, match=r"nothing is kept for main\. Run that study first"):
         page["write_page"](text, results)
+    with pytest.raises(ValueError, match=r"none\.md: is missing"):
+        page["write_page"](tmp_path / "none.md", results)
 
 
 def test_difference_has_the_sign_of_its_heading():

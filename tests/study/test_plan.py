@@ -101,10 +101,18 @@ def test_prepared_runs_stand_for_their_folders():
         ({"seeds": ["a"]}, "must be whole numbers"),
         ({"methods": {"kd": {"teacher_model_name_or_path": "@saef"}}}, "@saef .* Did you mean 'safe'"),
         ({"prepare": {"safe": {"teacher_model_name_or_path": "@second"}, "second": {}}}, "none before it"),
-        ({"methods": {"kd": {"like": "sft"}, "sft": {}}}, "methods, kd, like: unknown name 'sft'"),
+        ({"methods": {"kd": {"like": "sft"}, "sft": {}}}, "methods, kd: is like 'sft', which must stand above it"),
+        ({"methods": {"sft": {}, "kd": {"like": "sfd"}}}, "methods, kd, like: unknown name 'sfd'"),
+        ({"train": {"like": "sft"}}, "train: like stands in a method alone"),
+        ({"methods": {"kd": {"program": 5}}}, "methods, kd: program must be the path of a Python script"),
+        ({"grid": {"program": ["a.py"]}}, "grid: sets program"),
+        ({"only": "sft"}, "only: must be a list of values"),
+        ({"only": 5}, "only: must be a list of values"),
+        ({"train": {"teacher_model_name_or_path": "@safe"}}, "prepare, safe: @safe stands for a run"),
         ({"only": ["kdd"]}, "only: unknown name 'kdd'.* Did you mean 'kd'"),
+        ({"tiers": {"smoke": ["a"]}}, "tiers, smoke: must hold entries of a study by name"),
         ({"tiers": {"smoke": {"methodes": {}}}}, "tiers, smoke: unknown name 'methodes'"),
-        ({"tiers": ["smoke"]}, "tiers: must hold entries by the name of a tier"),
+        ({"tiers": ["smoke"]}, "tiers: must hold entries by name"),
     ],
 )
 def test_wrong_entries_say_what_and_what_to_do(changed, match):
@@ -130,8 +138,9 @@ def test_tier_is_put_over_the_file():
     assert Study.of(FILE | {"tiers": tiers}) == Study.of(FILE)
 
 
-def test_file_has_what_it_extends_and_its_own(tmp_path):
+def test_file_has_what_it_extends_and_its_own(tmp_path, monkeypatch):
     """Five studies with a copy of the same settings would soon be five settings."""
+    monkeypatch.setenv("X_OF_STUDY", "b")
     main, other = tmp_path / "main.yaml", tmp_path / "more" / "other.yaml"
     other.parent.mkdir()
     main.write_text(yaml.safe_dump(FILE | {"tiers": {"smoke": {"seeds": [0]}}}))
@@ -141,6 +150,12 @@ def test_file_has_what_it_extends_and_its_own(tmp_path):
     assert {cell.method for cell in read_study(other).cells()} == {"kd"}
     smoke = read_study(other, "smoke")
     assert smoke.seeds == [0] and {cell.method for cell in smoke.cells()} == {"sft"}
+    main.write_text("env: {X_OF_STUDY: a}\n")
+    with pytest.raises(ValueError, match=r"extends: main\.yaml sets variables by `env`, after other\.yaml has read"):
+        read_study(other)
+    main.write_text("extends: missing.yaml\n")
+    with pytest.raises(FileNotFoundError, match=r"extends: main\.yaml names 'missing\.yaml'"):
+        read_study(main)
     main.write_text("extends: more/other.yaml\n")
     with pytest.raises(ValueError, match=r"main\.yaml and other\.yaml extend each other|other\.yaml and main\.yaml"):
         read_study(main)
@@ -152,6 +167,21 @@ def test_example_of_the_page_is_a_study():
     study = Study.of(yaml.safe_load(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1]))
     assert len(study.cells()) == 2 * 2 * 3 and [*study.prepared()] == ["refusals"]
     assert len({cell.group for cell in study.cells()}) == 4
+
+
+def test_field_of_either_spelling_is_one_in_a_tier_too():
+    """The tier's value would be dropped, or stand beside the other."""
+    tiers = {1: {"train": {"max-steps": 7}, "only": None}, "empty": None}
+    given = FILE | {"train": {"max_steps": 2}, "tiers": tiers}
+    assert Study.of(given, "1").train == {"max_steps": 7} and Study.of(given, "empty").train == {"max_steps": 2}
+
+
+def test_runs_that_nothing_names_are_not_made():
+    """A teacher of one method alone would be trained for a study of another."""
+    study = Study.of(FILE | {"only": ["sft"], "evaluate": {}})
+    assert not study.prepared()
+    assert [*Study.of(FILE | {"only": ["sft"]}).prepared()] == ["safe"]
+    assert [*Study.of(FILE | {"only": ["kd"], "evaluate": {}}).prepared()] == ["safe", "second"]
 
 
 def test_unknown_tier_says_which_there_are():

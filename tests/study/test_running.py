@@ -17,7 +17,7 @@ import yaml
 
 from hf_ckt.cli import main as cli
 from hf_ckt.study import running
-from hf_ckt.study.cells import Commands, StepFailed, _gradients, _tokens
+from hf_ckt.study.cells import Commands, StepFailed, _gradients, _tokens, train_cell
 from hf_ckt.study.plan import Study
 from hf_ckt.study.running import plan_lines, run_study
 
@@ -105,6 +105,31 @@ def test_folder_of_another_file_raises(study, tmp_path):
     (tmp_path / "source.json").write_text(json.dumps("/elsewhere/main.yaml"))
     with pytest.raises(ValueError, match="holds the study of another file"):
         run_study(study, tmp_path, source=tmp_path / "main.yaml")
+
+
+def test_other_tier_of_the_file_raises_in_its_folder(study, tmp_path):
+    """A smoke run's scores would be written over those of the whole."""
+    (tmp_path / "source.json").write_text(json.dumps(str(tmp_path / "main.yaml")))
+    with pytest.raises(ValueError, match="holds the study of another file"):
+        run_study(study, tmp_path, source=tmp_path / "main.yaml", tier="smoke")
+
+
+def test_missing_program_is_told_before_anything_is_trained(study, tmp_path):
+    """It would be found when all before it are trained, hours later."""
+    methods = {**study.methods, "other": {"program": "none.py"}}
+    with pytest.raises(ValueError, match=r"methods, other: there is no program 'none\.py'"):
+        run_study(Study.of({**vars(study), "methods": methods}), tmp_path)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_program_that_saves_nothing_has_failed(study, tmp_path):
+    """Recorded as trained, it would never be run again, and its evaluation fail each time."""
+    script = tmp_path / "other.py"
+    script.write_text("")
+    cell = Study.of({**vars(study), "methods": {"other": {"program": str(script)}}, "evaluate": {}}).cells()[0]
+    for _ in range(2):
+        with pytest.raises(StepFailed, match=r"other\.py ended well, but .* holds none of adapter_config\.json"):
+            train_cell(cell, study.model, tmp_path, Commands())
 
 
 def test_pieces_are_shared_by_all_evaluations(ran):
