@@ -34,6 +34,7 @@ SHOWN = {
     "plain_text_nats": "plain text, nats",
 }
 COMPARED = ("kd_alignment", "youden_j", "youden_j_noise", "refusal_auroc", "multiple_choice_over_chance")
+CHOSEN_BY = ("youden_j", "refusal_auroc")
 OF_EVALUATION = ("command", "tier", "generation", "judge", "sets", "versions", "device", "settings")
 
 
@@ -114,6 +115,36 @@ def cost_table(kept: Mapping[str, Any]) -> str:
     return table(rows)
 
 
+def chosen(kept: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """By method, the value of a field of the grid with the highest mean of J and AUROC; the first of several."""
+    best: dict[str, tuple[float, Any]] = {}
+    for group, runs in kept["groups"].items():
+        cell, scores = kept["cells"][runs[0]], kept["methods"][group]["scores"]
+        reached = fmean(scores[score]["value"] for score in CHOSEN_BY)
+        if cell["method"] not in best or reached > best[cell["method"]][0]:
+            best[cell["method"]] = (reached, cell["settings"][name])
+    return {method: value for method, (_, value) in best.items()}
+
+
+def choice_table(kept: Mapping[str, Any]) -> str:
+    """Each method's mean of J and AUROC by value of the grid's one field, the chosen one marked."""
+    ((name, values),) = kept["study"]["grid"].items()
+    best, cells = chosen(kept, name), kept["cells"]
+    rows: list[Sequence[Any]] = [["method", *(f"{name} {value}" for value in values)]]
+    for method in best:
+        row = [method]
+        for value in values:
+            (group,) = (
+                group
+                for group, runs in kept["groups"].items()
+                if (cells[runs[0]]["method"], cells[runs[0]]["settings"][name]) == (method, value)
+            )
+            reached = fmean(kept["methods"][group]["scores"][score]["value"] for score in CHOSEN_BY)
+            row.append(f"{reached:.3f}" + ", chosen" * (value == best[method]))
+        rows.append(row)
+    return table(rows)
+
+
 def draw(kept: Mapping[str, Any], file: Path) -> None:
     """Each method's J, clean and under noise, with intervals, one below the other."""
     import matplotlib
@@ -155,6 +186,8 @@ def write_page(page: Path = PAGE, results: Path = RESULTS) -> list[str]:
     for file in sorted(results.glob("*.json")):
         kept = _read(file)
         blocks = {file.stem: main_table(kept), f"{file.stem} costs": cost_table(kept)}
+        if len(kept["study"]["grid"]) == 1:
+            blocks[f"{file.stem} choice"] = choice_table(kept)
         for method in kept["methods"]:
             blocks[f"{file.stem} {method} minus"] = difference_table(kept, method)
         for name, block in blocks.items():

@@ -229,3 +229,32 @@ def test_difference_has_the_sign_of_its_heading():
     methods = {"a": {"scores": found, "against": {}}, "b": {"scores": found, "against": {"a": found}}}
     assert "| a | +0.25 [0.12, 0.50] |" in page["difference_table"]({"methods": methods}, "b")
     assert "| b | -0.25 [-0.50, -0.12] |" in page["difference_table"]({"methods": methods}, "a")
+
+
+def test_value_that_is_chosen_is_the_best_by_both_scores():
+    """One score alone chooses whoever refuses more."""
+    page = runpy.run_path(str(EXAMPLES / "studies" / "page.py"))
+    reached = {("a", 1): (0.2, 0.9), ("a", 2): (0.4, 0.8), ("b", 1): (0.5, 0.5), ("b", 2): (0.5, 0.4)}
+    kept = {"study": {"grid": {"rate": [1, 2]}}, "groups": {}, "cells": {}, "methods": {}}
+    for (method, rate), (j, auroc) in reached.items():
+        name = f"{method}-{rate}"
+        kept["groups"][name] = [name]
+        kept["cells"][name] = {"method": method, "settings": {"rate": rate}}
+        kept["methods"][name] = {"scores": {"youden_j": {"value": j}, "refusal_auroc": {"value": auroc}}}
+    assert page["chosen"](kept, "rate") == {"a": 2, "b": 1}
+    assert page["choice_table"](kept).splitlines()[2:] == [
+        "| a | 0.550 | 0.600, chosen |",
+        "| b | 0.500, chosen | 0.450 |",
+    ]
+
+
+def test_learning_rates_of_the_main_study_are_those_that_were_chosen():
+    """A rate that was set by hand for one method is a trial more than the others had."""
+    file = EXAMPLES / "studies" / "results" / "main-tuning.json"
+    study = read_study(EXAMPLES / "studies" / "main.yaml")
+    rates = {name: {**study.train, **study.methods[name]}["learning_rate"] for name in study.only}
+    if not file.exists():
+        assert len({*rates.values()}) == 1  # nothing was tuned
+        return
+    page = runpy.run_path(str(EXAMPLES / "studies" / "page.py"))
+    assert rates == page["chosen"](json.loads(file.read_text()), "learning_rate")
