@@ -6,7 +6,6 @@ What `quickstart.py` trains, and `boundary_ablation.py` arrives at by one change
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,8 +14,6 @@ from typing import Any
 
 # TRL's trainers send usage data; an example should not. Read when the Hub's client is imported, so it comes first.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-# trl 1.16 sets the name that transformers 5.23 renamed, and every run would say so.
-warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
 
 from datasets import Dataset
 

@@ -14,13 +14,10 @@ objective on. What changes in a script of yours:
 import argparse
 import os
 import tempfile
-import warnings
 from typing import Any
 
 # TRL's trainers send usage data; a demo should not.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-# trl 1.16 sets the name that transformers 5.23 renamed, and every run would say so.
-warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
 
 import torch
 from peft import LoraConfig

@@ -7,7 +7,6 @@ under noise (consistency), and is kept near its base (regularization). A test ho
 """
 
 import sys
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -126,8 +125,6 @@ def main() -> None:
         parser.add_argument(f"--{option}", type=type(default), default=default, help=f"default: {default}")
     options = parser.parse_args()
     require_count("--batch-size", options.batch_size, 1, "A step would have nothing to train on.")
-    # peft 0.21 asks for the name that transformers 5.23 renamed.
-    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
     name = options.model or embedded_model()
     loading = {"dtype": native_dtype(), "device_map": "cuda" if torch.cuda.is_available() else "cpu"}
     tokenizer = AutoTokenizer.from_pretrained(name)

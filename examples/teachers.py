@@ -19,12 +19,10 @@ import resource
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers send usage data; an example should not
-warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
 
 from hf_ckt.checkpoints import replace_json
 from hf_ckt.cli.arguments.parser import CommandParser

@@ -9,6 +9,8 @@ command line answers at once and a tool that only asks for the version does not 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .models.library_messages import leave_out
+
 if TYPE_CHECKING:
     from .evaluation.callback import SafetyEvalCallback
     from .kernels import LinearHead, chunked_token_losses
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from .training.trainer import ContrastiveRobustTrainer
 
 __version__ = "0.1.0"
+
+leave_out()
 
 # public name -> module that defines it
 _HOMES = {
