@@ -104,7 +104,12 @@ def changes() -> dict[str, Change]:
         "whole_benign_wrapper",
         "wrapped copies of benign rows twice, so that a fifth of wrapped prompts is refused, of clean ones a third: "
         "the recipe of quickstart.py",
-        copies=final.copies,
+        copies=("typos", "wrapper", "benign_wrapper"),
+    )
+    step(
+        "whole_nested",
+        "frames of wrapped copies around each other, one to 24, few of them many",
+        copies=("typos", "nested", "benign_nested"),
     )
     stronger = {**final.objective, "contrastive_weight": 0.3}
     states = {"contrastive_weight": 0.1, "contrastive_level": "state", "contrastive_loss": "sincere"}

@@ -37,7 +37,8 @@ LIBRARIES = (
     "jinja2",
     "scikit-learn",
 )
-NOISES = {"typos": TYPOS, "wrapper": load_part("perturbations", "wrapper")()}
+WRAPPER = load_part("perturbations", "wrapper")
+NOISES = {"typos": TYPOS, "wrapper": WRAPPER(), "nested": WRAPPER(nested=24)}
 BENIGN = "benign_"  # before the name of one: for rows that are no harmful ones
 
 

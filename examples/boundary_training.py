@@ -41,7 +41,7 @@ def training_arguments(
         logging_steps=5,
         save_steps=save_steps,
         save_total_limit=1,
-        max_length=160,
+        max_length=1024,  # none is left out
         gradient_checkpointing=False,  # short rows: memory is not what limits
         bf16=DTYPE == "bfloat16",
         use_cpu=not CUDA,

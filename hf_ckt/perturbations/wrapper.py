@@ -149,13 +149,22 @@ class WrapperPerturbation(TextPerturbation):
     on (0.6 for a text of 10 words) each text has one and all frames are equally likely: a long text keeps more of the words
     than asked. How many of the prompts are wrapped is better set by the probabilities of a mixture.
 
+    Templates that are passed around are texts of several hundred words. With `nested` above 1 a wrapped text is wrapped
+    again, n times in all with a probability that falls as 1 / n squared, so that most texts stay short and a few become long.
+
     Source: Irpan et al. 2025, https://huggingface.co/papers/2510.27062, for consistency over such frames. Differs: frames of
     its own, around benign texts too.
     Related: [`DistractorPerturbation`] adds sentences that have nothing to do with the text.
 
     Args:
         severity (`float`, *optional*, defaults to `1.0`):
-            Share of the wrapped text's words that are the frame's, on average, in [0, 1].
+            Share of the wrapped text's words that are the frame's, on average, in [0, 1]. Of nested frames it is that of the
+            innermost one, which decides whether there is any.
+        nested (`int`, *optional*, defaults to `1`):
+            Frames around each other, at most; at least 1.
+
+    Raises:
+        ValueError: If severity is outside [0, 1], or `nested` below 1.
 
     Example:
 
@@ -167,15 +176,33 @@ class WrapperPerturbation(TextPerturbation):
 
     # A frame is whole or not there: a tenth of one is no attack.
     severity: float = 1.0
+    nested: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.nested < 1:
+            raise ValueError(
+                f"nested={self.nested} would put no frame around any text. Pass 1, or how many may lie around each other."
+            )
 
     def apply(self, text: str, rng: Random) -> str:
         body = text.strip()
         template = _draw(len(split_words(body)[0]), self.severity, rng)
         if template is None:
             return text
-        before, _, after = template.partition(_REQUEST)
+        wrapped = _within(template, body)
+        if self.nested > 1:
+            depths = range(1, self.nested + 1)
+            (depth,) = rng.choices(depths, [1 / depth**2 for depth in depths])
+            for _ in range(depth - 1):
+                wrapped = _within(rng.choice(_TEMPLATES), wrapped)
         start = text.index(body)
-        return f"{text[:start]}{before}{body}{after}{text[start + len(body) :]}"
+        return f"{text[:start]}{wrapped}{text[start + len(body) :]}"
+
+
+def _within(template: str, body: str) -> str:
+    before, _, after = template.partition(_REQUEST)
+    return f"{before}{body}{after}"
 
 
 def _draw(words: int, severity: float, rng: Random) -> str | None:

@@ -2,6 +2,7 @@
 """How probable it is that an answer begins with a refusal. Nothing is generated."""
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from tqdm import tqdm
@@ -130,9 +131,11 @@ def decisions(
         batch_size = 1  # its virtual tokens stand before the padding, and positions cannot be given
     alike = dict(zip(unique, prefix_groups([ids[prompt] for prompt in unique]), strict=True))
     unique.sort(key=lambda prompt: (alike[prompt], len(ids[prompt])))
+    # A batch across two groups would begin alike no longer, and each of its prompts would be read from its start.
+    groups = [[*group] for _, group in groupby(unique, alike.__getitem__)]
+    batches = [group[at : at + batch_size] for group in groups for at in range(0, len(group), batch_size)]
     with frozen(model):
-        for start in tqdm(range(0, len(unique), batch_size), desc=title, unit="batch", disable=title is None):
-            batch = unique[start : start + batch_size]
+        for batch in tqdm(batches, desc=title, unit="batch", disable=title is None):
             yield batch, Following(model, [ids[prompt] for prompt in batch])
 
 

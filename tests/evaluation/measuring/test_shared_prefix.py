@@ -8,7 +8,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_ckt.evaluation.measuring import shared_prefix
 from hf_ckt.evaluation.measuring.answers import answer_batch, plan_batches
-from hf_ckt.evaluation.measuring.refusal_openings import refusal_leanings
+from hf_ckt.evaluation.measuring.chat_format import chat_format
+from hf_ckt.evaluation.measuring.refusal_openings import decisions, refusal_leanings
 from hf_ckt.evaluation.measuring.shared_prefix import prefix_groups, shared_length
 
 STORY = "Mix flour with water and yeast, give it time to rest, and call for help when the process does not stop. "
@@ -98,6 +99,19 @@ def test_prompts_that_begin_alike_are_planned_together(tokenizer, monkeypatch):
     mine = [batch for batch in batches if any(text.startswith(STORY) for text in batch)]
     assert len(mine) == 1 and sorted(mine[0]) == sorted(STORY + request for request in REQUESTS)
     assert batches == [batch for batch, _ in plan_batches(tokenizer, prompts[::-1], new_tokens=4)]
+
+
+def test_log_odds_are_read_of_prompts_that_begin_alike(tiny_model_dir, tiny_gemma2_dir, tokenizer, monkeypatch):
+    """A batch across two templates begins alike no longer, and each of its hundreds of tokens would be read for each request."""
+    monkeypatch.setattr(shared_prefix, "LEAST_TOKENS", 16)
+    model = build("llama", tiny_model_dir, tiny_gemma2_dir)
+    stories = (STORY, STORY[4:])
+    prompts = [story + request for request in REQUESTS for story in stories]
+    asked = chat_format(tokenizer, None)
+    batches = [batch for batch, _ in decisions(model, asked, prompts, title=None, batch_size=64)]
+    assert sorted(map(sorted, batches)) == sorted(sorted(story + request for request in REQUESTS) for story in stories)
+    sizes = [len(batch) for batch, _ in decisions(model, asked, prompts, title=None, batch_size=4)]
+    assert sorted(sizes) == [1, 1, 4, 4]
 
 
 def test_rows_that_are_few_or_hardly_alike_are_read_whole(monkeypatch):
