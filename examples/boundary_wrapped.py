@@ -11,7 +11,6 @@ Stopped at any moment, the same command goes on where it was; students that were
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -63,7 +62,9 @@ def validation_views(count: int | None = None) -> dict[str, list[dict[str, Any]]
     prompts = [prompt for name in names for prompt in load_prompts(name)[:count]]
     views = {"plain": [prompt_row(prompt) for prompt in prompts]}
     for length, frames in FRAMES.items():
-        framed = (Random(f"frame:{prompt.text}").choice(frames).replace("{request}", prompt.text) for prompt in prompts)
+        framed = (
+            Random(f"frame:{prompt.text}").choice(frames).replace("{request}", prompt.text) for prompt in prompts
+        )
         # They stand where other scripts have prompts with typing errors.
         views[length] = [
             prompt_row(prompt, text, corruption="frame") for prompt, text in zip(prompts, framed, strict=True)
@@ -110,7 +111,9 @@ def main() -> None:
             scores[name] |= {score: one["scores"][score] for score in SHOWN}
             scores[name] |= {f"{length}_{score}": one["scores"][score] for score in WITHIN}
     headings = SHOWN | {
-        f"{length}_{score}": f"{heading}, {words}" for length, words in LENGTHS.items() for score, heading in WITHIN.items()
+        f"{length}_{score}": f"{heading}, {words}"
+        for length, words in LENGTHS.items()
+        for score, heading in WITHIN.items()
     }
     table = Table(title="Validation prompts within frames: harmful against twins")
     for column in ("", *headings.values()):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
 
+from ..checks import require_count
 from .base import TextPerturbation, split_words
 
 _REQUEST = "{request}"
@@ -180,10 +181,7 @@ class WrapperPerturbation(TextPerturbation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.nested < 1:
-            raise ValueError(
-                f"nested={self.nested} would put no frame around any text. Pass 1, or how many may lie around each other."
-            )
+        require_count("nested", self.nested, 1, "With none no text is wrapped; use severity=0 for that.")
 
     def apply(self, text: str, rng: Random) -> str:
         body = text.strip()

@@ -15,7 +15,9 @@ def numeric_settings(cls: type) -> list[str]:
 
 def check_wrong_settings_raise(cls: type) -> None:
     for name in numeric_settings(cls):
-        for wrong, error in ((float("nan"), ValueError), (float("inf"), ValueError), ("high", TypeError)):
+        # Of a whole number, these two are of a wrong kind already.
+        no_number = TypeError if isinstance(part_settings(cls)[name].default, int) else ValueError
+        for wrong, error in ((float("nan"), no_number), (float("inf"), no_number), ("high", TypeError)):
             values: dict[str, Any] = {name: wrong}
             with pytest.raises(error, match=rf"^{re.escape(name)}: "):
                 cls(**values)

@@ -6,7 +6,10 @@ import json
 
 import pytest
 
-from hf_ckt.data import load_boundary_set
+from hf_ckt.data import load_boundary_set, load_templates
+from hf_ckt.data.contamination import normalized
+from hf_ckt.data.public_hashes import known_prompts, sentences
+from hf_ckt.perturbations.wrapper import WRAPPERS
 from tests.examples.running import examples_importable, run, run_here
 
 
@@ -130,15 +133,37 @@ def test_boundary_wrapped_asks_each_student_of_an_ablation_within_frames(ablatio
     # Other tests may have trained some of the rows with other settings too.
     assert {*results["scores"]} == {"base", *(adapter.name for adapter in (folder / "adapters").iterdir())}
     for scores in results["scores"].values():
-        assert scores["refusal_auroc_noise"]["n"] == 4 and 0 <= scores["refusal_auroc_noise"]["value"] <= 1
-    kept = next((tmp_path / "runs").glob("probe-*.json"))
+        for name in ("refusal_auroc", "framed_refusal_auroc_noise", "long_refusal_auroc_noise"):
+            assert scores[name]["n"] == 4 and 0 <= scores[name]["value"] <= 1
+    assert {*results["headings"]} == {*next(iter(results["scores"].values()))}
+    kept = next((tmp_path / "runs").glob("probe-*-long-*.json"))
     answers = json.loads(kept.read_text())
-    assert len(answers) == 8  # 2 of each side, as they are and within a frame
+    assert len(answers) == 4  # 2 of each side
     kept.write_text(json.dumps([{**one, "answer": "I can't help with that."} for one in answers]))
     run_here("boundary_wrapped.py", *asked, cwd=tmp_path)  # from what is kept
     again = json.loads((tmp_path / "results.json").read_text())["scores"]
     (changed,) = (name for name in again if again[name] != results["scores"][name])
-    assert changed.startswith("probe-") and again[changed]["noisy_refusal_benign"]["value"] == 1
+    assert changed.startswith("probe-") and again[changed]["long_noisy_refusal_benign"]["value"] == 1
+    assert again[changed]["framed_youden_j_noise"] == results["scores"][changed]["framed_youden_j_noise"]
+
+
+def test_frames_are_no_wrappers_of_the_training_and_no_templates_of_the_evaluation():
+    """What is chosen on frames that were trained on, or that the report asks, is no choice but a fit."""
+    with examples_importable():
+        frames = importlib.import_module("boundary_frames")
+    mine = [frame for part in (frames.SHORT, frames.LONG) for frame in part]
+    others = [template for kind in WRAPPERS.values() for template in kind]
+    others += [template.text for template in load_templates()]
+    for frame in mine:
+        assert frame.count("{request}") == 1
+        assert not any(sixgrams(frame) & sixgrams(other) for other in others), frame[:60]
+    assert min(len(frame.split()) for frame in frames.LONG) > 400
+    assert not known_prompts(sentence for frame in mine for sentence in sentences(frame))
+
+
+def sixgrams(text):
+    words = normalized(text.replace("{request}", "")).split()
+    return {tuple(words[start : start + 6]) for start in range(len(words) - 5)}
 
 
 def test_boundary_wrapped_without_students_says_what_to_run(tmp_path):

@@ -102,6 +102,21 @@ def test_wrapper_frames_grow_with_severity():
     assert longest == sorted(longest) and longest[0] <= 4 and longest[-1] >= 35
 
 
+def test_nested_frames_are_mostly_few_and_sometimes_many():
+    """Long ones alone would cost every batch their length, and short ones alone leave templates of hundreds of words unseen."""
+    counts = [added(WrapperPerturbation(nested=24).apply(REQUEST, Random(seed))) for seed in range(2000)]
+    once = [added(WrapperPerturbation().apply(REQUEST, Random(seed))) for seed in range(2000)]
+    assert max(counts) > 4 * max(once) and sorted(counts)[1000] < 2 * sorted(once)[1000]
+    # Sum of 1 / n over sum of 1 / n squared, of n up to 24: 3.776 / 1.604.
+    assert sum(counts) / sum(once) == pytest.approx(2.354, rel=0.15)
+    for seed in range(200):
+        assert WrapperPerturbation(nested=24).apply(REQUEST, Random(seed)).count(REQUEST) == 1
+        # One frame at most is what it has always been.
+        assert WrapperPerturbation(nested=1).apply(REQUEST, Random(seed)) == WrapperPerturbation().apply(
+            REQUEST, Random(seed)
+        )
+
+
 def test_wrapper_of_a_corrupted_set_is_put_around_harmful_and_benign_rows_alike():
     """A frame around harmful rows alone is what the student would learn to refuse."""
     clean = load_boundary_set("validation")
