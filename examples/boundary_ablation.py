@@ -123,7 +123,7 @@ def measure(options: argparse.Namespace, model: str, name: str, seed: int) -> No
         # One for all recipes that ask for the same.
         texts = [row["response"] for row in refusals(recipe)]
         rows = (recipe.data, recipe.rows) if recipe.teacher == "sft" else texts
-        key = digest(base_of, rows, recipe.teacher_steps, recipe.teacher_batch_size, recipe.by_length, seed)
+        key = digest(base_of, rows, recipe.teacher_steps, recipe.teacher_batch_size, bool(recipe.by_length), seed)
         teacher = fine_tuned(recipe, model, options.output_dir / "work" / f"teacher-{key}", seed)
     answers_file = options.output_dir / "work" / f"answers-{digest(base_of)}.json"
     own = answers_of_base(model, answers_file) if recipe.base_answers else None

@@ -106,10 +106,25 @@ def changes() -> dict[str, Change]:
         "the recipe of quickstart.py",
         copies=("typos", "wrapper", "benign_wrapper"),
     )
+    # After the demo's recipe.
     step(
         "whole_nested",
         "frames of wrapped copies around each other, one to 24, few of them many",
         copies=("typos", "nested", "benign_nested"),
+    )
+    step(
+        "whole_task",
+        "answers whole, and learnt as they are written too, at half the weight of distillation",
+        answer_words=None,
+        objective={**final.objective, "task_weight": 0.5},
+    )
+    step(
+        "whole_benign_task",
+        "written answers learnt on benign rows alone; 12 frames at most, 220 steps, rows of 100 batches sorted by length",
+        copies=("typos", "nested_12", "benign_nested_12"),
+        objective={**final.objective, "task_weight": 0.5, "role_rows": {"task": {"teacher": "answer"}}},
+        by_length=100,
+        student_steps=220,
     )
     stronger = {**final.objective, "contrastive_weight": 0.3}
     states = {"contrastive_weight": 0.1, "contrastive_level": "state", "contrastive_loss": "sincere"}
@@ -206,7 +221,7 @@ def changes() -> dict[str, Change]:
         ("harmful_twice", f"{quarter} steps, ", beside),
         ("steps", f"{final.student_steps} steps, ", whole),
         ("whole_decision", "", contrasted),
-        (last, "the demo's recipe, ", {"wrapped_sft": supervised}),
+        ("whole_benign_wrapper", "the demo's recipe, ", {"wrapped_sft": supervised}),
     ):
         for row, (title, fields) in changed.items():
             rows[row] = Change(f"{started}{title}", replace(chain[name].recipe, **fields), name)

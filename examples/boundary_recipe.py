@@ -38,7 +38,7 @@ LIBRARIES = (
     "scikit-learn",
 )
 WRAPPER = load_part("perturbations", "wrapper")
-NOISES = {"typos": TYPOS, "wrapper": WRAPPER(), "nested": WRAPPER(nested=24)}
+NOISES = {"typos": TYPOS, "wrapper": WRAPPER(), "nested": WRAPPER(nested=24), "nested_12": WRAPPER(nested=12)}
 BENIGN = "benign_"  # before the name of one: for rows that are no harmful ones
 
 
@@ -90,9 +90,10 @@ class Recipe:
         float32_adapter (`bool`):
             Whether the adapter is trained in float32. SFTTrainer makes that of a 4-bit backbone bfloat16, in which a small step is
             rounded away.
-        by_length (`bool`):
-            Whether a batch holds rows of like length, which leaves little padding to compute. Batches come in a random order:
-            `train_sampling_strategy="group_by_length"` goes from long rows to short ones, which are of other kinds.
+        by_length (`bool` or `int`):
+            Whether a batch holds rows of like length, which leaves little padding to compute: those of so many batches are sorted
+            together, or of 20. Batches come in a random order: `train_sampling_strategy="group_by_length"` goes from long rows to
+            short ones, which are of other kinds.
         objective (`Mapping`):
             Settings of the student's [`~training.config.ContrastiveRobustConfig`].
     """
@@ -117,7 +118,7 @@ class Recipe:
     rank: int = 16
     untrained: float = 1 / 3
     float32_adapter: bool = True
-    by_length: bool = True
+    by_length: bool | int = True
     objective: Mapping[str, Any] = field(
         default_factory=lambda: {
             "task_weight": 0.0,

@@ -17,6 +17,7 @@ from hf_ckt.evaluation.measuring.refusal_openings import REFUSAL_OPENINGS
 REFUSE, ANSWER = "refuse", "answer"
 OPENING = "Sorry"  # the word that decides
 REFUSAL = f"{OPENING}, I can't help with that."
+TOGETHER = 20  # batches whose rows are sorted by length at a time
 UNLABELLED_ANSWER = "I can't help with that."
 
 
@@ -89,7 +90,10 @@ def student_rows(recipe: Recipe, seed: int, answers: Mapping[str, str] | None = 
                 row = {**row, "response": UNLABELLED_ANSWER, "teacher": "", "kind": "", "category": "", "twin": None}
                 rows += _copies(row, recipe, seed)
     if recipe.by_length:
-        rows = in_batches_by_length(rows, recipe.batch_size, seed)[: recipe.student_steps * recipe.batch_size]
+        together = TOGETHER if recipe.by_length is True else recipe.by_length
+        rows = in_batches_by_length(rows, recipe.batch_size, seed, together)[
+            : recipe.student_steps * recipe.batch_size
+        ]
     return to_prompt_completion(Dataset.from_list(rows), SYSTEM_PROMPT)
 
 
@@ -98,13 +102,20 @@ def asked(prompt: str) -> list[dict[str, str]]:
     return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": prompt}]
 
 
-def in_batches_by_length(rows: list[dict[str, Any]], batch_size: int, seed: int) -> list[dict[str, Any]]:
-    """Rows in a random order of batches, each of rows of like length, to be read one after another."""
+def in_batches_by_length(
+    rows: list[dict[str, Any]], batch_size: int, seed: int, together: int = TOGETHER
+) -> list[dict[str, Any]]:
+    """
+    Rows in a random order of batches, each of rows of like length, to be read one after another; those of `together` batches are
+    sorted at a time, which the longest ones leave the less padding in the more they are.
+    """
     random = Random(seed)
     rows = random.sample(rows, len(rows))
     batches = []
-    for start in range(0, len(rows), 20 * batch_size):
-        part = sorted(rows[start : start + 20 * batch_size], key=lambda row: len(row["prompt"]) + len(row["response"]))
+    for start in range(0, len(rows), together * batch_size):
+        part = sorted(
+            rows[start : start + together * batch_size], key=lambda row: len(row["prompt"]) + len(row["response"])
+        )
         batches += [part[first : first + batch_size] for first in range(0, len(part), batch_size)]
     random.shuffle(batches)
     # One that is not full comes last, so that it moves no other; a row that the trainer leaves out as too long still does.
