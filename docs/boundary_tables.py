@@ -119,9 +119,9 @@ def cell(models: dict[str, Any], goal: Goal, name: str | None) -> str:
     return scored(models[name]["scores"], goal.score)
 
 
-def scored(scores: dict[str, Any], name: str) -> str:
-    """A score with its interval; empty where it was not measured."""
-    score, decimals = scores.get(name), score_text(name).decimals
+def scored(scores: dict[str, Any], name: str, kind: str = "") -> str:
+    """A score with its interval, written as one of its kind is; empty where it was not measured."""
+    score, decimals = scores.get(name), score_text(kind or name).decimals
     if score is None or score["value"] is None:
         return ""
     return f"{number(score['value'], decimals)} {interval(score, decimals)}".strip()
@@ -162,14 +162,19 @@ def of_thresholds(found: list[dict[str, dict[str, float]]]) -> str:
     return f"{greedy}, best {best}"
 
 
-def wrapped() -> str:
-    """Some of these students on the validation prompts as they are, and within long frames."""
-    results = read("boundary_wrapped/results.json")
+def wrapped(file: str = "boundary_wrapped/results.json") -> str:
+    """Some of these students on the validation prompts as they are, and within frames."""
+    results = read(file)
     headings = results["headings"]
     lines: list[tuple[str, ...]] = [("student", *headings.values())]
     for name, scores in results["scores"].items():
-        lines.append((results["titles"][name], *(scored(scores, score) for score in headings)))
+        lines.append((results["titles"][name], *(scored(scores, score, view_of(score)) for score in headings)))
     return table(lines)
+
+
+def view_of(score: str) -> str:
+    """The score that one within frames of a length is one of."""
+    return score.removeprefix("framed_").removeprefix("long_")
 
 
 # By the name of its markers on the page.
@@ -178,6 +183,7 @@ BLOCKS = {
     "ablation": ablation,
     "bfloat16": partial(ablation, "boundary_ablation/bfloat16/results.json"),
     "wrapped": wrapped,
+    "long": partial(wrapped, "boundary_wrapped/long/results.json"),
 }
 
 if __name__ == "__main__":
