@@ -132,6 +132,10 @@ def changes() -> dict[str, Change]:
         "teachers read misspelt prompts without the errors",
         {"teacher": "label_clean"},
     )
+    clean_noise: tuple[str, dict[str, Any]] = (
+        "teachers read misspelt and wrapped prompts as they were before",
+        {"teacher": "label_clean"},
+    )
     # Beside the last row of few steps.
     beside: dict[str, tuple[str, dict[str, Any]]] = {
         "decision": (contrast, {"objective": final.objective}),
@@ -222,6 +226,7 @@ def changes() -> dict[str, Change]:
         ("steps", f"{final.student_steps} steps, ", whole),
         ("whole_decision", "", contrasted),
         ("whole_benign_wrapper", "the demo's recipe, ", {"wrapped_sft": supervised}),
+        ("whole_nested", "frames around each other, ", {"whole_nested_clean": clean_noise}),
     ):
         for row, (title, fields) in changed.items():
             rows[row] = Change(f"{started}{title}", replace(chain[name].recipe, **fields), name)
