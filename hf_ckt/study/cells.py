@@ -4,6 +4,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -204,8 +205,8 @@ class Commands:
         tries = [*before, {"seconds": round(time.perf_counter() - start, 1), "peak_memory": memory}]
         replace_json(attempts, tries)
         if process.returncode:
-            said = written.read_bytes()[place:][-_SHOWN:].decode("utf-8", "replace").strip().splitlines()[-1:]
-            raise StepFailed(f"{name} ended with {process.returncode}: {''.join(said)} ({written})")
+            said = _last_line(written.read_bytes()[place:][-_SHOWN:].decode("utf-8", "replace"))
+            raise StepFailed(f"{name} ended with {process.returncode}: {said} ({written})")
         held = [one["peak_memory"] for one in tries if one["peak_memory"] is not None]
         return round(sum(one["seconds"] for one in tries), 1), max(held, default=None)
 
@@ -224,6 +225,12 @@ def _only_one(file: Path, what: str) -> Iterator[tuple[int, ...]]:
                 f"{file.stem}: another {what} is at it, left by a study that was killed. Wait for it, or end it."
             ) from error
         yield (held.fileno(),)
+
+
+def _last_line(text: str) -> str:
+    """How a log ends, but for progress bars, which are drawn once more when an error has been said."""
+    lines = [line.strip() for line in re.split(r"[\r\n]+", text)]
+    return next((line for line in reversed(lines) if line and not re.search(r"\d+%\|", line)), "it said nothing")
 
 
 def _waited(process: subprocess.Popen) -> int | None:

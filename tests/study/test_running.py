@@ -17,7 +17,7 @@ import yaml
 
 from hf_ckt.cli import main as cli
 from hf_ckt.study import running
-from hf_ckt.study.cells import Commands, StepFailed, _gradients, _tokens, train_cell
+from hf_ckt.study.cells import Commands, StepFailed, _gradients, _last_line, _tokens, train_cell
 from hf_ckt.study.plan import Study
 from hf_ckt.study.running import plan_lines, run_study
 
@@ -194,6 +194,12 @@ def test_tokens_are_counted_over_a_resume():
         == 29
     )
     assert _tokens([{"loss": 1}]) is None
+
+
+def test_progress_bar_is_not_how_a_log_ends():
+    """It is drawn once more when the error has been said, and tells nothing of it."""
+    assert _last_line("loading\nValueError: no row\n\r 50%|#####     | 1/2 [00:01<00:01]") == "ValueError: no row"
+    assert _last_line("\r 50%|#####     | 1/2") == _last_line("") == "it said nothing"
 
 
 def test_gradients_tell_spikes_from_steps_that_are_not_finite():
