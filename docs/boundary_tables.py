@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from hf_ckt.checkpoints import replace_block
-from hf_ckt.evaluation.report.numbers import difference, interval, number, score_text, signed
+from hf_ckt.evaluation.report.numbers import difference, number, score_text, signed, with_interval
 from hf_ckt.evaluation.report.tables import table
 
 PAGE = Path(__file__).with_name("boundary.md")
@@ -124,7 +124,7 @@ def scored(scores: dict[str, Any], name: str, kind: str = "") -> str:
     score, decimals = scores.get(name), score_text(kind or name).decimals
     if score is None or score["value"] is None:
         return ""
-    return f"{number(score['value'], decimals)} {interval(score, decimals)}".strip()
+    return with_interval(score, decimals)
 
 
 def ablation(file: str = "boundary_ablation/results.json") -> str:
@@ -151,7 +151,7 @@ def ablation(file: str = "boundary_ablation/results.json") -> str:
 
 def changed_by(found: dict[str, float] | None) -> str:
     """A difference with its interval; empty where it was not measured."""
-    return "" if found is None else f"{signed(found['difference'], 2)} {interval(found, 2)}"
+    return "" if found is None else with_interval(found, 2)
 
 
 def of_thresholds(found: list[dict[str, dict[str, float]]]) -> str:

@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from hf_ckt.checkpoints import replace_block, replace_file, replace_json
-from hf_ckt.evaluation.report.numbers import interval, number, score_text, signed
+from hf_ckt.evaluation.report.numbers import score_text, with_interval
 from hf_ckt.evaluation.report.tables import table
 
 HERE = Path(__file__).parent
@@ -117,32 +117,27 @@ def cost_table(kept: Mapping[str, Any]) -> str:
 
 def chosen(kept: Mapping[str, Any], name: str) -> dict[str, Any]:
     """By method, the value of a field of the grid with the highest mean of J and AUROC; the first of several."""
-    best: dict[str, tuple[float, Any]] = {}
-    for group, runs in kept["groups"].items():
-        cell, scores = kept["cells"][runs[0]], kept["methods"][group]["scores"]
-        reached = fmean(scores[score]["value"] for score in CHOSEN_BY)
-        if cell["method"] not in best or reached > best[cell["method"]][0]:
-            best[cell["method"]] = (reached, cell["settings"][name])
-    return {method: value for method, (_, value) in best.items()}
+    return {method: max(reached, key=reached.__getitem__) for method, reached in _reached(kept, name).items()}
 
 
 def choice_table(kept: Mapping[str, Any]) -> str:
     """Each method's mean of J and AUROC by value of the grid's one field, the chosen one marked."""
     ((name, values),) = kept["study"]["grid"].items()
-    best, cells = chosen(kept, name), kept["cells"]
+    best = chosen(kept, name)
     rows: list[Sequence[Any]] = [["method", *(f"{name} {value}" for value in values)]]
-    for method in best:
-        row = [method]
-        for value in values:
-            (group,) = (
-                group
-                for group, runs in kept["groups"].items()
-                if (cells[runs[0]]["method"], cells[runs[0]]["settings"][name]) == (method, value)
-            )
-            reached = fmean(kept["methods"][group]["scores"][score]["value"] for score in CHOSEN_BY)
-            row.append(f"{reached:.3f}" + ", chosen" * (value == best[method]))
-        rows.append(row)
+    for method, reached in _reached(kept, name).items():
+        rows.append([method, *(f"{reached[value]:.3f}" + ", chosen" * (value == best[method]) for value in values)])
     return table(rows)
+
+
+def _reached(kept: Mapping[str, Any], name: str) -> dict[str, dict[Any, float]]:
+    """By method and value of a field of the grid, the mean of J and AUROC."""
+    found: dict[str, dict[Any, float]] = {}
+    for group, runs in kept["groups"].items():
+        cell, scores = kept["cells"][runs[0]], kept["methods"][group]["scores"]
+        reached = fmean(scores[score]["value"] for score in CHOSEN_BY)
+        found.setdefault(cell["method"], {})[cell["settings"][name]] = reached
+    return found
 
 
 def draw(kept: Mapping[str, Any], file: Path) -> None:
@@ -207,7 +202,7 @@ def _scored(scores: Mapping[str, Any], name: str) -> str:
     score, decimals = scores.get(name), score_text(name).decimals
     if score is None or score["value"] is None:
         return ""
-    return f"{number(score['value'], decimals)} {interval(score, decimals)}".strip()
+    return with_interval(score, decimals)
 
 
 def _difference(methods: Mapping[str, Any], method: str, other: str, score: str) -> str:
@@ -219,7 +214,7 @@ def _difference(methods: Mapping[str, Any], method: str, other: str, score: str)
         if turned is None:
             return ""
         found = {"difference": -turned["difference"], "low": -turned["high"], "high": -turned["low"]}
-    return f"{signed(found['difference'], decimals)} {interval(found, decimals)}"
+    return with_interval(found, decimals)
 
 
 def _mean(values: Sequence[float], decimals: int) -> str:

@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import re
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import requires
 from typing import Any
 
 from .arguments.parser import CommandParser
@@ -14,8 +14,6 @@ _DISTRIBUTION = "hf-ckt"
 # Installed beside it by some, and reason of many a difference.
 _OTHERS = (
     "tokenizers",
-    "huggingface_hub",
-    "safetensors",
     "deepspeed",
     "flash-attn",
     "liger-kernel",
@@ -50,20 +48,22 @@ def run(argv: list[str]) -> int:
 
 def environment() -> dict[str, str]:
     """Returns what a bug report needs, by name; libraries that are not there say so."""
-    from ..hub.provenance import machine_facts
+    from ..hub.provenance import library_versions, machine_facts
     from ..models.embedded import native_dtype
 
-    facts = machine_facts()
+    facts = machine_facts("cpu")
+    names = (*_required(), *_OTHERS)
+    installed = library_versions(*names, missing_ok=True)
     found = {
         "hf_ckt": facts["versions"]["hf_ckt"] + (f", commit {facts['commit']}" if facts["commit"] else ""),
         "python": facts["python"],
         "system": platform.platform(),
-        "processor": f"{machine_facts('cpu')['device']} of {os.cpu_count()}, {facts['capability']}",
+        "processor": f"{facts['device']} of {os.cpu_count()}, {facts['capability']}",
         "memory": _memory(),
         **_gpus(),
         "dtype that it multiplies": native_dtype(),
     }
-    found |= {name: _installed(name) for name in (*_required(), *_OTHERS)}
+    found |= {name: installed.get(name, "not installed") for name in names}
     found["Hub login"] = _login()
     return found | {name: os.environ[name] for name in _VARIABLES if name in os.environ}
 
@@ -77,13 +77,6 @@ def _required() -> list[str]:
         if (match := re.match(r"[\w.-]+", line))
     ]
     return list(dict.fromkeys(names))
-
-
-def _installed(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _memory() -> str:

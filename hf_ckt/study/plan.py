@@ -133,9 +133,12 @@ class Study:
                 _require_program(f"{part}, {name}", fields.get(PROGRAM))
         for part in ("train", "grid"):
             _require_own(part, getattr(self, part), (*_ITS_OWN, PROGRAM))
-        for part in ("train", "grid", "prepare"):
-            fields_of = self.prepare.values() if part == "prepare" else [getattr(self, part)]
-            if any(LIKE in fields for fields in fields_of):
+        for part, fields in (
+            ("train", self.train),
+            ("grid", self.grid),
+            *(("prepare", one) for one in self.prepare.values()),
+        ):
+            if LIKE in fields:
                 raise ValueError(f"{part}: {LIKE} stands in a method alone. Write the fields out.")
         if self.only:
             _require_different("only", self.only)

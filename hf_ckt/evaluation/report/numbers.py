@@ -218,6 +218,19 @@ def interval(score: Mapping[str, Any], decimals: int) -> str:
     return f"[{number(score['low'], decimals)}, {number(score['high'], decimals)}]"
 
 
+def with_interval(found: Mapping[str, Any], decimals: int) -> str:
+    """
+    Returns a score, or a difference with its sign, and its interval, without what must be read beside them.
+
+    Example:
+
+    >>> with_interval({"difference": 0.5, "low": 0.25, "high": 0.75}, 2)
+    '+0.50 [0.25, 0.75]'
+    """
+    shown = signed(found["difference"], decimals) if "difference" in found else number(found["value"], decimals)
+    return f"{shown} {interval(found, decimals)}".strip()
+
+
 def value(score: Mapping[str, Any], text: ScoreText) -> str:
     """Returns the number of a score, with its sign where the score is a difference."""
     return (signed if text.chance_is == "difference" else number)(score["value"], text.decimals)
@@ -275,7 +288,7 @@ def difference(found: Mapping[str, Any] | None, text: ScoreText) -> str:
     if found is None:
         return ""
     verdict = difference_word(found, text.better)
-    shown = f"{signed(found['difference'], text.decimals)} {interval(found, text.decimals)}".strip()
+    shown = with_interval(found, text.decimals)
     return f"{shown}, {verdict}" if verdict else shown
 
 
