@@ -162,9 +162,9 @@ def of_thresholds(found: list[dict[str, dict[str, float]]]) -> str:
     return f"{greedy}, best {best}"
 
 
-def wrapped(file: str = "boundary_wrapped/results.json") -> str:
+def wrapped() -> str:
     """Some of these students on the validation prompts as they are, and within frames."""
-    results = read(file)
+    results = read("boundary_wrapped/results.json")
     headings = results["headings"]
     lines: list[tuple[str, ...]] = [("student", *headings.values())]
     for name, scores in results["scores"].items():
@@ -183,7 +183,6 @@ BLOCKS = {
     "ablation": ablation,
     "bfloat16": partial(ablation, "boundary_ablation/bfloat16/results.json"),
     "wrapped": wrapped,
-    "long": partial(wrapped, "boundary_wrapped/long/results.json"),
 }
 
 if __name__ == "__main__":

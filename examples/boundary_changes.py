@@ -55,8 +55,8 @@ def changes() -> dict[str, Change]:
         last = name
 
     final = Recipe()
-    # Most of the chain is measured at a quarter of the demo's steps, in a quarter of the time.
-    quarter = final.student_steps // 4
+    # Most of the chain is measured at a quarter of the steps that the row with all of them takes, in a quarter of the time.
+    quarter, all_steps = 70, 280
     # Without the contrast, which comes last.
     distilled = {name: value for name, value in final.objective.items() if "contrastive" not in name}
     distilled["contrastive_weight"] = 0.0
@@ -96,44 +96,35 @@ def changes() -> dict[str, Change]:
     step("upper", "adapter on the upper two thirds of the layers alone", untrained=final.untrained)
     step("rate", "three times the learning rate", learning_rate=final.learning_rate)
     step("harmful_twice", "harmful rows twice", harmful_times=final.harmful_times)
-    step("steps", f"{final.student_steps} steps", student_steps=final.student_steps)
+    step("steps", f"{all_steps} steps", student_steps=all_steps)
     contrast = f"contrast at the decision, queue of {final.objective['contrastive_queue_size']}"
     step("whole_decision", contrast, objective=final.objective)
     step("whole_wrapper", "wrapped copies too", copies=("typos", "wrapper"))
     step(
         "whole_benign_wrapper",
-        "wrapped copies of benign rows twice, so that a fifth of wrapped prompts is refused, of clean ones a third: "
-        "the recipe of quickstart.py",
+        "wrapped copies of benign rows twice, so that a fifth of wrapped prompts is refused, of clean ones a third",
         copies=("typos", "wrapper", "benign_wrapper"),
     )
-    # After the demo's recipe.
     step(
         "whole_nested",
         "frames of wrapped copies around each other, one to 24, few of them many",
         copies=("typos", "nested", "benign_nested"),
     )
-    step(
-        "whole_task",
-        "answers whole, and learnt as they are written too, at half the weight of distillation",
-        answer_words=None,
-        objective={**final.objective, "task_weight": 0.5},
+    clean_noise: tuple[str, dict[str, Any]] = (
+        "teachers read misspelt and wrapped prompts as they were before",
+        {"teacher": "label_clean"},
     )
+    step("whole_nested_clean", clean_noise[0], **clean_noise[1])
     step(
-        "whole_benign_task",
-        "written answers learnt on benign rows alone; 12 frames at most, 220 steps, rows of 100 batches sorted by length",
-        copies=("typos", "nested_12", "benign_nested_12"),
-        objective={**final.objective, "task_weight": 0.5, "role_rows": {"task": {"teacher": "answer"}}},
-        by_length=100,
-        student_steps=220,
+        "whole_nested_12_clean",
+        "12 frames at most, 240 steps: the recipe of quickstart.py",
+        copies=final.copies,
+        student_steps=final.student_steps,
     )
     stronger = {**final.objective, "contrastive_weight": 0.3}
     states = {"contrastive_weight": 0.1, "contrastive_level": "state", "contrastive_loss": "sincere"}
     clean_teachers: tuple[str, dict[str, Any]] = (
         "teachers read misspelt prompts without the errors",
-        {"teacher": "label_clean"},
-    )
-    clean_noise: tuple[str, dict[str, Any]] = (
-        "teachers read misspelt and wrapped prompts as they were before",
         {"teacher": "label_clean"},
     )
     # Beside the last row of few steps.
@@ -212,7 +203,7 @@ def changes() -> dict[str, Change]:
             "rank 64 on all layers, backbone not quantized",
             {"rank": 64, "untrained": 0.0, "four_bit": False},
         ),
-        "twice": ("twice the steps", {"student_steps": 2 * final.student_steps}),
+        "twice": ("twice the steps", {"student_steps": 2 * all_steps}),
     }
     for labelled in (500, 1000, 2000):
         contrasted[f"label_{labelled}"] = (f"{labelled} labelled rows", {"rows": labelled})
@@ -221,15 +212,41 @@ def changes() -> dict[str, Change]:
             {"rows": labelled, "unlabelled": True, "teacher": "probe"},
         )
     rows = dict(chain)
+    answers = {**final.objective, "task_weight": 0.5}
     for name, started, changed in (
         ("harmful_twice", f"{quarter} steps, ", beside),
-        ("steps", f"{final.student_steps} steps, ", whole),
+        ("steps", f"{all_steps} steps, ", whole),
         ("whole_decision", "", contrasted),
-        ("whole_benign_wrapper", "the demo's recipe, ", {"wrapped_sft": supervised}),
-        ("whole_nested", "frames around each other, ", {"whole_nested_clean": clean_noise}),
+        ("whole_benign_wrapper", "one frame, ", {"wrapped_sft": supervised, "whole_wrapper_clean": clean_noise}),
+        (
+            "whole_nested",
+            "",
+            {
+                "whole_task": (
+                    "answers whole, and learnt as they are written too, at half the weight of distillation",
+                    {"answer_words": None, "objective": answers},
+                )
+            },
+        ),
+        (
+            "whole_task",
+            "",
+            {
+                "whole_benign_task": (
+                    "written answers learnt on benign rows alone; 12 frames at most, 220 steps, rows of 100 batches sorted by length",
+                    {
+                        "copies": final.copies,
+                        "objective": {**answers, "role_rows": {"task": {"teacher": "answer"}}},
+                        "by_length": 100,
+                        "student_steps": 220,
+                    },
+                )
+            },
+        ),
+        ("whole_nested_12_clean", "the demo's recipe, ", {"nested_sft": supervised}),
     ):
         for row, (title, fields) in changed.items():
-            rows[row] = Change(f"{started}{title}", replace(chain[name].recipe, **fields), name)
+            rows[row] = Change(f"{started}{title}", replace(rows[name].recipe, **fields), name)
     return rows
 
 

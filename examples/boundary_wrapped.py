@@ -50,6 +50,7 @@ def parse_options() -> argparse.Namespace:
     parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ablation-dir", type=Path, default=Path("out/boundary_ablation"))
     parser.add_argument("--output-dir", type=Path, default=Path("out/boundary_wrapped"))
+    parser.add_argument("--only", nargs="+", metavar="ROW", help="of the ablation; default: all that are trained")
     parser.add_argument("--model", default=None, help="Hub id or folder; default: SmolLM2-135M-Instruct")
     parser.add_argument("--prompts", type=int, default=None, help="validation prompts of each kind; default: all")
     parser.add_argument("--new-tokens", type=int, default=32)
@@ -72,13 +73,23 @@ def validation_views(count: int | None = None) -> dict[str, list[dict[str, Any]]
     return views
 
 
+def row_of(folder: Path) -> str:
+    """Of the ablation: adapters are called row-seed-digest."""
+    return folder.name.split("-")[0]
+
+
 def main() -> None:
     options = parse_options()
     known, console, model = changes(), Console(width=180), options.model or embedded_model()
-    rows, folders = [*known], sorted((options.ablation_dir / "adapters").glob("*-*-*"))
-    students = {folder.name: folder for folder in sorted(folders, key=lambda one: rows.index(one.name.split("-")[0]))}
-    if not students:
+    wanted = options.only or [*known]
+    folders = sorted((options.ablation_dir / "adapters").glob("*-*-*"))
+    students = {folder.name: folder for row in known for folder in folders if row in wanted and row_of(folder) == row}
+    if not folders:
         raise SystemExit(f"--ablation-dir: {options.ablation_dir} has no adapters. Run boundary_ablation.py first.")
+    if missing := {*(options.only or ())} - {row_of(folder) for folder in folders}:
+        raise SystemExit(
+            f"--only: {options.ablation_dir} has no adapter of {', '.join(sorted(missing))}; train it first."
+        )
     tokenizer, judging = AutoTokenizer.from_pretrained(model), load_judging("rule")
     views = validation_views(options.prompts)
 

@@ -140,9 +140,10 @@ def test_boundary_wrapped_asks_each_student_of_an_ablation_within_frames(ablatio
     answers = json.loads(kept.read_text())
     assert len(answers) == 4  # 2 of each side
     kept.write_text(json.dumps([{**one, "answer": "I can't help with that."} for one in answers]))
-    run_here("boundary_wrapped.py", *asked, cwd=tmp_path)  # from what is kept
+    run_here("boundary_wrapped.py", *asked, "--only", "probe", cwd=tmp_path)  # from what is kept
     again = json.loads((tmp_path / "results.json").read_text())["scores"]
     (changed,) = (name for name in again if again[name] != results["scores"][name])
+    assert {*again} == {"base", changed}
     assert changed.startswith("probe-") and again[changed]["long_noisy_refusal_benign"]["value"] == 1
     assert again[changed]["framed_youden_j_noise"] == results["scores"][changed]["framed_youden_j_noise"]
 
@@ -170,3 +171,8 @@ def test_boundary_wrapped_without_students_says_what_to_run(tmp_path):
     """An empty table would look like a finished run."""
     with pytest.raises(SystemExit, match=r"has no adapters\. Run boundary_ablation\.py first"):
         run_here("boundary_wrapped.py", "--ablation-dir", str(tmp_path), cwd=tmp_path)
+    (tmp_path / "adapters" / "kd-0-0").mkdir(parents=True)
+    with pytest.raises(SystemExit, match=r"--only: .* has no adapter of nested, steps; train it first"):
+        run_here(
+            "boundary_wrapped.py", "--ablation-dir", str(tmp_path), "--only", "steps", "kd", "nested", cwd=tmp_path
+        )
