@@ -5,7 +5,8 @@ Trains an instruct model over a frozen 4-bit backbone to refuse harmful prompts 
 1. What the base knows: a probe of its middle layers, fitted on the boundary set.
 2. A teacher of refusals: LoRA on SmolLM2-135M-Instruct, fine-tuned on refusals alone.
 3. A student: LoRA on the same model in NF4. On prompts labelled harmful it learns from the teacher of refusals, on all others
-   from its own frozen base, clean and with typing errors. `boundary_recipe.py` holds what is trained.
+   from its own frozen base; it reads them clean, with typing errors and within frames, its teachers always clean.
+   `boundary_recipe.py` holds what is trained.
 4. Held-out prompts, harmful ones and a benign twin of each, clean and with typing errors: the base before, the student after,
    and the two teachers, between which the probe chooses. Scored by the answers (J) and by the log-odds of beginning a refusal
    (AUROC). Refusing everything gains nothing. Questions and plain text show whether ability was lost.

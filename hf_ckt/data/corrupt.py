@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 MARKS = ("flipped", "perturbed")
+# Of a training set: the prompt that the row's teacher reads in place of the student's, where it has a context of its own.
+TEACHER_PROMPT = "teacher_prompt"
 
 
 def corrupt(
@@ -26,6 +28,7 @@ def corrupt(
     unsafe: Any = "harmful",
     prompt: str = "prompt",
     answer: str = "response",
+    teacher_prompt: bool = False,
 ) -> "Dataset":
     """
     Puts noise into a training set: swaps answers between unsafe and safe prompts, perturbs prompts, or both.
@@ -53,6 +56,9 @@ def corrupt(
             Column that tells the classes apart, and its value in the rows that are unsafe; all others are safe.
         prompt (`str`, *optional*, defaults to `"prompt"`), answer (`str`, *optional*, defaults to `"response"`):
             Columns of the prompts and the answers. Of messages, those of the user are perturbed.
+        teacher_prompt (`bool`, *optional*, defaults to `False`):
+            Whether a column `teacher_prompt` keeps the clean prompt of each perturbed row, and None of the others: a teacher
+            within `privileged_context` reads it, so that the student learns what is said to the prompt without the noise.
 
     Returns:
         [`~datasets.Dataset`] with the same rows in the same order and two more columns, `flipped` and `perturbed`: True
@@ -72,7 +78,7 @@ def corrupt(
     (48, 24)
     """
     # Imported here: the command line reads this module's names without wanting to wait for pyarrow.
-    from datasets import Dataset
+    from datasets import Dataset, Features
 
     if not isinstance(dataset, Dataset):
         raise TypeError(
@@ -88,10 +94,15 @@ def corrupt(
                 f"corrupt: the dataset has a column {name!r} already, so which rows are affected could not be told any "
                 "more. Start from the clean set, or rename the column."
             )
-    if perturbation is None and (severity is not None or share != 1):
+    if teacher_prompt and TEACHER_PROMPT in dataset.column_names:
         raise ValueError(
-            f"perturbation: is None, so severity={severity} and share={share} would be ignored and the prompts stay "
-            "clean. Name a perturbation of text, e.g. 'typos', or leave the two out."
+            f"teacher_prompt: the dataset has a column {TEACHER_PROMPT!r} already, and what it says would be lost. Rename it, or "
+            "leave teacher_prompt out."
+        )
+    if perturbation is None and (severity is not None or share != 1 or teacher_prompt):
+        raise ValueError(
+            f"perturbation: is None, so severity={severity}, share={share} and teacher_prompt={teacher_prompt} would be "
+            "ignored and the prompts stay clean. Name a perturbation of text, e.g. 'typos', or leave the three out."
         )
 
     clean = dataset.with_format(None)
@@ -112,6 +123,10 @@ def corrupt(
         is_perturbed = [before != after for before, after in zip(prompts, noisy, strict=True)]
         features = clean.select_columns([prompt]).features
         rows = _with_column(rows, prompt, Dataset.from_dict({prompt: noisy}, features=features))
+        if teacher_prompt:
+            kept = [text if changed else None for text, changed in zip(prompts, is_perturbed, strict=True)]
+            features = Features({TEACHER_PROMPT: features[prompt]})
+            rows = _with_column(rows, TEACHER_PROMPT, Dataset.from_dict({TEACHER_PROMPT: kept}, features=features))
     for name, values in zip(MARKS, (is_flipped, is_perturbed), strict=True):
         rows = _with_column(rows, name, Dataset.from_dict({name: values}, features=_boolean(name)))
     return rows

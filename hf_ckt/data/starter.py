@@ -4,6 +4,7 @@
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..checks import require_columns, require_known
+from .corrupt import TEACHER_PROMPT
 from .files import packaged_dataset
 
 if TYPE_CHECKING:
@@ -51,12 +52,13 @@ def to_prompt_completion(dataset: "Dataset", system_prompt: str | None = None) -
 
     Args:
         dataset ([`~datasets.Dataset`]):
-            Rows with `prompt` and `response` as text. Their other columns are kept.
+            Rows with `prompt` and `response` as text, and `teacher_prompt` (as text or None) where a teacher reads another
+            prompt. Their other columns are kept.
         system_prompt (`str`, *optional*):
             Put before each prompt as a system message.
 
     Returns:
-        [`~datasets.Dataset`] with `prompt` and `completion` as lists of messages, without `response`.
+        [`~datasets.Dataset`] with `prompt`, `completion` and `teacher_prompt` as lists of messages, without `response`.
 
     Raises:
         ValueError: If `prompt` or `response` is missing.
@@ -68,16 +70,32 @@ def to_prompt_completion(dataset: "Dataset", system_prompt: str | None = None) -
     >>> [message["role"] for message in row["prompt"] + row["completion"]]
     ['user', 'assistant']
     """
+    from datasets import Features, Value
+
     require_columns("starter", dataset.column_names, ("prompt", "response"), "to_prompt_completion")
     before = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
 
+    def asked(prompt: str) -> list[dict[str, str]]:
+        return [*before, {"role": "user", "content": prompt}]
+
     def to_messages(row: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "prompt": [*before, {"role": "user", "content": row["prompt"]}],
+        texts = {
+            "prompt": asked(row["prompt"]),
             "completion": [{"role": "assistant", "content": row["response"]}],
         }
+        if isinstance(row.get(TEACHER_PROMPT), str):
+            texts[TEACHER_PROMPT] = asked(row[TEACHER_PROMPT])
+        return texts
 
-    return dataset.map(to_messages, remove_columns=["response"], desc="Writing prompts and answers as messages")
+    features = None
+    if TEACHER_PROMPT in dataset.column_names and dataset.features[TEACHER_PROMPT] == Value("string"):
+        # A first batch without any would be taken for a column of nothing.
+        messages = [{name: Value("string") for name in ("role", "content")}]
+        others = {name: kind for name, kind in dataset.features.items() if name != "response"}
+        features = Features({**others, "prompt": messages, "completion": messages, TEACHER_PROMPT: messages})
+    return dataset.map(
+        to_messages, remove_columns=["response"], features=features, desc="Writing prompts and answers as messages"
+    )
 
 
 def _check_row(row: dict[str, str]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from datasets import Dataset
 
 from ..checks import require_columns
+from ..data.corrupt import TEACHER_PROMPT
 from ..data.row_marks import teacher_named, unmarked_list
 from ..teachers.base import Teacher
 from ..teachers.cache import CacheTeacher
@@ -19,7 +20,6 @@ from .collator import CONTEXT_PREFIX, ContextCollator
 from .preferences import ROW
 
 CONTEXT_COLUMNS = (f"{CONTEXT_PREFIX}input_ids", f"{CONTEXT_PREFIX}labels")
-PROMPT_COLUMN = "teacher_prompt"
 _KIND = "privileged_context"
 _MIXED = "soft_route"
 _CHANGED = "hf_ckt_changed"
@@ -72,8 +72,8 @@ class TeacherContexts:
             raise ValueError(
                 f"teacher_system_prompt: is {text!r}, in which there is nothing to learn from. Leave it out, or write a prompt."
             )
-        column = PROMPT_COLUMN in (getattr(dataset, "column_names", None) or ())
-        asked = "teacher_system_prompt" if text is not None else f"the column {PROMPT_COLUMN!r}"
+        column = TEACHER_PROMPT in (getattr(dataset, "column_names", None) or ())
+        asked = "teacher_system_prompt" if text is not None else f"the column {TEACHER_PROMPT!r}"
         if teachers is None:
             reads, own = _reads(teacher_model)
             if text is not None and own is not None:
@@ -158,7 +158,7 @@ class TeacherContexts:
             return prepare(dataset, args=args, **kwargs)
         self._require_prompts(dataset, name, args, kwargs)
         numbered = dataset.add_column(ROW, list(range(len(dataset))))
-        others = [PROMPT_COLUMN] if PROMPT_COLUMN in dataset.column_names else []
+        others = [TEACHER_PROMPT] if TEACHER_PROMPT in dataset.column_names else []
         own = prepare(numbered.remove_columns(others), args=args, **kwargs)
         key = "prompt" if "prompt" in dataset.column_names else "messages"
         changed = numbered.map(
@@ -169,7 +169,7 @@ class TeacherContexts:
         if kwargs["dataset_name"] == "train" and not any(changed[_CHANGED]):
             raise ValueError(
                 f"{_KIND}: no row of the {name} has another prompt for the teacher, so it would teach nothing but what it says "
-                f"without. Give teacher_system_prompt, or fill the column {PROMPT_COLUMN!r}."
+                f"without. Give teacher_system_prompt, or fill the column {TEACHER_PROMPT!r}."
             )
         whole = copy.copy(args)
         whole.max_length, whole.shuffle_dataset = None, False
@@ -202,12 +202,12 @@ class TeacherContexts:
             )
         if all(text is None for text in self.system_prompts.values()):
             # Of an evaluation too: its losses would be those of another teacher.
-            require_columns(kwargs["dataset_name"], columns, [PROMPT_COLUMN], _KIND, "give teacher_system_prompt")
+            require_columns(kwargs["dataset_name"], columns, [TEACHER_PROMPT], _KIND, "give teacher_system_prompt")
 
     def _changed(self, row: dict[str, Any], *, key: str, where: str) -> dict[str, Any]:
         """A row with the prompt that its teacher reads."""
         # A run's only teacher reads its context on every row, whatever a column `teacher` is there for.
-        given, teacher = row.get(PROMPT_COLUMN), "" if "" in self.system_prompts else teacher_named(row) or self.first
+        given, teacher = row.get(TEACHER_PROMPT), "" if "" in self.system_prompts else teacher_named(row) or self.first
         text = self.system_prompts.get(teacher)
         where = f"{where}, row {row[ROW]}"
         if teacher not in self.system_prompts or (given is None and text is None):
@@ -216,11 +216,11 @@ class TeacherContexts:
             if given is None:
                 raise ValueError(
                     f"{where}: its prompt is plain text, which has no system message, so the teacher's system prompt has no "
-                    f"place. Give the whole prompt in a column {PROMPT_COLUMN!r}, or messages in place of the text."
+                    f"place. Give the whole prompt in a column {TEACHER_PROMPT!r}, or messages in place of the text."
                 )
             if not isinstance(given, str):
                 raise ValueError(
-                    f"{where}: its prompt is plain text and its {PROMPT_COLUMN!r} is {type(given).__name__}, so the answer would "
+                    f"{where}: its prompt is plain text and its {TEACHER_PROMPT!r} is {type(given).__name__}, so the answer would "
                     "stand behind another template. Give a text."
                 )
             return {key: given, _CHANGED: True}

@@ -209,6 +209,7 @@ def test_corrupt_says_how_much_can_be_flipped():
         ({"perturbation": "typos", "severity": 2}, r"severity: must lie in \[0, 1\], got 2"),
         ({"severity": 0.2}, r"perturbation: is None, so severity=0\.2"),
         ({"share": 0.5}, r"perturbation: is None, so .* share=0\.5"),
+        ({"teacher_prompt": True}, r"perturbation: is None, so .* teacher_prompt=True"),
         ({"perturbation": "typo"}, r"perturbation: unknown name 'typo'\. Did you mean 'typos'\?"),
         ({"perturbation": "gaussian"}, r"perturbation: gaussian changes embeddings.*casing.*typos"),
         ({"perturbation": "token_dropout"}, r"perturbation: token_dropout changes ids"),
@@ -228,11 +229,34 @@ def test_corrupt_refuses_what_would_not_be_the_noise_it_is_called(noise, message
         corrupt(_rows(6, 6), **noise)
 
 
-@pytest.mark.parametrize("name", ["flipped", "perturbed"])
+@pytest.mark.parametrize("name", ["flipped", "perturbed", "teacher_prompt"])
 def test_corrupt_keeps_a_column_that_is_in_its_way(name):
-    """Noise upon noise would leave marks that tell of the last of them only."""
+    """Noise upon noise would leave marks that tell of the last of them only, and prompts for a teacher that are none."""
     with pytest.raises(ValueError, match=f"has a column '{name}' already"):
-        corrupt(_rows(2, 2).add_column(name, [True] * 4))
+        corrupt(_rows(2, 2).add_column(name, [True] * 4), perturbation="casing", teacher_prompt=True)
+
+
+@pytest.mark.parametrize("as_messages", [False, True])
+def test_clean_prompts_of_perturbed_rows_are_kept_for_a_teacher(as_messages):
+    """Lost, the teacher would read the noise; kept for a clean row, the row would pass for one with a context."""
+    rows = _rows(1000, 1100)  # more than a batch of the mapping, the first of which holds no perturbed row
+    if as_messages:
+        rows = to_prompt_completion(rows, "Be brief.").rename_column("completion", "response")
+    noisy = corrupt(rows, perturbation="typos", severity=0.3, share=0.01, teacher_prompt=True)
+    noisy = noisy.select(sorted(range(len(noisy)), key=noisy["perturbed"][:].__getitem__))
+    if as_messages:
+        noisy = noisy.rename_column("response", "completion")
+    else:
+        noisy = to_prompt_completion(noisy, "Be brief.")
+    clean = {row["id"]: row["prompt"] for row in rows}
+    assert 0 < sum(noisy["perturbed"]) <= 21
+    for row in noisy:
+        before = clean[row["id"]]
+        said = before[-1]["content"] if as_messages else before
+        messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": said}]
+        assert row["teacher_prompt"] == (messages if row["perturbed"] else None)
+        assert (row["prompt"] == messages) is not row["perturbed"]
+        assert [message["role"] for message in row["completion"]] == ["assistant"]
 
 
 def test_corrupt_asks_for_one_split():

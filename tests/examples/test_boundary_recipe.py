@@ -41,7 +41,7 @@ def test_chain_of_changes_ends_in_what_the_quickstart_runs(examples):
     """Its last row would be the measurement of another recipe than the one that it recommends."""
     recipe, changes = examples[0], examples[3]
     rows = changes.changes()
-    assert rows["whole_benign_wrapper"].recipe == recipe.Recipe()
+    assert rows["whole_nested_12_clean"].recipe == recipe.Recipe()
     first = rows["first"].recipe
     assert (first.data, first.refusal_words, first.answer_words) == ("starter", None, None)
     assert len({str(row.recipe) for row in rows.values()}) == len(rows)  # none changes nothing
@@ -97,7 +97,7 @@ def test_wrapped_copies_hold_the_prompt_whole(recipe, rows_of):
     """A frame around another text, or around harmful prompts alone, would itself be what is refused."""
     rows = rows_of.student_rows(replace(recipe.Recipe(), by_length=False), seed=0).to_list()
     texts = {row["id"]: row["prompt"][-1]["content"] for row in rows}
-    wrapped = {name: text for name, text in texts.items() if "wrapper" in name}
+    wrapped = {name: text for name, text in texts.items() if "nested" in name}
     for name, text in wrapped.items():
         plain = texts[re.match(r"boundary-train-\w+-\d+", name)[0]]
         assert plain.strip() in text and text != plain
@@ -105,17 +105,21 @@ def test_wrapped_copies_hold_the_prompt_whole(recipe, rows_of):
     assert harmful / len(wrapped) == pytest.approx(0.2, abs=0.01)  # as of the rows that are written
 
 
-def test_teachers_read_a_misspelt_prompt_without_its_errors(recipe, rows_of):
-    """Read with its errors, or for a row that has none, they would teach what they teach without."""
-    one = replace(recipe.Recipe(), copies=("typos",), teacher="label_clean", by_length=False)
+def test_teachers_read_a_prompt_without_its_noise(recipe, rows_of):
+    """Read with errors and frames, or for a row that has none, they would teach what they teach without."""
+    one = replace(recipe.Recipe(), by_length=False)
+    assert one.teacher == "label_clean"
     rows = rows_of.student_rows(one, seed=0).to_list()
     texts = {row["id"]: row["prompt"] for row in rows}
     for row in rows:
-        name = re.match(r"boundary-train-\w+-\d+", row["id"])[0]
-        assert row["teacher_prompt"] == (texts[name] if "-typos" in row["id"] else None)
-    assert sum(row["teacher_prompt"] is not None for row in rows) == len(rows) / 2
-    assert sum(row["teacher_prompt"] not in (None, row["prompt"]) for row in rows) > len(rows) / 3
-    assert "teacher_prompt" not in rows_of.student_rows(recipe.Recipe(), seed=0).column_names
+        name, noise = re.match(r"(boundary-train-\w+-\d+)(.*)", row["id"]).groups()
+        assert row["teacher_prompt"] == (texts[name] if re.search("typos|nested", noise) else None)
+    assert sum(row["teacher_prompt"] is None for row in rows) == sum(
+        1 + (row["kind"] == "harmful") for row in load_boundary_set("train")
+    )
+    assert sum(row["teacher_prompt"] not in (None, row["prompt"]) for row in rows) > len(rows) / 2
+    of_noise = rows_of.student_rows(replace(one, teacher="label", student_steps=1, by_length=True), seed=0)
+    assert "teacher_prompt" not in of_noise.column_names
 
 
 def test_unlabelled_rows_carry_neither_label_nor_answer(recipe, rows_of):
@@ -130,7 +134,7 @@ def test_unlabelled_rows_carry_neither_label_nor_answer(recipe, rows_of):
     assert {row["completion"][0]["content"] for row in rows} == {rows_of.UNLABELLED_ANSWER}
     assert {(row["kind"], row["category"], row["teacher"], row["twin"]) for row in rows} == {("", "", "", None)}
     with pytest.raises(ValueError, match="unlabelled=True: teacher='label'"):
-        recipe.Recipe(unlabelled=True)
+        recipe.Recipe(unlabelled=True, teacher="label")
 
 
 def test_all_refusals_begin_with_one_word(recipe, rows_of):
