@@ -44,7 +44,7 @@ from hf_ckt.evaluation.comparisons.tables import comparison_rows
 from hf_ckt.evaluation.comparisons.utility import ask_utility
 from hf_ckt.evaluation.judging import load_judging
 from hf_ckt.evaluation.scoring.alignment import alignment_scores
-from hf_ckt.hub.provenance import library_versions, short_device_name
+from hf_ckt.hub.provenance import library_versions, peak_memory, short_device_name
 from hf_ckt.hub.run_card import run_backbone, run_facts
 from hf_ckt.models.embedded import HUB_ID, embedded_model, weights_origin
 from hf_ckt.models.precision import backbone_precision, precision_name
@@ -273,6 +273,7 @@ def main() -> None:
         "settings": settings,
         "seconds": round(time.time() - started),
         "resumed": resumed,  # then the seconds are those of the last part only
+        "peak_memory": peak_memory(),  # of the host, in bytes
         "device": short_device_name(),
         "versions": library_versions(*LIBRARIES),
         "base_model": options.model or HUB_ID,

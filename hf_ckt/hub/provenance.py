@@ -4,6 +4,7 @@
 import os
 import platform
 import subprocess
+import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -49,6 +50,23 @@ def short_device_name() -> str:
     import torch
 
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
+
+
+def peak_memory(used: Any = None) -> int | None:
+    """
+    Returns the most memory of the host that a process has held at a time, in bytes; None where the platform does not tell.
+
+    Args:
+        used (`Any`, *optional*):
+            What `os.wait4` tells of a process that has ended. None: this process.
+    """
+    if used is None:
+        try:
+            import resource
+        except ModuleNotFoundError:
+            return None
+        used = resource.getrusage(resource.RUSAGE_SELF)
+    return int(used.ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
 
 
 def library_versions(*names: str, missing_ok: bool = False) -> dict[str, str]:

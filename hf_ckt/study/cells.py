@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from ..checkpoints import last_complete_checkpoint, replace_file, replace_json
-from ..hub.provenance import machine_facts
+from ..hub.provenance import machine_facts, peak_memory
 from .plan import PROGRAM, Cell, digest, with_folders
 
 try:
@@ -239,7 +239,7 @@ def _waited(process: subprocess.Popen) -> int | None:
         return None
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    return used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return peak_memory(used)
 
 
 def _history(output: Path) -> list[dict[str, Any]]:

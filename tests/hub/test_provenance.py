@@ -17,3 +17,12 @@ def test_commit_of_a_copy_without_history_is_the_one_it_is_told(monkeypatch):
     assert provenance.machine_facts("cpu")["commit"] is None
     monkeypatch.setenv("HF_CKT_COMMIT", "0123456789ab")
     assert provenance.machine_facts("cpu")["commit"] == "0123456789ab"
+
+
+def test_peak_memory_is_in_bytes_and_grows_with_what_is_held():
+    """In kilobytes, a run of ten gigabytes would look like one of ten megabytes."""
+    before = provenance.peak_memory()
+    held = bytearray(300_000_000)
+    held[::4096] = b"x" * len(held[::4096])  # touched, so that it is held
+    assert provenance.peak_memory() >= max(before, len(held))
+    assert provenance.peak_memory() < 10**12

@@ -75,6 +75,8 @@ def measured_sentence(results: Mapping[str, Any]) -> str:
     noises = ", ".join(f"{name.replace('_', ' ')} at severity {severity:g}" for name, severity in noise)
     # Of a run that was stopped and gone on with, the seconds are those of its last part.
     seconds = f": {results['seconds']} s" if "seconds" in results and not results.get("resumed") else ""
+    if seconds and results.get("peak_memory"):
+        seconds += f", at most {results['peak_memory'] / 1e9:.0f} GB of memory"
     base = ", ".join(filter(None, (results["base_model"], results["base_weights"])))
     backbones = "; ".join(f"{model['title']} {_precision(model)}" for model in results["models"].values())
     said = (

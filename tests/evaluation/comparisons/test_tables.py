@@ -90,8 +90,10 @@ def test_sentence_says_under_which_conditions(scored):
 
 
 def test_sentence_has_the_seconds_of_whole_runs_alone(scored):
-    """Those of a run that was stopped and gone on with are of its last part."""
+    """Those of a run that was stopped and gone on with are of its last part, and so is the memory."""
     assert " on CPU, 2 cores: 7 s; seed" in measured_sentence(scored)
+    scored = scored | {"peak_memory": 9_600_000_000}
+    assert " on CPU, 2 cores: 7 s, at most 10 GB of memory; seed" in measured_sentence(scored)
     assert " on CPU, 2 cores; seed" in measured_sentence(scored | {"resumed": True})
 
 
