@@ -265,7 +265,7 @@ def main() -> None:
     }
     described = (
         "in training, by label: on harmful prompts a LoRA adapter fine-tuned on refusals, on all others the student's own "
-        "base; in the table below a probe of the base chooses between the two"
+        "base, both of which read prompts without noise; in the table below a probe of the base chooses between the two"
     )
     run = run_facts(trainer) | {"base_model": options.model or HUB_ID, "teacher": described}
     results = {
