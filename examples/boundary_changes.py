@@ -55,7 +55,7 @@ def changes() -> dict[str, Change]:
         last = name
 
     final = Recipe()
-    # Most of the chain is measured at a quarter of the steps that the row with all of them takes, in a quarter of the time.
+    # Most of the chain is measured at a quarter of the steps of the row `steps`, in a quarter of the time.
     quarter, all_steps = 70, 280
     # Without the contrast, which comes last.
     distilled = {name: value for name, value in final.objective.items() if "contrastive" not in name}

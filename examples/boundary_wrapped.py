@@ -50,7 +50,9 @@ def parse_options() -> argparse.Namespace:
     parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ablation-dir", type=Path, default=Path("out/boundary_ablation"))
     parser.add_argument("--output-dir", type=Path, default=Path("out/boundary_wrapped"))
-    parser.add_argument("--only", nargs="+", metavar="ROW", help="of the ablation; default: all that are trained")
+    parser.add_argument(
+        "--only", nargs="+", metavar="ROW", choices=[*changes()], help="of the ablation; default: all that are trained"
+    )
     parser.add_argument("--model", default=None, help="Hub id or folder; default: SmolLM2-135M-Instruct")
     parser.add_argument("--prompts", type=int, default=None, help="validation prompts of each kind; default: all")
     parser.add_argument("--new-tokens", type=int, default=32)
@@ -84,7 +86,9 @@ def main() -> None:
     wanted = options.only or [*known]
     folders = sorted((options.ablation_dir / "adapters").glob("*-*-*"))
     students = {folder.name: folder for row in known for folder in folders if row in wanted and row_of(folder) == row}
-    if not folders:
+    if others := [folder.name for folder in folders if row_of(folder) not in known]:
+        console.print(f"left out, since boundary_changes.py has no such rows: {', '.join(others)}")
+    if not students and not options.only:
         raise SystemExit(f"--ablation-dir: {options.ablation_dir} has no adapters. Run boundary_ablation.py first.")
     if missing := {*(options.only or ())} - {row_of(folder) for folder in folders}:
         raise SystemExit(

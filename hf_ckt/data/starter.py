@@ -88,7 +88,10 @@ def to_prompt_completion(dataset: "Dataset", system_prompt: str | None = None) -
         return texts
 
     features = None
-    if TEACHER_PROMPT in dataset.column_names and dataset.features[TEACHER_PROMPT] == Value("string"):
+    if TEACHER_PROMPT in dataset.column_names and dataset.features[TEACHER_PROMPT] in (
+        Value("string"),
+        Value("large_string"),
+    ):
         # A first batch without any would be taken for a column of nothing.
         messages = [{name: Value("string") for name in ("role", "content")}]
         others = {name: kind for name, kind in dataset.features.items() if name != "response"}

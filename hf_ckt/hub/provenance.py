@@ -54,7 +54,8 @@ def short_device_name() -> str:
 
 def peak_memory(used: Any = None) -> int | None:
     """
-    Returns the most memory of the host that a process has held at a time, in bytes; None where the platform does not tell.
+    Returns the most memory of the host that a process has held at a time, in bytes; None where the platform does not tell. On
+    Linux it is at least what the process that started it held then.
 
     Args:
         used (`Any`, *optional*):

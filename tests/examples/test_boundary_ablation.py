@@ -172,7 +172,7 @@ def test_boundary_wrapped_without_students_says_what_to_run(tmp_path):
     with pytest.raises(SystemExit, match=r"has no adapters\. Run boundary_ablation\.py first"):
         run_here("boundary_wrapped.py", "--ablation-dir", str(tmp_path), cwd=tmp_path)
     (tmp_path / "adapters" / "kd-0-0").mkdir(parents=True)
-    with pytest.raises(SystemExit, match=r"--only: .* has no adapter of nested, steps; train it first"):
+    with pytest.raises(SystemExit, match=r"--only: .* has no adapter of steps, upper; train it first"):
         run_here(
-            "boundary_wrapped.py", "--ablation-dir", str(tmp_path), "--only", "steps", "kd", "nested", cwd=tmp_path
+            "boundary_wrapped.py", "--ablation-dir", str(tmp_path), "--only", "steps", "kd", "upper", cwd=tmp_path
         )
