@@ -18,9 +18,8 @@ from pathlib import Path
 
 from .. import __version__
 from ..checks import nearest
+from ..hub.client_errors import is_of_the_hub
 
-# Libraries whose errors are those of a connection, or of what the Hub answered.
-_HUB_CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "huggingface_hub")
 _NOT_COMMANDS = ("__init__", "main")
 
 
@@ -122,7 +121,7 @@ def _sentence(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
-    if _is_of_the_hub(error):
+    if is_of_the_hub(error):
         endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
         return (
             f"the Hub at {endpoint} could not be used ({type(error).__name__}: {error}). Check the network, HF_ENDPOINT, "
@@ -134,17 +133,6 @@ def _sentence(error: Exception) -> str:
     return (
         f"{type(error).__name__}{message} (raised in {where}; --traceback or HF_CKT_TRACEBACK=1 shows the way there)"
     )
-
-
-def _is_of_the_hub(error: BaseException | None) -> bool:
-    """Whether an error is one of the Hub's clients, or a library's word for one of them."""
-    if isinstance(error, ValueError):
-        return False
-    while isinstance(error, Exception) and type(error).__module__.partition(".")[0] not in _HUB_CLIENTS:
-        if isinstance(error, ConnectionError):
-            return True
-        error = error.__cause__ if isinstance(error, OSError) else None
-    return error is not None
 
 
 def _is_raised_by_us(error: Exception) -> bool:

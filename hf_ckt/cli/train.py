@@ -333,5 +333,5 @@ def _push(trainer: Any, dataset_name: str | None) -> None:
     except Exception as error:  # the client's own kinds differ between its versions
         raise ValueError(
             f"push_to_hub: {trainer.hub_model_id} was not pushed ({type(error).__name__}: {error}). The run is finished and "
-            f"complete in {trainer.args.output_dir}: `hf upload` can push that folder."
+            f"complete in {trainer.args.output_dir}: `hf-ckt push` can push that folder."
         ) from error

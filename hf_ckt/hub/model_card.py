@@ -37,13 +37,24 @@ _TRL_CITATION = """\
 _PRIVATE_SETTING = re.compile(r"(_dir|_path|_file|_cache|^run_name|^resume_from_checkpoint|password|secret|api_key)$")
 _PUBLIC_TOKENS = ("eos_token", "pad_token", "bos_token", "unk_token")
 
-_SECRET = re.compile(
+SECRET = re.compile(
     r"\b(?:hf_|api_org_|ghp_|gho_)[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}|\bsk-[\w-]{20,}|(?<=://)[^/@\s]+(?=@)"
 )
+"""What looks like an access token, or a name and password within an address."""
 _HUB_CACHE = re.compile(r"\bmodels--(?P<id>[\w.-]+?)[/\\]snapshots\b")
 # An absolute path inside a longer text: at least two parts, not the path of a web address and not a ratio.
 _ABSOLUTE_PATH = re.compile(r"(?<![\w:/.~\\])(?:file://)?(?:~?(?:/[\w.@+ -]*[\w.@+-]){2,}|[A-Za-z]:[\\/][^\s'\"|]+)/?")
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+
+# Sentences of the template that depend on what is known when a card is pushed: see published_card.py.
+PLACEHOLDER = "Put the folder that holds this card in place of the name."
+EVALUATED = """\
+- The table above holds all that was evaluated. Nothing is said about other data, languages, attacks or lengths.
+- A rate of refusal alone is no sign of safety: a model that refuses blind to content can have any. Whether a model tells harmful
+  from benign prompts is shown by scores with a chance level, and only where their interval lies above it."""
+NOT_EVALUATED = """\
+- No evaluation is part of this card: whether the model refuses what it should, answers what it should, or withstands noise
+  has to be measured before anyone relies on it."""
 
 
 def build_model_card(
@@ -107,12 +118,12 @@ def build_model_card(
 
     datasets = [dataset_name] if isinstance(dataset_name, str) else list(dataset_name or [])
     extra_tags = [tags] if isinstance(tags, str) else list(tags or [])
-    base_id, hub_id = _hub_id(base_model), _hub_id(hub_model_id)
+    base_id, own_id = hub_id(base_model), hub_id(hub_model_id)
     data = ModelCardData(
         library_name="peft" if is_adapter else "transformers",
         pipeline_tag="text-generation",
         base_model=base_id,
-        datasets=[name for name in map(_hub_id, datasets) if name] or None,
+        datasets=[name for name in map(hub_id, datasets) if name] or None,
         tags=list(dict.fromkeys([*_TAGS, *extra_tags])),
     )
     if is_adapter and base_id:
@@ -122,13 +133,14 @@ def build_model_card(
         data,
         template_path=str(_TEMPLATE),
         model_name=name,
-        base_link=_link(base_model, _HUB) or "not recorded",
+        base_link=card_link(base_model) or "not recorded",
         base_weights=_cell(base_weights) if base_weights else "",
-        dataset_link=", ".join(_link(item, "https://huggingface.co/datasets/") for item in datasets) or "not recorded",
+        dataset_link=", ".join(card_link(item, "https://huggingface.co/datasets/") for item in datasets)
+        or "not recorded",
         teachers=_teachers(teacher),
         is_adapter=is_adapter,
-        is_published=hub_id is not None,
-        load_from=hub_id or name,
+        is_published=own_id is not None,
+        load_from=own_id or name,
         objective_table=_objective_table(objective),
         settings_table=_table(("setting", "value"), _public_items(settings)),
         summary_table=_table(("value", ""), _public_items(training_summary)) if training_summary else "",
@@ -138,6 +150,9 @@ def build_model_card(
         versions_table=_table(("library", "version"), list(framework_versions.items())),
         paper_citation=_PAPER_CITATION,
         trl_citation=_TRL_CITATION,
+        placeholder=PLACEHOLDER,
+        evaluated=EVALUATED,
+        not_evaluated=NOT_EVALUATED,
     )
 
 
@@ -166,7 +181,7 @@ def public_text(value: Any) -> str:
     if _is_local(text):
         text = _last_name(text)
     text = _ABSOLUTE_PATH.sub(lambda match: _last_name(match[0]), text)
-    return _SECRET.sub("[removed]", text)
+    return SECRET.sub("[removed]", text)
 
 
 def _is_local(text: str) -> bool:
@@ -180,40 +195,47 @@ def _last_name(path: str) -> str:
     return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
 
 
-def _hub_id(name: str | None) -> str | None:
-    """Returns the name where it is a Hub id (also of a snapshot in the cache), None where it is local or free text."""
+def hub_id(name: str | None) -> str | None:
+    """
+    Returns the name where it is a Hub id, None where it is local or free text.
+
+    Args:
+        name (`str`, *optional*):
+            A name, or a folder; that of a snapshot in the Hub's cache is known by its id.
+    """
     if not name:
         return None
     cached = _HUB_CACHE.search(name)
     if cached:
         return cached["id"].replace("--", "/")
-    is_id = _HUB_ID.fullmatch(name) and not _is_local(name) and not os.path.exists(name) and not _SECRET.search(name)
+    is_id = _HUB_ID.fullmatch(name) and not _is_local(name) and not os.path.exists(name) and not SECRET.search(name)
     return name if is_id else None
 
 
-def _link(name: str | None, address: str) -> str:
-    hub_id = _hub_id(name)
+def card_link(name: str | None, address: str = _HUB) -> str:
+    """Returns a name as the card shows it: a Hub id as a link below an address, all else as plain text."""
+    known = hub_id(name)
     # A word without an owner may be a description ("self") as well as an old Hub id: it is no link.
-    if hub_id and "/" in hub_id:
-        return f"[{hub_id}]({address}{hub_id})"
+    if known and "/" in known:
+        return f"[{known}]({address}{known})"
     return _cell(name) if name else ""
 
 
 def _teachers(teacher: str | Sequence[Mapping[str, Any]] | None) -> list[tuple[str, str]]:
     """The table's lines about teachers: a heading and what stands beside it."""
     if teacher is None or isinstance(teacher, str):
-        return [("Teacher", _link(teacher, _HUB) or "none")]
+        return [("Teacher", card_link(teacher) or "none")]
     found = []
     for row in teacher:
         said = [f"kind {row['kind']}"]
-        said += [f"an adapter on {_link(row['base'], _HUB)}"] if row.get("base") else []
+        said += [f"an adapter on {card_link(row['base'])}"] if row.get("base") else []
         said += [f"revision {row['revision'][:12]}"] if row.get("revision") else []
         said += [f"held in {row['quantization']}"] if row.get("quantization") else []
         said += [f"licence {row['licence']}" if row.get("licence") else "licence not known"]
         name = f"Teacher of rows that name {row['route']}" if row.get("route") else "Teacher"
         # What is a link stays one; all else is cleaned.
         described = ", ".join(one if "](" in one else _cell(one) for one in said)
-        found.append((_cell(name), f"{_link(row.get('name'), _HUB)} ({described})"))
+        found.append((_cell(name), f"{card_link(row.get('name'))} ({described})"))
     return found
 
 

@@ -44,9 +44,9 @@ def weights_facts(entry: EvaluatedModel, loading: Loading) -> dict[str, Any]:
     """
     from ...models.embedded import weights_origin
 
-    base = {**_digest_and_revision(entry.model), "origin": weights_origin(entry.model)}
+    base = {**digest_and_revision(entry.model), "origin": weights_origin(entry.model)}
     return {
-        "weights": {"base": base, "adapter": entry.adapter and _digest_and_revision(entry.adapter)},
+        "weights": {"base": base, "adapter": entry.adapter and digest_and_revision(entry.adapter)},
         "trained_precision": trained_precision(entry),
         "scored_precision": scored_precision(entry, loading),
     }
@@ -108,7 +108,8 @@ def _remedy(precision: str) -> str:
     return f"Give as --model the base that was saved in {precision}."
 
 
-def _digest_and_revision(model: str) -> dict[str, str | None]:
+def digest_and_revision(model: str) -> dict[str, str | None]:
+    """Returns `digest`, of a model's or adapter's weights (None where they are not on this machine), and `revision` on the Hub."""
     from transformers.utils import cached_file
 
     from ...models.boundary_probe import WEIGHTS as PROBE
