@@ -202,7 +202,9 @@ class _Handler(BaseHTTPRequestHandler):
         found = {path: data for path, data in repository.branches[branch].items() if path.startswith(folder or "")}
         if folder and not found:
             raise Refusal(404, "Entry not found", "EntryNotFound")
-        return [{"type": "file", "path": path, "size": len(data), "oid": _git_oid(data)} for path, data in found.items()]
+        return [
+            {"type": "file", "path": path, "size": len(data), "oid": _git_oid(data)} for path, data in found.items()
+        ]
 
     def branch(self, repo_id: str, name: str, body: bytes) -> Any:
         self._require_writer(repo_id)

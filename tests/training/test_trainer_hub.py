@@ -10,6 +10,7 @@ from huggingface_hub import HfApi, ModelCard
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 
+from tests.hub.hub_server import TOKEN, ask_here, serving_hub
 from tests.runs import OFF
 from tests.trainers import ON, build, first_batch, lora, run
 
@@ -123,3 +124,29 @@ def test_full_fine_tuning_saves_a_whole_model(tiny_model_dir, tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(loaded(input_ids=ids).logits, trainer.model.eval()(input_ids=ids).logits)
     assert ModelCard.load(tmp_path / "README.md").data.library_name == "transformers"
+
+
+@pytest.mark.parametrize("strategy", ["end", "every_save", "checkpoint"])
+def test_a_hub_gets_an_adapter_that_loads_and_no_token(strategy, tiny_model_dir, tmp_path, monkeypatch):
+    """The fixture above stands for the client; here the client itself asks, and what a Hub holds in the end is read."""
+    with serving_hub() as hub:
+        ask_here(hub, monkeypatch, token=None)
+        changes = {"push_to_hub": True, "hub_strategy": strategy, "hub_model_id": "me/run", "hub_token": TOKEN}
+        changes |= {"hub_private_repo": True, "save_strategy": "steps", "save_steps": 1}
+        trainer = run(build(tmp_path / "run", tiny_model_dir, given={"peft_config": lora()}, **ON, **changes))
+        trainer.push_to_hub(dataset_name="org/rows")
+        files, messages = hub.files("me/run"), hub.repositories["me/run"].commits
+    assert hub.repositories["me/run"].private
+    assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "README.md"} <= files.keys()
+    assert files["adapter_model.safetensors"] == (tmp_path / "run" / "adapter_model.safetensors").read_bytes()
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.datasets == ["org/rows"] and 'name = "me/run"' in card.text
+    assert not [name for name, content in files.items() if TOKEN.encode() in content]
+    within = {name.partition("/")[0] for name in files if "/" in name}
+    assert within == ({"last-checkpoint"} if strategy == "checkpoint" else set())
+    assert ("last-checkpoint/optimizer.pt" in files) == (strategy == "checkpoint")
+    # Later saves are passed over while the first is still sent.
+    assert ("Training in progress, step 1" in messages) == (strategy != "end") and "End of training" in messages
+    # What `hf-ckt push` leaves out, and Trainer does not.
+    assert str(tmp_path).encode() in files["training_args.bin"]
+    assert str(tiny_model_dir) in files["adapter_config.json"].decode()
