@@ -184,6 +184,24 @@ def public_text(value: Any) -> str:
     return SECRET.sub("[removed]", text)
 
 
+def public_facts(value: Any) -> Any:
+    """
+    Returns facts as JSON may hold and everybody may read them: numbers as they are, texts as [`public_text`] has them, and no
+    settings that name a place or a secret.
+
+    Example:
+
+    >>> public_facts({"name": "/data/models/my-base", "weight": 0.5, "hub_token": "secret", "layers": ("a", None)})
+    {'name': 'my-base', 'weight': 0.5, 'layers': ['a', None]}
+    """
+    value = getattr(value, "value", value)
+    if isinstance(value, Mapping):
+        return {str(key): public_facts(item) for key, item in value.items() if not _is_private(str(key))}
+    if isinstance(value, (list, tuple)):
+        return [public_facts(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float)) else public_text(value)
+
+
 def _is_local(text: str) -> bool:
     """True for a folder or file of this machine, also for a relative one, which transformers prefers to a Hub id."""
     if text.startswith(("./", "../", "~", "file://", ".\\", "..\\")) or re.match(r"[A-Za-z]:[\\/]", text):

@@ -10,7 +10,7 @@ from ..discovery import part_name, part_settings
 from ..models._upstream import get_config_model_id
 from ..models.embedded import weights_origin
 from ..models.precision import backbone_precision
-from .model_card import build_model_card
+from .model_card import build_model_card, public_facts
 from .provenance import library_versions
 from .teacher_rows import teacher_rows
 
@@ -71,8 +71,8 @@ def run_card(
 
 def run_facts(trainer: Any) -> dict[str, Any]:
     """Returns what a trainer knows of its run, by the names that [`build_model_card`] takes; fit for a JSON file."""
-    args, history = trainer.args, trainer.state.log_history
-    settings = {name: _plain(getattr(args, name)) for name in _SETTINGS}
+    history = trainer.state.log_history
+    settings = _settings(trainer)
     backbone = run_backbone(trainer)
     settings["backbone"] = "{weights} weights, multiplied in {compute}".format(**backbone["backbone"])
     summary = {
@@ -100,6 +100,25 @@ def run_backbone(trainer: Any) -> dict[str, Any]:
         "backbone": backbone_precision(trainer.model, autocast),
         "base_weights": weights_origin(get_config_model_id(trainer.model.config) or ""),
     }
+
+
+def run_record(trainer: Any) -> dict[str, Any]:
+    """
+    Returns what stands in a JSON file beside saved weights, fit to be published: [`run_backbone`], the terms of the objective,
+    the training's settings, the versions of the libraries, and what each teacher is known by, its weights' digits among it.
+    """
+    return run_backbone(trainer) | public_facts(
+        {
+            "objective": _terms(trainer),
+            "settings": _settings(trainer),
+            "versions": library_versions(*_LIBRARIES),
+            "teacher": None if trainer._state_to_save is None else trainer._state_to_save.teacher,
+        }
+    )
+
+
+def _settings(trainer: Any) -> dict[str, Any]:
+    return {name: _plain(getattr(trainer.args, name)) for name in _SETTINGS}
 
 
 def _teachers(trainer: Any) -> list[dict[str, Any]] | None:

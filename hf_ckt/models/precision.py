@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 RECORD = "hf_ckt_training.json"
-"""File beside an adapter or model that the trainer saved."""
+"""File beside an adapter or model that the trainer saved; [`~hub.run_card.run_record`] says what is in it."""
 
 
 def quantization_name(config: Any) -> str | None:

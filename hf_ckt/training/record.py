@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is written beside saved weights: how the backbone was held while they were trained, which an adapter does not tell."""
+"""What is written beside saved weights: backbone, objective, settings and teachers, of which an adapter tells nothing."""
 
 import os
 from typing import Any
 
 from ..checkpoints import replace_json
-from ..hub.run_card import run_backbone
+from ..hub.run_card import run_record
 from ..models.precision import RECORD
 
 
@@ -19,4 +19,4 @@ def write_record(trainer: Any, folder: str) -> None:
         folder (`str`):
             Where the weights are.
     """
-    replace_json(os.path.join(folder, RECORD), run_backbone(trainer))
+    replace_json(os.path.join(folder, RECORD), run_record(trainer))
