@@ -29,7 +29,7 @@ def is_of_the_hub(error: BaseException | None) -> bool:
 @contextmanager
 def said_of_a_push(repo_id: str, endpoint: str) -> Iterator[None]:
     """
-    Errors of the Hub's client are raised as one sentence: what was refused, why, and what to do.
+    Errors of the Hub's client are raised as one sentence: what was refused, why, and what to do. Within, it alone is asked.
 
     Args:
         repo_id (`str`):
@@ -47,10 +47,16 @@ def said_of_a_push(repo_id: str, endpoint: str) -> Iterator[None]:
         answered = _answered(error)
         if answered is not None:
             raise _refusal(repo_id, endpoint, *answered) from error
-        # The client wraps what broke an upload, and that of Xet raises nothing more telling.
-        if isinstance(error, ValueError) or not (is_of_the_hub(error) or isinstance(error, (OSError, RuntimeError))):
+        if isinstance(error, ValueError):
+            raise ValueError(f"{repo_id}: the push was refused ({_public(str(error))}).") from error
+        if isinstance(error, PermissionError) and error.filename is None:  # Xet's own word for a token that it refuses
+            raise _refusal(repo_id, endpoint, 403, _public(str(error)), "") from error
+        # The client wraps what broke an upload, and Xet raises a bare RuntimeError. An error with a file is of this machine.
+        if getattr(error, "filename", None) or not (
+            is_of_the_hub(error) or isinstance(error, (OSError, RuntimeError))
+        ):
             raise
-        broke = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+        broke = error.__cause__ or error if isinstance(error, RuntimeError) else error
         raise ConnectionError(
             f"{repo_id}: the connection to {endpoint} broke off ({type(broke).__name__}: {_public(str(broke))}). {_AGAIN}."
         ) from error
@@ -58,11 +64,12 @@ def said_of_a_push(repo_id: str, endpoint: str) -> Iterator[None]:
 
 def _answered(error: BaseException | None) -> tuple[int, str, str] | None:
     """The status, the words and the time to wait of the answer that an error stands for."""
+    words = str(error) if isinstance(error, ValueError) else ""  # the client's, where it knows more than the Hub says
     while error is not None:
         response = getattr(error, "response", None)
         status = getattr(response, "status_code", None)
         if status is not None:
-            said = getattr(error, "server_message", None) or ""
+            said = getattr(error, "server_message", None) or words
             return status, _public(said), getattr(response, "headers", {}).get("Retry-After", "")
         error = error.__cause__ or error.__context__
     return None

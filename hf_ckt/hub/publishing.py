@@ -158,11 +158,12 @@ def publish(
     with said_of_a_push(repo_id, api.endpoint):
         url = api.create_repo(repo_id, private=private or None, exist_ok=True)
         before = api.model_info(repo_id)
-        if private and not before.private:
-            raise ValueError(
-                f"{repo_id}: is there already and public, which --private does not change, so all that is pushed could be read by "
-                "everybody. Make it private in its settings on the Hub, or leave --private out."
-            )
+    if private and not before.private:
+        raise ValueError(
+            f"{repo_id}: is there already and public, which --private does not change, so all that is pushed could be read by "
+            "everybody. Make it private in its settings on the Hub, or leave --private out."
+        )
+    with said_of_a_push(repo_id, api.endpoint):
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
             before = api.model_info(repo_id, revision=revision)
@@ -214,7 +215,10 @@ def _require_token(repo_id: str, offline: bool) -> None:
 
 def _adapter_settings(path: Path, base_model: str | None) -> tuple[bytes | None, str | None]:
     """The adapter's configuration with a base that everybody finds, None where it has it, and that base where it is new."""
-    settings = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: is no JSON ({error}), so nobody could load the adapter. Save it again.") from error
     recorded = settings.get("base_model_name_or_path") or ""
     known = hub_id(recorded)
     if known is not None and base_model not in (None, known):

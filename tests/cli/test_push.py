@@ -184,6 +184,7 @@ def test_a_pull_request_needs_no_permission(hub, saved, capsys):
         (Fault("POST", "/commit/", 412), "another commit at the same time"),
         (Fault("GET", "/api/models/", 404), "has no such model repository or branch"),
         (Fault("POST", "/preupload/", 402), "refused the push (402, slow down)."),
+        (Fault("POST", "/validate-yaml", 400), "refused the push (400, "),
         (Fault("POST", "/info/lfs/", 403), "the token may not write there"),
     ],
     ids=lambda value: f"{value.method} {value.path} {value.status}" if isinstance(value, Fault) else "",

@@ -69,6 +69,9 @@ def test_base_that_the_adapter_does_not_record_is_refused(tmp_path):
     change_json(folder / "adapter_config.json", base_model_name_or_path=None)
     with pytest.raises(ValueError, match=r"adapter_config\.json: names no base"):
         files_of(folder)
+    (folder / "adapter_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"adapter_config\.json: is no JSON"):
+        files_of(folder)
 
 
 def test_base_of_a_full_model_is_named_on_its_card(tmp_path):
