@@ -58,7 +58,6 @@ base, repository, inputs, file = sys.argv[1:]
 base = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
 model = PeftModel.from_pretrained(base, repository).eval()
 card = ModelCard.load(repository)
-card.validate()
 text = AutoTokenizer.from_pretrained(repository).apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
 with torch.no_grad():
     torch.save({"logits": model(**torch.load(inputs)).logits, "card": card.content, "text": text}, file)

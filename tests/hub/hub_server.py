@@ -13,6 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import yaml
+
 TOKEN = "hf_" + "Test" * 8
 """Of the user `me`."""
 DROP = 0
@@ -215,8 +217,11 @@ class _Handler(BaseHTTPRequestHandler):
         return {}
 
     def validate(self, body: bytes) -> Any:
-        if not json.loads(body)["content"].startswith("---\n"):
-            raise Refusal(400, "no metadata")
+        match = re.match(r"---\n(.*?)\n---\n", json.loads(body)["content"], flags=re.S)
+        head = yaml.safe_load(match[1]) if match else None
+        texts = ("library_name", "pipeline_tag", "base_model", "base_model_relation")
+        if not isinstance(head, dict) or not all(isinstance(head.get(name, ""), str) for name in texts):
+            raise Refusal(400, "no metadata, or other than texts in it")
         return {"errors": [], "warnings": []}
 
     def preupload(self, repo_id: str, revision: str, body: bytes) -> Any:

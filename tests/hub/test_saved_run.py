@@ -44,6 +44,7 @@ def test_files_of_a_full_model_are_all_its_shards(tmp_path):
     (folder / shards[1]).unlink()
     with pytest.raises(ValueError, match=f"lacks {shards[1]}, which {index.name} names"):
         read_saved_run(folder)
+    (tmp_path / "elsewhere.safetensors").touch()
     index.write_text(json.dumps({"weight_map": {"a": "../elsewhere.safetensors"}}))
     with pytest.raises(ValueError, match=r"lacks \.\./elsewhere"):
         read_saved_run(folder)
