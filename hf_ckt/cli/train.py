@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train an adapter or a model from a YAML file, with any field also as an option."""
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -9,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints import last_complete_checkpoint
 from ..data import files
 from ..data.files import pick_split
 from ..data.numbered_rows import BUILDERS, ending_of
+from .arguments.checkpoints import resolve_checkpoint
 from .arguments.models import require_model, require_there
 from .arguments.teachers import TeacherArguments
 
@@ -35,12 +34,14 @@ _IN_A_SHELL = {
 
 
 def run(argv: list[str]) -> int:
-    """Parses the options, trains, saves, and pushes if asked to."""
-    with_run(argv, _train)
+    """Parses the options, trains, saves, and pushes if asked to; or shows what that would be."""
+    from .dry_run.running import show_run
+
+    with_run(argv, _train, partial(show_run, build_trainer))
     return 0
 
 
-def with_run(argv: list[str], work: Callable[..., None]) -> None:
+def with_run(argv: list[str], work: Callable[..., None], show: Callable[..., None] | None = None) -> None:
     """
     Calls what is to be done with the run that options and run file describe; of an error, it is said how a shell names what
     it names.
@@ -50,6 +51,9 @@ def with_run(argv: list[str], work: Callable[..., None]) -> None:
             The options.
         work (`Callable`):
             Takes the arguments of [`build_trainer`].
+        show (`Callable`, *optional*):
+            What is called in place of `work` where a dry run is asked for. It takes the settings that differ from their
+            defaults first, then the same arguments. None: asking for one raises.
     """
     from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
 
@@ -57,8 +61,15 @@ def with_run(argv: list[str], work: Callable[..., None]) -> None:
     from .arguments.train_parser import TrainParser, own_fields
 
     kinds: Any = (ScriptArguments, ContrastiveRobustConfig, ModelConfig, DatasetMixtureConfig, TeacherArguments)
+    parser = TrainParser(kinds, own_fields(ContrastiveRobustConfig, TeacherArguments))
     try:
-        work(*TrainParser(kinds, own_fields(ContrastiveRobustConfig, TeacherArguments)).read(argv))
+        parsed = parser.read(argv)
+        if not parser.dry_run:
+            work(*parsed)
+        elif show is not None:
+            show(parser.changed, *parsed)
+        else:
+            raise ValueError("--dry-run: is an option of `hf-ckt train` alone, and would be ignored. Leave it out.")
     except Exception as error:
         text = str(error)
         said = [
@@ -199,35 +210,6 @@ def _train(
 def _as_dict(init_kwargs: dict[str, Any] | str | None) -> dict[str, Any]:
     # The config has turned JSON text from the command line into a dict by now; its type keeps the text.
     return init_kwargs if isinstance(init_kwargs, dict) else {}
-
-
-def resolve_checkpoint(value: str | None, output_dir: str | None) -> str | None:
-    """
-    Returns the checkpoint to resume from, or None to start anew.
-
-    Args:
-        value (`str`, *optional*):
-            A checkpoint's folder; `"auto"` or `"true"` for the last one in `output_dir`, if there is one; None or
-            `"false"` for a fresh start.
-        output_dir (`str`, *optional*):
-            Where the run saves.
-
-    Raises:
-        ValueError: If `value` is a folder that does not exist.
-    """
-    # YAML gives `true` as a bool, the shell as a string.
-    word = str(value).lower()
-    if value is None or word in ("false", "none", "no", ""):
-        return None
-    if word in ("auto", "true", "yes"):
-        # None here starts anew; the trainer's own `True` insists on a checkpoint.
-        return last_complete_checkpoint(output_dir, required=False) if output_dir else None
-    if not os.path.isdir(value):
-        raise ValueError(
-            f"resume_from_checkpoint: no such folder, {value!r}. A run that starts anew instead would overwrite what "
-            "is in output_dir. Name an existing checkpoint, or use 'auto' for the last one if there is one."
-        )
-    return value
 
 
 def is_local(name: str | None) -> bool:

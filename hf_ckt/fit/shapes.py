@@ -4,6 +4,11 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+_CONFIG_NAMES = (
+    *("num_hidden_layers", "hidden_size", "intermediate_size"),
+    *("num_attention_heads", "num_key_value_heads", "vocab_size"),
+)
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -59,9 +64,26 @@ class ModelShape:
         return self.head_parameters * (1 if self.tied else 2)
 
     @property
+    def parameters(self) -> int:
+        """All parameters of the model."""
+        return self.linear_parameters + self.embedding_parameters + self.norm_parameters
+
+    @property
     def norm_parameters(self) -> int:
         """Parameters of the norms: two a layer and the last."""
         return (2 * self.layers + 1) * self.hidden
+
+    @classmethod
+    def of(cls, config: Any) -> "ModelShape | None":
+        """Returns the shape that a model's configuration states; None where it states none of this kind."""
+        config = config.get_text_config()
+        read: list[Any] = [getattr(config, name, None) for name in _CONFIG_NAMES]
+        if not all(isinstance(value, int) for value in read):
+            return None
+        layers, hidden, intermediate, heads, key_value_heads, vocab = read
+        size = getattr(config, "head_dim", None) or hidden // heads
+        tied = bool(getattr(config, "tie_word_embeddings", False))
+        return cls(config.model_type, layers, hidden, intermediate, heads, key_value_heads, size, vocab, tied=tied)
 
     def reduced(self, layers: int | None = None, shrink: int = 1) -> "ModelShape":
         """Returns the shape with another number of layers, its widths and vocabulary divided by `shrink`."""

@@ -180,6 +180,20 @@ class NoisyView:
         probability = self.fraction / (self.every if training else 1)
         return StudentViews(student, NoisyStates(states, positions, probability), outputs)
 
+    def perturbed(self, batch: Batch, seed: int, progress: float = 0.0) -> tuple[Batch, Tensor | None] | None:
+        """
+        Returns the input of the noisy pass that [`run`] makes of a batch that is trained on, without a pass.
+
+        Returns:
+            `tuple[Batch, torch.Tensor | None]`: the rows that are perturbed, with their prompts rewritten as text or tokens,
+            and the place in the mixture of each document's perturbation, None where there is one alone. Or None where no
+            row of the batch is perturbed.
+        """
+        rows = self._choose(batch, seed)
+        if rows is not None and len(rows) == 0:
+            return None
+        return self._rewrite(batch if rows is None else batch.rows(rows), seed, progress)
+
     def _choose(self, batch: Batch, seed: int) -> Tensor | None:
         """Rows that are perturbed, or None for all: a draw of each row's first document, the same in any batch."""
         if self.fraction == 1:

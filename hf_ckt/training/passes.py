@@ -42,6 +42,11 @@ class ExtraPasses(NamedTuple):
         return [name for one in (self.noisy, self.teacher) if one is not None for name in one.log_names]
 
 
+def step_seed(seed: int, step: int) -> int:
+    """Returns the seed of a step's noise: an example has the same in whichever micro-batch, and again after a resume."""
+    return (seed << 32) + step
+
+
 def prepare_student(model: PreTrainedModel, accelerator: Accelerator) -> None:
     """
     Lets a causal language model run an objective within its own forward.

@@ -32,7 +32,7 @@ from .facts import find_facts, require_one_adapter
 from .known_tokens import require_known_tokens
 from .log_sums import LogSums, NonFiniteGuard
 from .memory_advice import with_advice
-from .passes import ExtraPasses, prepare_student, run_objective
+from .passes import ExtraPasses, prepare_student, run_objective, step_seed
 from .preferences import REJECTED_COLUMNS, chosen_as_completion, with_rejected
 from .resolution import require_safe_noisy_view, resolve_schedules
 from .resuming import ResumableTrainer
@@ -278,8 +278,7 @@ class ContrastiveRobustTrainer(ResumableTrainer):
             scale=scale,
             rejected=None if rejected is None else read_batch(rejected, self._marks, "contrastive")[0],
             role_masks=role_masks,
-            # The same noise for an example in whichever micro-batch of the step, and again after a resume.
-            seed=(self.args.seed << 32) + (self.state.global_step if mode == "train" else 0),
+            seed=step_seed(self.args.seed, self.state.global_step if mode == "train" else 0),
             training=mode == "train",
         )
         # A second pass over the same inputs inside the forward, so that the wrapper's hooks fire once around all.

@@ -33,6 +33,7 @@ _GROUPS = {
 _OTHER = "all terms"
 _FIRST = ("_weight", "_loss", "_model_name_or_path")
 _INHERITED = "inherited from TRL and transformers"
+_GENERAL = ("help", "help_all", "config", "dry_run")
 # Of those that start several processes; they stand before the program.
 _LAUNCHERS = {
     *(
@@ -85,6 +86,9 @@ class TrainParser(TrlParser):
             Names of the fields that are this package's own.
     """
 
+    dry_run = False
+    """Whether the words that were read, or their file, ask for a run that trains nothing."""
+
     def __init__(self, kinds: Sequence[type], own: set[str]):
         super().__init__(
             list(kinds),  # type: ignore[arg-type]  # as TRL's own scripts call it
@@ -94,9 +98,17 @@ class TrainParser(TrlParser):
             allow_abbrev=False,  # a shortened option would stop working the day that a second one begins like it
         )
         self._own = own
-        # Not parsed as the others: it is taken out of the words before.
+        self.changed: dict[str, tuple[Any, Any]] = {}
+        """By name, the value of each option that was set to another one than its default, and that default."""
+        # These two are not parsed as the others: they are taken out of the words before.
         self._config = self.add_argument(
             "--config", default=argparse.SUPPRESS, metavar="FILE", help="YAML file with a value for any option"
+        )
+        self.add_argument(
+            "--dry-run",
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help="show what the run would train on and with, what it needs and how long it would take, and train nothing",
         )
         self._help_all = self.add_argument(
             "--help-all", action=_HelpAll, help=f"show all options, also those {_INHERITED}, and exit"
@@ -113,11 +125,20 @@ class TrainParser(TrlParser):
         words, path = _without_config(words)
         entries = {} if path is None else read_run_file(path)
         self._check(entries)
+        defaults = vars(self.parse_known_args([])[0])
+        asked = entries.pop("dry_run", False)
+        if not isinstance(asked, bool):
+            raise ValueError(f"dry_run: must be true or false, got {asked!r} in the run file.")
+        self.dry_run = asked or "--dry-run" in words
+        words = [word for word in words if word != "--dry-run"]
         unknown = self.set_defaults_with_config(**entries)
         # Before the dataclasses are made: what they refuse may be owed to an option that was meant otherwise.
         found, further = self.parse_known_args(words)
         self._require_known([*unknown, *further])
         _require_json(found)
+        # Before the dataclasses work out further values from these.
+        changed = {name: (value, defaults.get(name)) for name, value in vars(found).items()}
+        self.changed = {name: pair for name, pair in changed.items() if pair[0] != pair[1]}
         *parsed, _ = self.parse_args_and_config(words, return_remaining_strings=True)
         return tuple(parsed)
 
@@ -137,7 +158,7 @@ class TrainParser(TrlParser):
         for action in self._actions:
             if action.dest in self._own:
                 sections[_GROUPS.get(action.dest.split("_")[0], _OTHER)].append(action)
-            elif action.dest not in ("help", "help_all", "config"):
+            elif action.dest not in _GENERAL:
                 inherited.append(action)
         for actions in sections.values():  # first what a group needs, then what refines it
             actions.sort(key=lambda action: not action.dest.endswith(_FIRST))
@@ -148,7 +169,7 @@ class TrainParser(TrlParser):
             "--dataset-name, --output-dir, --use-peft, --load-in-4bit, --learning-rate and --max-steps: --help-all shows "
             "them. Underscores may be written for hyphens."
         )
-        general = [action for action in self._actions if action.dest in ("help", "help_all", "config")]
+        general = [action for action in self._actions if action.dest in _GENERAL]
         shown = {"general": general, **sections, **({_INHERITED: inherited} if everything else {})}
         for title, actions in shown.items():
             formatter.start_section(title)
