@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import TrainerCallback
+from transformers.integrations import get_reporting_integration_callbacks
 
 # The first warms up memory, kernels and a compiler, so it is not counted where there are others.
 MICRO_BATCHES = 3
@@ -112,11 +113,11 @@ def run_trial(trainer: Any) -> Trial:
     Runs the first micro-batches of a trainer's training, forward and back, and ends it before its first optimizer step.
 
     It is the training itself that is begun: its batches, precision, checkpointing and wrappers. No parameter moves, nothing is
-    saved, and random states, gradients, logs and what the objective remembers are afterwards as they were.
+    saved or reported, and random states, gradients, logs and what the objective remembers are afterwards as they were.
 
     Args:
         trainer ([`~training.trainer.ContrastiveRobustTrainer`]):
-            Built and not trained, with no integration to report to.
+            Built and not trained.
 
     Raises:
         FloatingPointError: If a loss is not finite, as the training itself would.
@@ -126,6 +127,9 @@ def run_trial(trainer: Any) -> Trial:
     inner_step = trainer.training_step
 
     def timed_step(model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        if len(trial.seconds) == MICRO_BATCHES:
+            # Of a set that streams and is short, Trainer begins anew where an optimizer step would have to end.
+            raise _EnoughError
         mask: Any = inputs.get("attention_mask")
         labels = inputs["labels"]
         plain = isinstance(mask, torch.Tensor) and mask.ndim == 2
@@ -137,7 +141,7 @@ def run_trial(trainer: Any) -> Trial:
         trial.seconds.append(time.perf_counter() - begin)
         return loss
 
-    stop = _BeforeTheOptimizer()
+    handler = trainer.callback_handler
     cuda = trainer.args.device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats()
@@ -148,13 +152,15 @@ def run_trial(trainer: Any) -> Trial:
         if args.max_steps > 0:
             args.max_steps = -(-args.max_steps * args.gradient_accumulation_steps // MICRO_BATCHES)
         args.gradient_accumulation_steps = MICRO_BATCHES
-        trainer.add_callback(stop)
+        reports = tuple(get_reporting_integration_callbacks(args.report_to))
+        callbacks = handler.callbacks
+        handler.callbacks = [*(one for one in callbacks if not isinstance(one, reports)), _BeforeTheOptimizer()]
         try:
             trainer.train()
         except _EnoughError:
             pass
         finally:
-            trainer.remove_callback(stop)
+            handler.callbacks = callbacks
             del trainer.training_step
         trial.loss = sum(losses)
         if trainer.objective is not None:

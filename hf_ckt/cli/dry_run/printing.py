@@ -14,10 +14,10 @@ from ...fit.run_memory import RunMemory
 from ...training.preview import ModelFacts, ShownDocument, ShownText
 from ...training.trial import Plan, Trial
 
-_PIPE_WIDTH = 160
+_PIPE_WIDTH = 240
 # Tokens of a document that are printed; of a longer one, half of them from each end.
 _SHOWN_TOKENS = 400
-_VALUE_LETTERS = 200
+_VALUE_LETTERS = 160
 # Between two tokens.
 _DOT = "·"
 _SECRET = re.compile(r"(^|_)(key|password|secret|token)$", re.IGNORECASE)
@@ -49,7 +49,7 @@ class Page:
             table.add_row(Text(name), Text(_said(name, value), "bold"), Text(_said(name, default), "dim"))
         for name, value in resolved.items():
             off = ", off" if name.endswith("_weight") and not value else ""
-            table.add_row(Text(name), Text(f"{_said(name, value)} (by this run{off})"), Text("None", "dim"))
+            table.add_row(Text(name), Text(f"{_said(name, value)} (chosen by this run{off})"), Text("None", "dim"))
         self.console.print(table)
 
     def objective(self, terms: Sequence[Mapping[str, Any]]) -> None:
@@ -64,23 +64,23 @@ class Page:
         if len(terms) == 1 and "settings" not in terms[0]:
             self._line("No extra term is on: this run is SFTTrainer's.")
 
-    def rows(self, documents: Sequence[ShownDocument], *, embeddings: str | None) -> None:
+    def rows(self, documents: Sequence[ShownDocument], *, noisy: bool) -> None:
         """The first documents, as the student, its noisy view and its teacher read them."""
         self._heading("First rows, as they are trained on")
         self._line(f"[[ ]] holds what the loss counts, {_DOT} stands between tokens.")
-        if embeddings is not None:
-            self._line(f"{embeddings}: the noise is added to the embeddings, so the noisy view has the same tokens.")
         for one in documents:
             place = f"row {one.row}" + (f", document {one.number} of {one.of}" if one.of > 1 else "")
             self._line()
             self._line(f"{place}: {_described(one)}", "bold")
             self._text("student", one.clean)
-            if one.noisy is not None and one.noisy == one.clean:
-                self._line(f"  noisy view: {one.perturbation} found nothing to change here")
-            elif one.noisy is not None:
+            if one.noisy is not None and one.noisy != one.clean:
                 self._text(f"noisy view ({one.perturbation}, severity {one.severity:g})", one.noisy)
-            elif one.perturbation is None and embeddings is not None:
-                self._line("  noisy view: not of this row in the first step (consistency_fraction)")
+            elif one.noisy is not None:
+                self._line(f"  noisy view: {one.perturbation} found nothing to change here")
+            elif one.perturbation is not None:
+                self._line(f"  noisy view: the same tokens, with {one.perturbation} noise on their embeddings")
+            elif noisy:
+                self._line("  noisy view: this row has none in the first step (consistency_fraction)")
             if one.context is not None:
                 self._text("what the teacher reads", one.context)
             if one.rejected is not None:
@@ -157,9 +157,8 @@ class Page:
         timed = f"the last {count - 1} of {count} micro-batches" if count > 1 else "the only micro-batch"
         self._line(f"time a step: {_duration(step)}; the whole run: about {_duration(step * plan.steps)}")
         self._line(
-            f"An estimate: {timed}, forward and back on {args.device.type}, took {_duration(seconds)} each. Left out are the "
-            "optimizer's step, evaluations, saving"
-            + (" and the exchange between processes." if processes > 1 else ".")
+            f"An estimate: {timed}, forward and back on {args.device.type}, took {_duration(seconds)} each. The optimizer's "
+            "step, evaluations and saving are left out."
         )
         if trainer.objective is not None and args.consistency_every > 1:
             self._line(

@@ -45,7 +45,7 @@ def show_run(
     from .printing import Page
 
     args.resume_from_checkpoint = resolve_checkpoint(args.resume_from_checkpoint, args.output_dir)
-    args.push_to_hub, args.report_to, args.disable_tqdm, args.eval_on_start = False, [], True, False
+    args.push_to_hub, args.disable_tqdm, args.eval_on_start = False, True, False
     # A trainer makes the folder that it is given.
     with tempfile.TemporaryDirectory() as folder:
         args.output_dir = folder
@@ -54,7 +54,10 @@ def show_run(
         facts = run_facts(trainer)
         page.settings(changed, _resolved(trainer, changed))
         page.objective(facts["objective"])
-        page.rows(first_documents(trainer, _DOCUMENTS), embeddings=_noise_on_embeddings(trainer))
+        page.rows(
+            first_documents(trainer, _DOCUMENTS),
+            noisy=trainer.objective is not None and "noisy" in trainer.objective.views,
+        )
         page.model(facts, model_facts(trainer))
         width, known = _longest_row(trainer)
         rows = args.per_device_train_batch_size
@@ -81,13 +84,6 @@ def _resolved(trainer: Any, changed: dict[str, tuple[Any, Any]]) -> dict[str, An
         if getattr(args, f"{role}_weight") is None:
             found[f"{role}_weight"] = terms[role].schedule.weight if role in terms else 0.0
     return found | ({"bf16": True} if args.bf16 and "bf16" not in changed else {})
-
-
-def _noise_on_embeddings(trainer: Any) -> str | None:
-    """Names of the perturbations that add noise to embeddings, if there are any."""
-    noisy = None if trainer.objective is None else trainer._extra_passes.noisy
-    names = [] if noisy is None else [n for n, p in noisy.mixture.parts.items() if p.stage == "embeddings"]
-    return " and ".join(names) or None
 
 
 def _longest_row(trainer: Any) -> tuple[int, str]:

@@ -39,12 +39,13 @@ def test_help_shows_the_own_options_in_groups_and_no_others(capsys):
     text = shown(capsys, "--help")
     wanted = {f"--{name.replace('_', '-')}" for name in OWN}
     extra = {option for option in options_of(text) if option not in wanted}
-    assert wanted <= set(options_of(text)) and extra <= {"--config", "--help-all"}
+    assert wanted <= set(options_of(text)) and extra == {"--config", "--dry-run", "--help-all"}
     titles = [line.split(":")[0] for line in text.splitlines() if line.endswith(":") and line[0].isalpha()]
     # The weight of a term before what refines it, the teacher's name before how it is loaded.
     assert text.index("--consistency-weight ") < text.index("--consistency-fraction ")
     assert text.index("--teacher-model-name-or-path ") < text.index("--teacher-model-init-kwargs ")
     assert titles[:3] == ["general", "task", "teacher"] and len(titles) >= 8
+    assert "--dry-run" in text[text.index("general:") : text.index("task: ")]
 
 
 def test_help_all_shows_the_inherited_options_behind_the_own(capsys):
@@ -71,6 +72,32 @@ def test_options_and_files_take_either_spelling(words, tmp_path):
     assert (args.learning_rate, model.lora_modules_to_save, args.max_steps) == (0.5, ["lm_head"], 1000)
     # The command line wins.
     assert read(f"--config={tmp_path / 'a.yaml'}", "--learning_rate", "0.25")[1].learning_rate == 0.25
+
+
+def parser_of(*words):
+    parser = TrainParser(KINDS, own_fields(ContrastiveRobustConfig, TeacherArguments))
+    parser.read([*CPU, *words])
+    return parser
+
+
+def test_changed_settings_are_those_that_somebody_changed(tmp_path):
+    """What a dataclass works out for itself, listed with what was set, hides that one word was misread."""
+    (tmp_path / "a.yaml").write_text("learning-rate: 1e-3\nseed: 42\ngradient_accumulation_steps: 4\n")
+    changed = parser_of("--config", str(tmp_path / "a.yaml"), "--use-peft", "--consistency-weight", "0.5").changed
+    cpu = {"use_cpu": (True, False), "bf16": (False, None), "output_dir": ("x", None)}
+    set_here = {"learning_rate": (1e-3, 2e-5), "gradient_accumulation_steps": (4, 1), "use_peft": (True, False)}
+    assert changed == cpu | set_here | {"consistency_weight": (0.5, None)}  # 42 is the seed's default
+
+
+@pytest.mark.parametrize("words", [["--dry-run"], ["--dry_run"], ["--config"]])
+def test_dry_run_is_asked_for_in_either_spelling_or_in_the_file(words, tmp_path):
+    """A wish to train nothing that is not heard trains for a day."""
+    (tmp_path / "a.yaml").write_text("dry-run: true\n")
+    words = [*words, str(tmp_path / "a.yaml")] if words == ["--config"] else words
+    assert parser_of(*words).dry_run and not parser_of().dry_run
+    (tmp_path / "b.yaml").write_text("dry_run: 'later'\n")
+    with pytest.raises(ValueError, match=r"dry_run: must be true or false, got 'later'"):
+        parser_of("--config", str(tmp_path / "b.yaml"))
 
 
 def test_a_folder_in_the_home_is_found(monkeypatch):
