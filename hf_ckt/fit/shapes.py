@@ -78,7 +78,8 @@ class ModelShape:
         """Returns the shape that a model's configuration states; None where it states none of this kind."""
         config = config.get_text_config()
         read: list[Any] = [getattr(config, name, None) for name in _CONFIG_NAMES]
-        if not all(isinstance(value, int) for value in read):
+        # Another activation is the sign of another layer: Gemma's has norms behind its maps too, and is of this size.
+        if not all(isinstance(value, int) for value in read) or getattr(config, "hidden_act", None) != "silu":
             return None
         layers, hidden, intermediate, heads, key_value_heads, vocab = read
         size = getattr(config, "head_dim", None) or hidden // heads

@@ -55,11 +55,11 @@ def test_documents_of_a_packed_row_are_shown_apart(tiny_model_dir, tmp_path):
 @pytest.mark.parametrize("perturbation", ["gaussian", "typos"])
 def test_cut_rows_say_so(perturbation, tiny_model_dir, tmp_path):
     """An answer that was cut teaches to stop in the middle, or never to stop."""
-    trainer = build(tmp_path, tiny_model_dir, **NOISY, perturbation=perturbation, max_length=40)
+    trainer = build(tmp_path, tiny_model_dir, **NOISY, perturbation=perturbation, max_length=20)
     tokenizer = trainer.processing_class
     for one, row in zip(first_documents(trainer, 3), rows(3), strict=True):
         whole = len(tokenizer(row["prompt"] + row["completion"])["input_ids"]) + 1
-        assert whole > 40 and len(one.clean.tokens) == 40
+        assert whole > 20 and len(one.clean.tokens) == 20
         # Only where texts are kept is it known how long they were.
         assert (one.whole, one.at_limit) == ((whole, False) if perturbation == "typos" else (None, True))
     whole = build(tmp_path, tiny_model_dir, **NOISY, perturbation=perturbation, max_length=None)
