@@ -13,6 +13,7 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from hf_ckt.cli import main as cli
+from tests.processes import run_on_two
 from tests.tiny_models import CHAT_TEMPLATE, save_tiny_llama
 
 ROWS = [
@@ -284,6 +285,19 @@ def test_dry_run_refuses_a_loss_that_is_not_finite(extra, tmp_path, capsys):
     )
     assert code != 0 and "Model" in sections(out)
     assert ("not finite at step 1" if extra else "loss: is nan on the first micro-batches") in error
+
+
+def test_dry_run_of_two_processes_prints_once_and_ends(tmp_path, tiny_model_dir):
+    """A process that waits for passes that another leaves out hangs until somebody looks."""
+    config = {"model_name_or_path": str(tiny_model_dir), "dataset_name": save(tmp_path / "rows.jsonl", ROWS)}
+    config |= {"teachers": {"base": None, "safety": str(tiny_model_dir)}, "ddp_backend": "gloo"}
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump({"output_dir": str(tmp_path / "out"), **RUN, **config}))
+    out = run_on_two("hf_ckt.cli.main", "train", "--dry-run", "--config", file).stdout
+    assert out.count("Steps and time") == 1 and not (tmp_path / "out").exists()
+    assert "8 rows; an optimizer step reads 4 rows x 1 micro-batches x 2 processes" in out
+    # The only micro-batch that there is of each: all rows, with 9 tokens of an answer each.
+    assert "of which 72 count (mean of 1 micro-batches)" in out
 
 
 def test_dry_run_is_no_option_of_other_commands(tmp_path, capsys):
