@@ -33,13 +33,20 @@ def made(tmp_path, model, data=None, **changes):
 def test_training_after_a_trial_is_the_training_without_one(tiny_model_dir, tmp_path):
     """A look that moves a random state, a queue or a weight makes the run another one than the one that was shown."""
     looked, plain = made(tmp_path, tiny_model_dir), made(tmp_path, tiny_model_dir)
+    # A data collator may draw from any of the three.
+    collator = looked.data_collator
+    looked.data_collator = lambda examples: (random.random(), np.random.rand(), collator(examples))[2]
     # Building the second has moved the random state that a run starts from.
     torch.manual_seed(5)
     random.seed(5)
     np.random.seed(5)
-    before = trained(looked)
+    before, states = (
+        trained(looked),
+        (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()),
+    )
     run_trial(looked)
     after = trained(looked)
+    assert states == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert all(parameter.grad is None for parameter in looked.model.parameters())
     assert looked.state.global_step == 0 and looked.optimizer is None

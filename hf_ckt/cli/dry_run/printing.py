@@ -149,9 +149,8 @@ class Page:
             return
         count = len(trial.seconds)
         tokens, counted = (sum(one) / count * accumulated for one in (trial.tokens, trial.counted))
-        self._line(
-            f"tokens a step: about {tokens:,.0f}, of which {counted:,.0f} count (mean of {count} micro-batches)"
-        )
+        measured = f"mean of {count} micro-batches" if count > 1 else "of the only micro-batch"
+        self._line(f"tokens a step: about {tokens:,.0f}, of which {counted:,.0f} count ({measured})")
         seconds = trial.seconds_per_micro_batch
         step = seconds * accumulated
         timed = f"the last {count - 1} of {count} micro-batches" if count > 1 else "the only micro-batch"

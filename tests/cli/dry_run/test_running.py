@@ -297,7 +297,7 @@ def test_dry_run_of_two_processes_prints_once_and_ends(tmp_path, tiny_model_dir)
     assert out.count("Steps and time") == 1 and not (tmp_path / "out").exists()
     assert "8 rows; an optimizer step reads 4 rows x 1 micro-batches x 2 processes" in out
     # The only micro-batch that there is of each: all rows, with 9 tokens of an answer each.
-    assert "of which 72 count (mean of 1 micro-batches)" in out
+    assert "of which 72 count (of the only micro-batch)" in out
 
 
 def test_dry_run_is_no_option_of_other_commands(tmp_path, capsys):
