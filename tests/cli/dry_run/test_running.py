@@ -237,6 +237,8 @@ def test_dry_run_of_rows_that_stream(tmp_path, capsys, tiny_model_dir):
     assert code == 0, error
     assert "rows stream, their number is not known" in out and re.search(r"^optimizer steps: 4$", out, flags=re.M)
     assert "noisy view: the same tokens, with gaussian noise on their embeddings" in out
+    # Two batches to an epoch: without an end of its own, the look would go round for ever.
+    assert "mean of 3 micro-batches" in out
     code, out, error = dry_run(tmp_path, capsys, **config)
     assert code == 2 and "max_steps" in error and not out
 
