@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...fit.run_memory import RunMemory
+from ...hub.model_card import SECRET
 from ...training.preview import ModelFacts, ShownDocument, ShownText
 from ...training.trial import Plan, Trial
 
@@ -23,7 +24,6 @@ _DOT = "·"
 _SECRET = re.compile(r"(^|_)(key|password|secret|token)$", re.IGNORECASE)
 # Tokens of a tokenizer.
 _NO_SECRET = re.compile(r"^(bos|eos|pad|sep|cls|unk|mask)_token$")
-_SECRET_TEXT = re.compile(r"\bhf_[A-Za-z0-9]{8,}|(?<=//)[^/@\s:]+:[^/@\s]+(?=@)")
 
 
 class Page:
@@ -283,7 +283,7 @@ def _without_secrets(name: str, value: Any) -> Any:
                 return _without_secrets(name, json.loads(text))
             except ValueError:
                 pass
-        return _SECRET_TEXT.sub("(not shown)", value)
+        return SECRET.sub("(not shown)", value)
     return value
 
 
