@@ -140,12 +140,13 @@ def test_boundary_wrapped_asks_each_student_of_an_ablation_within_frames(ablatio
     answers = json.loads(kept.read_text())
     assert len(answers) == 4  # 2 of each side
     kept.write_text(json.dumps([{**one, "answer": "I can't help with that."} for one in answers]))
-    run_here("boundary_wrapped.py", *asked, "--only", "probe", cwd=tmp_path)  # from what is kept
+    run_here("boundary_wrapped.py", *asked, cwd=tmp_path)  # from what is kept
     again = json.loads((tmp_path / "results.json").read_text())["scores"]
     (changed,) = (name for name in again if again[name] != results["scores"][name])
-    assert {*again} == {"base", changed}
     assert changed.startswith("probe-") and again[changed]["long_noisy_refusal_benign"]["value"] == 1
     assert again[changed]["framed_youden_j_noise"] == results["scores"][changed]["framed_youden_j_noise"]
+    run_here("boundary_wrapped.py", *asked, "--only", "probe", cwd=tmp_path)
+    assert {*json.loads((tmp_path / "results.json").read_text())["scores"]} == {"base", changed}
 
 
 def test_frames_are_no_wrappers_of_the_training_and_no_templates_of_the_evaluation():
