@@ -4,7 +4,8 @@ Writes the tables of `boundary.md`: `python docs/boundary_tables.py`.
 
 What was reached beside what was aimed at, from `examples/results/`: `quickstart.json` (held-out prompts),
 `quickstart_seeds/` (the same of several seeds), `evaluation/` (public sets), `xstest/`; one change after another on the
-validation prompts, from `boundary_ablation/`, and what of it is left within long frames, from `boundary_wrapped/`.
+validation prompts, from `boundary_ablation/`, and what of it is left within long frames, from `boundary_wrapped/`; what the base
+knows by how many rows it is asked with, from `boundary_probe_curve/`.
 """
 
 import json
@@ -177,8 +178,18 @@ def view_of(score: str) -> str:
     return score.removeprefix("framed_").removeprefix("long_")
 
 
+def curve() -> str:
+    """What probes of the base tell apart, by how many rows they were fitted on."""
+    lines: list[tuple[str, ...]] = [("labelled rows", "misspelt copies of each", "AUROC", "AUROC, typos")]
+    for fit in read("boundary_probe_curve/results.json")["fits"]:
+        areas = (with_interval(fit[view], 3) for view in ("clean", "typos"))
+        lines.append((str(fit["rows"]), str(fit["copies"]), *areas))
+    return table(lines)
+
+
 # By the name of its markers on the page.
 BLOCKS = {
+    "curve": curve,
     "goals": goals,
     "ablation": ablation,
     "bfloat16": partial(ablation, "boundary_ablation/bfloat16/results.json"),
