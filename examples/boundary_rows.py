@@ -97,17 +97,12 @@ def student_rows(recipe: Recipe, seed: int, answers: Mapping[str, str] | None = 
     return to_prompt_completion(Dataset.from_list(rows), SYSTEM_PROMPT)
 
 
-def asked(prompt: str) -> list[dict[str, str]]:
-    """A prompt as messages, as the rows have it."""
-    return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": prompt}]
-
-
 def in_batches_by_length(
     rows: list[dict[str, Any]], batch_size: int, seed: int, together: int = TOGETHER
 ) -> list[dict[str, Any]]:
     """
-    Rows in a random order of batches, each of rows of like length, to be read one after another; those of `together` batches are
-    sorted at a time, which the longest ones leave the less padding in the more they are.
+    Rows in a random order of batches, each of rows of like length, to be read one after another. Rows of `together` batches are
+    sorted at a time: the more batches, the less padding.
     """
     random = Random(seed)
     rows = random.sample(rows, len(rows))
@@ -140,7 +135,7 @@ def _copies(row: dict[str, Any], recipe: Recipe, seed: int, times: int = 1) -> l
             twin = row["twin"] and f"{row['twin']}{end}"
             copy = {**row, "id": f"{row['id']}{end}", "twin": twin, "prompt": prompt}
             if recipe.teacher == "label_clean":
-                copy["teacher_prompt"] = asked(row["prompt"]) if name else None
+                copy["teacher_prompt"] = row["prompt"] if name else None
             found.append(copy)
     return found
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the noisy view is computed: of which sequences, in which pass, kept for the backward or computed again."""
 
+import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -92,6 +94,16 @@ class NoisyView:
     def log_names(self) -> list[str]:
         """The names that [`take_counts`] may give."""
         return [log_name(part_name(part)) for part in self.mixture.parts.values() if part.stage != "embeddings"]
+
+    @contextmanager
+    def counts_kept(self) -> Iterator[None]:
+        """What is perturbed within is neither counted nor logged."""
+        counted = None if self.prompts is None else copy.deepcopy(self.prompts.stayed_clean)
+        try:
+            yield
+        finally:
+            if self.prompts is not None and counted is not None:
+                self.prompts.stayed_clean = counted
 
     def take_counts(self, like: Tensor) -> dict[str, Tensor]:
         """Returns how many documents stayed clean since the last call, see [`~noise.stayed_clean.StayedClean.take`]."""

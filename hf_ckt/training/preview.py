@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a trainer that was built and not trained would train on, and what of its model trains."""
 
-import copy
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -88,18 +88,13 @@ def first_documents(trainer: Any, count: int) -> list[ShownDocument]:
             How many, at most; of a packed row, its first ones.
     """
     noisy: Any = None if trainer.objective is None else trainer._extra_passes.noisy
-    # What is shown is not what is trained on: it must neither be logged nor stop the training.
-    counted = None if noisy is None or noisy.prompts is None else copy.deepcopy(noisy.prompts.stayed_clean)
     found: list[ShownDocument] = []
-    try:
-        with torch.no_grad():
-            for row, example in enumerate(_examples(trainer), start=1):
-                if len(found) >= count:
-                    break
-                found += islice(_documents_of(trainer, row, example), count - len(found))
-    finally:
-        if counted is not None:
-            noisy.prompts.stayed_clean = counted
+    # What is shown is not what is trained on: it must neither be logged nor stop the training.
+    with torch.no_grad(), nullcontext() if noisy is None else noisy.counts_kept():
+        for row, example in enumerate(_examples(trainer), start=1):
+            if len(found) >= count:
+                break
+            found += islice(_documents_of(trainer, row, example), count - len(found))
     return found
 
 

@@ -5,7 +5,7 @@ import copy
 import random
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -203,10 +203,9 @@ def _left_as_it_was(trainer: Any) -> Iterator[None]:
     compiles = None if objective is None else objective._pays
     remembered = None if trainer._state_to_save is None else trainer._state_to_save.remember()
     noisy: Any = None if objective is None else trainer._extra_passes.noisy
-    counted = None if noisy is None or noisy.prompts is None else copy.deepcopy(noisy.prompts.stayed_clean)
     modes = [(module, module.training) for module in model.modules()]
     optimizer, scheduler, tokens = trainer.optimizer, trainer.lr_scheduler, trainer._total_train_tokens
-    with _random_state_kept():
+    with _random_state_kept(), nullcontext() if noisy is None else noisy.counts_kept():
         try:
             yield
         finally:
@@ -225,5 +224,3 @@ def _left_as_it_was(trainer: Any) -> Iterator[None]:
                 objective._pays = compiles
                 trainer._sums["train"].clear()
                 trainer._state_to_save.put_back(remembered)
-            if counted is not None:
-                noisy.prompts.stayed_clean = counted
