@@ -8,7 +8,8 @@ Writes the data files that the studies beside this script read.
 - `rows.jsonl`: the boundary set's training rows, harmful ones twice, each naming who teaches it where there are several; refusals
   are one sentence each and all begin with the same word
 - `rows_one_teacher.jsonl`: the same without that name, for one teacher of all rows
-- `rows_typos.jsonl`: the same, and each once more with typing errors in its prompt
+- `rows_typos.jsonl`: the first, and each once more with typing errors in its prompt
+- `rows_typos_clean.jsonl`: the same, and of each misspelt row the prompt without its errors, for teachers that read that one
 - `refusals.jsonl`: the harmful ones alone, for a teacher of refusals
 - `rows_wrong10.jsonl`, 20, 40: a share of the rows with a wrong answer, benign prompts with a refusal, harmful ones with the answer to
   a twin; what is wrong at 10 per cent is wrong at 20 too
@@ -33,6 +34,7 @@ from datasets import Dataset
 
 from hf_ckt.checkpoints import replace_file
 from hf_ckt.data import load_boundary_set, load_prompts, to_prompt_completion
+from hf_ckt.data.corrupt import TEACHER_PROMPT
 
 FOLDER = Path("out/studies/data")
 WRONG = (10, 20, 40)  # per cent of the answers
@@ -89,7 +91,10 @@ def main() -> None:
     folder = parser.parse_args().output_dir
     rows = training_rows()
     write(folder / "rows.jsonl", conversations(rows))
-    write(folder / "rows_typos.jsonl", conversations(rows + misspelt(rows)))
+    noisy = misspelt(rows)
+    write(folder / "rows_typos.jsonl", conversations(rows + noisy))
+    read = [{**one, TEACHER_PROMPT: row["prompt"]} for one, row in zip(noisy, rows, strict=True)]
+    write(folder / "rows_typos_clean.jsonl", conversations([{**row, TEACHER_PROMPT: None} for row in rows] + read))
     for percent in (0, *WRONG):
         wrong = with_wrong_answers(rows, percent / 100)
         end = f"_wrong{percent}" if percent else ""

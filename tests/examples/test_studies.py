@@ -86,6 +86,8 @@ def test_methods_of_the_main_study_differ_in_nothing_but_the_method():
     own = ("task_", "distillation_", "contrastive_", "consistency_", "regularization_", "perturbation", "teacher")
     rows = {
         "sft_typos": "rows_typos.jsonl",
+        "kd_typos": "rows_typos_clean.jsonl",
+        "full_typos": "rows_typos_clean.jsonl",
         "kd_one_teacher": "rows_one_teacher.jsonl",
         "gkd": "rows_one_teacher.jsonl",
     }
@@ -189,7 +191,10 @@ def test_files_of_a_study_hold_what_their_names_say(data):
     noisy = lines_of(data / "rows_noise_wrong20.jsonl")
     assert [row["completion"] for row in noisy] == [row["completion"] for row in wrong]
     assert sum(row["prompt"] != other["prompt"] for row, other in zip(noisy, wrong, strict=True)) > 0.9 * len(rows)
-    assert len(lines_of(data / "rows_typos.jsonl")) == 2 * len(rows)
+    both, read = lines_of(data / "rows_typos.jsonl"), lines_of(data / "rows_typos_clean.jsonl")
+    assert len(both) == 2 * len(rows) and [row["prompt"] for row in read] == [row["prompt"] for row in both]
+    # Of a misspelt row a teacher reads the prompt of the row that it is a copy of, of the others what the student reads.
+    assert [row["teacher_prompt"] for row in read] == [None] * len(rows) + [row["prompt"] for row in rows]
     trained = {normalized(row["prompt"][-1]["content"]) for row in rows}
     for split in ("validation", "heldout"):
         for kind in ("harmful", "benign"):
