@@ -2,6 +2,7 @@
 """Train an adapter or a model from a YAML file, with any field also as an option."""
 
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -191,14 +192,18 @@ def _train(
     teacher: TeacherArguments,
 ) -> None:
     from ..models._upstream import end_training
+    from ..models.library_messages import without_preparation_bars
+    from ..training.progress import LineProgressCallback
 
-    trainer = build_trainer(script, args, model, mixture, teacher)
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    with without_preparation_bars(unless=sys.stderr.isatty()):
+        trainer = build_trainer(script, args, model, mixture, teacher)
+        trainer.add_callback(LineProgressCallback())
+        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
 
-    # A folder of this machine says nothing to a reader of the card, and may say more than its owner wants.
-    public_name = None if mixture.datasets or is_local(script.dataset_name) else script.dataset_name
-    trainer.save_model(args.output_dir)
-    trainer.create_model_card(dataset_name=public_name)
+        # A folder of this machine says nothing to a reader of the card, and may say more than its owner wants.
+        public_name = None if mixture.datasets or is_local(script.dataset_name) else script.dataset_name
+        trainer.save_model(args.output_dir)
+        trainer.create_model_card(dataset_name=public_name)
     trainer.accelerator.print(f"Saved to {args.output_dir}")
     if args.push_to_hub:
         _push(trainer, public_name)
