@@ -15,8 +15,8 @@ _QUIET_SECONDS = 30.0
 _KNOWN_SECONDS = 2.0
 # What moves a cursor up by a line.
 _UP = "\x1b[A"
-_IN_TERMINAL = "{heading}{percentage:3.0f}%|{bar:20}| {told}{postfix}{whole}"
-_ON_LINES = "{heading}{told}{postfix}{whole}"
+_IN_TERMINAL = "{heading}{percentage:3.0f}%|{bar:10}| {told}{whole}{postfix}"
+_ON_LINES = "{heading}{told}{whole}{postfix}"
 
 
 class ProgressBar(tqdm):
@@ -39,7 +39,7 @@ class ProgressBar(tqdm):
     >>> with ProgressBar(total=2, desc="reading", unit="batch", file=file) as bar:
     ...     _ = bar.update(2)
     >>> file.getvalue()
-    'reading: 2/2 batches in 0.0 s\\n'
+    'reading: 2/2 batches in ... s\\n'
     """
 
     def __init__(self, *args: Any, lines: bool | None = None, only_when_told: bool = False, **kwargs: Any):
@@ -87,7 +87,7 @@ class ProgressBar(tqdm):
             "heading": f"{self.desc.removesuffix(': ')}: " if self.desc else "",
             "told": f"{told}{unit}{when}",
             "bar_format": known["bar_format"] if self.total else _ON_LINES,
-            "whole": "" if whole is None else f"; about {duration(whole)} left in all",
+            "whole": "" if not whole else f" (in all about {duration(whole)} left)",
         }
 
     def update(self, n: float | None = 1) -> bool | None:
@@ -132,7 +132,7 @@ class ProgressBar(tqdm):
     def _tell_whole(self) -> None:
         if self._place is not None and self.total and not self.disable and _RUNNING is not None:
             share = (self.n - self.initial) / self.total
-            _RUNNING.tell(self._place, share, time() - self.start_t, self.n / self.total)
+            _RUNNING.tell(self._place, share, time() - self.start_t, self.n / self.total, self.seconds_left)
 
 
 class _Lines:
@@ -169,6 +169,7 @@ class _Whole:
     def __init__(self, parts: Sequence[tuple[str, float]], file: Any):
         self.parts, self.file = list(parts), file
         self._here, self._done = -1, 0.0
+        self._left: float | None = None
         self._timed: dict[int, tuple[float, float]] = {}
 
     def begin(self, title: str) -> int | None:
@@ -176,14 +177,17 @@ class _Whole:
         rest = range(self._here + 1, len(self.parts))
         place = next((at for at in rest if self.parts[at][0] == title), None)
         if place is not None:
-            self._here, self._done = place, 0.0
+            self._here, self._done, self._left = place, 0.0, None
         return place
 
-    def tell(self, place: int, share: float, seconds: float, done: float) -> None:
-        """Takes note of a share of a part that was done in so many seconds, and of how much of it is done in all."""
+    def tell(self, place: int, share: float, seconds: float, done: float, left: float | None) -> None:
+        """
+        Takes note of a share of a part that was done in so many seconds, of how much of it is done in all, and of the seconds
+        that it says itself to need.
+        """
         self._timed[place] = (share * self.parts[place][1], seconds)
         if place == self._here:
-            self._done = min(done, 1.0)
+            self._done, self._left = min(done, 1.0), left
 
     @property
     def seconds_left(self) -> float | None:
@@ -192,7 +196,8 @@ class _Whole:
         if seconds < _KNOWN_SECONDS or not work:
             return None
         rest = sum(size for _, size in self.parts[self._here + 1 :])
-        return seconds / work * (rest + (1 - self._done) * self.parts[self._here][1])
+        left = (1 - self._done) * self.parts[self._here][1] * seconds / work if self._left is None else self._left
+        return rest * seconds / work + left
 
 
 _RUNNING: _Whole | None = None
@@ -228,7 +233,7 @@ def duration(seconds: float) -> str:
     ['0.034 s', '8.2 s', '95 s', '10 min', '2.5 h']
     """
     if seconds < 1:
-        return f"{seconds:.2g} s"
+        return f"{round(seconds, 3):.2g} s"
     if seconds < 120:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     minutes = seconds / 60

@@ -84,8 +84,8 @@ def plot_history(source: Any) -> Any:
 @dataclass
 class _Panel:
     title: str
-    lines: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
-    evaluated: list[tuple[float, float]] = field(default_factory=list)
+    lines: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    evaluated: list[tuple[int, float]] = field(default_factory=list)
 
     def draw(self, axis: Any, last_row: bool) -> None:
         """Draws the first line in bold, and names the lines where there are several."""
@@ -109,13 +109,12 @@ class _Panel:
 
 
 def _panels(run: _Run) -> list[_Panel]:
+    multipliers = dict(_points(run, "consistency_multiplier"))
     loss = _panel(run, "loss", "loss and what each term adds to it" if run.weights else "loss", "loss")
     for role, weight in run.weights.items():
-        added = [
-            (entry["step"], _weight(entry, role, weight) * entry[f"{role}_loss"])
-            for entry in run.history
-            if f"{role}_loss" in entry
-        ]
+        added = _added(run, role, weight)
+        if role == "consistency" and multipliers:  # a budget's weight moves with what it sees, and is logged
+            added = [(step, value * multipliers[step]) for step, value in _points(run, "consistency_loss")]
         if added:
             loss.lines[role] = added
     panels = [loss]
@@ -130,7 +129,7 @@ def _panels(run: _Run) -> list[_Panel]:
     panels.append(_panel(run, "acceptance", "agreement with the teacher (1 = the same)", "acceptance"))
     agreement = _points(run, "teacher_agreement")
     if agreement:
-        panels[-1].lines["same first token"] = agreement
+        panels[-1].lines["same most probable token"] = agreement
     panels.append(_panel(run, "grad_norm", "norm of the gradient", "norm"))
     panels.append(_panel(run, "learning_rate", "learning rate", "rate"))
     return panels
@@ -141,15 +140,21 @@ def _panel(run: _Run, name: str, title: str, label: str) -> _Panel:
     return _Panel(title, {label: points} if points else {}, _points(run, f"eval_{name}"))
 
 
-def _points(run: _Run, name: str) -> list[tuple[float, float]]:
+def _points(run: _Run, name: str) -> list[tuple[int, float]]:
     found = ((entry["step"], entry.get(name)) for entry in run.history if "step" in entry)
     return [(step, value) for step, value in found if isinstance(value, (int, float)) and math.isfinite(value)]
 
 
-def _weight(entry: Mapping[str, Any], role: str, weight: Callable[[float], float]) -> float:
-    if role == "consistency" and "consistency_multiplier" in entry:
-        return entry["consistency_multiplier"]
-    return weight(entry["step"])
+def _added(run: _Run, role: str, weight: Callable[[float], float]) -> list[tuple[int, float]]:
+    """What a term adds to the loss: its mean over the steps since the last log times the mean of its weights there."""
+    found, last = [], 0
+    for step, value in _points(run, f"{role}_loss"):
+        steps = (
+            range(last, step) if last < step else [step - 1]
+        )  # a step is computed with the number of those before it
+        found.append((step, value * sum(map(weight, steps)) / len(steps)))
+        last = step
+    return found
 
 
 def _run_of(source: Any) -> _Run:

@@ -27,7 +27,7 @@ def grouped_name(name: str) -> str:
     """
     evaluated = "eval_" if name.startswith("eval_") else ""
     plain = name.removeprefix(evaluated)
-    group = _group(plain.partition("/")[0], of_dataset=bool(evaluated))
+    group = _group(plain.partition("/")[0])
     return f"{evaluated}{group}/{plain}" if group else name
 
 
@@ -44,17 +44,9 @@ def group_names(callback: TrainerCallback) -> None:
     callback.on_log = on_log  # type: ignore[method-assign]
 
 
-def _group(name: str, *, of_dataset: bool) -> str | None:
-    def is_of(known: str, beginning: bool = False) -> bool:
-        # Of several evaluation sets, each has its name in front.
-        if beginning:
-            return name.startswith(known) or (of_dataset and f"_{known}" in name)
-        return name == known or (of_dataset and name.endswith(f"_{known}"))
-
-    for known, group in _groups().items():
-        if is_of(known):
-            return group
-    return next((group for start, group in _BEGINNINGS.items() if is_of(start, beginning=True)), None)
+def _group(name: str) -> str | None:
+    beginnings = (group for start, group in _BEGINNINGS.items() if name.startswith(start))
+    return _groups().get(name) or next(beginnings, None)
 
 
 @cache

@@ -67,8 +67,9 @@ class LineProgressCallback(ProgressCallback):
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
         if "loss" in logs and self.training_bar is not None:
-            names = [*_terms(logs), *(_SETTINGS if self._on_lines(args) else ())]
-            self.training_bar.set_postfix_str(", ".join(_said(logs, names)))
+            on_lines = self._on_lines(args)
+            names = [*_terms(logs), *(_SETTINGS if on_lines else ())]
+            self.training_bar.set_postfix_str(", ".join(_said(logs, names, digits=4 if on_lines else 3)))
             return
         names = [name for name in logs if name not in _COUNTS and not name.endswith(_TIMES)]
         said = ", ".join(_said(logs, names))
@@ -107,11 +108,13 @@ def _terms(logs: Mapping[str, Any]) -> Iterator[str]:
             yield name
 
 
-def _said(logs: Mapping[str, Any], names: Any) -> Iterator[str]:
+def _said(logs: Mapping[str, Any], names: Any, digits: int = 4) -> Iterator[str]:
     for name in names:
         value = logs.get(name)
         if value is None:
             continue
-        shown = f"{value:.4g}" if isinstance(value, float) else f"{value:.60}" if isinstance(value, str) else value
+        shown = (
+            f"{value:.{digits}g}" if isinstance(value, float) else f"{value:.60}" if isinstance(value, str) else value
+        )
         title = _SETTINGS.get(name, name.removeprefix("eval_").removesuffix("_loss").replace("_", " "))
         yield f"{title} {shown}"
