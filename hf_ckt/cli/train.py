@@ -15,6 +15,7 @@ from ..data.numbered_rows import BUILDERS, ending_of
 from .arguments.checkpoints import resolve_checkpoint
 from .arguments.models import require_model, require_there
 from .arguments.teachers import TeacherArguments
+from .arguments.train_help import FILE
 
 if TYPE_CHECKING:
     from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
@@ -36,6 +37,9 @@ _IN_A_SHELL = {
 
 def run(argv: list[str]) -> int:
     """Parses the options, trains, saves, and pushes if asked to; or shows what that would be."""
+    if any(word in ("-h", "--help") for word in argv):
+        print(FILE.read_text(encoding="utf-8"), end="")
+        return 0
     from .dry_run.running import show_run
 
     with_run(argv, _train, partial(show_run, build_trainer))
@@ -56,13 +60,9 @@ def with_run(argv: list[str], work: Callable[..., None], show: Callable[..., Non
             What is called in place of `work` where a dry run is asked for. It takes the settings that differ from their
             defaults first, then the same arguments. None: asking for one raises.
     """
-    from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
+    from .arguments.train_parser import train_parser
 
-    from ..training.config import ContrastiveRobustConfig
-    from .arguments.train_parser import TrainParser, own_fields
-
-    kinds: Any = (ScriptArguments, ContrastiveRobustConfig, ModelConfig, DatasetMixtureConfig, TeacherArguments)
-    parser = TrainParser(kinds, own_fields(ContrastiveRobustConfig, TeacherArguments))
+    parser = train_parser()
     try:
         parsed = parser.read(argv)
         if not parser.dry_run:

@@ -72,12 +72,13 @@ def plot_history(source: Any) -> Any:
             "plot_history: no training step was logged, so there is nothing to draw. Train first, with logging_steps at most "
             "the number of steps."
         )
-    columns = min(4, math.ceil(math.sqrt(len(panels))))
-    rows = math.ceil(len(panels) / columns)
+    count = len(panels)
+    columns = count if count <= 3 else min((4, 3), key=lambda columns: -count % columns)  # with few places left empty
+    rows = math.ceil(count / columns)
     with rc_context(_STYLE):  # a Figure of its own: neither a window nor what else this process draws is touched
         figure = Figure(figsize=(3.6 * columns, 2.7 * rows), layout="constrained")
         for number, panel in enumerate(panels, 1):
-            panel.draw(figure.add_subplot(rows, columns, number), last_row=number > len(panels) - columns)
+            panel.draw(figure.add_subplot(rows, columns, number), last_row=number > count - columns)
     return figure
 
 
@@ -97,7 +98,7 @@ class _Panel:
             axis.plot(*zip(*points, strict=True), color=color, linewidth=width, marker=marker, label=name)
         if self.evaluated:
             shown = zip(*self.evaluated, strict=True)
-            axis.plot(*shown, color=_COLORS[1], linewidth=0, marker="o", fillstyle="none", label="evaluation")
+            axis.plot(*shown, color=_INK, linewidth=0, marker="o", fillstyle="none", label="evaluation")
         axis.set_title(self.title)
         axis.grid(color=_GRID, linewidth=0.6)
         axis.set_axisbelow(True)
