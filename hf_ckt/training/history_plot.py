@@ -150,9 +150,8 @@ def _added(run: _Run, role: str, weight: Callable[[float], float]) -> list[tuple
     """What a term adds to the loss: its mean over the steps since the last log times the mean of its weights there."""
     found, last = [], 0
     for step, value in _points(run, f"{role}_loss"):
-        steps = (
-            range(last, step) if last < step else [step - 1]
-        )  # a step is computed with the number of those before it
+        # A step's weights are those of the number of steps before it.
+        steps = range(last, step) if last < step else range(step - 1, step)
         found.append((step, value * sum(map(weight, steps)) / len(steps)))
         last = step
     return found

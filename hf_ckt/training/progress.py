@@ -8,10 +8,12 @@ from typing import Any
 from transformers import ProgressCallback
 from transformers.trainer_utils import has_length
 
+from ..objective.objective import ROLES
 from ..progress import ProgressBar
 
 # What an evaluation and the end of a run log beside losses and metrics.
 _TIMES = ("_runtime", "_per_second", "_time")
+_TITLES = {f"{role}_loss": role for role in ROLES}
 _SETTINGS = {"learning_rate": "learning rate", "grad_norm": "gradient norm"}
 # They stand in every entry.
 _COUNTS = ("epoch", "step", "num_tokens", "num_input_tokens_seen", "total_flos")
@@ -113,8 +115,6 @@ def _said(logs: Mapping[str, Any], names: Any, digits: int = 4) -> Iterator[str]
         value = logs.get(name)
         if value is None:
             continue
-        shown = (
-            f"{value:.{digits}g}" if isinstance(value, float) else f"{value:.60}" if isinstance(value, str) else value
-        )
-        title = _SETTINGS.get(name, name.removeprefix("eval_").removesuffix("_loss").replace("_", " "))
-        yield f"{title} {shown}"
+        shown = f"{value:.{digits}g}" if isinstance(value, float) else f"{value!s:.60}"
+        plain = name.removeprefix("eval_")
+        yield f"{(_TITLES | _SETTINGS).get(plain, plain.replace('_', ' '))} {shown}"

@@ -140,3 +140,12 @@ def test_only_the_main_process_writes(tiny_model_dir, tmp_path, capsys):
         callback.on_log(args, state, control, logs={"eval_loss": 1.0})
         callback.on_train_end(args, state, control)
         assert len(lines_of(capsys)) == 3 * main
+
+
+def test_evaluation_sets_keep_their_names(tiny_model_dir, tmp_path, capsys):
+    """The loss on a set that is called `one` is no term of that name."""
+    callback, state = LineProgressCallback("student"), TrainerState(global_step=3, is_world_process_zero=True)
+    args = build(tmp_path, tiny_model_dir, **OFF).args
+    logs = {"eval_one_loss": 1.0, "eval_task_loss": 2.0, "eval_one_runtime": 3.0, "epoch": 1.0}
+    callback.on_log(args, state, TrainerControl(), logs=logs)
+    assert lines_of(capsys) == ["student: evaluation, step 3: one loss 1, task 2"]
