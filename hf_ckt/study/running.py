@@ -15,7 +15,7 @@ from typing import Any
 from ..checkpoints import replace_json
 from ..evaluation.measuring.models import public_name, resolve
 from ..evaluation.measuring.store import only_writer
-from ..progress import ProgressBar
+from ..progress.bars import ProgressBar
 from .cells import (
     ADAPTERS,
     CELLS,

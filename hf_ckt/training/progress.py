@@ -9,7 +9,7 @@ from transformers import ProgressCallback
 from transformers.trainer_utils import has_length
 
 from ..objective.objective import ROLES
-from ..progress import ProgressBar
+from ..progress.bars import ProgressBar
 
 # What an evaluation and the end of a run log beside losses and metrics.
 _TIMES = ("_runtime", "_per_second", "_time")

@@ -28,7 +28,7 @@ from ..models.signal_store.facts import (
 from ..models.signal_store.measured import record_bytes, record_of
 from ..models.signal_store.records import DTYPES, bytes_per_position
 from ..models.signal_store.writer import StoreWriter, plan_shards, write_head
-from ..progress import ProgressBar
+from ..progress.bars import ProgressBar
 from ..teachers.base import Teacher
 from ..views import LinearHead
 from .run_documents import documents_in, loaded_datasets, require_found_by_tokens

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ...fit.run_memory import RunMemory
 from ...hub.model_card import SECRET
-from ...progress import duration
+from ...progress.bars import duration
 from ...training.preview import ModelFacts, ShownDocument, ShownText
 from ...training.trial import Plan, Trial
 

@@ -127,7 +127,7 @@ def length_batches(texts: Sequence[str], size: int, title: str) -> Iterator[list
     >>> list(length_batches(["long text", "a", "bb"], 2, "judging"))
     [[1, 2], [0]]
     """
-    from ...progress import ProgressBar
+    from ...progress.bars import ProgressBar
 
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     starts = range(0, len(order), size)

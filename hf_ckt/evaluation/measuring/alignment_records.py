@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...models.backbone import frozen, read_head, run_backbone
 from ...models.token_map import embedding_rows
-from ...progress import ProgressBar
+from ...progress.bars import ProgressBar
 from ...views import LinearHead
 from ..scoring.alignment import merged, tile_record
 from .response_batches import causal_lm, response_batch

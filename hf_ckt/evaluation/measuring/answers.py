@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from ...progress import ProgressBar
+from ...progress.bars import ProgressBar
 from .chat_format import ChatFormat, chat_format
 from .generation import decoding, generating
 from .shared_prefix import forward_arguments, prefix_groups, read_prefix, shared_length

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...models.batch import Batch, padded
 from ...models.boundary_probe import BoundaryProbe
-from ...progress import ProgressBar
+from ...progress.bars import ProgressBar
 from .answers import plan_batches
 from .chat_format import chat_format
 

@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ...checks import require_count
-from ...progress import ProgressBar
+from ...progress.bars import ProgressBar
 from .chat_format import ChatFormat, chat_format
 from .shared_prefix import branching, forward_arguments, is_prompt_learning, prefix_groups, read_prefix, shared_length
 

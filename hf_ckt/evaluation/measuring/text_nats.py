@@ -8,7 +8,7 @@ import torch
 
 from ...models.backbone import frozen
 from ...models.positions import require_room
-from ...progress import ProgressBar
+from ...progress.bars import ProgressBar
 
 _BATCH = 4  # logits of every position are in memory
 

@@ -8,7 +8,7 @@ from typing import Any
 from ...discovery import load_part
 from ...kernels import chunked_token_losses
 from ...models.backbone import frozen, read_head, run_backbone
-from ...progress import ProgressBar
+from ...progress.bars import ProgressBar
 from .response_batches import causal_lm, response_batch
 
 _BATCH = 16

@@ -10,7 +10,7 @@ import torch
 from ...data.plain_text import PlainText
 from ...data.prompt_sets import ChoiceQuestion
 from ...models.backbone import frozen
-from ...progress import ProgressBar
+from ...progress.bars import ProgressBar
 from .answers import left_padded
 from .chat_format import chat_format
 from .text_nats import TextNats

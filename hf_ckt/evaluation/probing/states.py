@@ -65,7 +65,7 @@ def read_states(model: Any, ids: Sequence[Sequence[int]], layers: Sequence[int],
     """
     import numpy as np
 
-    from ...progress import ProgressBar
+    from ...progress.bars import ProgressBar
 
     inner = causal_lm(model)
     require_room(inner, 1 + max(map(len, ids), default=0))

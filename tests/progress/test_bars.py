@@ -5,8 +5,8 @@ import io
 
 import pytest
 
-from hf_ckt import progress
-from hf_ckt.progress import ProgressBar, parts_of_a_whole
+from hf_ckt.progress import bars
+from hf_ckt.progress.bars import ProgressBar, parts_of_a_whole
 
 
 class Terminal(io.StringIO):
@@ -27,7 +27,7 @@ def clock(monkeypatch):
             return self.now
 
     one = Clock()
-    monkeypatch.setattr(progress, "time", one)
+    monkeypatch.setattr(bars, "time", one)
     monkeypatch.setattr("tqdm.std.time", one)
     return one
 
@@ -103,26 +103,26 @@ def test_whole_is_told_by_the_shares_and_the_speed_so_far(clock):
     file = io.StringIO()
     with parts_of_a_whole([("read", 10.0), ("train", 50.0), ("read", 20.0)], file):
         work(clock, 10, 2.0, None, desc="read")  # twice as slow as what was timed
-        assert progress._RUNNING.seconds_left == pytest.approx(2 * 70)
+        assert bars._RUNNING.seconds_left == pytest.approx(2 * 70)
         bar = ProgressBar(total=10, desc="train", unit="step")
         clock.now += 10
         bar.update(1)
-        assert progress._RUNNING.seconds_left == pytest.approx(2 * (45 + 20))
+        assert bars._RUNNING.seconds_left == pytest.approx(2 * (45 + 20))
         bar.close()
         work(clock, 10, 2.0, None, desc="something else")
-        assert progress._RUNNING.seconds_left == pytest.approx(2 * (45 + 20))
+        assert bars._RUNNING.seconds_left == pytest.approx(2 * (45 + 20))
         work(clock, 10, 1.0, None, desc="read")
-        assert not progress._RUNNING.seconds_left
+        assert not bars._RUNNING.seconds_left
     assert "read: 10/10 batches in 20 s (in all about 2 min left)\n" in file.getvalue()
-    assert progress._RUNNING is None
+    assert bars._RUNNING is None
 
 
 def test_parts_that_were_done_before_are_passed_over(clock):
     """A demo that is gone on with would promise the time of what it has kept."""
     with parts_of_a_whole([("read", 30.0), ("train", 100.0), ("ask", 10.0)], io.StringIO()):
         bar = ProgressBar(total=100, initial=50, desc="train", unit="step")
-        assert progress._RUNNING.seconds_left is None
+        assert bars._RUNNING.seconds_left is None
         clock.now += 20
         bar.update(10)  # ten of a hundred seconds' work
-        assert progress._RUNNING.seconds_left == pytest.approx(2 * (40 + 10))
+        assert bars._RUNNING.seconds_left == pytest.approx(2 * (40 + 10))
         bar.close()
