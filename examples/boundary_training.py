@@ -13,7 +13,7 @@ from datasets import Dataset
 from peft import AutoPeftModelForCausalLM, LoraConfig
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer
+from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer, LineProgressCallback
 from hf_ckt.checkpoints import last_complete_checkpoint
 from hf_ckt.data import load_boundary_set, to_prompt_completion
 from hf_ckt.evaluation.measuring.answers import greedy_answers
@@ -65,8 +65,9 @@ def lora(model: str, untrained: float = 0.0, rank: int = Recipe.rank) -> LoraCon
     )
 
 
-def train(trainer: ContrastiveRobustTrainer) -> None:
+def train(trainer: ContrastiveRobustTrainer, title: str = "student") -> None:
     """Trains, or goes on from the last whole checkpoint."""
+    trainer.add_callback(LineProgressCallback(title))
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(trainer.args.output_dir, required=False))
 
 
@@ -136,7 +137,7 @@ def fine_tuned(recipe: Recipe, model: str, folder: Path, seed: int) -> Any:
             texts = in_batches_by_length(texts, recipe.teacher_batch_size, seed)
         data = to_prompt_completion(Dataset.from_list(texts), SYSTEM_PROMPT)
         trainer = ContrastiveRobustTrainer(model=model, args=args, train_dataset=data, peft_config=lora(model))
-        train(trainer)
+        train(trainer, "teacher")
         unfinished = folder.with_name(f"{folder.name}_unfinished")
         trainer.save_model(str(unfinished))
         unfinished.rename(folder)

@@ -18,7 +18,6 @@ Stopped at any moment, the same command goes on where it was.
 
 import argparse
 import json
-import math
 import shutil
 import time
 from dataclasses import asdict, replace
@@ -47,7 +46,9 @@ from hf_ckt.evaluation.scoring.alignment import alignment_scores
 from hf_ckt.hub.provenance import library_versions, peak_memory, short_device_name
 from hf_ckt.hub.run_card import run_backbone, run_facts
 from hf_ckt.models.embedded import HUB_ID, embedded_model, weights_origin
+from hf_ckt.models.library_messages import without_preparation_bars
 from hf_ckt.models.precision import backbone_precision, precision_name
+from hf_ckt.progress.bars import parts_of_a_whole
 
 PROBE_ROWS = 2000  # half of the set, for half the time
 
@@ -88,7 +89,7 @@ def measure(model: Any, tokenizer: Any, options: argparse.Namespace, name: str, 
 
     def make() -> dict[str, Any]:
         prompts = heldout_prompts(options)
-        title = f"{name}: answering {len(prompts)} held-out prompts"
+        title = f"{name}: answering held-out prompts"
         asked = {"system_prompt": SYSTEM_PROMPT, "new_tokens": options.new_tokens, "title": title}
         return {"scored_precision": backbone_precision(model), "answers": ask(model, tokenizer, prompts, **asked)}
 
@@ -163,56 +164,36 @@ def show_table(console: Console, results: dict[str, Any]) -> None:
     console.print(table)
 
 
-def show_answers(console: Console, results: dict[str, Any], count: int = 3) -> None:
-    for kind in ("harmful", "benign"):
-        places = [at for at, row in enumerate(results["prompts"]) if row["kind"] == kind and not row["corruption"]]
-        for place in places[:count]:
-            table = Table(title=f"{kind}: {results['prompts'][place]['prompt']}", title_justify="left")
-            table.add_column("before", ratio=1)
-            table.add_column("after", ratio=1)
-            table.add_row(*(results["models"][name]["answers"][place]["answer"] for name in ("before", "after")))
-            console.print(table)
-
-
-def plot_losses(history: list[dict[str, float]], file: Path) -> None:
-    """One panel a term or metric that the log holds: they differ by orders of magnitude, and each should be seen to move."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    titles = {
-        "loss": "objective (weighted sum)",
-        "task_loss": "task: -log p(token), nats",
-        "distillation_loss": "distillation: KL(teacher, student), nats",
-        "distillation_loss/refuse": "distillation on harmful prompts, nats",
-        "distillation_loss/answer": "distillation on all others, nats",
-        "contrastive_loss": "contrastive, nats",
-        "consistency_loss": "consistency: KL(clean, noisy), nats",
-        "regularization_loss": "regularization: ||scale B A||^2",
-        "acceptance": "acceptance (1 = the teacher)",
-    }
-    shown = {name: title for name, title in titles.items() if any(name in entry for entry in history)}
-    if not shown:
-        return  # fewer steps than are logged
-    columns = math.ceil(len(shown) / 2)
-    figure, axes = plt.subplots(2, columns, figsize=(4 * columns, 6.5), layout="constrained", squeeze=False)
-    for axis in axes.flat[len(shown) :]:
-        axis.set_visible(False)
-    for axis, (name, title) in zip(axes.flat, shown.items(), strict=False):
-        points = [(entry["step"], entry[name]) for entry in history if name in entry]
-        axis.plot(*zip(*points, strict=True), color="#2a6f97", linewidth=1.6)
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("optimizer step")
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("Training the student: every term of its objective")
-    replace_file(file, lambda aside: figure.savefig(aside, dpi=110, format="png"))
-    plt.close(figure)
+def parts(options: argparse.Namespace) -> list[tuple[str, float]]:
+    """What the demo does, by the titles of its progress bars, and how many seconds each took in the run of README.md."""
+    prompts = options.prompts / 64
+    answers = prompts * options.new_tokens / 32
+    student = options.student_steps / 240 * options.batch_size / 16
+    utility = [("utility: multiple choice", 2), ("utility: plain text", 6)]
+    agreement = 2 * [("{}: agreement with the teacher", 13 * prompts)]
+    asked = [
+        ("{}: answering held-out prompts", 31 * answers),
+        ("{}: answering held-out prompts: log-odds", 21 * prompts),
+    ]
+    order = (
+        ("probe", [("Reading prompts", 66)]),
+        ("teacher", [("teacher", 51 * options.teacher_steps / 60)]),
+        ("refusing", asked),
+        ("before", [*asked, *utility, *agreement]),
+        ("student", [("student", 553 * student)]),
+        ("after", [*asked, *utility, *agreement]),
+    )
+    return [(title.format(name), seconds) for name, titles in order for title, seconds in titles]
 
 
 def main() -> None:
     options = parse_options()
+    # Stages, the time left and the table are to be seen, and nothing else.
+    with without_preparation_bars(), parts_of_a_whole(parts(options)):
+        demonstrate(options)
+
+
+def demonstrate(options: argparse.Namespace) -> None:
     started, console, model = time.time(), Console(width=118), options.model or embedded_model()
     settings = {name: str(value) for name, value in vars(options).items() if name not in ("output_dir", "restart")}
     recipe = replace(
@@ -232,9 +213,6 @@ def main() -> None:
 
     console.rule("1/4  what the base knows: a probe of its middle layers")
     probe = base_probe(replace(recipe, rows=PROBE_ROWS), model, work / "probe")
-    for view in ("clean", "typos"):
-        area = probe.facts["validation"][view]["auroc"]
-        console.print(f"AUROC on validation prompts, harmful against twins, {view}: {area:.3f}")
 
     console.rule("2/4  a teacher of refusals: LoRA on refusals alone")
     teacher = fine_tuned(recipe, model, work / "teacher", options.seed)
@@ -293,8 +271,9 @@ def main() -> None:
     trainer.save_model(str(adapter))
     replace_file(adapter / "README.md", result_card(results, "quickstart").save)
     replace_json(options.output_dir / "results.json", results)
-    plot_losses(trainer.state.log_history, options.output_dir / "losses.png")
-    show_answers(console, results)
+    if any("distillation_loss" in entry for entry in trainer.state.log_history):  # else fewer steps than are logged
+        figure = trainer.plot_history()
+        replace_file(options.output_dir / "losses.png", lambda aside: figure.savefig(aside, dpi=110, format="png"))
     show_table(console, results)
     console.print(f"{results['seconds']} s in all. {options.output_dir} holds adapter/, losses.png and results.json")
 

@@ -93,7 +93,7 @@ def trained_adapter(options: argparse.Namespace, model: str, name: str, work: Pa
             train_dataset=to_prompt_completion(load_starter_set("train"), SYSTEM_PROMPT),
             peft_config=lora(model),
         )
-        train(trainer)
+        train(trainer, name)
         trainer.save_model(str(work / f"{name}_unfinished"))
         replace_json(work / f"{name}.log.json", trainer.state.log_history)
         (work / f"{name}_unfinished").rename(folder)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .evaluation.callback import SafetyEvalCallback
     from .kernels import LinearHead, chunked_token_losses
     from .training.config import ContrastiveRobustConfig
+    from .training.history_plot import plot_history
+    from .training.progress import LineProgressCallback
     from .training.trainer import ContrastiveRobustTrainer
 
 __version__ = "0.1.0"
@@ -25,18 +27,22 @@ leave_out()
 _HOMES = {
     "ContrastiveRobustConfig": ".training.config",
     "ContrastiveRobustTrainer": ".training.trainer",
+    "LineProgressCallback": ".training.progress",
     "LinearHead": ".kernels",
     "SafetyEvalCallback": ".evaluation.callback",
     "chunked_token_losses": ".kernels",
+    "plot_history": ".training.history_plot",
 }
 
 __all__ = [
     "ContrastiveRobustConfig",
     "ContrastiveRobustTrainer",
+    "LineProgressCallback",
     "LinearHead",
     "SafetyEvalCallback",
     "__version__",
     "chunked_token_losses",
+    "plot_history",
 ]
 
 

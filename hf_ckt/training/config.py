@@ -153,6 +153,11 @@ class ContrastiveRobustConfig(ContrastConfig, TokenWeightsConfig, PerturbationCo
         "raise",
         choices=list(NONFINITE_ACTIONS),
     )
+    grouped_log_names: bool = setting(
+        "Whether trackers (report_to) get the terms as objective/..., what compares with the teacher as teacher/... and what the "
+        "noisy view did as noise/..., behind their own train/ or eval/. The trainer's own log keeps the plain names.",
+        False,
+    )
     teacher_model_init_kwargs: dict[str, Any] | str | None = setting(
         "Keyword arguments for loading a teacher given by name, as model_init_kwargs for the student; dtype as a string."
     )

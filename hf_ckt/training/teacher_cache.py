@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..checks import require_count, require_known
 from ..kernels.signals import TeacherSignal
@@ -29,6 +28,7 @@ from ..models.signal_store.facts import (
 from ..models.signal_store.measured import record_bytes, record_of
 from ..models.signal_store.records import DTYPES, bytes_per_position
 from ..models.signal_store.writer import StoreWriter, plan_shards, write_head
+from ..progress.bars import ProgressBar
 from ..teachers.base import Teacher
 from ..views import LinearHead
 from .run_documents import documents_in, loaded_datasets, require_found_by_tokens
@@ -141,7 +141,14 @@ def cache_teachers(
     missing = [number for number in writer.missing() if number in sizes]
     accelerator.wait_for_everyone()  # before the first is written, that all may see the same
     done = sum(sizes.values()) - sum(sizes[number] for number in missing)
-    with tqdm(total=sum(sizes.values()), initial=done, unit=" positions", unit_scale=True, disable=not main) as bar:
+    with ProgressBar(
+        total=sum(sizes.values()),
+        initial=done,
+        desc="keeping the teacher",
+        unit="position",
+        unit_scale=True,
+        disable=not main,
+    ) as bar:
         for number in missing:
             shard = shards[number]
             _write(

@@ -35,16 +35,16 @@ from .memory_advice import with_advice
 from .passes import ExtraPasses, prepare_student, run_objective, step_seed
 from .preferences import REJECTED_COLUMNS, chosen_as_completion, with_rejected
 from .resolution import require_safe_noisy_view, resolve_schedules
-from .resuming import ResumableTrainer
 from .state import TrainingState
 from .stored_rows import cached_teachers, with_lookup
 from .teacher_context import TeacherContexts
 from .teachers import load_teacher, reference_beside, warn_unread
+from .watching import WatchedTrainer
 
 logger = logging.getLogger(__name__)
 
 
-class ContrastiveRobustTrainer(ResumableTrainer):
+class ContrastiveRobustTrainer(WatchedTrainer):
     """
     Drop-in for [`~trl.SFTTrainer`] that aligns a model with a teacher and against noise over a frozen backbone.
 

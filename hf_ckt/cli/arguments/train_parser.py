@@ -10,12 +10,14 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from trl import DatasetMixtureConfig, SFTConfig, TrlParser
+from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig, TrlParser
 from trl.scripts.utils import DatasetConfig
 
 from ...checks import nearest, require_weight
 from .parser import require_no_unknown, spelled
 from .run_file import EXPONENT, read_run_file
+from .teachers import TeacherArguments
+from .train_help import FILE, short_help
 
 # The first word of an option's name -> the heading that it stands under.
 _GROUPS = {
@@ -111,7 +113,9 @@ class TrainParser(TrlParser):
             help="show what the run would train on and with, what it needs and how long it would take, and train nothing",
         )
         self._help_all = self.add_argument(
-            "--help-all", action=_HelpAll, help=f"show all options, also those {_INHERITED}, and exit"
+            "--help-all",
+            action=_HelpAll,
+            help=f"show all options with all that is known of them, also those {_INHERITED}, and exit",
         )
 
     def read(self, argv: Sequence[str]) -> tuple[Any, ...]:
@@ -148,11 +152,34 @@ class TrainParser(TrlParser):
         raise ValueError(f"{shown.rstrip('.')}. `{self.prog} --help` lists the options.")
 
     def format_help(self) -> str:
-        """The own options in groups, and how to see the others."""
-        return self.help_of(everything=False)
+        """The own options in groups, a line each, and how to see more."""
+        sections, _ = self._sections()
+        options = {
+            title: [(_option(action), action.help or "") for action in actions] for title, actions in sections.items()
+        }
+        return short_help(f"usage: {self.prog} [--config FILE] [--option VALUE] ...", self._intro(), options)
 
-    def help_of(self, everything: bool) -> str:
-        """Returns the help, with the inherited options where everything is asked for."""
+    def help_of_all(self) -> str:
+        """Returns all that is known of all options, the inherited ones last."""
+        sections, inherited = self._sections()
+        formatter = self._get_formatter()
+        formatter.add_text(f"usage: {self.prog} [--config FILE] [--option VALUE] ...")
+        formatter.add_text(self._intro())
+        for title, actions in (sections | {_INHERITED: inherited}).items():
+            formatter.start_section(title)
+            formatter.add_arguments(actions)
+            formatter.end_section()
+        return formatter.format_help()
+
+    def _intro(self) -> str:
+        return (
+            f"{self.description} Besides the options below, those of `trl sft` are taken, among them --model-name-or-path, "
+            "--dataset-name, --output-dir, --use-peft, --load-in-4bit, --learning-rate and --max-steps: --help-all shows "
+            "them, and says more of each. Underscores may be written for hyphens."
+        )
+
+    def _sections(self) -> tuple[dict[str, list[argparse.Action]], list[argparse.Action]]:
+        """The general and the own options under their headings, and the inherited ones."""
         sections: dict[str, list[argparse.Action]] = {title: [] for title in (*_GROUPS.values(), _OTHER)}
         inherited = []
         for action in self._actions:
@@ -162,20 +189,8 @@ class TrainParser(TrlParser):
                 inherited.append(action)
         for actions in sections.values():  # first what a group needs, then what refines it
             actions.sort(key=lambda action: not action.dest.endswith(_FIRST))
-        formatter = self._get_formatter()
-        formatter.add_text(f"usage: {self.prog} [--config FILE] [--option VALUE] ...")
-        formatter.add_text(
-            f"{self.description} Besides the options below, those of `trl sft` are taken, among them --model-name-or-path, "
-            "--dataset-name, --output-dir, --use-peft, --load-in-4bit, --learning-rate and --max-steps: --help-all shows "
-            "them. Underscores may be written for hyphens."
-        )
         general = [action for action in self._actions if action.dest in _GENERAL]
-        shown = {"general": general, **sections, **({_INHERITED: inherited} if everything else {})}
-        for title, actions in shown.items():
-            formatter.start_section(title)
-            formatter.add_arguments(actions)
-            formatter.end_section()
-        return formatter.format_help()
+        return {"general": general, **sections}, inherited
 
     def _check(self, entries: dict[str, Any]) -> None:
         if entries.get("datasets") is not None:
@@ -215,6 +230,14 @@ class TrainParser(TrlParser):
         require_no_unknown(unknown, self._option_string_actions, consequence)
 
 
+def train_parser() -> TrainParser:
+    """Returns the parser of all that a run may be told."""
+    from ...training.config import ContrastiveRobustConfig
+
+    kinds: Any = (ScriptArguments, ContrastiveRobustConfig, ModelConfig, DatasetMixtureConfig, TeacherArguments)
+    return TrainParser(kinds, own_fields(ContrastiveRobustConfig, TeacherArguments))
+
+
 def check_mixture(mixture: DatasetMixtureConfig) -> None:
     """Raises ValueError where the shares of a mixture cannot be taken."""
     shares = [one.fraction for one in mixture.datasets if one.fraction is not None]
@@ -234,12 +257,17 @@ class _HyphensFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._format_action_invocation(shown)
 
 
+def _option(action: argparse.Action) -> str:
+    option = next(one for one in reversed(action.option_strings) if "_" not in one)
+    return option if action.metavar is None else f"{option} {action.metavar}"
+
+
 class _HelpAll(argparse.Action):
     def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None):
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
 
     def __call__(self, parser: Any, *_: Any) -> None:
-        print(parser.help_of(everything=True), end="")
+        print(parser.help_of_all(), end="")
         parser.exit()
 
 
@@ -316,3 +344,7 @@ def _of_kind(name: str, kind: str, value: Any) -> Any:
     if kind == "int" and not float(value).is_integer():
         raise ValueError(f"{name}: must be a whole number, got {value!r} in the run file.")
     return int(value) if kind == "int" else value
+
+
+if __name__ == "__main__":
+    FILE.write_text(train_parser().format_help(), encoding="utf-8")

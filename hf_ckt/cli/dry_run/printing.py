@@ -12,6 +12,7 @@ from rich.text import Text
 
 from ...fit.run_memory import RunMemory
 from ...hub.model_card import SECRET
+from ...progress.bars import duration
 from ...training.preview import ModelFacts, ShownDocument, ShownText
 from ...training.trial import Plan, Trial
 
@@ -154,9 +155,9 @@ class Page:
         seconds = trial.seconds_per_micro_batch
         step = seconds * accumulated
         timed = f"the last {count - 1} of {count} micro-batches" if count > 1 else "the only micro-batch"
-        self._line(f"time a step: {_duration(step)}; the whole run: about {_duration(step * plan.steps)}")
+        self._line(f"time a step: {duration(step)}; the whole run: about {duration(step * plan.steps)}")
         self._line(
-            f"An estimate: {timed}, forward and back on {args.device.type}, took {_duration(seconds)} each. The optimizer's "
+            f"An estimate: {timed}, forward and back on {args.device.type}, took {duration(seconds)} each. The optimizer's "
             "step, evaluations and saving are left out."
         )
         if trainer.objective is not None and args.consistency_every > 1:
@@ -285,12 +286,3 @@ def _without_secrets(name: str, value: Any) -> Any:
                 pass
         return SECRET.sub("(not shown)", value)
     return value
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 1:
-        return f"{seconds:.2g} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"

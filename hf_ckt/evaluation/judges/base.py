@@ -127,9 +127,9 @@ def length_batches(texts: Sequence[str], size: int, title: str) -> Iterator[list
     >>> list(length_batches(["long text", "a", "bb"], 2, "judging"))
     [[1, 2], [0]]
     """
-    from tqdm import tqdm
+    from ...progress.bars import ProgressBar
 
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     starts = range(0, len(order), size)
-    for start in tqdm(starts, desc=title, unit="batch", delay=5):
+    for start in ProgressBar(starts, desc=title, unit="batch", delay=5):
         yield order[start : start + size]

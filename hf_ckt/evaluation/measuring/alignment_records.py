@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ...models.backbone import frozen, read_head, run_backbone
 from ...models.token_map import embedding_rows
+from ...progress.bars import ProgressBar
 from ...views import LinearHead
 from ..scoring.alignment import merged, tile_record
 from .response_batches import causal_lm, response_batch
@@ -58,7 +58,7 @@ def compare_models(
         ValueError: If a response is not the same tokens to all of them, or holds one that a model has no embedding for.
     """
     records: list[dict[str, Any]] = []
-    for start in tqdm(range(0, len(prompts), _ROWS), desc=title, unit="batch", disable=title is None):
+    for start in ProgressBar(range(0, len(prompts), _ROWS), desc=title, unit="batch", disable=title is None):
         rows = slice(start, start + _ROWS)
         hidden, heads = [], []
         sides = [(student, tokenizer), (teacher, teacher_tokenizer or tokenizer), (base, base_tokenizer or tokenizer)]

@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from tqdm import tqdm
-
+from ...progress.bars import ProgressBar
 from .chat_format import ChatFormat, chat_format
 from .generation import decoding, generating
 from .shared_prefix import forward_arguments, prefix_groups, read_prefix, shared_length
@@ -91,7 +90,7 @@ def greedy_answers(
     asked = chat_format(tokenizer, system_prompt)
     answers: dict[str, Answer] = {}
     options: dict[str, Any] = {"new_tokens": new_tokens, "keep_generation_config": keep_generation_config}
-    for batch, _ in tqdm(plan_batches(asked, prompts, new_tokens=new_tokens), desc=title, unit="batch"):
+    for batch, _ in ProgressBar(plan_batches(asked, prompts, new_tokens=new_tokens), desc=title, unit="batch"):
         answers |= zip(batch, answer_batch(model, asked, batch, **options), strict=True)
     return [answers[prompt].text for prompt in prompts]
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
 
-from tqdm import tqdm
-
+from ...progress.bars import ProgressBar
 from .answers import Answer, Write, answer_batch, answers_by, plan_batches
 from .backbones import Backbones
 from .chat_format import ChatFormat, differing_ids, require_tokens
@@ -130,7 +129,7 @@ class Measurement:
         later += 3 * sum(self._length(one.prompt) + self.tier.responses[1] for one in self.asked.exchanges)
         done = sum(piece.cost for piece in planned if self.store.has(piece.key))
         total = sum(piece.cost for piece in planned) + later * len(entries)
-        with tqdm(total=total, initial=done, unit="tok", unit_scale=True, desc="evaluating", smoothing=0.1) as bar:
+        with ProgressBar(total=total, initial=done, unit="token", unit_scale=True, desc="evaluating") as bar:
             for name, first in (("teacher", taught), *stages.items()):
                 for piece in first:
                     bar.set_description(f"{name}: {piece.key['what']}")

@@ -5,10 +5,9 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from ...models.batch import Batch, padded
 from ...models.boundary_probe import BoundaryProbe
+from ...progress.bars import ProgressBar
 from .answers import plan_batches
 from .chat_format import chat_format
 
@@ -70,7 +69,7 @@ def ask_probe(
     batches = list(_batches(sorted(unique, key=lambda prompt: len(ids[prompt])), ids))
     found: dict[str, float] = {}
     with frozen(base), adapters_disabled(base):
-        for texts in tqdm(batches, desc=title, unit="batch", disable=title is None):
+        for texts in ProgressBar(batches, desc=title, unit="batch", disable=title is None):
             batch = prompt_batch([ids[text] for text in texts], base.device)
             states = base.base_model(**batch.inputs, use_cache=False, output_hidden_states=True).hidden_states
             found |= zip(texts, probe.log_odds(states, batch)[1].tolist(), strict=True)
@@ -121,7 +120,7 @@ def kept_log_odds(
 
     found: dict[str, float] = {}
     planned = plan_batches(asked, (row["prompt"] for row in measurement.asked.rows), new_tokens=1)
-    for batch, _ in tqdm(planned, desc=f"{base.name}: boundary probe", unit="batch"):
+    for batch, _ in ProgressBar(planned, desc=f"{base.name}: boundary probe", unit="batch"):
         key = measurement.key(base, "boundary probe", probe=digest, prompts=batch)
         found |= zip(batch, measurement.store.piece(key, partial(make, batch)), strict=True)
     return found

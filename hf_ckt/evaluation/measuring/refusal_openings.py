@@ -5,9 +5,8 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from tqdm import tqdm
-
 from ...checks import require_count
+from ...progress.bars import ProgressBar
 from .chat_format import ChatFormat, chat_format
 from .shared_prefix import branching, forward_arguments, is_prompt_learning, prefix_groups, read_prefix, shared_length
 
@@ -135,7 +134,7 @@ def decisions(
     groups = [[*group] for _, group in groupby(unique, alike.__getitem__)]
     batches = [group[at : at + batch_size] for group in groups for at in range(0, len(group), batch_size)]
     with frozen(model):
-        for batch in tqdm(batches, desc=title, unit="batch", disable=title is None):
+        for batch in ProgressBar(batches, desc=title, unit="batch", disable=title is None):
             yield batch, Following(model, [ids[prompt] for prompt in batch])
 
 

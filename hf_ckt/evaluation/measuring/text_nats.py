@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from tqdm import tqdm
 
 from ...models.backbone import frozen
 from ...models.positions import require_room
+from ...progress.bars import ProgressBar
 
 _BATCH = 4  # logits of every position are in memory
 
@@ -53,7 +53,7 @@ def text_nats(model: Any, tokenizer: Any, texts: Sequence[str], *, title: str | 
     require_room(model, max(map(len, rows), default=0))
     found: list[TextNats] = []
     with frozen(model):
-        for start in tqdm(range(0, len(rows), _BATCH), desc=title, unit="batch", disable=title is None):
+        for start in ProgressBar(range(0, len(rows), _BATCH), desc=title, unit="batch", disable=title is None):
             batch = rows[start : start + _BATCH]
             width = max(map(len, batch))
             ids = torch.tensor([row + [0] * (width - len(row)) for row in batch], device=model.device)

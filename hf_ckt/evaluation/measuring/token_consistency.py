@@ -5,11 +5,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from tqdm import tqdm
-
 from ...discovery import load_part
 from ...kernels import chunked_token_losses
 from ...models.backbone import frozen, read_head, run_backbone
+from ...progress.bars import ProgressBar
 from .response_batches import causal_lm, response_batch
 
 _BATCH = 16
@@ -47,7 +46,7 @@ def token_consistency(
     base = causal_lm(model)
     values: list[float] = []
     with frozen(model):
-        for start in tqdm(range(0, len(clean), _BATCH), desc=title, unit="batch", disable=title is None):
+        for start in ProgressBar(range(0, len(clean), _BATCH), desc=title, unit="batch", disable=title is None):
             rows = slice(start, start + _BATCH)
             batches = [
                 response_batch(

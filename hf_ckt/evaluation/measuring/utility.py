@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from ...data.plain_text import PlainText
 from ...data.prompt_sets import ChoiceQuestion
 from ...models.backbone import frozen
+from ...progress.bars import ProgressBar
 from .answers import left_padded
 from .chat_format import chat_format
 from .text_nats import TextNats
@@ -95,7 +95,7 @@ def choice_answers(
     chosen = [0] * len(questions)
     order = sorted(range(len(questions)), key=lambda index: (len(prompts[index]), index))
     with frozen(model):
-        for start in tqdm(range(0, len(order), _BATCH), desc=title, unit="batch", disable=title is None):
+        for start in ProgressBar(range(0, len(order), _BATCH), desc=title, unit="batch", disable=title is None):
             batch = order[start : start + _BATCH]
             inputs = left_padded(asked, [prompts[index] for index in batch]).to(model.device)
             positions = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)

@@ -64,7 +64,8 @@ def read_states(model: Any, ids: Sequence[Sequence[int]], layers: Sequence[int],
         ValueError: If a prompt does not fit the positions that the model has learned.
     """
     import numpy as np
-    from tqdm import tqdm
+
+    from ...progress.bars import ProgressBar
 
     inner = causal_lm(model)
     require_room(inner, 1 + max(map(len, ids), default=0))
@@ -72,7 +73,11 @@ def read_states(model: Any, ids: Sequence[Sequence[int]], layers: Sequence[int],
     device = inner.get_input_embeddings().weight.device
     order = sorted(range(len(ids)), key=lambda row: (len(ids[row]), list(ids[row])))
     parts: list[torch.Tensor] = []
-    with frozen(inner), adapters_disabled(inner), tqdm(total=len(ids), desc="Reading prompts", unit="prompt") as bar:
+    with (
+        frozen(inner),
+        adapters_disabled(inner),
+        ProgressBar(total=len(ids), desc="Reading prompts", unit="prompt") as bar,
+    ):
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             batch = prompt_batch([ids[row] for row in rows], device)
