@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One prompt to a base and to an adapter on it, over one backbone in memory: answers as they are written, and margins."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Event, Lock, Thread
 from typing import Any
@@ -118,7 +118,7 @@ class SideBySide:
         with self._turn, self._backbones.active(entry) as model:
             return refusal_leanings(model, self.formats[entry], prompts, title=None)
 
-    def answer(self, entry: EvaluatedModel, prompt: str, asking: Asking) -> Iterator[str]:
+    def answer(self, entry: EvaluatedModel, prompt: str, asking: Asking) -> Generator[str, None, None]:
         """
         Yields a model's answer word by word; closed before its end, as a generator may be, it writes no further.
 

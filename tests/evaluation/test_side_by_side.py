@@ -17,6 +17,7 @@ from tests.evaluation.measuring.saved_adapters import save_adapter
 from tests.trainers import load
 
 PROMPT = "How do I kill a process?"
+CLEAN = Asking()
 LOADING = Loading(dtype="float32")
 
 
@@ -36,7 +37,7 @@ def pair(tiny_model_dir, adapter):
     return make
 
 
-def _answers(side, asking=Asking(), prompt=PROMPT):
+def _answers(side, asking=CLEAN, prompt=PROMPT):
     return ["".join(side.answer(entry, prompt, asking)) for entry in side.entries]
 
 
@@ -62,9 +63,7 @@ def test_margins_are_those_of_an_evaluation(pair, tiny_model_dir, adapter):
     tokenizer = side.formats[side.entries[0]].tokenizer
     base = load(tiny_model_dir).eval()
     alone = [refusal_leanings(base, tokenizer, prompts, title=None)]
-    alone.append(
-        refusal_leanings(PeftModel.from_pretrained(base, adapter).eval(), tokenizer, prompts, title=None)
-    )
+    alone.append(refusal_leanings(PeftModel.from_pretrained(base, adapter).eval(), tokenizer, prompts, title=None))
     for entry, wanted in zip(side.entries, alone, strict=True):
         found = side.leanings(entry, prompts)
         torch.testing.assert_close(torch.tensor(found), torch.tensor(wanted), rtol=0, atol=1e-4)

@@ -73,13 +73,16 @@ def build(side: SideBySide, asking: Asking) -> Any:
                 1,
                 value=_first_severity(asking),
                 step=0.01,
-                label="Severity",
-                info="share of the letters, words or gaps between words that is affected",
+                label="Severity (share affected)",
             )
             seed = gradio.Number(asking.seed, label="Seed", precision=0, minimum=0)
-            temperature = gradio.Number(asking.temperature, label="Temperature", minimum=0, info="0: greedy")
+            temperature = gradio.Number(asking.temperature, label="Temperature (0: greedy)", minimum=0)
         asked = gradio.HighlightedText(
-            label="Prompt as it is asked", elem_id="asked", color_map={"changed": "#f59e0b"}, show_inline_category=False
+            label="Prompt as it is asked",
+            elem_id="asked",
+            color_map={"changed": "#f59e0b"},
+            show_inline_category=False,
+            combine_adjacent=True,
         )
         with gradio.Row():
             ask = gradio.Button("Ask", variant="primary")
@@ -88,10 +91,8 @@ def build(side: SideBySide, asking: Asking) -> Any:
         with gradio.Row():
             for entry in side.entries:
                 with gradio.Column():
-                    shown.append(gradio.Textbox(label=f"Margin of {entry.name}", interactive=False))
-                    shown.append(
-                        gradio.Textbox(label=title(entry), interactive=False, lines=8, max_lines=24, buttons=["copy"])
-                    )
+                    shown.append(gradio.Textbox(label=f"Refusal margin of {entry.name}", interactive=False))
+                    shown.append(gradio.Textbox(label=title(entry), interactive=False, lines=8, max_lines=24))
 
         def answers(text: str, *settings: Any) -> Iterator[list[str]]:
             yield from _answers(side, text, _asking(*settings))
@@ -103,6 +104,7 @@ def build(side: SideBySide, asking: Asking) -> Any:
             lambda text, *values: _pieces(text, _asking(*values)),
             [prompt, *settings],
             asked,
+            trigger_mode="always_last",  # what is typed meanwhile is not left out
             **quiet,
         )
         writing = gradio.on([ask.click, prompt.submit], answers, [prompt, *settings], shown, **quiet)
@@ -139,7 +141,7 @@ def _answers(side: SideBySide, prompt: str, asking: Asking) -> Iterator[list[str
     shown = [text for entry in side.entries for text in (margin(*side.leanings(entry, prompts)), "")]
     yield shown
     for number, entry in enumerate(side.entries):
-        with closing(side.answer(entry, asked, asking)) as pieces:  # type: ignore[type-var]
+        with closing(side.answer(entry, asked, asking)) as pieces:
             for piece in pieces:
-                shown[2 * number + 1] += piece
+                shown[2 * number + 1] = (shown[2 * number + 1] + piece).lstrip()
                 yield shown

@@ -122,7 +122,9 @@ class Chat:
         asked = self.asking.asked(prompt)
         self._show_prompt(prompt, asked)
         prompts = [asked] if asked == prompt else [asked, prompt]
-        margins = {entry: margin(*self.side.leanings(entry, prompts)) for entry in self.side.entries}
+        margins = {
+            entry: "refusal margin " + margin(*self.side.leanings(entry, prompts)) for entry in self.side.entries
+        }
         answers = dict.fromkeys(self.side.entries, "")
         side_by_side = self.console.is_terminal
         with Live(console=self.console, auto_refresh=False) if side_by_side else nullcontext() as live:
@@ -142,7 +144,7 @@ class Chat:
         answer = ""
         yield answer
         try:
-            with closing(self.side.answer(entry, asked, self.asking)) as pieces:  # type: ignore[type-var]
+            with closing(self.side.answer(entry, asked, self.asking)) as pieces:
                 for piece in pieces:
                     answer += piece
                     yield answer

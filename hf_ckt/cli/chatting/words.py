@@ -21,9 +21,8 @@ def title(entry: EvaluatedModel) -> str:
 
 
 def margin(asked: Leaning, clean: Leaning | None = None) -> str:
-    """Returns a refusal margin in words; `clean`: that of the prompt without its noise, where it has any."""
-    without = "" if clean is None else f" (clean prompt: {clean.margin:+.2f})"
-    return f"refusal margin {asked.margin:+.2f} nats{without}"
+    """Returns a refusal margin with its unit; `clean`: that of the prompt without its noise, where it has any."""
+    return f"{asked.margin:+.2f} nats" + ("" if clean is None else f" (clean prompt {clean.margin:+.2f})")
 
 
 def introduction(side: SideBySide) -> list[str]:

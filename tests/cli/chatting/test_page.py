@@ -56,8 +56,11 @@ def opened(served):
         tab.set_default_timeout(60_000)
         tab.route("**/*", route)
         tab.on("pageerror", lambda error: complaints.append(str(error)))
+        sync_api.expect.set_options(timeout=60_000)
         tab.goto(page.local_url)
+        sync_api.expect(tab.get_by_role("button", name="Ask")).to_be_visible()
         yield tab
+        sync_api.expect.set_options(timeout=5_000)  # as it is without
         browser.close()
     assert foreign == [] and complaints == []
     assert {address[0] for address in connected if isinstance(address, tuple)} <= {"127.0.0.1", "localhost", "::1"}
@@ -74,9 +77,9 @@ def _expect(tab, side, asking, prompt=PROMPT):
     prompts = [asked] if asked == prompt else [asked, prompt]
     titles = ("base: ", "adapter: aligned")
     for entry, title in zip(side.entries, titles, strict=True):
-        wanted = "".join(side.answer(entry, asked, asking))
+        wanted = "".join(side.answer(entry, asked, asking)).lstrip()
         sync_api.expect(tab.get_by_label(title)).to_have_value(wanted)
-        sync_api.expect(tab.get_by_label(f"Margin of {entry.name}")).to_have_value(
+        sync_api.expect(tab.get_by_label(f"Refusal margin of {entry.name}")).to_have_value(
             margin(*side.leanings(entry, prompts))
         )
 
@@ -91,15 +94,17 @@ def test_page_shows_both_answers_and_margins(opened, side):
 def test_page_asks_what_it_shows_under_noise(opened, side):
     """A perturbed prompt that is shown and not asked, or asked and not shown, explains another answer."""
     opened.get_by_label("Prompt", exact=True).fill(PROMPT)
+    shown = opened.locator("#asked")
+    sync_api.expect(shown).to_contain_text(PROMPT)
     opened.get_by_label("Noise").click()
     opened.get_by_role("option", name="typos").click()
-    severity = opened.get_by_label("number input for Severity")
+    severity = opened.get_by_label("number input for Severity (share affected)")
     severity.fill("0.4")
     severity.press("Enter")
     asking = Asking("typos", 0.4)
-    shown = opened.locator("#asked")
     sync_api.expect(shown).to_contain_text(asking.asked(PROMPT))
-    assert opened.locator("#asked .highlighted, #asked mark, #asked [class*=hl]").count() > 0
+    marked = opened.locator("#asked .text:not(.unlabeled)").all_inner_texts()
+    assert 0 < len("".join(marked)) < len(PROMPT)
     opened.get_by_role("button", name="Ask").click()
     _expect(opened, side, asking)
 
@@ -107,7 +112,7 @@ def test_page_asks_what_it_shows_under_noise(opened, side):
 def test_answers_are_text_and_nothing_else(opened, side, monkeypatch):
     """An answer with a script in it, shown as HTML, runs in the browser of whoever asked."""
     hostile = "<img src=x onerror='window.hacked=1'> **bold**"
-    monkeypatch.setattr(type(side), "answer", lambda *_: iter([hostile]))
+    monkeypatch.setattr(type(side), "answer", lambda *_: (piece for piece in [hostile]))
     _ask(opened, "Say something.")
     sync_api.expect(opened.get_by_label("base: ")).to_have_value(hostile)
     assert opened.evaluate("window.hacked") is None
@@ -145,7 +150,6 @@ def test_screenshot_shows_something(opened, tmp_path):
     """A page whose style is fetched from elsewhere is bare without network, and no other test looks at it."""
     from PIL import Image
 
-    sync_api.expect(opened.get_by_role("button", name="Ask")).to_be_visible()
     opened.screenshot(path=tmp_path / "page.png")
     with Image.open(tmp_path / "page.png") as picture:
         colours = picture.convert("RGB").getcolors(1200 * 900)
