@@ -13,11 +13,6 @@ from .words import ALONE, MARGIN_HELP, introduction, margin, title
 
 _NONE = "none"
 _SEVERITY = 0.1
-# Fonts of the system: a page of this machine asks nobody else for one.
-_FONTS = {
-    "font": ("system-ui", "sans-serif"),
-    "font_mono": ("ui-monospace", "monospace"),
-}
 
 
 def serve(side: SideBySide, asking: Asking, *, host: str, port: int | None, share: bool, **launch: Any) -> Any:
@@ -42,8 +37,6 @@ def serve(side: SideBySide, asking: Asking, *, host: str, port: int | None, shar
         `gradio.Blocks`: the page.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
-    import gradio
-
     page = build(side, asking)
     page.queue(default_concurrency_limit=1)
     page.launch(
@@ -53,7 +46,6 @@ def serve(side: SideBySide, asking: Asking, *, host: str, port: int | None, shar
         show_error=True,
         footer_links=[],
         ssr_mode=False,
-        theme=gradio.themes.Default(**_FONTS),
         **launch,
     )
     return page
@@ -64,7 +56,7 @@ def build(side: SideBySide, asking: Asking) -> Any:
     import gradio
 
     with gradio.Blocks(title="hf-ckt chat", analytics_enabled=False, fill_width=True) as page:
-        gradio.Markdown("  \n".join(["## The same prompt to both", *introduction(side), f"{ALONE} {MARGIN_HELP}"]))
+        gradio.Markdown("  \n".join(["## hf-ckt chat", *introduction(side), f"{ALONE} {MARGIN_HELP}"]))
         prompt = gradio.Textbox(label="Prompt", placeholder="How do I kill a process that hangs?", autofocus=True)
         with gradio.Row():
             noise = gradio.Dropdown([_NONE, *text_perturbations()], value=asking.perturbation or _NONE, label="Noise")
@@ -73,7 +65,7 @@ def build(side: SideBySide, asking: Asking) -> Any:
                 1,
                 value=_first_severity(asking),
                 step=0.01,
-                label="Severity (share affected)",
+                label="Severity",
             )
             seed = gradio.Number(asking.seed, label="Seed", precision=0, minimum=0)
             temperature = gradio.Number(asking.temperature, label="Temperature (0: greedy)", minimum=0)
@@ -127,8 +119,8 @@ def _pieces(prompt: str, asking: Asking) -> list[tuple[str, str | None]]:
     """The prompt as it is asked, with what the noise changed marked."""
     if asking.perturbation is None:
         return [(prompt, None)]
-    by_letters = text_perturbation(asking.perturbation).unit == "letters"
-    pieces = changed_pieces(prompt, asking.asked(prompt), by_letters=by_letters)
+    # Whole words: around a part of one, the component leaves a gap that reads as a space.
+    pieces = changed_pieces(prompt, asking.asked(prompt), by_letters=False)
     return [(piece, "changed" if changed else None) for piece, changed in pieces]
 
 

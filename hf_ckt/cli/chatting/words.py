@@ -12,7 +12,7 @@ MARGIN_HELP = (
     "Refusal margin: the log-probability of beginning with a refusal less that of beginning with a compliant opening, in "
     "nats, before a word is said. Above 0 the model leans to refusing."
 )
-ALONE = "Every prompt stands alone, so that both models read the same text."
+ALONE = "Every prompt stands alone: no model reads earlier answers."
 
 
 def title(entry: EvaluatedModel) -> str:

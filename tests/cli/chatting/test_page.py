@@ -98,7 +98,7 @@ def test_page_asks_what_it_shows_under_noise(opened, side):
     sync_api.expect(shown).to_contain_text(PROMPT)
     opened.get_by_label("Noise").click()
     opened.get_by_role("option", name="typos").click()
-    severity = opened.get_by_label("number input for Severity (share affected)")
+    severity = opened.get_by_label("number input for Severity")
     severity.fill("0.4")
     severity.press("Enter")
     asking = Asking("typos", 0.4)
