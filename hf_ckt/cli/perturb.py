@@ -17,8 +17,8 @@ from .arguments.parser import CommandParser
 
 _SEVERITIES = (0.1, 0.2, 0.4)
 # Line breaks and tabs would tear the table apart, and an escape sequence would be obeyed by the terminal.
-_VISIBLE = {code: chr(0x2400 + code) for code in range(0x20)} | dict.fromkeys(range(127, 160), "�")
-_VISIBLE |= {ord("\n"): "⏎", 0x7F: "␡"}
+VISIBLE = {code: chr(0x2400 + code) for code in range(0x20)} | dict.fromkeys(range(127, 160), "�")
+VISIBLE |= {ord("\n"): "⏎", 0x7F: "␡"}
 _CHANGED, _DIM, _RESET = "\x1b[1;4m", "\x1b[2m", "\x1b[0m"
 _LEFT_OUT = "‸"
 
@@ -168,7 +168,7 @@ def _as_lines(results: list[list[dict[str, Any]]], units: dict[str, str], *, mar
     width = max(len(f"{row['severity']:g}") for row in results[0])
     for number, rows in enumerate(results):
         yield from ["", ""] if number else []
-        yield rows[0]["original"].translate(_VISIBLE)
+        yield rows[0]["original"].translate(VISIBLE)
         for name, of_part in groupby(rows, key=lambda row: row["name"]):
             yield ""
             yield f"{name} (share of the {units[name].replace('gaps', 'gaps between words')})"
@@ -181,38 +181,43 @@ def _as_lines(results: list[list[dict[str, Any]]], units: dict[str, str], *, mar
 
 
 def _shown(clean: str, noisy: str, *, by_letters: bool, marked: bool) -> str:
-    """The noisy text on one line; with `marked`, the words that differ, or the letters where none came or went."""
+    """The noisy text on one line; with `marked`, what differs stands out."""
     if noisy == clean:
         # Said and not left to the eye, which cannot tell homoglyphs from the letters they stand for.
-        return noisy.translate(_VISIBLE) + (f"  {_DIM}(unchanged){_RESET}" if marked else "  (unchanged)")
+        return noisy.translate(VISIBLE) + (f"  {_DIM}(unchanged){_RESET}" if marked else "  (unchanged)")
     if not marked:
-        return noisy.translate(_VISIBLE)
+        return noisy.translate(VISIBLE)
+    pieces = changed_pieces(clean, noisy, by_letters=by_letters)
+    return "".join(_mark(piece) if changed else piece.translate(VISIBLE) for piece, changed in pieces)
+
+
+def changed_pieces(clean: str, noisy: str, *, by_letters: bool) -> Iterator[tuple[str, bool]]:
+    """
+    Yields a perturbed text in pieces, each with whether it differs from the clean text: words, or with `by_letters` the letters
+    of a word where none came or went. A sign stands where something was left out.
+    """
     before, after = (re.findall(r"\s+|\S+", text) for text in (clean, noisy))
     if len(before) == len(after):  # words in other places are not words that came and went
-        return _side_by_side(before, after, by_letters)
-    shown = []
+        yield from _side_by_side(before, after, by_letters)
+        return
     for _, low, high, begin, end in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
         if high - low == end - begin:
-            shown.append(_side_by_side(before[low:high], after[begin:end], by_letters))
+            yield from _side_by_side(before[low:high], after[begin:end], by_letters)
         else:
-            shown.append(_mark("".join(after[begin:end]) or _LEFT_OUT))
-    return "".join(shown)
+            yield "".join(after[begin:end]) or _LEFT_OUT, True
 
 
-def _side_by_side(before: Sequence[str], after: Sequence[str], by_letters: bool) -> str:
-    shown = []
+def _side_by_side(before: Sequence[str], after: Sequence[str], by_letters: bool) -> Iterator[tuple[str, bool]]:
     for old, new in zip(before, after, strict=True):
         if by_letters and len(old) == len(new):
-            for same, pairs in groupby(zip(old, new, strict=True), key=lambda pair: pair[0] == pair[1]):
-                letters = "".join(letter for _, letter in pairs)
-                shown.append(letters.translate(_VISIBLE) if same else _mark(letters))
+            for changed, pairs in groupby(zip(old, new, strict=True), key=lambda pair: pair[0] != pair[1]):
+                yield "".join(letter for _, letter in pairs), changed
         else:
-            shown.append(new.translate(_VISIBLE) if old == new else _mark(new))
-    return "".join(shown)
+            yield new, old != new
 
 
 def _mark(text: str) -> str:
-    return f"{_CHANGED}{text.translate(_VISIBLE)}{_RESET}"
+    return f"{_CHANGED}{text.translate(VISIBLE)}{_RESET}"
 
 
 def _not_shown(shown: dict[str, Any]) -> str:

@@ -116,7 +116,7 @@ def corrupt(
             is_flipped[one] = is_flipped[other] = True
         rows = _with_column(rows, answer, clean.select_columns([answer]).select(order))
     if perturbation is not None:
-        part = _text_part(perturbation, severity)
+        part = text_perturbation(perturbation, severity)
         require_columns("training", clean.column_names, (prompt,), "perturbation")
         prompts = clean[prompt][:]
         noisy = _noisy_prompts(prompts, part, share, seed, prompt)
@@ -172,16 +172,34 @@ def _rounded(field: str, share: float, total: float, unit: str) -> int:
     return count
 
 
-def _text_part(name: str, severity: float | None) -> Any:
+def text_perturbations() -> dict[str, Any]:
+    """Returns the classes of the perturbations that change text, by name."""
     from ..discovery import load_part, part_names
+
+    families: dict[str, Any] = {name: load_part("perturbations", name) for name in part_names("perturbations")}
+    return {name: cls for name, cls in families.items() if cls.stage == "text"}
+
+
+def text_perturbation(name: str, severity: float | None = None) -> Any:
+    """
+    Returns a perturbation of text.
+
+    Args:
+        name (`str`):
+            Its name, e.g. `"typos"`.
+        severity (`float`, *optional*):
+            In [0, 1]. None: its own default.
+
+    Raises:
+        ValueError: If there is none of that name, or it changes something else than text.
+    """
+    from ..discovery import load_part
 
     cls: Any = load_part("perturbations", name)
     if cls.stage != "text":
-        families: dict[str, Any] = {other: load_part("perturbations", other) for other in part_names("perturbations")}
-        of_text = [other for other, one in families.items() if one.stage == "text"]
         raise ValueError(
-            f"perturbation: {name} changes {cls.stage}, which a dataset of texts does not hold. Use one of text: "
-            f"{', '.join(of_text)}."
+            f"perturbation: {name} changes {cls.stage}, which a text as such does not have. Use one of text: "
+            f"{', '.join(text_perturbations())}."
         )
     return cls() if severity is None else cls(severity=severity)
 

@@ -44,7 +44,7 @@ def require_models(options: argparse.Namespace) -> None:
     """Checks the options of [`~evaluation.measuring.models.add_model_options`], and a teacher."""
     require_model("--model", options.model)
     require_model("--adapter", options.adapter)
-    for other in options.compare:
+    for other in getattr(options, "compare", ()):
         require_model("--compare", other)
     for teacher in getattr(options, "teacher", None) or ():
         named = re.sub("^(harmful|benign)=", "", teacher)

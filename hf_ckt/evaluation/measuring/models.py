@@ -260,12 +260,13 @@ def public_name(model: str) -> str:
     return re.split(r"[\\/]", str(Path(model).resolve()))[-1] if is_path else model
 
 
-def add_model_options(parser: ArgumentParser) -> None:
+def add_model_options(parser: ArgumentParser, *, compare: bool = True) -> None:
     """Adds the options that say which models, and how they are loaded; [`entries`] and [`Loading.of`] take them."""
     add = parser.add_argument
     add("--model", required=True, metavar="ID", help="Hub id or folder of the base; smollm2: SmolLM2-135M-Instruct")
     add("--adapter", metavar="ID", help="a PEFT adapter on it; default: none, the base alone")
-    add("--compare", nargs="+", default=[], metavar="ID", help="more adapters, or whole models; default: none")
+    if compare:
+        add("--compare", nargs="+", default=[], metavar="ID", help="more adapters, or whole models; default: none")
     dtype = "of the weights; default: bfloat16 where the machine multiplies it, else float32"
     add("--dtype", metavar="NAME", help=dtype)
     quantized = parser.add_mutually_exclusive_group()
