@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The studies of `examples/studies`: their data, two cells of each from end to end, and every method of the main one."""
 
+import itertools
 import json
 import re
 import runpy
@@ -30,6 +31,7 @@ def tiny(data, tiny_model_dir, monkeypatch):
     """Studies of a tiny model, all commands in this process: each would import torch anew."""
     monkeypatch.setenv("STUDY_MODEL", str(tiny_model_dir))
     monkeypatch.setenv("STUDY_DATA", str(data))
+    monkeypatch.setenv("STUDY_ADAPTED", "all-linear")  # it has no layers 10 to 29
     monkeypatch.chdir(EXAMPLES.parent)
 
     def here(self, words, log, program=None):
@@ -91,13 +93,15 @@ def test_methods_of_the_main_study_differ_in_nothing_but_the_method():
         "kd_one_teacher": "rows_one_teacher.jsonl",
         "gkd": "rows_one_teacher.jsonl",
     }
-    # Of GKDTrainer and of SFTTrainer's NEFTune; dropout stays, as it does for all others.
-    others = {"program", "lmbda", "beta", "temperature", "disable_dropout", "neftune_noise_alpha"}
+    # Of GKDTrainer and of SFTTrainer's NEFTune; the dropout of R-Drop is its noise.
+    others = {"program", "lmbda", "beta", "temperature", "neftune_noise_alpha"}
     for name in study.only:
         fields = dict(study.methods[name])
         assert fields.pop("dataset_name", "/rows.jsonl").endswith(f"/{rows.get(name, 'rows.jsonl')}")
+        if name == "kd_rdrop":
+            assert fields.pop("lora_dropout") > study.train["lora_dropout"] == 0
         assert not [field for field in fields if field not in others and not field.startswith(own)], name
-    assert study.methods["gkd"]["disable_dropout"] is False and study.methods["gkd"]["beta"] == 0.0
+    assert study.methods["gkd"]["beta"] == 0.0
 
 
 def losses(output):
@@ -229,16 +233,64 @@ def test_page_has_the_scores_of_every_method_and_says_what_is_missing(tiny, tmp_
 
 def test_difference_has_the_sign_of_its_heading():
     """Each pair is kept once; read from the other side, the loser wins."""
-    page = runpy.run_path(str(EXAMPLES / "studies" / "page.py"))
+    page = runpy.run_path(str(EXAMPLES / "studies" / "study_tables.py"))
     found = {"youden_j": {"difference": 0.25, "low": 0.125, "high": 0.5}}
     methods = {"a": {"scores": found, "against": {}}, "b": {"scores": found, "against": {"a": found}}}
     assert "| a | +0.25 [0.12, 0.50] |" in page["difference_table"]({"methods": methods}, "b")
     assert "| b | -0.25 [-0.50, -0.12] |" in page["difference_table"]({"methods": methods}, "a")
 
 
+def test_power_is_half_of_the_intervals_between_methods():
+    """A difference to the base is another question, and its interval another width."""
+    tables = runpy.run_path(str(EXAMPLES / "studies" / "study_tables.py"))
+    found = {
+        name: {"youden_j": {"difference": 0.0, "low": -half, "high": half}}
+        for name, half in {"base": 0.9, "a": 0.1, "b": 0.2}.items()
+    }
+    methods = {
+        "base": {"scores": {}, "against": {}},
+        "a": {"scores": {}, "against": {"base": found["base"]}},
+        "b": {"scores": {}, "against": {"base": found["base"], "a": found["a"]}},
+        "c": {"scores": {}, "against": {"a": found["b"], "b": found["b"]}},
+    }
+    assert tables["power_table"]({"methods": methods}).splitlines()[2:] == ["| J | 3 | 0.20 | 0.20 |"]
+
+
+@pytest.mark.parametrize(
+    "grid", [{}, {"steps": [1, 2]}, {"rows": ["data/a.jsonl", "data/b.jsonl"]}, {"x": [0, 1], "y": [0.0, 0.5]}]
+)
+def test_picture_of_a_study_shows_every_one_of_its_cells(grid, tmp_path, monkeypatch):
+    """A method without a marker, or a field of the map without its number, is one that was not kept."""
+    from matplotlib.figure import Figure
+
+    monkeypatch.syspath_prepend(str(EXAMPLES / "studies"))
+    shown = {}
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, file, **_: shown.update(figure=self) or open(file, "wb").close()
+    )
+    score = {"value": 0.5, "low": 0.25, "high": 0.75}
+    places = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    methods, cells, groups = {}, {}, {}
+    for method in "abcdefgh" if len(grid) < 2 else "a":
+        for place in places:
+            name = f"{method}-{place}"
+            cells[name], groups[name] = {"method": method, "settings": place}, [name]
+            methods[name] = {"scores": dict.fromkeys(("youden_j", "youden_j_noise", "refusal_auroc"), score)}
+    kept = {"study": {"grid": grid}, "cells": cells, "groups": groups, "methods": methods}
+    runpy.run_path(str(EXAMPLES / "studies" / "study_pictures.py"))["draw"](kept, tmp_path / "drawn.png")
+    axes = shown["figure"].axes
+    if len(grid) == 2:
+        assert [text.get_text() for text in axes[0].texts] == ["0.50"] * 4
+    elif grid:
+        assert [len(axis.lines) for axis in axes] == [8, 8]
+        assert all(len(line.get_xdata()) == 2 for axis in axes for line in axis.lines)
+    else:
+        assert [text.get_text() for text in axes[0].get_yticklabels()] == [*methods]
+
+
 def test_value_that_is_chosen_is_the_best_by_both_scores():
     """One score alone chooses whoever refuses more."""
-    page = runpy.run_path(str(EXAMPLES / "studies" / "page.py"))
+    tables = runpy.run_path(str(EXAMPLES / "studies" / "study_tables.py"))
     reached = {("a", 1): (0.2, 0.9), ("a", 2): (0.4, 0.8), ("b", 1): (0.5, 0.5), ("b", 2): (0.5, 0.4)}
     kept = {"study": {"grid": {"rate": [1, 2]}}, "groups": {}, "cells": {}, "methods": {}}
     for (method, rate), (j, auroc) in reached.items():
@@ -246,8 +298,8 @@ def test_value_that_is_chosen_is_the_best_by_both_scores():
         kept["groups"][name] = [name]
         kept["cells"][name] = {"method": method, "settings": {"rate": rate}}
         kept["methods"][name] = {"scores": {"youden_j": {"value": j}, "refusal_auroc": {"value": auroc}}}
-    assert page["chosen"](kept, "rate") == {"a": 2, "b": 1}
-    assert page["choice_table"](kept).splitlines()[2:] == [
+    assert tables["chosen"](kept, "rate") == {"a": 2, "b": 1}
+    assert tables["choice_table"](kept).splitlines()[2:] == [
         "| a | 0.550 | 0.600, chosen |",
         "| b | 0.500, chosen | 0.450 |",
     ]
@@ -261,5 +313,5 @@ def test_learning_rates_of_the_main_study_are_those_that_were_chosen():
     if not file.exists():
         assert len({*rates.values()}) == 1  # nothing was tuned
         return
-    page = runpy.run_path(str(EXAMPLES / "studies" / "page.py"))
-    assert rates == page["chosen"](json.loads(file.read_text()), "learning_rate")
+    tables = runpy.run_path(str(EXAMPLES / "studies" / "study_tables.py"))
+    assert rates == tables["chosen"](json.loads(file.read_text()), "learning_rate")
