@@ -39,7 +39,7 @@ def show_run(
     """
     from ...fit.run_memory import run_memory
     from ...hub.run_card import run_facts
-    from ...models._upstream import end_training
+    from ...models._upstream import end_training, get_config_model_id
     from ...training.preview import first_documents, model_facts
     from ...training.trial import plan, run_trial, why_no_trial
     from .printing import Page
@@ -51,7 +51,7 @@ def show_run(
         args.output_dir = folder
         trainer = build(script, args, model, mixture, teacher)
         page = Page(shown=trainer.accelerator.is_main_process)
-        facts = run_facts(trainer)
+        facts = run_facts(trainer, with_data=False) | {"base_model": get_config_model_id(trainer.model.config)}
         page.settings(changed, _resolved(trainer, changed))
         page.objective(facts["objective"])
         page.rows(
