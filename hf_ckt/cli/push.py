@@ -57,8 +57,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = CommandParser(
         prog="hf-ckt push",
         description=f"{__doc__} What goes up: weights in safetensors, configuration, tokenizer, records of the training, the "
-        "evaluation, and the card that `hf-ckt card` writes, which names the repository as the place to load from. The folder is left as it is. The token "
-        "is that of `hf auth login` or HF_TOKEN. Broken off, the same command goes on where it was.",
+        "evaluation, and the card that `hf-ckt card` writes, which names the repository as the place to load from. The folder is "
+        "left as it is. The token is that of `hf auth login` or HF_TOKEN. Broken off, the same command goes on where it was.",
     )
     add_card_options(parser, without="publish without one; the card says so. Default: refuse")
     add = parser.add_argument

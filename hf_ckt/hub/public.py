@@ -83,14 +83,18 @@ def public_facts(value: Any) -> Any:
 
 def public_name(name: str | None) -> str | None:
     """
-    Returns a Hub id as it is, and anything else behind `./`: on no other machine is it taken for a Hub id, see [`hub_id`].
+    Returns a Hub id and words as they are, and the last name of a folder or file behind `./`, so that on no other machine it is
+    taken for a Hub id, see [`hub_id`].
 
     Example:
 
-    >>> public_name("org/name"), public_name("/data/models/my-base"), public_name(None)
-    ('org/name', './my-base', None)
+    >>> public_name("org/name"), public_name("/data/models/my-base"), public_name("two words"), public_name(None)
+    ('org/name', './my-base', 'two words', None)
     """
-    return hub_id(name) or (f"./{public_text(name)}" if name else None)
+    if not name:
+        return None
+    known, shown = hub_id(name), public_text(name)
+    return known or (f"./{shown}" if _HUB_ID.fullmatch(shown) else shown)
 
 
 def public_command(arguments: Sequence[str]) -> str:

@@ -42,10 +42,11 @@ def test_public_name_of_a_folder_is_never_taken_for_a_hub_id(tmp_path, monkeypat
     """Read from a record on another machine, `my-base` would be the model of a stranger."""
     (tmp_path / "runs" / "my-base").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    for name in ("runs/my-base", str(tmp_path / "runs" / "my-base"), "a few words"):
-        shown = public_name(name)
-        assert shown.startswith("./") and hub_id(shown) is None and str(tmp_path) not in shown
-    assert public_name("runs/my-base") == "./my-base" and public_text("./my-base") == "my-base"
+    for name in ("runs/my-base", str(tmp_path / "runs" / "my-base"), "../my-base"):
+        assert public_name(name) == "./my-base"
+    assert hub_id("./my-base") is None and public_text("./my-base") == "my-base"
+    for words in ("rows of a/b", "files of this machine"):
+        assert public_name(words) == public_text(words) == words and hub_id(words) is None
     assert public_name("org/base") == hub_id(public_name("org/base")) == "org/base"
 
 
