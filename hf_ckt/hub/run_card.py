@@ -3,7 +3,7 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import is_peft_model
@@ -70,17 +70,18 @@ def run_card(trainer: Any, model_name: str | None, tags: str | list[str] | None)
     )
 
 
-def run_facts(trainer: Any, *, with_data: bool = True) -> dict[str, Any]:
+def run_facts(trainer: Any) -> dict[str, Any]:
     """
     Returns what a trainer knows of its run, by the names that [`build_model_card`] takes; fit for a JSON file, and to be
-    published.
-
-    Args:
-        trainer ([`~training.trainer.ContrastiveRobustTrainer`]):
-            Its model, arguments, objective, data and log are read.
-        with_data (`bool`, *optional*, defaults to `True`):
-            Whether the rows are counted and their fingerprint is taken, for which all are read, once.
+    published. The rows that it trains on are counted and their fingerprint is taken, for which all are read, once.
     """
+    found = local_facts(trainer)
+    names = {"base_model": public_name(found.pop("base_model")), "data": _data(trainer)}
+    return names | public_facts(found | {"command": public_command(sys.argv)})
+
+
+def local_facts(trainer: Any) -> dict[str, Any]:
+    """Returns what [`run_facts`] does but for data and command, with names as they are on this machine: not to be published."""
     history = trainer.state.log_history
     backbone = run_backbone(trainer)
     base_model = get_config_model_id(trainer.model.config) or None
@@ -88,29 +89,20 @@ def run_facts(trainer: Any, *, with_data: bool = True) -> dict[str, Any]:
         name: value for entry in history[-2:] for name, value in entry.items() if isinstance(value, (int, float))
     }
     return {
-        "base_model": public_name(base_model),
+        "base_model": base_model,
+        "base_licence": base_model and find_licence(base_model),
         "base_weights": backbone["base_weights"],
-        "data": _data(trainer) if with_data else None,
-    } | public_facts(
-        {
-            "base_licence": base_model and find_licence(base_model),
-            "teacher": _teachers(trainer),
-            "is_adapter": is_peft_model(trainer.model),
-            "hub_model_id": trainer.hub_model_id,
-            "objective": _terms(trainer),
-            "settings": _settings(trainer) | {"backbone": backbone_words(backbone["backbone"])},
-            "framework_versions": library_versions(*_LIBRARIES),
-            "training_summary": summary or None,
-            "command": public_command(sys.argv),
-            "device": short_device_name(cpu=trainer.args.use_cpu),
-            "resumed": trainer.resumed,
-        }
-    )
-
-
-def backbone_words(backbone: Mapping[str, str]) -> str:
-    """Returns a backbone's precision ([`~models.precision.backbone_precision`]) in words."""
-    return "{weights} weights, multiplied in {compute}".format(**backbone)
+        "teacher": _teachers(trainer),
+        "is_adapter": is_peft_model(trainer.model),
+        "hub_model_id": trainer.hub_model_id,
+        "objective": _terms(trainer),
+        "settings": _settings(trainer)
+        | {"backbone": "{weights} weights, multiplied in {compute}".format(**backbone["backbone"])},
+        "framework_versions": library_versions(*_LIBRARIES),
+        "training_summary": summary or None,
+        "device": short_device_name(cpu=trainer.args.use_cpu),
+        "resumed": trainer.resumed,
+    }
 
 
 def run_backbone(trainer: Any) -> dict[str, Any]:
