@@ -37,7 +37,7 @@ from hf_ckt.checkpoints import replace_file, replace_json
 from hf_ckt.cli.arguments.parser import CommandParser
 from hf_ckt.data import load_boundary_set, load_prompts
 from hf_ckt.evaluation.comparisons.asking import agreement, ask, probed
-from hf_ckt.evaluation.comparisons.cards import result_card
+from hf_ckt.evaluation.comparisons.cards import own_set_name, result_card
 from hf_ckt.evaluation.comparisons.kept_answers import judge_answers, score_answers
 from hf_ckt.evaluation.comparisons.tables import comparison_rows
 from hf_ckt.evaluation.comparisons.utility import ask_utility
@@ -220,6 +220,7 @@ def demonstrate(options: argparse.Namespace) -> None:
 
     console.rule("3/4  a student: LoRA over the NF4 backbone, noisy prompts too")
     trainer = student_trainer(recipe, model, teacher, work / "probe", work / "student_training", options.seed)
+    trainer.dataset_name = own_set_name(recipe.data)
     before = measure(trainer.model, tokenizer, options, "before", work)
     asked = {"system_prompt": SYSTEM_PROMPT}
     known = kept(

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .arguments.parser import CommandParser
+from .arguments.published import add_card_options, find_published_evaluation
 
 if TYPE_CHECKING:
-    from ..hub.publishing import PublishedEvaluation, PublishedFile
+    from ..hub.publishing import PublishedFile
     from ..hub.saved_run import SavedRun
 
 
@@ -25,7 +26,12 @@ def run(argv: list[str]) -> int:
             "--create-pr: opens a branch of its own on the Hub, so --revision would be ignored. Leave one of them out."
         )
     saved = read_saved_run(options.folder)
-    evaluation = None if options.no_evaluation else _evaluation(options, saved)
+    evaluation = find_published_evaluation(options, is_adapter=saved.is_adapter)
+    if evaluation is None and not options.no_evaluation:
+        raise ValueError(
+            f"{saved.folder}: there is no evaluation, so a reader could not tell whether the model refuses what it should and "
+            "answers the rest. Give what `hf-ckt evaluate --output` wrote as --evaluation, or publish with --no-evaluation."
+        )
     files = published_files(saved, options.repo_id, base_model=options.base_model, evaluation=evaluation)
     if options.dry_run:
         print(f"{options.repo_id} would get:")
@@ -51,46 +57,18 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = CommandParser(
         prog="hf-ckt push",
         description=f"{__doc__} What goes up: weights in safetensors, configuration, tokenizer, records of the training, the "
-        "evaluation, and the card, which names the repository as the place to load from. The folder is left as it is. The token "
-        "is that of `hf auth login` or HF_TOKEN. Broken off, the same command goes on where it was.",
+        "evaluation, and the card that `hf-ckt card` writes, which names the repository as the place to load from. The folder is "
+        "left as it is. The token is that of `hf auth login` or HF_TOKEN. Broken off, the same command goes on where it was.",
     )
+    add_card_options(parser, without="publish without one; the card says so. Default: refuse")
     add = parser.add_argument
-    add("folder", type=Path, metavar="FOLDER", help="written by `hf-ckt train` or trainer.save_model(), with its card")
     add("repo_id", metavar="REPO_ID", help="OWNER/NAME on the Hub; made where it is missing")
-    evaluated = parser.add_mutually_exclusive_group()
-    evaluated.add_argument(
-        "--evaluation",
-        type=Path,
-        metavar="DIR",
-        help="written by `hf-ckt evaluate --output`, of these weights; default: FOLDER or FOLDER/evaluation, if results.json is "
-        "there",
-    )
-    evaluated.add_argument(
-        "--no-evaluation", action="store_true", help="publish without one; the card says so. Default: refuse"
-    )
-    add(
-        "--base-model",
-        metavar="ID",
-        help="Hub id of the base, where the adapter was trained on a folder; default: the base that the adapter records",
-    )
     add("--private", action="store_true", help="make a new repository private; one that is public is refused")
     add("--revision", metavar="BRANCH", help="push to this branch, made where it is missing; default: main")
     add("--message", metavar="TEXT", help="of the commit; default: names the version of hf_ckt")
     add("--create-pr", action="store_true", help="open a pull request, where you may not write")
     add("--dry-run", action="store_true", help="list what would be pushed, with sizes, and ask nothing of the Hub")
     return parser.parse_args(argv)
-
-
-def _evaluation(options: argparse.Namespace, saved: "SavedRun") -> "PublishedEvaluation":
-    from ..evaluation.published import find_evaluation, published_evaluation
-
-    folder = options.evaluation or find_evaluation(saved.folder)
-    if folder is None:
-        raise ValueError(
-            f"{saved.folder}: there is no evaluation, so a reader could not tell whether the model refuses what it should and "
-            "answers the rest. Give what `hf-ckt evaluate --output` wrote as --evaluation, or publish with --no-evaluation."
-        )
-    return published_evaluation(folder, saved.folder, saved.is_adapter)
 
 
 def _print_files(files: "list[PublishedFile]") -> None:

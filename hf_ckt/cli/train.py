@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from ..data.row_marks import RowMarks
     from ..training.config import ContrastiveRobustConfig
 
-
+LOCAL_DATA = "files of this machine"
+"""What data that are on no Hub are called on a card."""
 # Arguments of the trainer that its errors name, and how they are given here.
 _IN_A_SHELL = {
     "teacher_model": "--teacher-model-name-or-path",
@@ -197,16 +198,15 @@ def _train(
 
     with without_preparation_bars(unless=sys.stderr.isatty()):
         trainer = build_trainer(script, args, model, mixture, teacher)
+        trainer.dataset_name = data_names(script, mixture)
         trainer.add_callback(LineProgressCallback())
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
 
-        # A folder of this machine says nothing to a reader of the card, and may say more than its owner wants.
-        public_name = None if mixture.datasets or is_local(script.dataset_name) else script.dataset_name
         trainer.save_model(args.output_dir)
-        trainer.create_model_card(dataset_name=public_name)
+        trainer.create_model_card()
     trainer.accelerator.print(f"Saved to {args.output_dir}")
     if args.push_to_hub:
-        _push(trainer, public_name)
+        _push(trainer)
         trainer.accelerator.print(f"Pushed to https://huggingface.co/{trainer.hub_model_id}")
     # Only after this may the processes part.
     end_training(trainer)
@@ -220,6 +220,14 @@ def _as_dict(init_kwargs: dict[str, Any] | str | None) -> dict[str, Any]:
 def is_local(name: str | None) -> bool:
     """Tells whether a data set's name is a file or folder of this machine rather than a Hub id."""
     return name is not None and (ending_of(name) in BUILDERS or Path(name).expanduser().exists())
+
+
+def data_names(script: "ScriptArguments", mixture: "DatasetMixtureConfig") -> list[str]:
+    """Returns what the training data are called on a card: Hub ids, and of all files of this machine that they are files."""
+    given = [one.path for one in mixture.datasets or ()] or [str(script.dataset_name)]
+    # A file's name says nothing to a reader of the card, and may say more than its owner wants.
+    local = {*BUILDERS.values()}
+    return list(dict.fromkeys(LOCAL_DATA if name in local or is_local(name) else name for name in given))
 
 
 def load_splits(script: "ScriptArguments", mixture: "DatasetMixtureConfig") -> Mapping[str, Any]:
@@ -314,9 +322,9 @@ def _require_rendered(rows: Any, source: str, model: "ModelConfig", args: "Contr
         require_renderable(rows, source, AutoTokenizer.from_pretrained(name, **loading))
 
 
-def _push(trainer: Any, dataset_name: str | None) -> None:
+def _push(trainer: Any) -> None:
     try:
-        trainer.push_to_hub(dataset_name=dataset_name)
+        trainer.push_to_hub()
     except Exception as error:  # the client's own kinds differ between its versions
         raise ValueError(
             f"push_to_hub: {trainer.hub_model_id} was not pushed ({type(error).__name__}: {error}). The run is finished and "

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..hub.model_card import CardEvaluation
 from ..hub.publishing import PublishedEvaluation
 from .measuring.weights import digest_and_revision
+from .model_index import headline_results
 from .report import read_findings, readme_block
 
 _PLACE = "evaluation"
@@ -42,7 +44,8 @@ def published_evaluation(folder: Path, run: Path, is_adapter: bool) -> Published
         plots = re.findall(r"\]\((plots/[\w.-]+\.svg)\)", files[f"{_PLACE}/report.md"].read_text(encoding="utf-8"))
         files |= {f"{_PLACE}/{plot}": folder / plot for plot in plots if (folder / plot).is_file()}
     block = readme_block(results, f"{_PLACE}/results.json")
-    return PublishedEvaluation(f"The column `{title}` is the model of this repository.\n\n{block}", files)
+    text = f"The column `{title}` is the model of this card.\n\n{block}"
+    return PublishedEvaluation(CardEvaluation(text, headline_results(results, name, results["sets"])), files)
 
 
 def _measured(results: Mapping[str, Any], run: Path, is_adapter: bool) -> str:

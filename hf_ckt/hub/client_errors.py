@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .model_card import SECRET
+from .public import SECRET
 
 # Libraries whose errors are those of a connection, or of what the Hub answered.
 _HUB_CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "huggingface_hub")

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The card that is saved and pushed beside the weights: what was trained, on what, how, and what is not claimed."""
+"""The card that is saved and pushed beside the weights: what was trained, on what, how, what came of it and what is not claimed."""
 
-import os
-import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .public import hub_id, is_private, public_prose, public_text
+from .written_part import with_marks
+
 if TYPE_CHECKING:
-    from huggingface_hub import ModelCard
+    from huggingface_hub import EvalResult, ModelCard
 
 _HUB = "https://huggingface.co/"
 _TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
@@ -33,49 +35,64 @@ _TRL_CITATION = """\
   year    = {2020}
 }"""
 
-# Settings that name a place on the machine or a secret. They are left out whole; everything else is cleaned by value.
-_PRIVATE_SETTING = re.compile(r"(_dir|_path|_file|_cache|^run_name|^resume_from_checkpoint|password|secret|api_key)$")
-_PUBLIC_TOKENS = ("eos_token", "pad_token", "bos_token", "unk_token")
-
-SECRET = re.compile(
-    r"\b(?:hf_|api_org_|ghp_|gho_)[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}|\bsk-[\w-]{20,}|(?<=://)[^/@\s]+(?=@)"
+RUN_FACTS = (
+    *(
+        "base_model",
+        "base_licence",
+        "base_weights",
+        "teacher",
+        "is_adapter",
+        "hub_model_id",
+        "data",
+        "objective",
+        "settings",
+    ),
+    *("framework_versions", "training_summary", "command", "device", "resumed"),
 )
-"""What looks like an access token, or a name and password within an address."""
-_HUB_CACHE = re.compile(r"\bmodels--(?P<id>[\w.-]+?)[/\\]snapshots\b")
-# An absolute path inside a longer text: at least two parts, not the path of a web address and not a ratio.
-_ABSOLUTE_PATH = re.compile(r"(?<![\w:/.~\\])(?:file://)?(?:~?(?:/[\w.@+ -]*[\w.@+-]){2,}|[A-Za-z]:[\\/][^\s'\"|]+)/?")
-_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+"""Arguments of [`build_model_card`] that are facts of the training; [`~hub.run_card.run_facts`] reads them off a trainer."""
 
-# Sentences of the template that depend on what is known when a card is pushed: see published_card.py.
-PLACEHOLDER = "Put the folder that holds this card in place of the name."
-EVALUATED = """\
-- The table above holds all that was evaluated. Nothing is said about other data, languages, attacks or lengths.
-- A rate of refusal alone is no sign of safety: a model that refuses blind to content can have any. Whether a model tells harmful
-  from benign prompts is shown by scores with a chance level, and only where their interval lies above it."""
-NOT_EVALUATED = """\
-- No evaluation is part of this card: whether the model refuses what it should, answers what it should, or withstands noise
-  has to be measured before anyone relies on it."""
+LOAD_FROM = "path/to/the/folder/of/this/card"
+"""What the card's code loads where the model is on no Hub; too long for a Hub id, so no model of a stranger is downloaded."""
+
+
+@dataclass(frozen=True)
+class CardEvaluation:
+    """
+    What a card says of an evaluation.
+
+    Args:
+        text (`str`):
+            The section in Markdown: a table, and how it was measured.
+        scores (`Sequence[EvalResult]`, *optional*):
+            What the Hub shows beside the model.
+    """
+
+    text: str
+    scores: "Sequence[EvalResult]" = ()
 
 
 def build_model_card(
     *,
     model_name: str,
     base_model: str | None,
-    hub_model_id: str | None,
-    dataset_name: str | Sequence[str] | None,
-    tags: str | Sequence[str] | None,
     objective: Sequence[Mapping[str, Any]],
     settings: Mapping[str, Any],
     framework_versions: Mapping[str, str],
     teacher: str | Sequence[Mapping[str, Any]] | None,
     is_adapter: bool,
-    training_summary: Mapping[str, Any] | None,
+    hub_model_id: str | None = None,
+    tags: str | Sequence[str] | None = None,
+    base_licence: str | None = None,
     base_weights: str | None = None,
-    results: Sequence[Mapping[str, Any]] | None = None,
-    results_note: str | None = None,
+    data: Mapping[str, Any] | None = None,
+    training_summary: Mapping[str, Any] | None = None,
+    command: str | None = None,
+    device: str | None = None,
+    resumed: bool = False,
+    evaluation: CardEvaluation | None = None,
 ) -> "ModelCard":
     """
-    Writes the card of a trained model or adapter.
+    Writes the card of a trained model or adapter. What was not given is said not to be recorded.
 
     Nothing of the machine reaches the card: a folder is shown by its last name alone and stays out of the metadata
     (a snapshot in the Hub's cache is named by its Hub id), and settings that hold a place or a token are left out.
@@ -85,12 +102,6 @@ def build_model_card(
             Title of the card.
         base_model (`str`, *optional*):
             Hub id or folder of the base model. None: not known.
-        hub_model_id (`str`, *optional*):
-            Where the model is, or will be, on the Hub. None: it stays local, and the snippet says to put the folder in.
-        dataset_name (`str` or `Sequence[str]`, *optional*):
-            Hub ids of the training data; what is local is shown by name only.
-        tags (`str` or `Sequence[str]`, *optional*):
-            Tags besides hf_ckt's own.
         objective (`Sequence[Mapping]`):
             One entry for each active term with `role`, `loss`, `weight`, `schedule` and `settings` (a mapping).
         settings (`Mapping`):
@@ -102,132 +113,73 @@ def build_model_card(
             without one.
         is_adapter (`bool`):
             True when an adapter was saved and not a whole model.
-        training_summary (`Mapping`, *optional*):
-            Last logged values, steps, time. They are shown as measured on the training run.
+        hub_model_id (`str`, *optional*):
+            Where the model is, or will be, on the Hub. None: it stays local, and the code says to put the folder in.
+        tags (`str` or `Sequence[str]`, *optional*):
+            Tags besides hf_ckt's own.
+        base_licence (`str`, *optional*):
+            The licence of the base.
         base_weights (`str`, *optional*):
             What the base's weights are, where they are not those that its name stands for.
-        results (`Sequence[Mapping]`, *optional*):
-            Rows of an evaluation table. None: the card says that nothing was evaluated.
-        results_note (`str`, *optional*):
-            How they were measured, in words that stand below the table.
+        data (`Mapping`, *optional*):
+            What was trained on: `names`, Hub ids or words; `rows`, their number; `fingerprint`, see
+            [`~data.rows_fingerprint.rows_fingerprint`].
+        training_summary (`Mapping`, *optional*):
+            Last logged values, steps, time. They are shown as measured on the training run.
+        command (`str`, *optional*):
+            What was typed to train.
+        device (`str`, *optional*):
+            What it was trained on.
+        resumed (`bool`, *optional*, defaults to `False`):
+            Whether the measured time is that of the last part of a training that was stopped.
+        evaluation ([`CardEvaluation`], *optional*):
+            None: the card says that nothing was evaluated.
 
     Returns:
         [`~huggingface_hub.ModelCard`]
     """
     from huggingface_hub import ModelCard, ModelCardData
 
-    datasets = [dataset_name] if isinstance(dataset_name, str) else list(dataset_name or [])
+    names = list((data or {}).get("names") or [])
     extra_tags = [tags] if isinstance(tags, str) else list(tags or [])
-    base_id, own_id = hub_id(base_model), hub_id(hub_model_id)
-    data = ModelCardData(
+    base_id, own_id, name = hub_id(base_model), hub_id(hub_model_id), public_text(model_name)
+    scores = list(evaluation.scores) if evaluation else []
+    metadata = ModelCardData(
         library_name="peft" if is_adapter else "transformers",
         pipeline_tag="text-generation",
         base_model=base_id,
-        datasets=[name for name in map(hub_id, datasets) if name] or None,
+        datasets=[one for one in map(hub_id, names) if one] or None,
         tags=list(dict.fromkeys([*_TAGS, *extra_tags])),
+        model_name=own_id or name if scores else None,
+        eval_results=scores or None,
     )
     if is_adapter and base_id:
-        data["base_model_relation"] = "adapter"
-    name = public_text(model_name)
-    return ModelCard.from_template(
-        data,
+        metadata["base_model_relation"] = "adapter"
+    card = ModelCard.from_template(
+        metadata,
         template_path=str(_TEMPLATE),
         model_name=name,
         base_link=card_link(base_model) or "not recorded",
-        base_weights=_cell(base_weights) if base_weights else "",
-        dataset_link=", ".join(card_link(item, "https://huggingface.co/datasets/") for item in datasets)
-        or "not recorded",
+        base_licence=_cell(base_licence or "not known"),
+        base_weights=_cell(base_weights or ""),
+        data=_data(names, data or {}),
+        trained_on=_trained_on(device, training_summary or {}, resumed),
         teachers=_teachers(teacher),
         is_adapter=is_adapter,
         is_published=own_id is not None,
-        load_from=own_id or name,
+        load_from=own_id or LOAD_FROM,
         objective_table=_objective_table(objective),
         settings_table=_table(("setting", "value"), _public_items(settings)),
         summary_table=_table(("value", ""), _public_items(training_summary)) if training_summary else "",
-        results_table=_results_table(results) if results else "",
-        results_note=public_text(results_note or ""),
+        evaluation=public_prose(evaluation.text) if evaluation else "",
         backbone=_cell(settings.get("backbone") or ""),
+        command=public_prose(command or ""),
         versions_table=_table(("library", "version"), list(framework_versions.items())),
         paper_citation=_PAPER_CITATION,
         trl_citation=_TRL_CITATION,
-        placeholder=PLACEHOLDER,
-        evaluated=EVALUATED,
-        not_evaluated=NOT_EVALUATED,
     )
-
-
-def public_text(value: Any) -> str:
-    """
-    Returns a value as text that may be published: folders become their last name, tokens are removed.
-
-    Example:
-
-    >>> public_text("/data/models/my-base")
-    'my-base'
-    >>> public_text("org/name"), public_text(2e-4), public_text(["q_proj", "v_proj"])
-    ('org/name', '0.0002', 'q_proj, v_proj')
-    """
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}={public_text(item)}" for key, item in value.items() if not _is_private(str(key)))
-    if isinstance(value, (list, tuple, set, frozenset)):
-        items = sorted(map(str, value)) if isinstance(value, (set, frozenset)) else value
-        return ", ".join(public_text(item) for item in items)
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    text = str(getattr(value, "value", value))  # an enum is shown by its value
-    cached = _HUB_CACHE.search(text)
-    if cached:
-        return cached["id"].replace("--", "/")
-    if _is_local(text):
-        text = _last_name(text)
-    text = _ABSOLUTE_PATH.sub(lambda match: _last_name(match[0]), text)
-    return SECRET.sub("[removed]", text)
-
-
-def public_facts(value: Any) -> Any:
-    """
-    Returns facts as JSON may hold and everybody may read them: numbers as they are, texts as [`public_text`] has them, and no
-    settings that name a place or a secret.
-
-    Example:
-
-    >>> public_facts({"name": "/data/models/my-base", "weight": 0.5, "hub_token": "secret", "layers": ("a", None)})
-    {'name': 'my-base', 'weight': 0.5, 'layers': ['a', None]}
-    """
-    value = getattr(value, "value", value)
-    if isinstance(value, Mapping):
-        return {str(key): public_facts(item) for key, item in value.items() if not _is_private(str(key))}
-    if isinstance(value, (list, tuple)):
-        return [public_facts(item) for item in value]
-    return value if value is None or isinstance(value, (bool, int, float)) else public_text(value)
-
-
-def _is_local(text: str) -> bool:
-    """True for a folder or file of this machine, also for a relative one, which transformers prefers to a Hub id."""
-    if text.startswith(("./", "../", "~", "file://", ".\\", "..\\")) or re.match(r"[A-Za-z]:[\\/]", text):
-        return True
-    return os.path.isabs(text) or (("/" in text or os.sep in text or "." in text) and os.path.exists(text))
-
-
-def _last_name(path: str) -> str:
-    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
-
-
-def hub_id(name: str | None) -> str | None:
-    """
-    Returns the name where it is a Hub id, None where it is local or free text.
-
-    Args:
-        name (`str`, *optional*):
-            A name, or a folder; that of a snapshot in the Hub's cache is known by its id.
-    """
-    if not name:
-        return None
-    cached = _HUB_CACHE.search(name)
-    if cached:
-        return cached["id"].replace("--", "/")
-    is_id = _HUB_ID.fullmatch(name) and not _is_local(name) and not os.path.exists(name) and not SECRET.search(name)
-    return name if is_id else None
+    card.text = "\n" + with_marks(card.text)
+    return card
 
 
 def card_link(name: str | None, address: str = _HUB) -> str:
@@ -237,6 +189,23 @@ def card_link(name: str | None, address: str = _HUB) -> str:
     if known and "/" in known:
         return f"[{known}]({address}{known})"
     return _cell(name) if name else ""
+
+
+def _data(names: Sequence[str], data: Mapping[str, Any]) -> str:
+    """What was trained on, its size and its fingerprint; of each what is not recorded."""
+    if not any(data.values()):
+        return "not recorded"
+    rows, digest = data.get("rows"), data.get("fingerprint")
+    said = [card_link(one, f"{_HUB}datasets/") for one in names] or ["name not recorded"]
+    said.append("number of rows not recorded" if rows is None else f"{rows} rows")
+    return ", ".join([*said, f"fingerprint {_cell(digest)}" if digest else "fingerprint not recorded"])
+
+
+def _trained_on(device: str | None, summary: Mapping[str, Any], resumed: bool) -> str:
+    seconds = summary.get("train_runtime")
+    part = " since it was last resumed" if resumed else ""
+    time = "time not recorded" if seconds is None else f"{seconds:.0f} s of training{part}"
+    return f"{_cell(device or 'device not recorded')}; {time}; energy not measured"
 
 
 def _teachers(teacher: str | Sequence[Mapping[str, Any]] | None) -> list[tuple[str, str]]:
@@ -257,14 +226,8 @@ def _teachers(teacher: str | Sequence[Mapping[str, Any]] | None) -> list[tuple[s
     return found
 
 
-def _is_private(key: str) -> bool:
-    if key.endswith("token"):
-        return key not in _PUBLIC_TOKENS
-    return _PRIVATE_SETTING.search(key) is not None
-
-
 def _public_items(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    return [(key, value) for key, value in values.items() if not _is_private(key)]
+    return [(key, value) for key, value in values.items() if not is_private(key)]
 
 
 def _objective_table(objective: Sequence[Mapping[str, Any]]) -> str:
@@ -273,11 +236,6 @@ def _objective_table(objective: Sequence[Mapping[str, Any]]) -> str:
         for term in objective
     ]
     return _table(("role", "loss", "weight", "schedule", "settings"), rows)
-
-
-def _results_table(results: Sequence[Mapping[str, Any]]) -> str:
-    columns = list(dict.fromkeys(column for row in results for column in row))
-    return _table(columns, [[row.get(column, "") for column in columns] for row in results])
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

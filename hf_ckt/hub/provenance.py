@@ -45,11 +45,17 @@ def machine_facts(device: str | None = None) -> dict[str, Any]:
     }
 
 
-def short_device_name() -> str:
-    """Returns what the line under a table names: the GPU, or how many cores of a CPU; [`machine_facts`] says more."""
+def short_device_name(*, cpu: bool = False) -> str:
+    """
+    Returns what the line under a table names: the GPU, or how many cores of a CPU; [`machine_facts`] says more.
+
+    Args:
+        cpu (`bool`, *optional*, defaults to `False`):
+            Whether the CPU was used even where there is a GPU.
+    """
     import torch
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
+    return f"CPU, {os.cpu_count()} cores" if cpu or not torch.cuda.is_available() else torch.cuda.get_device_name()
 
 
 def peak_memory(used: Any = None) -> int | None:

@@ -10,8 +10,9 @@ from typing import Any
 
 from .. import __version__
 from .client_errors import said_of_a_push
-from .model_card import SECRET, hub_id, public_text
-from .published_card import published_card
+from .model_card import CardEvaluation
+from .public import SECRET, hub_id, public_text
+from .saved_card import saved_card
 from .saved_run import ADAPTER, CARD, PICKLES, VOCABULARIES, SavedRun, safetensors_head
 
 
@@ -42,13 +43,13 @@ class PublishedEvaluation:
     What of an evaluation goes up beside the weights that it measured.
 
     Args:
-        text (`str`):
-            The card's section: a table, and how it was measured.
+        card ([`~hub.model_card.CardEvaluation`]):
+            What the card says of it.
         files (`Mapping[str, Path]`):
             By name in the repository.
     """
 
-    text: str
+    card: CardEvaluation
     files: Mapping[str, Path]
 
 
@@ -92,8 +93,8 @@ def published_files(
             What was measured of these weights.
 
     Raises:
-        ValueError: If the base is known by a folder only, the card has no metadata, or a file holds an access token or a folder
-            of this machine.
+        ValueError: If the base is known by a folder only, the card cannot be written, or a file holds an access token or a
+            folder of this machine.
     """
     named = [(path.relative_to(run.folder).as_posix(), path) for path in run.files]
     files = {name: PublishedFile(name, path) for name, path in named}
@@ -101,14 +102,8 @@ def published_files(
         settings, base_model = _adapter_settings(run.folder / ADAPTER, base_model)
         if settings is not None:
             files[ADAPTER] = PublishedFile(ADAPTER, settings)
-    text = (run.folder / CARD).read_text(encoding="utf-8")
-    card = published_card(
-        text,
-        repo_id,
-        base_model=base_model,
-        is_adapter=run.is_adapter,
-        evaluation=None if evaluation is None else evaluation.text,
-    )
+    evaluated = None if evaluation is None else evaluation.card
+    card = saved_card(run, repo_id=repo_id, base_model=base_model, evaluation=evaluated)
     files[CARD] = PublishedFile(CARD, card.encode())
     if evaluation is not None:
         files |= {name: PublishedFile(name, path) for name, path in evaluation.files.items()}

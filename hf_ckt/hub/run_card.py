@@ -2,17 +2,22 @@
 """The card of a trainer's run: what is read off the trainer for [`build_model_card`]."""
 
 import os
+import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import is_peft_model
+from datasets import Dataset
 
+from ..data.rows_fingerprint import rows_fingerprint
 from ..discovery import part_name, part_settings
 from ..models._upstream import get_config_model_id
 from ..models.embedded import weights_origin
 from ..models.precision import backbone_precision
-from .model_card import build_model_card, public_facts
-from .provenance import library_versions
-from .teacher_rows import teacher_rows
+from .model_card import build_model_card
+from .provenance import library_versions, short_device_name
+from .public import public_command, public_facts, public_name
+from .teacher_rows import find_licence, teacher_rows
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -48,45 +53,55 @@ _SETTINGS = (
 _LIBRARIES = ("trl", "transformers", "peft", "torch", "datasets")
 
 
-def run_card(
-    trainer: Any, model_name: str | None, dataset_name: str | None, tags: str | list[str] | None
-) -> "ModelCard":
+def run_card(trainer: Any, model_name: str | None, tags: str | list[str] | None) -> "ModelCard":
     """
     Returns the card of a [`~training.trainer.ContrastiveRobustTrainer`]'s run.
 
     Args:
         trainer ([`~training.trainer.ContrastiveRobustTrainer`]):
-            Its model, arguments, objective and log are read.
-        model_name (`str`, *optional*), dataset_name (`str`, *optional*), tags (`str` or `list[str]`, *optional*):
+            Its model, arguments, objective, data and log are read.
+        model_name (`str`, *optional*), tags (`str` or `list[str]`, *optional*):
             As Trainer's `create_model_card` takes them.
     """
     return build_model_card(
         **run_facts(trainer),
         model_name=model_name or os.path.basename(os.path.normpath(trainer.args.output_dir)),
-        hub_model_id=trainer.hub_model_id,
-        dataset_name=dataset_name,
         tags=[*([tags] if isinstance(tags, str) else tags or []), *trainer._tag_names],
     )
 
 
 def run_facts(trainer: Any) -> dict[str, Any]:
-    """Returns what a trainer knows of its run, by the names that [`build_model_card`] takes; fit for a JSON file."""
+    """
+    Returns what a trainer knows of its run, by the names that [`build_model_card`] takes; fit for a JSON file, and to be
+    published. The rows that it trains on are counted and their fingerprint is taken, for which all are read, once.
+    """
+    found = local_facts(trainer)
+    names = {"base_model": public_name(found.pop("base_model")), "data": _data(trainer)}
+    return names | public_facts(found | {"command": public_command(sys.argv)})
+
+
+def local_facts(trainer: Any) -> dict[str, Any]:
+    """Returns what [`run_facts`] does but for data and command, with names as they are on this machine: not to be published."""
     history = trainer.state.log_history
-    settings = _settings(trainer)
     backbone = run_backbone(trainer)
-    settings["backbone"] = "{weights} weights, multiplied in {compute}".format(**backbone["backbone"])
+    base_model = get_config_model_id(trainer.model.config) or None
     summary = {
         name: value for entry in history[-2:] for name, value in entry.items() if isinstance(value, (int, float))
     }
     return {
-        "base_model": get_config_model_id(trainer.model.config) or None,
+        "base_model": base_model,
+        "base_licence": base_model and find_licence(base_model),
         "base_weights": backbone["base_weights"],
         "teacher": _teachers(trainer),
         "is_adapter": is_peft_model(trainer.model),
+        "hub_model_id": trainer.hub_model_id,
         "objective": _terms(trainer),
-        "settings": settings,
+        "settings": _settings(trainer)
+        | {"backbone": "{weights} weights, multiplied in {compute}".format(**backbone["backbone"])},
         "framework_versions": library_versions(*_LIBRARIES),
         "training_summary": summary or None,
+        "device": short_device_name(cpu=trainer.args.use_cpu),
+        "resumed": trainer.resumed,
     }
 
 
@@ -104,17 +119,28 @@ def run_backbone(trainer: Any) -> dict[str, Any]:
 
 def run_record(trainer: Any) -> dict[str, Any]:
     """
-    Returns what stands in a JSON file beside saved weights, fit to be published: [`run_backbone`], the terms of the objective,
-    the training's settings, the versions of the libraries, and what each teacher is known by, its weights' digits among it.
+    Returns what stands in a JSON file beside saved weights, fit to be published: [`run_facts`], of which the card can be written
+    again; the `backbone`'s precision; and `teacher_manifest`, what each teacher is known by, its weights' digits among it.
     """
-    return run_backbone(trainer) | public_facts(
-        {
-            "objective": _terms(trainer),
-            "settings": _settings(trainer),
-            "versions": library_versions(*_LIBRARIES),
-            "teacher": None if trainer._state_to_save is None else trainer._state_to_save.teacher,
+    manifest = None if trainer._state_to_save is None else trainer._state_to_save.teacher
+    return run_facts(trainer) | {
+        "backbone": run_backbone(trainer)["backbone"],
+        "teacher_manifest": public_facts(manifest),
+    }
+
+
+def _data(trainer: Any) -> dict[str, Any]:
+    """The training data: their names as far as they are known, and of rows that are not streamed number and fingerprint."""
+    given: str | Sequence[str] | None = trainer.dataset_name
+    names = [given] if isinstance(given, str) else list(given or ())
+    rows = trainer.given_rows
+    if trainer.data_facts is None:
+        is_whole = isinstance(rows, Dataset)
+        trainer.data_facts = {
+            "rows": len(rows) if is_whole else None,
+            "fingerprint": rows_fingerprint(rows) if is_whole else None,
         }
-    )
+    return {"names": [public_name(name) for name in names], **trainer.data_facts}
 
 
 def _settings(trainer: Any) -> dict[str, Any]:

@@ -64,18 +64,20 @@ class SavedRun:
     is_adapter: bool
 
 
-def read_saved_run(folder: Path) -> SavedRun:
+def read_saved_run(folder: Path, *, needs_card: bool = True) -> SavedRun:
     """
     Sorts the files of a folder that `trainer.save_model()` wrote.
 
     Args:
         folder (`Path`):
-            With weights in safetensors, configuration, tokenizer and card.
+            With weights in safetensors, configuration and tokenizer.
+        needs_card (`bool`, *optional*, defaults to `True`):
+            Whether a card has to be there, too.
 
     Raises:
         ValueError: If it is no such folder, or one of these is missing or not whole.
     """
-    _require_run(folder)
+    _require_run(folder, needs_card)
     is_adapter = (folder / ADAPTER).is_file()
     weights = _weights(folder, is_adapter)
     files, left_out = [], {}
@@ -112,9 +114,9 @@ def safetensors_head(path: Path) -> tuple[dict[str, Any], int]:
     return head, 8 + length
 
 
-def _require_run(folder: Path) -> None:
+def _require_run(folder: Path, needs_card: bool) -> None:
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder, so there is nothing to push. Name one that a training saved.")
+        raise ValueError(f"{folder}: no such folder, so there is no model to publish. Name one that a training saved.")
     if not any((folder / name).is_file() for name in (ADAPTER, MODEL)):
         newest = last_complete_checkpoint(folder, required=False)
         hint = f" Or push its last checkpoint, {newest}." if newest else ""
@@ -123,12 +125,12 @@ def _require_run(folder: Path) -> None:
             f"was pushed. Name the folder that trainer.save_model() wrote.{hint}"
         )
     missing = {
-        CARD: "what was trained, on what and how would be unknown to readers. Write it with trainer.create_model_card().",
+        CARD: "what was trained, on what and how would be unknown to readers. Write it with `hf-ckt card`.",
         "tokenizer_config.json": "the card's code, which loads it from the same place, would fail. Save it with "
         "tokenizer.save_pretrained(folder).",
     }
     for name, why in missing.items():
-        if not (folder / name).is_file():
+        if (name != CARD or needs_card) and not (folder / name).is_file():
             raise ValueError(f"{folder}: holds no {name}, so {why}")
 
 

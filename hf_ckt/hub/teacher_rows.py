@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..models.cached import find_file
+from ..models.embedded import converted_licence
 
 
 def teacher_rows(facts: Mapping[str, Any], base_model: str | None = None) -> list[dict[str, Any]]:
@@ -45,7 +46,8 @@ def teacher_rows(facts: Mapping[str, Any], base_model: str | None = None) -> lis
 
 def find_licence(name: str, revision: str | None = None) -> str | None:
     """
-    Returns the licence that a model's own card states, without network; None where there is no card, or it states none.
+    Returns the licence that a model's own card states, or the file that it was converted from, without network; None where there
+    is neither, or it states none.
 
     Args:
         name (`str`):
@@ -66,7 +68,7 @@ def find_licence(name: str, revision: str | None = None) -> str | None:
 
     path = find_file(name, "README.md", revision)
     if path is None:
-        return None
+        return converted_licence(name)
     try:
         _, head, _ = path.read_text(encoding="utf-8").split("---\n", 2)
         stated = yaml.safe_load(head)

@@ -109,10 +109,17 @@ def weights_origin(model: str) -> str | None:
     return json.loads(file.read_text(encoding="utf-8"))["weights"] if file.is_file() else None
 
 
+def converted_licence(model: str) -> str | None:
+    """Returns the licence that the file of a converted copy states; None for other folders and ids, and where it states none."""
+    file = Path(model) / _ORIGIN
+    return json.loads(file.read_text(encoding="utf-8")).get("licence") if file.is_file() else None
+
+
 def _origin(gguf_file: Path, digest: str) -> dict[str, str]:
     from gguf import GGUFReader, LlamaFileType
 
-    stated = GGUFReader(gguf_file).fields.get("general.file_type")
+    fields = GGUFReader(gguf_file).fields
+    stated, licence = fields.get("general.file_type"), fields.get("general.license")
     kind = ""
     if stated is not None:
         with suppress(ValueError):  # a type that is newer than the reader
@@ -126,6 +133,7 @@ def _origin(gguf_file: Path, digest: str) -> dict[str, str]:
         "weights": f"weights dequantized from the {kind}GGUF of {source}",
         "gguf": gguf_file.name,
         "sha256": digest,
+        **({"licence": str(licence.contents())} if licence is not None else {}),
     }
 
 

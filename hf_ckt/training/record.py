@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is written beside saved weights: backbone, objective, settings and teachers, of which an adapter tells nothing."""
+"""What is written beside saved weights, for programs and for readers: of its training an adapter tells nothing."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
-from ..checkpoints import replace_json
-from ..hub.run_card import run_record
+from ..checkpoints import replace_file, replace_json
+from ..hub.run_card import run_card, run_record
 from ..models.precision import RECORD
 
 
@@ -20,3 +21,23 @@ def write_record(trainer: Any, folder: str) -> None:
             Where the weights are.
     """
     replace_json(os.path.join(folder, RECORD), run_record(trainer))
+
+
+def write_card(
+    trainer: Any, model_name: str | None, dataset_name: str | Sequence[str] | None, tags: str | list[str] | None
+) -> None:
+    """
+    Writes a trainer's card into its output folder.
+
+    Args:
+        trainer ([`~training.trainer.ContrastiveRobustTrainer`]):
+            Its `dataset_name` is set where a name is given, and then stands in the record of weights that are saved there, too.
+        model_name (`str`, *optional*), dataset_name (`str` or `Sequence[str]`, *optional*), tags (`str` or `list[str]`, *optional*):
+            As Trainer's `create_model_card` takes them.
+    """
+    folder = str(trainer.args.output_dir)
+    if dataset_name is not None:
+        trainer.dataset_name = dataset_name
+        if os.path.exists(os.path.join(folder, RECORD)):
+            write_record(trainer, folder)
+    replace_file(os.path.join(folder, "README.md"), run_card(trainer, model_name, tags).save)

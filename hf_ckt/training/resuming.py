@@ -3,6 +3,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from ..checkpoints import last_complete_checkpoint
@@ -20,6 +21,14 @@ class ResumableTrainer(GroupedTrainer):
 
     _state_to_save: TrainingState | None = None
     """None where SFTTrainer's own loss trains."""
+    dataset_name: str | Sequence[str] | None = None
+    """What the training data are called on the card and in the record: Hub ids, or words. May be set at any time."""
+    given_rows: Any = None
+    """The training set as it was given."""
+    data_facts: dict[str, Any] | None = None
+    """Number and fingerprint of its rows, once they are asked for."""
+    resumed: bool = False
+    """Whether the last training began at a checkpoint."""
     model: Any
     _sums: dict[str, LogSums]
 
@@ -28,6 +37,7 @@ class ResumableTrainer(GroupedTrainer):
         require_trainable(self.model)
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(str(self.args.output_dir))
+        self.resumed = bool(resume_from_checkpoint)
         if self._state_to_save is not None:
             if isinstance(resume_from_checkpoint, (str, os.PathLike)):
                 where = str(resume_from_checkpoint)

@@ -3,7 +3,6 @@
 
 import inspect
 import logging
-import os
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -15,9 +14,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenize
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import SFTConfig, SFTTrainer
 
-from ..checkpoints import replace_file
 from ..data.row_marks import MarkCollator, RowMarks, below_marks
-from ..hub.run_card import run_card
 from ..models._upstream import checkpoints_reentrantly, get_config_model_id, uncompiled
 from ..models.token_map import embedding_rows
 from ..noise.noisy_prompts import NoisyPrompts
@@ -34,6 +31,7 @@ from .log_sums import LogSums, NonFiniteGuard
 from .memory_advice import with_advice
 from .passes import ExtraPasses, prepare_student, run_objective, step_seed
 from .preferences import REJECTED_COLUMNS, chosen_as_completion, with_rejected
+from .record import write_card
 from .resolution import require_safe_noisy_view, resolve_schedules
 from .state import TrainingState
 from .stored_rows import cached_teachers, with_lookup
@@ -122,6 +120,7 @@ class ContrastiveRobustTrainer(WatchedTrainer):
         self._sources = PromptSources()
         self._marks = RowMarks(names, args.role_rows or {}, ROLES)  # type: ignore[arg-type]
         self._marks.require_markable(args)
+        self.given_rows = given.get("train_dataset")
         self.objective: Objective | None = None
         self.teacher_name: str | None = None
         super().__init__(**given)
@@ -342,8 +341,6 @@ class ContrastiveRobustTrainer(WatchedTrainer):
     def create_model_card(  # type: ignore[override]  # as TRL's
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
     ) -> None:
-        """Writes the card with base model, teacher, objective and settings into the output folder."""
-        if not self.is_world_process_zero():
-            return
-        card = run_card(self, model_name, dataset_name, tags)
-        replace_file(os.path.join(str(self.args.output_dir), "README.md"), card.save)
+        """Writes the card with base model, teacher, data, objective and settings into the output folder."""
+        if self.is_world_process_zero():
+            write_card(self, model_name, dataset_name, tags)

@@ -2,6 +2,7 @@
 """`hf-ckt train`: wrong input is found before a model is loaded, local data is read, and a run leaves what it should."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -169,6 +170,18 @@ RUN = {
 }
 
 
+def test_data_are_named_by_their_hub_ids_alone(tmp_path):
+    """The name of a file may be that of a customer; a set of the Hub that is not named is nobody's."""
+    file = tmp_path / "customer.jsonl"
+    file.touch()
+    none = DatasetMixtureConfig()
+    assert train.data_names(ScriptArguments(dataset_name="org/data"), none) == ["org/data"]
+    assert train.data_names(ScriptArguments(dataset_name=str(file)), none) == [train.LOCAL_DATA]
+    entries = [{"path": "org/data"}, {"path": str(file)}, {"path": "json", "data_files": str(file)}]
+    mixture = DatasetMixtureConfig(datasets=entries)
+    assert train.data_names(ScriptArguments(), mixture) == ["org/data", train.LOCAL_DATA]
+
+
 def test_train_runs_and_resumes(tmp_path, capsys, data_file, tiny_model_dir):
     """The whole way from a YAML file to an adapter with its card, and on from its last checkpoint."""
     config = {**RUN, "model_name_or_path": str(tiny_model_dir), "dataset_name": str(data_file)}
@@ -178,6 +191,10 @@ def test_train_runs_and_resumes(tmp_path, capsys, data_file, tiny_model_dir):
     assert (out / "adapter_model.safetensors").is_file()
     card = (out / "README.md").read_text()
     assert "hf_ckt" in card and str(tmp_path) not in card and str(tiny_model_dir) not in card
+    rows = len(data_file.read_text().splitlines())
+    assert re.search(
+        rf"^\| Data \| files of this machine, {rows} rows, fingerprint [0-9a-f]{{16}} \|$", card, flags=re.M
+    )
 
     code, error = _main(tmp_path, capsys, "--max_steps", "3", "--resume_from_checkpoint", "auto", **config)
     assert code == 0, error

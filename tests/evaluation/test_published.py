@@ -33,10 +33,10 @@ def test_scores_of_the_pushed_weights_are_the_text(saved, tmp_path):
     """A reader who cannot tell which of three columns the model is takes the best."""
     folder = evaluate(tmp_path / "evaluation", saved)
     found = published_evaluation(folder, saved, is_adapter=True)
-    assert found.text.startswith("The column `full objective` is the model of this repository.\n\n| ")
+    assert found.card.text.startswith("The column `full objective` is the model of this card.\n\n| ")
     results = json.loads((folder / "results.json").read_text())
-    assert f"{results['models']['full']['scores']['refusal_auroc']['value']:.3f}" in found.text
-    assert results["command"] in found.text and "From `evaluation/results.json`." in found.text
+    assert f"{results['models']['full']['scores']['refusal_auroc']['value']:.3f}" in found.card.text
+    assert results["command"] in found.card.text and "From `evaluation/results.json`." in found.card.text
     assert found.files == {f"evaluation/{name}": folder / name for name in ("results.json", "lm_eval.json")}
 
 
@@ -56,7 +56,7 @@ def test_evaluation_of_a_full_model_is_told_from_its_base(saved, tmp_path):
     """Of a model without adapter, the weights are those of its own base, and an adapter's are not."""
     full = write_run(tmp_path / "full", is_adapter=False)
     folder = evaluate(tmp_path / "evaluation", full, "base", is_adapter=False)
-    assert published_evaluation(folder, full, is_adapter=False).text.startswith("The column `base` is the model")
+    assert published_evaluation(folder, full, is_adapter=False).card.text.startswith("The column `base` is the model")
 
 
 @pytest.mark.parametrize("change", ["other weights", "no digest", "as a base"])

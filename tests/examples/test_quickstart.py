@@ -2,8 +2,10 @@
 """The quickstart, for two steps on a tiny model."""
 
 import json
+import re
 
 import pytest
+from huggingface_hub import ModelCard
 
 from tests.examples.running import run, run_here
 
@@ -89,6 +91,12 @@ def test_quickstart_saves_an_adapter_with_its_card_and_a_picture(quickstart):
     assert "Youden's J" in card and "chance 0.5" in card
     assert "forward_kl" in card and "adapter_l2" in card
     assert str(folder) not in card
+    assert re.search(r"^\| Data \| boundary set of hf_ckt, \d+ rows, fingerprint [0-9a-f]{16} \|$", card, flags=re.M)
+    assert {one.metric_type for one in ModelCard(card).data.eval_results} >= {
+        "youden_j",
+        "refusal_auroc",
+        "kd_alignment",
+    }
     assert AutoPeftModelForCausalLM.from_pretrained(folder / "adapter") is not None
     assert (folder / "losses.png").read_bytes().startswith(b"\x89PNG")
 

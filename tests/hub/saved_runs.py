@@ -10,6 +10,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from hf_ckt.hub import build_model_card
+from hf_ckt.hub.model_card import RUN_FACTS
+from hf_ckt.hub.public import public_name
 from tests.tiny_models import build_tokenizer
 
 _OBJECTIVE = [{"role": "task", "loss": "nll", "weight": 1.0, "schedule": "constant", "settings": {}}]
@@ -17,22 +19,30 @@ UNPUBLISHED = {"training_args.bin", "optimizer.pt", "notes.txt", ".hidden.tmp", 
 """Files of [`write_run`] that are not the model's, beside its folders."""
 
 
-def card(**changes: Any) -> str:
-    """A card of a run that is named `run`, was trained on `org/base` and lies on this machine."""
-    given = {
-        "model_name": "run",
+def facts(**changes: Any) -> dict[str, Any]:
+    """What is recorded of a run that was trained on `org/base` and lies on this machine."""
+    found = {
+        **dict.fromkeys(RUN_FACTS),
         "base_model": "org/base",
-        "hub_model_id": None,
-        "dataset_name": "org/data",
-        "tags": None,
+        "data": {"names": ["org/data"], "rows": 12, "fingerprint": "0123456789abcdef"},
         "objective": _OBJECTIVE,
         "settings": {"learning_rate": 2e-4, "backbone": "nf4 weights, multiplied in bfloat16"},
         "framework_versions": {"trl": "1.16.0"},
         "teacher": "org/teacher",
         "is_adapter": True,
-        "training_summary": None,
+        "command": "hf-ckt train --config run.yaml",
+        "device": "CPU, 2 cores",
+        "training_summary": {"train_runtime": 12.5},
+        "resumed": False,
     }
-    return build_model_card(**{**given, **changes}).content
+    return found | changes
+
+
+def card(**changes: Any) -> str:
+    """The card of a run that is named `run`."""
+    given = {"model_name": "run"} | changes
+    beside = {name: given.pop(name) for name in ("model_name", "tags", "evaluation") if name in given}
+    return build_model_card(**facts(**given), **beside).content
 
 
 def write_run(folder: Path, base: str = "org/base", *, is_adapter: bool = True) -> Path:
@@ -43,7 +53,8 @@ def write_run(folder: Path, base: str = "org/base", *, is_adapter: bool = True) 
     settings = {"peft_type": "LORA", "base_model_name_or_path": base, "r": 2, "target_modules": ["q_proj"]}
     config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
     write_json(folder / ("adapter_config.json" if is_adapter else "config.json"), settings if is_adapter else config)
-    write_json(folder / "hf_ckt_training.json", {"backbone": {"weights": "nf4"}, "base_weights": None})
+    known = facts(base_model=public_name(base), is_adapter=is_adapter)
+    write_json(folder / "hf_ckt_training.json", {**known, "backbone": {"weights": "nf4"}, "teacher_manifest": None})
     write_json(folder / "trainer_state.json", {"global_step": 2})
     build_tokenizer().save_pretrained(folder)
     (folder / "README.md").write_text(card(base_model=base, is_adapter=is_adapter))

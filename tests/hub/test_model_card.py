@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The card: says what was trained, claims nothing else, and gives nothing of the machine away."""
 
-from enum import Enum
+import re
 
 import pytest
 import yaml
+from huggingface_hub import EvalResult, ModelCard
+from huggingface_hub.repocard_data import model_index_to_eval_results
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from hf_ckt.hub import build_model_card
-from hf_ckt.hub.model_card import public_text
+from hf_ckt.hub.model_card import LOAD_FROM, CardEvaluation
 
 OBJECTIVE = [
     {"role": "task", "loss": "nll", "weight": 1.0, "schedule": "constant", "settings": {}},
@@ -27,7 +30,7 @@ def _card(**changes):
         "model_name": "my-adapter",
         "base_model": "org/base",
         "hub_model_id": "me/my-adapter",
-        "dataset_name": "org/data",
+        "data": {"names": ["org/data"], "rows": 12, "fingerprint": "0123456789abcdef"},
         "tags": ["demo"],
         "objective": OBJECTIVE,
         "settings": {"learning_rate": 2e-4, "max_steps": 10, "lr_scheduler_type": "cosine"},
@@ -63,7 +66,7 @@ def test_card_head_is_yaml_and_body_is_rendered():
     head, body = content.split("---\n", 2)[1:]
     assert yaml.safe_load(head)["tags"][-2:] == ["a: b", "{{ base_link }}"]
     assert "{%" not in body and "{{ " not in body
-    assert body.lstrip().startswith("# my-adapter\n")
+    assert re.match(r"\n<!-- hf_ckt [0-9a-f]{16}: .* -->\n# my-adapter\n", body)
 
 
 def test_card_shows_objective_settings_and_versions():
@@ -76,7 +79,8 @@ def test_card_shows_objective_settings_and_versions():
     assert "| distillation_loss | 0.123457 |" in text
     assert "[org/base](https://huggingface.co/org/base)" in text
     assert "[org/teacher](https://huggingface.co/org/teacher)" in text
-    assert "[org/data](https://huggingface.co/datasets/org/data)" in text
+    data = "[org/data](https://huggingface.co/datasets/org/data), 12 rows, fingerprint 0123456789abcdef"
+    assert f"| Data | {data} |" in text
 
 
 def test_card_tables_stay_tables():
@@ -89,9 +93,9 @@ def test_card_without_results_says_that_nothing_was_evaluated():
     """A safety model's card that is silent on evaluation is read as if it had been evaluated."""
     text = _card().text
     assert "No evaluation is part of this card" in text and "## Evaluation" not in text
-    text = _card(results=[{"metric": "acceptance", "value": 0.5}, {"metric": "refused", "value": 0.81, "n": 48}]).text
+    text = _card(evaluation=CardEvaluation("| refused |\n|---|\n| 0.81 |")).text
     assert "No evaluation is part" not in text
-    assert "| metric | value | n |" in text and "| refused | 0.81 | 48 |" in text and "| acceptance | 0.5 |  |" in text
+    assert "\n## Evaluation\n\n| refused |\n|---|\n| 0.81 |\n\n## Limits\n" in text
 
 
 def test_card_cites_the_method_and_trl():
@@ -105,13 +109,14 @@ def test_card_hides_local_base_models(tmp_path):
     """A folder's path tells the user's name and machine, and in the metadata it is a link to a stranger's model."""
     folder = tmp_path / "my-base"
     folder.mkdir()
-    card = _card(base_model=str(folder), teacher=str(folder / "teacher"), dataset_name=str(tmp_path / "rows.jsonl"))
+    data = {"names": [str(tmp_path / "rows.jsonl")]}
+    card = _card(base_model=str(folder), teacher=str(folder / "teacher"), data=data)
     data = card.data.to_dict()
     assert "base_model" not in data and "datasets" not in data and "base_model_relation" not in data
     assert str(tmp_path) not in card.content
     assert "| Base model | my-base |" in card.text
     assert "| Teacher | teacher |" in card.text
-    assert "| Data | rows.jsonl |" in card.text
+    assert "| Data | rows.jsonl, number of rows not recorded, fingerprint not recorded |" in card.text
 
 
 def test_card_hides_relative_folders(tmp_path, monkeypatch):
@@ -153,43 +158,46 @@ def test_card_leaves_out_secrets_and_places(tmp_path):
 def test_card_of_a_run_that_stays_local_says_what_to_fill_in():
     """A snippet with a name that is on no Hub would download a stranger's model of that name."""
     text = _card(hub_model_id=None).text
-    assert 'name = "my-adapter"' in text and "Put the folder that holds this card in place of the name." in text
+    assert f'name = "{LOAD_FROM}"' in text and "Put the folder that holds this card in place of the name." in text
     assert "Put the folder" not in _card().text
+    with pytest.raises(HFValidationError):  # the Hub is never asked for it
+        validate_repo_id(LOAD_FROM)
 
 
 def test_card_with_the_least_there_is():
     """A run without teacher, data name or summary still gets a card."""
-    card = _card(base_model=None, dataset_name=None, tags=None, teacher=None, training_summary=None, objective=[])
+    card = _card(base_model=None, data=None, tags=None, teacher=None, training_summary=None, objective=[])
     assert "| Teacher | none |" in card.text and "| Data | not recorded |" in card.text
-    assert "## How the run ended" not in card.text
+    assert "## How the run ended" not in card.text and "The command was not recorded." in card.text
+    assert "| Trained on | device not recorded; time not recorded; energy not measured |" in card.text
+    assert "| Its licence | not known |" in card.text
 
 
-class _Strategy(Enum):
-    STEPS = "steps"
+def test_card_says_on_what_machine_and_how_long_it_was_trained():
+    """Two trainings that differ in their seconds may differ in their machine, or one of them was stopped between."""
+    given = {
+        "device": "CPU, 2 cores",
+        "training_summary": {"train_runtime": 12.34},
+        "command": "hf-ckt train --seed 1",
+    }
+    text = _card(**given).text
+    assert "| Trained on | CPU, 2 cores; 12 s of training; energy not measured |" in text
+    assert "\n```bash\nhf-ckt train --seed 1\n```\n" in text
+    assert "12 s of training since it was last resumed;" in _card(**given, resumed=True).text
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        ("https://huggingface.co/papers/2510.27077", "https://huggingface.co/papers/2510.27077"),
-        ("org/name", "org/name"),
-        ("1/2", "1/2"),
-        ("skew_forward_kl_with_a_long_name", "skew_forward_kl_with_a_long_name"),
-        ("read /a/b/c then", "read c then"),
-        ("C:\\Users\\me\\base", "base"),
-        ("~/models/base", "base"),
-        ("../base", "base"),
-        ("file:///srv/x/base", "base"),
-        (_Strategy.STEPS, "steps"),
-        (True, "True"),
-        (None, "None"),
-        ({"b": 1, "a": [1, 2]}, "b=1, a=1, 2"),
-        ({"z", "a"}, "a, z"),
-    ],
-)
-def test_public_text(value, text):
-    """What is no path stays as it is: a card that mangles names and addresses cannot be followed."""
-    assert public_text(value) == text
+def test_scores_of_a_card_are_what_the_hub_reads():
+    """A model index that the Hub's parser refuses takes base model and tags with it."""
+    one = EvalResult("text-generation", "a-set", "a set", "youden_j", 0.5, metric_name="J: [0.25, 0.75], n=12")
+    other = EvalResult("text-generation", "b", "b", "safety", 0.75)
+    evaluation = CardEvaluation("| J |", [one, other])
+    read = ModelCard(_card(evaluation=evaluation).content)
+    assert read.data.eval_results == [one, other] and read.data.model_name == "me/my-adapter"
+    name, found = model_index_to_eval_results(read.data.to_dict()["model-index"])
+    assert (name, found) == ("me/my-adapter", [one, other])
+    local = ModelCard(_card(evaluation=evaluation, hub_model_id=None).content)
+    assert local.data.model_name == "my-adapter" and local.data.base_model == "org/base"
+    assert "model-index" not in _card().data.to_dict() and "model_name" not in _card().data.to_dict()
 
 
 def test_card_says_where_the_base_weights_come_from():
@@ -209,9 +217,9 @@ def test_card_says_over_which_precision_an_adapter_was_trained():
 
 def test_card_says_how_its_table_was_measured():
     """A table without judge, length and precision cannot be compared with any other."""
-    rows = [{"score": "J", "adapter": "0.10"}]
-    card = _card(results=rows, results_note="Judge: rule. Read /data/out/file.json").text
-    assert "| J | 0.10 |\n\nJudge: rule. Read file.json\n" in card
+    token = f"Judge: rule. Read /data/out/file.json with {TOKEN}."
+    card = _card(evaluation=CardEvaluation(f"| J | 0.10 |\n\n{token}")).text
+    assert "| J | 0.10 |\n\nJudge: rule. Read file.json with [removed].\n" in card
     assert "A rate of refusal alone is no sign of safety" in card
     assert "A rate of refusal alone" not in _card().text
 

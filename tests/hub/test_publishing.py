@@ -9,6 +9,7 @@ import pytest
 from huggingface_hub import ModelCard
 from safetensors.numpy import save_file
 
+from hf_ckt.hub.model_card import CardEvaluation
 from hf_ckt.hub.publishing import PublishedEvaluation, published_files, require_repo_id
 from hf_ckt.hub.saved_run import read_saved_run
 from tests.hub.saved_runs import change_json, write_json, write_run
@@ -85,7 +86,9 @@ def test_evaluation_goes_up_and_stands_on_the_card(tmp_path):
     """A file of scores that no card mentions is not read."""
     folder = write_run(tmp_path / "run")
     write_json(tmp_path / "results.json", {"J": 0.5})
-    evaluation = PublishedEvaluation("| J | 0.5 |", {"evaluation/results.json": tmp_path / "results.json"})
+    evaluation = PublishedEvaluation(
+        CardEvaluation("| J | 0.5 |"), {"evaluation/results.json": tmp_path / "results.json"}
+    )
     sent = files_of(folder, evaluation=evaluation)
     assert json.loads(sent["evaluation/results.json"]) == {"J": 0.5}
     assert b"\n## Evaluation\n\n| J | 0.5 |\n" in sent["README.md"] and b"No evaluation" not in sent["README.md"]

@@ -65,7 +65,7 @@ def test_a_probe_beside_the_adapter_and_further_templates_go_along(tmp_path):
     [
         ("adapter_config.json", "holds neither adapter_config.json nor config.json.*Name the folder"),
         ("adapter_model.safetensors", r"holds no adapter_model.safetensors.*trainer.save_model\(\)"),
-        ("README.md", r"holds no README.md.*trainer.create_model_card\(\)"),
+        ("README.md", r"holds no README.md.*Write it with `hf-ckt card`"),
         ("tokenizer_config.json", r"holds no tokenizer_config.json.*tokenizer.save_pretrained"),
     ],
 )

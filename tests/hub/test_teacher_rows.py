@@ -49,6 +49,14 @@ def test_licence_of_a_hub_model_is_read_from_the_cache_at_its_revision(tmp_path)
         assert find_licence(unknown) is None
 
 
+def test_licence_of_a_converted_copy_is_that_of_its_file(tmp_path):
+    """The demo's base has no card of its own; its file says what it may be used for."""
+    (tmp_path / "hf_ckt_origin.json").write_text('{"weights": "of a file", "licence": "apache-2.0"}')
+    assert find_licence(str(tmp_path)) == "apache-2.0"
+    (tmp_path / "hf_ckt_origin.json").write_text('{"weights": "of a file"}')  # as earlier versions wrote it
+    assert find_licence(str(tmp_path)) is None
+
+
 def test_a_teacher_within_another_keeps_its_kind():
     """Behind a context of its own, a teacher would be on the card as nobody."""
     inner = {"kind": "model", "name": "org/one", "weights": "aa11", "quantization": None}

@@ -73,11 +73,14 @@ def test_file_without_a_known_type_is_converted_too(stated, told, tmp_path):
     writer = GGUFWriter(file, "llama")
     if stated is not None:
         writer.add_file_type(stated)
+        writer.add_license("apache-2.0")
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    assert f"{told} of file model.gguf" in _origin(file, "0" * 64)["weights"]
+    found = _origin(file, "0" * 64)
+    assert f"{told} of file model.gguf" in found["weights"]
+    assert found.get("licence") == (None if stated is None else "apache-2.0")
 
 
 def test_converted_copy_says_what_its_weights_are(smollm2_dir, tmp_path):

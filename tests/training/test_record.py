@@ -10,6 +10,9 @@ import torch
 from datasets import Dataset
 from transformers import BitsAndBytesConfig
 
+from hf_ckt.data.rows_fingerprint import rows_fingerprint
+from hf_ckt.hub.saved_card import saved_card
+from hf_ckt.hub.saved_run import read_saved_run
 from hf_ckt.models.fingerprint import fingerprint
 from hf_ckt.models.precision import RECORD, recorded_precision
 from tests import tiny_models
@@ -97,7 +100,65 @@ def test_saved_adapter_states_objective_settings_and_teachers(model_dir, tmp_pat
     assert terms["distillation"] == ("forward_kl", 0.5) and terms["consistency"] == ("consistency_kl", 0.3)
     assert [one["settings"] for one in record["objective"] if one["role"] == "distillation"] == [{"temperature": 2.0}]
     assert record["settings"]["learning_rate"] == 1e-2 and record["settings"]["perturbation"] == "uniform"
-    assert record["teacher"]["teachers"]["safety"]["weights"] == fingerprint(load(model_dir))
-    assert record["teacher"]["teachers"]["safety"]["name"] == model_dir.name
-    assert record["versions"]["peft"] == version("peft")
+    manifest = record["teacher_manifest"]["teachers"]["safety"]
+    assert manifest["weights"] == fingerprint(load(model_dir)) and manifest["name"] == model_dir.name
+    assert record["framework_versions"]["peft"] == version("peft")
     assert str(tmp_path) not in text and str(model_dir) not in text and "a1B2" not in text
+
+
+def test_record_holds_all_that_a_card_is_made_of(model_dir, tmp_path, monkeypatch):
+    """A card that is written again would know less than the one that the training wrote, and nobody would compare the two."""
+    token = "hf_" + "a1B2" * 8
+    monkeypatch.setattr("sys.argv", [str(tmp_path / "bin" / "hf-ckt"), "train", "--hub-token", token, "--seed", "1"])
+    data = Dataset.from_list(rows(6))
+    trainer = run(build(tmp_path / "run", model_dir, data, given={"peft_config": lora()}, max_steps=1, **OFF))
+    trainer.dataset_name = ["org/rows", str(tmp_path / "rows.jsonl")]
+    trainer.save_model()
+    trainer.create_model_card()
+    record = json.loads((tmp_path / "run" / RECORD).read_text())
+    digest = rows_fingerprint(data)
+    assert record["data"] == {"names": ["org/rows", "./rows.jsonl"], "rows": 6, "fingerprint": digest}
+    assert record["base_model"] == f"./{model_dir.name}" and record["is_adapter"] is True
+    assert record["command"] == "hf-ckt train --hub-token '[removed]' --seed 1"
+    assert record["device"].startswith("CPU, ") and record["training_summary"]["train_runtime"] > 0
+    assert token not in str(record) and str(tmp_path) not in str(record)
+    saved = read_saved_run(tmp_path / "run")
+    written = (tmp_path / "run" / "README.md").read_text()
+    assert saved_card(saved) == written
+    (tmp_path / "run" / "README.md").unlink()
+    assert saved_card(saved) == written
+    assert f"org/rows), rows.jsonl, 6 rows, fingerprint {digest} |" in written
+
+
+def test_name_of_the_data_that_the_card_is_given_reaches_the_record(model_dir, tmp_path):
+    """The card that is written again would not know what was trained on."""
+    trainer = build(tmp_path / "run", model_dir, given={"peft_config": lora()}, **OFF)
+    trainer.create_model_card()
+    assert not (tmp_path / "run" / RECORD).exists()  # of weights that are not there
+    trainer.save_model()
+    trainer.create_model_card(dataset_name="org/rows")
+    assert json.loads((tmp_path / "run" / RECORD).read_text())["data"]["names"] == ["org/rows"]
+
+
+def test_streamed_rows_have_no_number_and_no_fingerprint(model_dir, tmp_path):
+    """They are read as they are trained on: whoever counted them first would read them twice."""
+    given = {"peft_config": lora()}
+    stream = Dataset.from_list(rows(6)).to_iterable_dataset()
+    trainer = build(
+        tmp_path / "run", model_dir, stream, given=given, **{**OFF, "train_sampling_strategy": "sequential"}
+    )
+    trainer.save_model()
+    found = json.loads((tmp_path / "run" / RECORD).read_text())["data"]
+    assert found == {"names": [], "rows": None, "fingerprint": None}
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_time_of_a_training_that_went_on_is_marked(again, model_dir, tmp_path):
+    """The seconds of its last part would be read as those of all of it."""
+    changes = {"save_strategy": "steps", "save_steps": 1, **OFF}
+    run(build(tmp_path / "run", model_dir, given={"peft_config": lora()}, max_steps=1, **changes))
+    trainer = build(tmp_path / "run", model_dir, given={"peft_config": lora()}, max_steps=2, **changes)
+    trainer.train(resume_from_checkpoint=again)
+    trainer.create_model_card()
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert ("s of training since it was last resumed;" in card) == again and "s of training" in card

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...fit.run_memory import RunMemory
-from ...hub.model_card import SECRET
+from ...hub.public import SECRET
 from ...progress.bars import duration
 from ...training.preview import ModelFacts, ShownDocument, ShownText
 from ...training.trial import Plan, Trial

@@ -38,7 +38,7 @@ def show_run(
         ValueError: What the run itself would raise; and if its first loss is not finite.
     """
     from ...fit.run_memory import run_memory
-    from ...hub.run_card import run_facts
+    from ...hub.run_card import local_facts
     from ...models._upstream import end_training
     from ...training.preview import first_documents, model_facts
     from ...training.trial import plan, run_trial, why_no_trial
@@ -51,7 +51,7 @@ def show_run(
         args.output_dir = folder
         trainer = build(script, args, model, mixture, teacher)
         page = Page(shown=trainer.accelerator.is_main_process)
-        facts = run_facts(trainer)
+        facts = local_facts(trainer)
         page.settings(changed, _resolved(trainer, changed))
         page.objective(facts["objective"])
         page.rows(

@@ -12,25 +12,51 @@ import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...checkpoints import replace_block, replace_file, replace_json
-from ...hub.model_card import build_model_card
+from ...hub.model_card import CardEvaluation, build_model_card
+from ..model_index import headline_results
 from .kept_answers import bring_up_to_date, keeps_answers
 from .tables import comparison_rows, measured_sentence
 
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCard
 
-def result_card(results: dict[str, Any], name: str) -> Any:
-    """Returns the model card of a results file that holds the facts of its run."""
+
+def result_card(results: dict[str, Any], name: str) -> "ModelCard":
+    """
+    Returns the model card of a results file that holds the facts of its run: that of its last model.
+
+    Args:
+        results (`dict`):
+            What is in the file; with `run`, of [`~hub.run_card.run_facts`].
+        name (`str`):
+            What the run is called, which follows the base's name in the title.
+    """
+    # A file that was written before data were recorded tells what its recipe read.
+    recipe = results["settings"].get("recipe")
+    data = {"names": [own_set_name(recipe["data"])]} if recipe else None
+    own = list(results["models"])[-1]
+    title = results["models"][own]["title"]
+    text = f"The column `{title}` is the model of this card.\n\n{_table(results)}\n\n{measured_sentence(results)}"
     return build_model_card(
-        **results["run"],
-        model_name=name,
-        hub_model_id=None,
-        dataset_name=None,
-        tags=None,
-        results=comparison_rows(results),
-        results_note=measured_sentence(results),
+        **{"data": data} | results["run"] | {name: results[name] for name in ("command", "device", "resumed")},
+        model_name=f"{results['base_model'].rpartition('/')[2]}-{name}",
+        evaluation=CardEvaluation(text, headline_results(results, own, _sets(results))),
     )
+
+
+def own_set_name(name: str) -> str:
+    """
+    Returns what one of the package's own training sets is called on a card.
+
+    Example:
+
+    >>> own_set_name("boundary")
+    'boundary set of hf_ckt'
+    """
+    return f"{name} set of hf_ckt"
 
 
 def page_block(results: dict[str, Any], source: str) -> str:
@@ -42,12 +68,24 @@ def page_block(results: dict[str, Any], source: str) -> str:
     corrected = [
         score.pop("corrected", None) for model in shown["models"].values() for score in model["scores"].values()
     ]
-    rows = comparison_rows(shown)
+    where = ", which also holds the rates corrected for the judge's error" if any(corrected) else ""
+    return f"{_table(shown)}\n\n{measured_sentence(shown)} From `{source}`{where}."
+
+
+def _table(results: dict[str, Any]) -> str:
+    rows = comparison_rows(results)
     columns = list(rows[0])
     lines = [columns, ["---"] * len(columns), *([row[column] for column in columns] for row in rows)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    where = ", which also holds the rates corrected for the judge's error" if any(corrected) else ""
-    return f"{table}\n\n{measured_sentence(shown)} From `{source}`{where}."
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _sets(results: dict[str, Any]) -> list[dict[str, str]]:
+    """The sets of prompts of a comparison, each with the suite of an evaluation that asks such."""
+    plain = {"harmful": "direct", "benign": "overrefusal"}
+    found = [(row["set"], "noise" if row["corruption"] else plain[row["kind"]]) for row in results["prompts"]]
+    found += [(row["set"], "kd") for row in results["prompts"] if "agreement" in results]
+    found += [(row["set"], "utility") for model in results["models"].values() for row in model.get("utility") or ()]
+    return [{"name": name, "suite": suite} for name, suite in dict.fromkeys(found)]
 
 
 def write_pages(file: Path, cards: Path, pages: Sequence[Path]) -> list[str]:
@@ -74,7 +112,7 @@ def write_pages(file: Path, cards: Path, pages: Sequence[Path]) -> list[str]:
     if results != before:
         replace_json(file, results)
     if "run" in results:
-        replace_file(cards / f"{name}.md", result_card(results, f"SmolLM2-135M-Instruct, {name}").save)
+        replace_file(cards / f"{name}.md", result_card(results, name).save)
     replace_block(places[0], name, page_block(results, file.as_posix()))
     return told
 
