@@ -43,9 +43,7 @@ def headline_results(results: Mapping[str, Any], name: str, sets: Sequence[Mappi
         measured, text = scores.get(score), score_text(score, results)
         if measured is None or measured["value"] is None:
             continue
-        asked = (
-            ", ".join(dict.fromkeys(one["name"] for one in sets if one["suite"] in SUITES[score])) or "not recorded"
-        )
+        asked = ", ".join(_asked(score, sets)) or "not recorded"
         asked += ", under noise" if SUITES[score] == ("noise",) else ""
         bounds = interval(measured, text.decimals)
         facts = (
@@ -64,4 +62,23 @@ def headline_results(results: Mapping[str, Any], name: str, sets: Sequence[Mappi
                 metric_value=round(measured["value"], text.decimals) + 0.0,
             )
         )
+    return found
+
+
+def _asked(score: str, sets: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the sets that a score is of: not those of the other kind of prompts in its suites, nor of another task."""
+    suites: dict[str, list[str]] = {}
+    for one in sets:
+        suites.setdefault(one["suite"], []).append(one["name"])
+    harmful, benign = set(suites.get("direct", ())), set(suites.get("overrefusal", ()))
+    found = list(dict.fromkeys(name for suite, names in suites.items() if suite in SUITES[score] for name in names))
+    if score in ("safety", "attack_success_jailbreak"):
+        return [name for name in found if name in harmful or name not in benign]
+    if score == "helpfulness":
+        return [name for name in found if name in benign or name not in harmful]
+    plain_text = [name for name in found if name in ("plain text", "plain_text")]
+    if score == "plain_text_nats":
+        return plain_text
+    if score == "multiple_choice_over_chance":  # whose set is the first of its suite; one of word problems may follow
+        return [name for name in found if name not in plain_text][:1]
     return found

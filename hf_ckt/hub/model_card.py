@@ -142,7 +142,9 @@ def build_model_card(
 
     names = list((data or {}).get("names") or [])
     extra_tags = [tags] if isinstance(tags, str) else list(tags or [])
-    base_id, own_id, name = hub_id(base_model), hub_id(hub_model_id), public_text(model_name)
+    # Of a repository it is known that it is none of the folders, though one may have its name.
+    own_id = hub_model_id or None
+    base_id, name = hub_id(base_model), public_text(model_name)
     scores = list(evaluation.scores) if evaluation else []
     metadata = ModelCardData(
         library_name="peft" if is_adapter else "transformers",

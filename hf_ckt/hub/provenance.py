@@ -45,17 +45,23 @@ def machine_facts(device: str | None = None) -> dict[str, Any]:
     }
 
 
-def short_device_name(*, cpu: bool = False) -> str:
+def short_device_name(kind: str | None = None) -> str:
     """
     Returns what the line under a table names: the GPU, or how many cores of a CPU; [`machine_facts`] says more.
 
     Args:
-        cpu (`bool`, *optional*, defaults to `False`):
-            Whether the CPU was used even where there is a GPU.
+        kind (`str`, *optional*):
+            What was used, as torch names it: `cpu`, `cuda`, `mps`. None: the GPU where there is one.
     """
     import torch
 
-    return f"CPU, {os.cpu_count()} cores" if cpu or not torch.cuda.is_available() else torch.cuda.get_device_name()
+    if kind not in (None, "cpu", "cuda"):
+        return str(kind)
+    return (
+        f"CPU, {os.cpu_count()} cores"
+        if kind == "cpu" or not torch.cuda.is_available()
+        else torch.cuda.get_device_name()
+    )
 
 
 def peak_memory(used: Any = None) -> int | None:

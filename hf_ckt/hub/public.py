@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """What may be read by everybody: names without folders of this machine, settings and commands without secrets."""
 
+import ast
 import json
 import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ..data.numbered_rows import BUILDERS, ending_of
+
 # Settings that name a secret or a place on the machine. They are left out whole; everything else is cleaned by value.
-_SECRET_SETTING = re.compile(r"(token|password|secret|api_key)$")
+_SECRET_SETTING = re.compile(
+    r"(token|passw(or)?d|passphrase|secret|credentials?|(api|access|secret|private|wandb)_?key)$", re.I
+)
 _PLACE_SETTING = re.compile(r"(_dir|_path|_file|_cache|^run_name|^resume_from_checkpoint)$")
 _PUBLIC_TOKENS = ("eos_token", "pad_token", "bos_token", "unk_token")
 
@@ -19,6 +25,9 @@ SECRET = re.compile(
 )
 """What looks like an access token, or a name and password within an address."""
 _REMOVED = "[removed]"
+_FILES = "[files]"
+# What Python was started with where no script was: nothing that could be typed again.
+_NO_SCRIPT = ("", "-c", "-m", "ipykernel_launcher.py", "colab_kernel_launcher.py")
 _HUB_CACHE = re.compile(r"\bmodels--(?P<id>[\w.-]+?)[/\\]snapshots\b")
 # An absolute path inside a longer text: at least two parts, not the path of a web address and not a ratio.
 _ABSOLUTE_PATH = re.compile(r"(?<![\w:/.~\\])(?:file://)?(?:~?(?:/[\w.@+ -]*[\w.@+-]){2,}|[A-Za-z]:[\\/][^\s'\"|]+)/?")
@@ -99,7 +108,8 @@ def public_name(name: str | None) -> str | None:
 
 def public_command(arguments: Sequence[str]) -> str:
     """
-    Returns a command line that may be published: values of secrets are removed, of paths the last name is left.
+    Returns a command line that may be published: values of secrets and names of data files are removed, of other paths the last
+    name is left. Nothing, where no command was typed, as in a notebook.
 
     Args:
         arguments (`Sequence[str]`):
@@ -111,6 +121,8 @@ def public_command(arguments: Sequence[str]) -> str:
     "hf-ckt train --hub-token '[removed]' --output_dir=align"
     """
     program = Path(arguments[0])
+    if program.name in _NO_SCRIPT:
+        return ""
     is_own = program.name == "hf-ckt" or program.parts[-3:] == ("hf_ckt", "cli", "main.py")
     return shlex.join(["hf-ckt"] if is_own else ["python", program.name]) + "".join(
         f" {shlex.quote(word)}" for word in _public_words(arguments[1:])
@@ -124,18 +136,37 @@ def _public_words(words: Sequence[str]) -> Iterator[str]:
             name, equals, given = word.partition("=")
             option = name.lstrip("-").replace("-", "_")
             yield f"{name}={_public_word(option, given)}" if equals else public_text(name)
+        elif re.match(r"[\w.]+=", word):  # as Hydra and others take their settings
+            name, _, given = word.partition("=")
+            yield f"{name}={_public_word(name, given)}"
         else:
             yield _public_word(option, word)
 
 
 def _public_word(option: str, word: str) -> str:
-    if is_private(option):
-        return public_prose(_last_name(word)) if _PLACE_SETTING.search(option) else _REMOVED
-    try:
-        found = json.loads(word)
-    except ValueError:
-        found = None
-    return json.dumps(public_facts(found)) if isinstance(found, (dict, list)) else public_text(word)
+    if is_private(option) and not _PLACE_SETTING.search(option):
+        return _REMOVED
+    if is_private(option) and not (option.endswith("name_or_path") and hub_id(word)):
+        return public_prose(_last_name(word))
+    found = None
+    for read in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            found = found or read(word)
+    if isinstance(found, (dict, list)):
+        return json.dumps(public_facts(_without_files(found)))
+    return public_text(_without_files(word, option))
+
+
+def _without_files(value: Any, key: str = "") -> Any:
+    """What was given without the names of data files and of folders of data, which may be those of a customer."""
+    if isinstance(value, Mapping):
+        return {name: _without_files(item, name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_without_files(item, key) for item in value]
+    if not isinstance(value, str):
+        return value
+    is_data = ending_of(value) in BUILDERS or (key in ("dataset_name", "path") and _is_local(value))
+    return _FILES if is_data else value
 
 
 def _is_local(text: str) -> bool:

@@ -50,6 +50,9 @@ _SETTINGS = (
     "contrastive_queue_size",
     "contrastive_rejected",
 )
+LARGE = 2**30
+"""Bytes of training data that are read for their fingerprint in about a minute. For more, the other processes would wait at the first
+save, until they gave up."""
 _LIBRARIES = ("trl", "transformers", "peft", "torch", "datasets")
 
 
@@ -73,10 +76,15 @@ def run_card(trainer: Any, model_name: str | None, tags: str | list[str] | None)
 def run_facts(trainer: Any) -> dict[str, Any]:
     """
     Returns what a trainer knows of its run, by the names that [`build_model_card`] takes; fit for a JSON file, and to be
-    published. The rows that it trains on are counted and their fingerprint is taken, for which all are read, once.
+    published. The rows that it trains on are counted and their fingerprint is taken, for which all are read, once; not of more
+    than [`LARGE`] bytes.
     """
     found = local_facts(trainer)
-    names = {"base_model": public_name(found.pop("base_model")), "data": _data(trainer)}
+    names = {
+        "base_model": public_name(found.pop("base_model")),
+        "hub_model_id": found.pop("hub_model_id"),  # also where a folder of this machine has the same name
+        "data": _data(trainer),
+    }
     return names | public_facts(found | {"command": public_command(sys.argv)})
 
 
@@ -100,7 +108,7 @@ def local_facts(trainer: Any) -> dict[str, Any]:
         | {"backbone": "{weights} weights, multiplied in {compute}".format(**backbone["backbone"])},
         "framework_versions": library_versions(*_LIBRARIES),
         "training_summary": summary or None,
-        "device": short_device_name(cpu=trainer.args.use_cpu),
+        "device": _device(trainer),
         "resumed": trainer.resumed,
     }
 
@@ -129,8 +137,15 @@ def run_record(trainer: Any) -> dict[str, Any]:
     }
 
 
+def _device(trainer: Any) -> str:
+    """What it trains on, in how many processes."""
+    processes = trainer.accelerator.num_processes
+    name = short_device_name(trainer.accelerator.device.type)
+    return name if processes == 1 else f"{name}, {processes} processes"
+
+
 def _data(trainer: Any) -> dict[str, Any]:
-    """The training data: their names as far as they are known, and of rows that are not streamed number and fingerprint."""
+    """The training data: their names as far as they are known; of rows that are not streamed the number, and the fingerprint."""
     given: str | Sequence[str] | None = trainer.dataset_name
     names = [given] if isinstance(given, str) else list(given or ())
     rows = trainer.given_rows
@@ -138,9 +153,14 @@ def _data(trainer: Any) -> dict[str, Any]:
         is_whole = isinstance(rows, Dataset)
         trainer.data_facts = {
             "rows": len(rows) if is_whole else None,
-            "fingerprint": rows_fingerprint(rows) if is_whole else None,
+            "fingerprint": rows_fingerprint(rows) if is_whole and _bytes(rows) <= LARGE else None,
         }
-    return {"names": [public_name(name) for name in names], **trainer.data_facts}
+    return {"names": [public_name(name) for name in names if name], **trainer.data_facts}
+
+
+def _bytes(rows: Dataset) -> float:
+    """About how much is read of rows, which may be few of those that their table holds."""
+    return rows.data.nbytes * len(rows) / max(rows.data.num_rows, 1)
 
 
 def _settings(trainer: Any) -> dict[str, Any]:

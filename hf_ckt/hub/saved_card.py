@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..models.precision import RECORD
 from .model_card import RUN_FACTS, CardEvaluation, build_model_card
-from .public import public_prose
+from .public import hub_id, public_prose
 from .saved_run import CARD, SavedRun
 from .written_part import WrittenPart, find_written_part
 
@@ -32,7 +32,7 @@ def saved_card(
     Returns the text of a saved run's card, as `hf-ckt card` writes it and `hf-ckt push` publishes it.
 
     What hf_ckt wrote is written anew, from the record beside the weights. What stands around it stays, and so does the metadata
-    that is not hf_ckt's. A card that is wholly by another hand keeps its text: it is given the base and the scores as metadata where
+    that is not hf_ckt's. A card that is wholly by another hand keeps its text: it is given `base_model` as metadata, the scores where
     it has none, and a section Evaluation, unless it has one.
 
     Args:
@@ -50,10 +50,13 @@ def saved_card(
             it from.
     """
     path = run.folder / CARD
-    text = path.read_text(encoding="utf-8-sig").replace("\r\n", "\n") if path.is_file() else None
+    try:
+        text = path.read_text(encoding="utf-8-sig").replace("\r\n", "\n") if path.is_file() else None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{CARD}: is not UTF-8 ({error}), so the Hub would refuse it. Save it as UTF-8.") from error
     part = None if text is None else find_written_part(text)
     if text is not None and part is None:
-        return _by_hand(text, repo_id or run.folder.name, base_model, run.is_adapter, evaluation)
+        return _by_hand(text, repo_id or run.folder.resolve().name, base_model, run.is_adapter, evaluation)
     if part is not None and part.is_changed:
         raise ValueError(
             f"{CARD}: the part between its lines <!-- hf_ckt ... --> was changed by hand, and is written anew with every card, so "
@@ -61,6 +64,12 @@ def saved_card(
         )
     title = _TITLE.search(part.text) if part is not None else None
     facts = _recorded(run.folder) | {"is_adapter": run.is_adapter}
+    known = hub_id(facts["base_model"])
+    if known is not None and base_model not in (None, known):
+        raise ValueError(
+            f"--base-model: it was trained on {known!r}, got {base_model!r}. The card would name weights that it was not made for. "
+            "Leave --base-model out."
+        )
     given = {"hub_model_id": repo_id, "base_model": base_model}
     written = build_model_card(
         **facts | {name: value for name, value in given.items() if value is not None},
@@ -74,8 +83,8 @@ def _recorded(folder: Path) -> dict[str, Any]:
     """The facts of a training that the record beside its weights holds."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        missing = [name for name in RUN_FACTS if name not in record]
-    except (OSError, ValueError) as error:
+        missing = [name for name in RUN_FACTS if name not in record.keys()]  # noqa: SIM118 - refuses what is no mapping
+    except (OSError, ValueError, AttributeError) as error:
         raise ValueError(
             f"{folder}: has no {RECORD} that can be read ({type(error).__name__}), so what was trained, on what and how is not "
             "known. Save the model again with trainer.save_model(), or write a card by hand."
@@ -92,7 +101,7 @@ def _among(text: str, part: WrittenPart, written: "ModelCard") -> str:
     """A card as it was, with what hf_ckt says put in its place."""
     from huggingface_hub import ModelCardData
 
-    old, new = _metadata(text), written.data.to_dict()
+    old, new = _without_peft_tags(_metadata(text)), written.data.to_dict()
     for name in _ADDED_TO:
         new[name] = list(dict.fromkeys([*new.get(name, ()), *_listed(old.get(name))])) or None
     new |= {name: value for name, value in old.items() if name not in (*_DECIDED, *_ADDED_TO)}
@@ -104,7 +113,7 @@ def _by_hand(text: str, name: str, base_model: str | None, is_adapter: bool, eva
     """A card by another hand, with what it lacks."""
     from huggingface_hub import ModelCardData
 
-    new = _metadata(text)
+    new = _without_peft_tags(_metadata(text))
     if base_model is not None:
         new |= {"base_model": base_model} | ({"base_model_relation": "adapter"} if is_adapter else {})
     if evaluation is not None and evaluation.scores and "model-index" not in new:
@@ -115,6 +124,12 @@ def _by_hand(text: str, name: str, base_model: str | None, is_adapter: bool, eva
     if evaluation is not None and "\n## Evaluation\n" not in body:
         body = f"{body.rstrip()}\n\n## Evaluation\n\n{public_prose(evaluation.text)}\n"
     return f"{head}\n---\n{body}"
+
+
+def _without_peft_tags(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Metadata without the tags by which PEFT names the base once more, be it a folder of this machine."""
+    kept = [tag for tag in _listed(metadata.get("tags")) if not str(tag).startswith("base_model:")]
+    return metadata | ({"tags": kept} if "tags" in metadata else {})
 
 
 def _metadata(card: str) -> dict[str, Any]:

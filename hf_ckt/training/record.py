@@ -2,12 +2,34 @@
 """What is written beside saved weights, for programs and for readers: of its training an adapter tells nothing."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from ..checkpoints import replace_file, replace_json
 from ..hub.run_card import run_card, run_record
+from ..hub.saved_run import CARD
 from ..models.precision import RECORD
+
+
+@contextmanager
+def card_kept(folder: str) -> Iterator[None]:
+    """
+    Leaves a folder's README.md, or that there is none, as it was before weights are saved there: PEFT writes an empty form that
+    names the base's folder, and into a card that is there its own tags and lines.
+
+    Args:
+        folder (`str`):
+            Where weights are saved.
+    """
+    card = Path(folder, CARD)
+    before = card.read_bytes() if card.is_file() else None
+    yield
+    if before is None:
+        card.unlink(missing_ok=True)
+    elif card.read_bytes() != before:
+        replace_file(card, lambda aside: Path(aside).write_bytes(before))
 
 
 def write_record(trainer: Any, folder: str) -> None:
@@ -40,4 +62,4 @@ def write_card(
         trainer.dataset_name = dataset_name
         if os.path.exists(os.path.join(folder, RECORD)):
             write_record(trainer, folder)
-    replace_file(os.path.join(folder, "README.md"), run_card(trainer, model_name, tags).save)
+    replace_file(os.path.join(folder, CARD), run_card(trainer, model_name, tags).save)

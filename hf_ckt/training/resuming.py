@@ -4,13 +4,14 @@
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from ..checkpoints import last_complete_checkpoint
 from .facts import require_trainable
 from .grouping import GroupedTrainer
 from .log_sums import LogSums
-from .record import write_record
+from .record import card_kept, write_record
 from .state import TrainingState
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,8 @@ class ResumableTrainer(GroupedTrainer):
         super()._save_checkpoint(model, trial)
 
     def _save(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
-        super()._save(output_dir, *args, **kwargs)
+        folder = str(output_dir if output_dir is not None else self.args.output_dir)
+        with card_kept(folder) if self.args.should_save else nullcontext():
+            super()._save(output_dir, *args, **kwargs)
         if self.args.should_save:
-            write_record(self, str(output_dir if output_dir is not None else self.args.output_dir))
+            write_record(self, folder)

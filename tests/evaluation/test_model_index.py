@@ -33,6 +33,27 @@ def test_scores_are_those_of_the_model(name):
     assert found["youden_j_noise"].dataset_name.endswith(", under noise")
 
 
+def test_sets_of_the_other_kind_are_not_named():
+    """Attack success on prompts that are harmless, or knowledge asked by passages of plain text, is no score of anything."""
+    results = made_up.results()
+    asked = [
+        ("forms", "jailbreak"),
+        ("bad", "direct"),
+        ("bad", "jailbreak"),
+        ("good", "jailbreak"),
+        ("good", "overrefusal"),
+    ]
+    asked += [("choices", "utility"), ("problems", "utility"), ("plain text", "utility")]
+    sets = [{"name": name, "suite": suite} for name, suite in asked]
+    scores = results["models"]["full"]["scores"]
+    scores |= dict.fromkeys(("attack_success_jailbreak", "multiple_choice_over_chance"), made_up.score(0.5, 3))
+    scores["plain_text_nats"] = made_up.score(3.5, 3)
+    found = {one.metric_type: one.dataset_name for one in headline_results(results, "full", sets)}
+    assert found["safety"] == found["attack_success_jailbreak"] == "forms, bad"
+    assert found["helpfulness"] == "forms, good" and found["youden_j"] == "forms, bad, good"
+    assert found["multiple_choice_over_chance"] == "choices" and found["plain_text_nats"] == "plain text"
+
+
 def test_score_that_is_undefined_is_left_out():
     """A `null` as a value is shown as nothing, or refused."""
     results = made_up.results()

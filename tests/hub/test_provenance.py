@@ -26,3 +26,8 @@ def test_peak_memory_is_in_bytes_and_grows_with_what_is_held():
     held[::4096] = b"x" * len(held[::4096])  # touched, so that it is held
     assert provenance.peak_memory() >= max(before, len(held))
     assert provenance.peak_memory() < 10**12
+
+
+def test_device_that_is_neither_cpu_nor_cuda_keeps_its_name():
+    """A card of a training on a Mac's GPU would say that its CPU did it."""
+    assert provenance.short_device_name("mps") == "mps" and provenance.short_device_name("cpu").startswith("CPU, ")

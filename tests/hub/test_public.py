@@ -60,6 +60,14 @@ def test_public_name_of_a_folder_is_never_taken_for_a_hub_id(tmp_path, monkeypat
         (["a.py", "--output_dir", "secret/out", TOKEN], "python a.py --output_dir out '[removed]'"),
         (["a.py", '--kwargs={"token": "mine", "a": 1}'], """python a.py '--kwargs={"a": 1}'"""),
         (["a.py", "-m", "org/base"], "python a.py -m org/base"),
+        (["a.py", "--wandb-key", "mine", "--Aws_Secret_Access_Key=mine"], "python a.py --wandb-key '[removed]' '--Aws_Secret_Access_Key=[removed]'"),
+        (["a.py", "wandb.api_key=mine", "lr=1", "--kwargs", "{'token': 'mine', 'a': 1}"], """python a.py 'wandb.api_key=[removed]' lr=1 --kwargs '{"a": 1}'"""),
+        (["a.py", "--model_name_or_path", "org/base", "--teacher-model-name-or-path=/x/mine"], "python a.py --model_name_or_path org/base --teacher-model-name-or-path=mine"),
+        (["a.py", "--dataset_name", "customer.jsonl", '--datasets=[{"path": "/data/customer"}]'], """python a.py --dataset_name '[files]' '--datasets=[{"path": "[files]"}]'"""),
+        (["a.py", "--dataset_name", "org/rows"], "python a.py --dataset_name org/rows"),
+        (["/x/ipykernel_launcher.py", "-f", "/home/me/kernel.json"], ""),
+        ([""], ""),
+        (["-c"], ""),
     ],
 )  # fmt: skip
 def test_public_command_holds_no_secret_and_no_folder(words, shown):

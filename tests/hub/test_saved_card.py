@@ -86,7 +86,7 @@ def test_words_within_the_written_part_are_not_lost_in_silence(run):
         saved_card(run)
 
 
-@pytest.mark.parametrize("spoil", ["gone", "broken", "older"])
+@pytest.mark.parametrize("spoil", ["gone", "broken", "a number", "older"])
 def test_card_without_a_record_is_not_guessed(spoil, run):
     """What is not known of a training would be missing on its card, as if there had been none of it."""
     record = run.folder / "hf_ckt_training.json"
@@ -94,12 +94,51 @@ def test_card_without_a_record_is_not_guessed(spoil, run):
         record.unlink()
     elif spoil == "broken":
         record.write_text("{")
+    elif spoil == "a number":
+        record.write_text("3")
     else:
         found = json.loads(record.read_text())
         del found["data"]
         record.write_text(json.dumps(found))
     with pytest.raises(ValueError, match=r"hf_ckt_training\.json.*or write a card by hand"):
         saved_card(run)
+
+
+def test_card_names_the_base_that_was_trained_on(tmp_path):
+    """An adapter would be loaded onto weights that it was not made for."""
+    run = read_saved_run(write_run(tmp_path / "run"))
+    with pytest.raises(ValueError, match=r"trained on 'org/base', got 'org/other'"):
+        saved_card(run, base_model="org/other")
+    assert saved_card(run, base_model="org/base") == saved_card(run)
+
+
+def test_repository_may_have_the_name_of_a_folder_here(tmp_path, monkeypatch):
+    """`hf-ckt push me/run me/run` would publish a card whose code loads from a placeholder."""
+    run = read_saved_run(write_run(tmp_path / "me" / "run"))
+    monkeypatch.chdir(tmp_path)
+    assert 'name = "me/run"' in saved_card(run, repo_id="me/run")
+
+
+def test_card_that_is_not_utf8_is_refused(run):
+    """The Hub refuses it after the weights are up."""
+    (run.folder / "README.md").write_bytes(b"---\nlicense: mit\n---\n\xff")
+    with pytest.raises(ValueError, match=r"README\.md: is not UTF-8"):
+        saved_card(run)
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_folder_of_the_base_stays_out_of_the_tags(by_hand, run):
+    """PEFT adds a tag with the base's folder to every card that it finds, and a push would publish it."""
+    tag = f"base_model:adapter:{run.folder.parent / 'my-base'}"
+    text = BY_HAND if by_hand else readme(run)
+    readme(
+        run,
+        text.replace("library_name:", f"tags:\n- mine\n- {tag}\nlibrary_name:", 1)
+        if by_hand
+        else text.replace("tags:\n", f"tags:\n- mine\n- {tag}\n"),
+    )
+    found = saved_card(run, repo_id="me/run", base_model="org/base")
+    assert "my-base" not in found and "mine" in ModelCard(found).data.tags
 
 
 def test_record_is_what_the_card_is_made_of(run):

@@ -130,6 +130,28 @@ def test_record_holds_all_that_a_card_is_made_of(model_dir, tmp_path, monkeypatc
     assert f"org/rows), rows.jsonl, 6 rows, fingerprint {digest} |" in written
 
 
+def test_saving_leaves_the_card_to_hf_ckt(model_dir, tmp_path):
+    """PEFT writes a form that nobody filled in, with the base's folder, and `hf-ckt card` would keep it as somebody's own words."""
+    card = tmp_path / "run" / "README.md"
+    trainer = build(tmp_path / "run", model_dir, given={"peft_config": lora()}, **OFF)
+    trainer.save_model()
+    assert not card.exists()
+    trainer.create_model_card()
+    mine = card.read_text() + "\nMine.\n"
+    card.write_text(mine)
+    trainer.save_model()
+    assert card.read_text() == mine and saved_card(read_saved_run(tmp_path / "run")) == mine
+
+
+def test_rows_too_many_to_be_read_are_counted_alone(model_dir, tmp_path, monkeypatch):
+    """The other processes would wait for their fingerprint until they gave up."""
+    trainer = build(tmp_path / "run", model_dir, Dataset.from_list(rows(6)), given={"peft_config": lora()}, **OFF)
+    monkeypatch.setattr("hf_ckt.hub.run_card.LARGE", 10)
+    trainer.save_model()
+    found = json.loads((tmp_path / "run" / RECORD).read_text())["data"]
+    assert found == {"names": [], "rows": 6, "fingerprint": None}
+
+
 def test_name_of_the_data_that_the_card_is_given_reaches_the_record(model_dir, tmp_path):
     """The card that is written again would not know what was trained on."""
     trainer = build(tmp_path / "run", model_dir, given={"peft_config": lora()}, **OFF)

@@ -2,14 +2,13 @@
 """The chat in a terminal, and line by line where prompts come from a pipe or a file."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
-from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
@@ -49,6 +48,7 @@ class Chat:
     side: SideBySide
     asking: Asking
     console: Console = field(default_factory=lambda: Console(highlight=False))
+    _conversing: bool = field(default=False, init=False)
 
     def run(self) -> None:
         """Reads the standard input to its end, or to `/quit`: as a conversation from a terminal, else line by line."""
@@ -64,6 +64,7 @@ class Chat:
 
     def converse(self, read: Callable[[], str]) -> None:
         """Talks with who types what `read` returns, until that raises EOFError; what is wrong is said, and the talk goes on."""
+        self._conversing = True
         self._say(*introduction(self.side), ALONE, MARGIN_HELP, self._how(), "/help lists the commands.")
         while True:
             try:
@@ -129,30 +130,24 @@ class Chat:
         side_by_side = self.console.is_terminal
         with Live(console=self.console, auto_refresh=False) if side_by_side else nullcontext() as live:
             for entry in self.side.entries:
-                for answer in self._growing(entry, asked):
-                    answers[entry] = answer
-                    if live is not None:
-                        live.update(_columns(margins, answers), refresh=True)
+                # Around the drawing too, in which most of the time goes by: Ctrl-C ends this answer alone.
+                try:
+                    with closing(self.side.answer(entry, asked, self.asking)) as pieces:
+                        for piece in pieces:
+                            answers[entry] += piece
+                            if live is not None:
+                                live.update(_columns(margins, answers), refresh=True)
+                except KeyboardInterrupt:
+                    if not self._conversing:
+                        raise
+                    answers[entry] += _STOPPED
                 if live is None:
                     self.console.print(Text(f"{title(entry)}, {margins[entry]}"), soft_wrap=True)
-                    self.console.print(Text(answers[entry].translate(_SAFE)), soft_wrap=True)
+                    self.console.print(Text(answers[entry].strip().translate(_SAFE)), soft_wrap=True)
+                else:
+                    live.update(_columns(margins, answers), refresh=True)
         if not side_by_side:
             self.console.print()
-
-    def _growing(self, entry: EvaluatedModel, asked: str) -> Iterator[str]:
-        """The answer so far, as it grows; Ctrl-C ends it, and not the program."""
-        answer = ""
-        yield answer
-        try:
-            with closing(self.side.answer(entry, asked, self.asking)) as pieces:
-                for piece in pieces:
-                    answer += piece
-                    yield answer
-        except KeyboardInterrupt:
-            if not sys.stdin.isatty():
-                raise
-            answer += _STOPPED
-        yield answer.strip()
 
     def _show_prompt(self, prompt: str, asked: str) -> None:
         shown = Text("prompt: ", "dim")
@@ -190,11 +185,9 @@ def _number(name: str, word: str, kind: Callable[[str], Any]) -> Any:
 
 
 def _columns(margins: dict[EvaluatedModel, str], answers: dict[EvaluatedModel, str]) -> Table:
-    table = Table.grid(expand=True)
-    panels = []
-    for entry, answer in answers.items():
-        table.add_column(ratio=1)
-        body = Text.assemble((f"{margins[entry]}\n\n", "dim"), answer.translate(_SAFE))
-        panels.append(Panel(body, title=Text(title(entry)), title_align="left"))
-    table.add_row(*panels)
+    table = Table(expand=True, header_style="bold")
+    for entry in answers:
+        table.add_column(Text(title(entry)), ratio=1, overflow="fold")
+    table.add_row(*(Text(margins[entry], "dim") for entry in answers))
+    table.add_row(*(Text(answer.strip().translate(_SAFE)) for answer in answers.values()))
     return table

@@ -41,7 +41,9 @@ def result_card(results: dict[str, Any], name: str) -> "ModelCard":
     title = results["models"][own]["title"]
     text = f"The column `{title}` is the model of this card.\n\n{_table(results)}\n\n{measured_sentence(results)}"
     return build_model_card(
-        **{"data": data} | results["run"] | {name: results[name] for name in ("command", "device", "resumed")},
+        **{"data": data, "resumed": results["resumed"]}
+        | results["run"]
+        | {name: results[name] for name in ("command", "device")},
         model_name=f"{results['base_model'].rpartition('/')[2]}-{name}",
         evaluation=CardEvaluation(text, headline_results(results, own, _sets(results))),
     )

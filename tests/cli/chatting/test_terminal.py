@@ -133,14 +133,33 @@ def interrupted(side, monkeypatch):
     monkeypatch.setattr(type(side), "answer", answer)
 
 
-def test_ctrl_c_ends_an_answer_and_not_the_program(chat, interrupted, monkeypatch):
+def test_ctrl_c_ends_an_answer_and_not_the_program(chat, interrupted):
     """Who stops a long answer wants the next one, and not to load the model again."""
-    monkeypatch.setattr("sys.stdin", type("Terminal", (io.StringIO,), {"isatty": lambda _: True})())
     one = chat()
     one.converse(_lines([PROMPT, KeyboardInterrupt(), PROMPT]))
     printed = one.console.file.getvalue()
     assert printed.count("… (stopped)") == 1 and printed.count("one two three") == 3
     assert "(/quit, or Ctrl-D, leaves)" in printed
+
+
+def test_ctrl_c_while_an_answer_is_drawn_ends_it_alone(chat, side, monkeypatch):
+    """Most of the time goes by between two words, where an interrupt does not come from the answer."""
+    from rich.live import Live
+
+    draw, drawn = Live.update, []
+
+    def update(live, *values, **options):
+        draw(live, *values, **options)
+        drawn.append(1)
+        if len(drawn) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Live, "update", update)
+    monkeypatch.setattr(type(side), "answer", lambda *_: (word for word in ("one ", "two ", "three")))
+    one = chat(force_terminal=True, color_system=None)
+    one.converse(_lines([PROMPT]))
+    last = one.console.file.getvalue().rpartition("base: ")[2]
+    assert "one two … (stopped)" in last and "one two three" in last
 
 
 def test_ctrl_c_ends_a_script(chat, interrupted, monkeypatch):
@@ -154,11 +173,10 @@ def test_terminal_shows_both_answers_beside_each_other(chat, side):
     """One below the other, the two are not compared at a glance."""
     one = chat(force_terminal=True, color_system=None)
     one.converse(_lines([PROMPT]))
-    heads = [
-        line for line in one.console.file.getvalue().splitlines() if "base: " in line and "adapter: aligned ─" in line
-    ]
-    assert len(heads) > 4, "the answers are not redrawn while they grow"
-    last = one.console.file.getvalue().rpartition("╭─ base")[2]
+    frames = one.console.file.getvalue().split("base: ")[1:]
+    assert all("adapter: aligned" in frame.partition("\n")[0] for frame in frames)
+    assert len(frames) > 4, "the answers are not redrawn while they grow"
+    last = frames[-1]
     for entry in side.entries:
         assert f"refusal margin {side.leanings(entry, [PROMPT])[0].margin:+.2f} nats" in last
 
