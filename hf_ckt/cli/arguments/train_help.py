@@ -30,7 +30,9 @@ def short_help(usage: str, intro: str, sections: Mapping[str, Sequence[tuple[str
         lines += ["", f"{title}:"]
         for option, whole in options:
             said = textwrap.wrap(_first_sentence(whole), _WIDTH - _INDENT) or [""]
-            lines.append(f"  {option:<{_INDENT - 3}} {said[0]}".rstrip())
+            if len(option) > _INDENT - 4:
+                said = ["", *said]  # below a name that leaves no room beside it
+            lines.append(f"  {option:<{_INDENT - 2}}{said[0]}".rstrip())
             lines += [" " * _INDENT + more for more in said[1:]]
     return "\n".join(lines) + "\n"
 

@@ -258,7 +258,7 @@ class _HyphensFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def _option(action: argparse.Action) -> str:
-    option = next(one for one in reversed(action.option_strings) if "_" not in one)
+    option = ", ".join(one for one in action.option_strings if "_" not in one)
     return option if action.metavar is None else f"{option} {action.metavar}"
 
 
