@@ -370,7 +370,7 @@ def test_train_push_that_is_refused_says_where_the_run_is(tmp_path):
 
     trainer = SimpleNamespace(push_to_hub=refuse, hub_model_id="a/b", args=SimpleNamespace(output_dir=str(tmp_path)))
     with pytest.raises(ValueError, match=rf"a/b was not pushed \(ConnectionError: refused\).* complete in {tmp_path}"):
-        train._push(trainer, None)
+        train._push(trainer)
 
 
 def _routed(tmp_path, tiny_model_dir, teachers, rows=None, **changes):
