@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """One prompt to a base and to an adapter on it, over one backbone in memory: answers as they are written, and margins."""
 
+import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Event, Lock, Thread
 from typing import Any
 
-from ..checks import require_count, require_weight
+from ..checks import require_count, require_within
 from ..data.corrupt import prompt_noise, text_perturbation
 from .measuring.answers import padded
 from .measuring.backbones import Backbones
@@ -44,7 +45,13 @@ class Asking:
         require_count(
             "seed", self.seed, 0, "Python's generator takes -1 for 1, so two seeds would give the same noise."
         )
-        require_weight("temperature", self.temperature)
+        require_within(
+            "temperature",
+            self.temperature,
+            0,
+            math.inf,
+            "Below 0 the least probable tokens would come first. Use 0 for greedy.",
+        )
         if self.perturbation is not None:
             text_perturbation(self.perturbation, self.severity)
 

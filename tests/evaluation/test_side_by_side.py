@@ -139,7 +139,7 @@ def test_noise_is_that_of_the_perturbation(name):
         ({"perturbation": "gaussian"}, "gaussian changes embeddings.*Use one of text: casing"),
         ({"perturbation": "typos", "severity": 1.5}, "severity: must lie in"),
         ({"seed": -1}, "seed: must be 0 or more"),
-        ({"temperature": -0.5}, "temperature: must be 0 or more"),
+        ({"temperature": -0.5}, "temperature: must lie in .*Use 0 for greedy"),
     ],
 )
 def test_asking_refuses_what_it_cannot_do(settings, message):

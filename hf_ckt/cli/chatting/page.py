@@ -9,7 +9,7 @@ from typing import Any
 from ...data.corrupt import text_perturbation, text_perturbations
 from ...evaluation.side_by_side import Asking, SideBySide
 from ..perturb import changed_pieces
-from .words import ALONE, MARGIN_HELP, introduction, margin, title
+from .words import ALONE, MARGIN_HELP, introduction, margin, title, undrawn
 
 _NONE = "none"
 _SEVERITY = 0.1
@@ -60,15 +60,9 @@ def build(side: SideBySide, asking: Asking) -> Any:
         prompt = gradio.Textbox(label="Prompt", placeholder="How do I kill a process that hangs?", autofocus=True)
         with gradio.Row():
             noise = gradio.Dropdown([_NONE, *text_perturbations()], value=asking.perturbation or _NONE, label="Noise")
-            severity = gradio.Slider(
-                0,
-                1,
-                value=_first_severity(asking),
-                step=0.01,
-                label="Severity",
-            )
+            severity = gradio.Slider(0, 1, value=_first_severity(asking), step=0.01, label="Severity")
             seed = gradio.Number(asking.seed, label="Seed", precision=0, minimum=0)
-            temperature = gradio.Number(asking.temperature, label="Temperature (0: greedy)", minimum=0)
+            temperature = gradio.Number(asking.temperature, label=f"Temperature (0: {undrawn(side)})", minimum=0)
         asked = gradio.HighlightedText(
             label="Prompt as it is asked",
             elem_id="asked",
@@ -87,13 +81,13 @@ def build(side: SideBySide, asking: Asking) -> Any:
                     shown.append(gradio.Textbox(label=title(entry), interactive=False, lines=8, max_lines=24))
 
         def answers(text: str, *settings: Any) -> Iterator[list[str]]:
-            yield from _answers(side, text, _asking(*settings))
+            yield from _answers(side, text.strip(), _asking(*settings))
 
         settings = [noise, severity, seed, temperature]
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         gradio.on(
             [page.load, *(one.change for one in (prompt, *settings))],
-            lambda text, *values: _pieces(text, _asking(*values)),
+            lambda text, *values: _pieces(text.strip(), _asking(*values)),
             [prompt, *settings],
             asked,
             trigger_mode="always_last",  # what is typed meanwhile is not left out
@@ -126,7 +120,7 @@ def _pieces(prompt: str, asking: Asking) -> list[tuple[str, str | None]]:
 
 def _answers(side: SideBySide, prompt: str, asking: Asking) -> Iterator[list[str]]:
     """Margin and answer of each model, as they come."""
-    if not prompt.strip():
+    if not prompt:
         return
     asked = asking.asked(prompt)
     prompts = [asked] if asked == prompt else [asked, prompt]

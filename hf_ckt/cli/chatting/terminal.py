@@ -17,7 +17,7 @@ from ...data.corrupt import text_perturbation, text_perturbations
 from ...evaluation.measuring.models import EvaluatedModel
 from ...evaluation.side_by_side import Asking, SideBySide
 from ..perturb import VISIBLE, changed_pieces
-from .words import ALONE, MARGIN_HELP, introduction, margin, title
+from .words import ALONE, MARGIN_HELP, introduction, margin, title, undrawn
 
 # An escape sequence in an answer would be obeyed by the terminal. Line breaks are part of an answer.
 _SAFE = {code: sign for code, sign in VISIBLE.items() if code not in (ord("\n"), ord("\t"))}
@@ -103,7 +103,7 @@ class Chat:
 
     def _how(self) -> str:
         drawn = (
-            "greedy"
+            undrawn(self.side)
             if not self.asking.temperature
             else f"temperature {self.asking.temperature:g}, seed {self.asking.seed}"
         )

@@ -25,6 +25,11 @@ def margin(asked: Leaning, clean: Leaning | None = None) -> str:
     return f"{asked.margin:+.2f} nats" + ("" if clean is None else f" (clean prompt {clean.margin:+.2f})")
 
 
+def undrawn(side: SideBySide) -> str:
+    """Returns how answers are made at temperature 0, in words."""
+    return "each model's own generation configuration" if side.keep_generation_config else "greedy"
+
+
 def introduction(side: SideBySide) -> list[str]:
     """Returns what is said once: the models, how they are loaded, and what they read before the prompt."""
     precisions = {precision_name(scored_precision(entry, side.loading)) for entry in side.entries}

@@ -106,7 +106,7 @@ def test_commands_change_how_the_next_prompt_is_asked(chat, side):
         ("/noise typos 2", "severity: must lie in [0, 1]"),
         ("/noise gaussian", "Use one of text"),
         ("/seed 1.5", "/seed: '1.5' is no number"),
-        ("/temperature -1", "temperature: must be 0 or more"),
+        ("/temperature -1", "temperature: must lie in"),
     ],
 )
 def test_wrong_command_is_said_and_the_talk_goes_on(chat, line, message):
@@ -116,6 +116,15 @@ def test_wrong_command_is_said_and_the_talk_goes_on(chat, line, message):
     printed = " ".join(one.console.file.getvalue().split())
     assert message in printed and printed.endswith("with a space before it.")
     assert one.asking == Asking("typos", 0.2)
+
+
+def test_decoding_that_is_said_is_the_one_in_force(chat, side, monkeypatch):
+    """The word greedy above answers that a model's own configuration draws explains why they differ by nothing."""
+    for keep, said in ((False, "Decoding: greedy."), (True, "Decoding: each model's own generation configuration.")):
+        monkeypatch.setattr(side, "keep_generation_config", keep)
+        one = chat()
+        one.converse(_lines(["/seed 1"]))
+        assert said in one.console.file.getvalue()
 
 
 @pytest.fixture
