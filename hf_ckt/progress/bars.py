@@ -44,7 +44,7 @@ class ProgressBar(tqdm):
 
     def __init__(self, *args: Any, lines: bool | None = None, only_when_told: bool = False, **kwargs: Any):
         file = kwargs.get("file") or (sys.stderr if _RUNNING is None else _RUNNING.file) or sys.stderr
-        self._on_lines = not file.isatty() if lines is None else lines
+        self._on_lines = not in_terminal(file) if lines is None else lines
         self._first: tuple[int, float] | None = None
         self._place: int | None = None
         self._only_when_told = only_when_told
@@ -70,12 +70,14 @@ class ProgressBar(tqdm):
         passed = time() - begun
         if self.n <= number or (passed < _KNOWN_SECONDS and self.n < self.total):
             return None
-        return passed / (self.n - number) * (self.total - self.n)
+        return max(passed / (self.n - number) * (self.total - self.n), 0.0)  # there may be more than was said
 
     @property
     def format_dict(self) -> dict[str, Any]:
         """What the line is made of."""
         known = super().format_dict
+        if self.disable and not hasattr(self, "unit"):
+            return dict(known)  # what never was a line has no words
         left, done = self.seconds_left, self.total is not None and self.n >= self.total
         when = f" in {duration(known['elapsed'])}" if done or not self.total else ""
         when += f", about {duration(left)} left" if left is not None and not done else ""
@@ -221,6 +223,11 @@ def parts_of_a_whole(parts: Sequence[tuple[str, float]], file: Any = None) -> It
         yield
     finally:
         _RUNNING = before
+
+
+def in_terminal(file: Any) -> bool:
+    """Returns whether a file is a terminal; what stands in for one, to write into two files at once say, need not know."""
+    return bool(getattr(file, "isatty", bool)())
 
 
 def duration(seconds: float) -> str:

@@ -9,7 +9,7 @@ from transformers import ProgressCallback
 from transformers.trainer_utils import has_length
 
 from ..objective.objective import ROLES
-from ..progress.bars import ProgressBar
+from ..progress.bars import ProgressBar, in_terminal
 
 # What an evaluation and the end of a run log beside losses and metrics.
 _TIMES = ("_runtime", "_per_second", "_time")
@@ -73,7 +73,7 @@ class LineProgressCallback(ProgressCallback):
             names = [*_terms(logs), *(_SETTINGS if on_lines else ())]
             self.training_bar.set_postfix_str(", ".join(_said(logs, names, digits=4 if on_lines else 3)))
             return
-        names = [name for name in logs if name not in _COUNTS and not name.endswith(_TIMES)]
+        names = [name for name in logs if name.removeprefix("eval_") not in _COUNTS and not name.endswith(_TIMES)]
         said = ", ".join(_said(logs, names))
         if said:
             what = "evaluation, " if any(name.startswith("eval_") for name in names) else ""
@@ -93,7 +93,7 @@ class LineProgressCallback(ProgressCallback):
         self.prediction_bar = self.training_bar = None
 
     def _on_lines(self, args: Any) -> bool:
-        return args.disable_tqdm or not sys.stdout.isatty()
+        return args.disable_tqdm or not in_terminal(sys.stdout)
 
     def _bar(self, args: Any, total: int, title: str, unit: str, **kwargs: Any) -> ProgressBar:
         lines = self._on_lines(args)

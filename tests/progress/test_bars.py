@@ -77,6 +77,39 @@ def test_bar_without_a_known_total_counts(clock):
     assert "2 batches" in drawn.getvalue()
 
 
+def test_file_that_only_writes_gets_lines(clock):
+    """What copies the output into a log has `write` and `flush`; a training would end at its first bar."""
+
+    class Copy:
+        written = ""
+
+        def write(self, text):
+            self.written += text
+
+        def flush(self):
+            pass
+
+    file = Copy()
+    work(clock, 3, 1.0, file, desc="reading")
+    assert file.written == "reading: 3/3 batches in 3.0 s\n"
+
+
+def test_more_work_than_was_said_leaves_no_less_than_nothing(clock):
+    """A negative time would be taken off what the whole still needs."""
+    with parts_of_a_whole([("read", 4.0), ("train", 10.0)], io.StringIO()):
+        bar = ProgressBar(total=2, desc="read", unit="batch")
+        for _ in range(4):
+            clock.now += 1
+            bar.update()
+        assert bar.seconds_left == 0 and bars._RUNNING.seconds_left > 0
+        bar.close()
+
+
+def test_disabled_bar_can_be_printed():
+    """As one of tqdm can, by a debugger say."""
+    assert "3" in str(ProgressBar(range(3), disable=True))
+
+
 def test_first_step_is_no_measure_of_the_rest(clock):
     """It compiles and warms up: a minute for it would make hours of a run of minutes."""
     bar = ProgressBar(total=11, file=io.StringIO(), unit="step")

@@ -113,6 +113,7 @@ def test_evaluation_adds_one_line_with_its_terms(tiny_model_dir, tmp_path, capsy
     for line, entry in zip(evaluated, entries, strict=True):
         assert line.startswith(f"student: evaluation, step {entry['step']}: loss {entry['eval_loss']:.4g}, ")
         assert f"distillation {entry['eval_distillation_loss']:.4g}" in line and "runtime" not in line
+        assert "num tokens" not in line, "a count stands in every entry"
 
 
 def test_resumed_run_goes_on_with_its_steps(tiny_model_dir, tmp_path, capsys):
