@@ -55,6 +55,7 @@ def plot_history(source: Any) -> Any:
 
     Raises:
         ImportError: If matplotlib is not installed.
+        TypeError: If the source is none of these.
         ValueError: If the source is no such file, or logged no step.
     """
     try:
@@ -162,7 +163,11 @@ def _run_of(source: Any) -> _Run:
         return _run_of_file(Path(source))
     if isinstance(source, Sequence):
         return _Run(source)
-    objective, state = getattr(source, "objective", None), source.state
+    objective, state = getattr(source, "objective", None), getattr(source, "state", None)
+    if state is None:
+        raise TypeError(
+            f"plot_history: a {type(source).__name__} holds no log. Give a trainer, a {_STATE} or its folder, or a log_history."
+        )
     if objective is None:
         return _Run(state.log_history)
     end = max(state.max_steps, 1)
@@ -178,7 +183,7 @@ def _run_of_file(path: Path) -> _Run:
         path = Path(last_complete_checkpoint(path, required=False) or path)
     file = path / _STATE if path.is_dir() else path
     try:
-        history = json.loads(file.read_text(encoding="utf-8"))["log_history"]
+        history = [*map(dict, json.loads(file.read_text(encoding="utf-8"))["log_history"])]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"plot_history: {file} cannot be read as a {_STATE} ({type(error).__name__}), and the log stands there. Give such a "

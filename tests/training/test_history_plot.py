@@ -99,13 +99,19 @@ def test_values_that_are_not_finite_leave_a_gap():
     assert panels(plot_history(history))["loss"]["loss"] == [(1, 1.0), (4, 2.0)]
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", "{}"])
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"log_history": null}', '{"log_history": [1]}'])
 def test_what_is_no_state_is_refused(content, tmp_path):
     """An empty figure would say that nothing was trained."""
     if content is not None:
         (tmp_path / "trainer_state.json").write_text(content)
     with pytest.raises(ValueError, match=r"plot_history: .*cannot be read.*Give such a file"):
         plot_history(tmp_path)
+
+
+def test_what_holds_no_log_is_refused():
+    """A whole trainer_state.json, read already, is a likely one."""
+    with pytest.raises(TypeError, match="plot_history: a dict holds no log"):
+        plot_history({"log_history": []})
 
 
 def test_log_without_a_step_is_refused():
