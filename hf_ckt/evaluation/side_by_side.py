@@ -14,7 +14,10 @@ from .measuring.backbones import Backbones
 from .measuring.chat_format import ChatFormat, require_tokens
 from .measuring.generation import adapter_generation, decoding, generating
 from .measuring.models import EvaluatedModel, Loading, public_name
-from .measuring.refusal_openings import Leaning, refusal_leanings
+from .measuring.refusal_openings import COMPLIANCE_OPENINGS, REFUSAL_OPENINGS, Leaning, refusal_leanings
+
+_LARGEST_SEED = 2**63 - 1
+_LEAST_TEMPERATURE = 0.001
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Asking:
         seed (`int`, *optional*, defaults to `0`):
             Of the noise, and of what is drawn while answering; 0 or more.
         temperature (`float`, *optional*, defaults to `0.0`):
-            0: the most probable token each time; above, tokens are drawn from all that the model says at this temperature.
+            0: the most probable token each time; from 0.001 on, tokens are drawn from all that the model says at this temperature.
 
     Raises:
         ValueError: If there is no such perturbation, or a number is out of its range.
@@ -52,6 +55,13 @@ class Asking:
             math.inf,
             "Below 0 the least probable tokens would come first. Use 0 for greedy.",
         )
+        if self.seed > _LARGEST_SEED:
+            raise ValueError(f"seed: must be at most {_LARGEST_SEED}, got {self.seed}. Torch takes none above.")
+        if 0 < self.temperature < _LEAST_TEMPERATURE:
+            raise ValueError(
+                f"temperature: must be 0 or at least {_LEAST_TEMPERATURE}, got {self.temperature}. Logits that are divided by "
+                "less may be infinite. Use 0 for greedy."
+            )
         if self.perturbation is not None:
             text_perturbation(self.perturbation, self.severity)
 
@@ -122,8 +132,14 @@ class SideBySide:
 
     def leanings(self, entry: EvaluatedModel, prompts: Sequence[str]) -> list[Leaning]:
         """Returns how far a model leans to refusing each prompt, before it has said a word."""
+        from ..models.positions import require_room
+
+        asked = self.formats[entry]
+        openings = asked.tokenizer([*REFUSAL_OPENINGS, *COMPLIANCE_OPENINGS], add_special_tokens=False)["input_ids"]
+        longest = max(map(len, asked.ids(prompts, answering=True))) + max(self.new_tokens, *map(len, openings))
         with self._turn, self._backbones.active(entry) as model:
-            return refusal_leanings(model, self.formats[entry], prompts, title=None)
+            require_room(model, longest)
+            return refusal_leanings(model, asked, prompts, title=None)
 
     def answer(self, entry: EvaluatedModel, prompt: str, asking: Asking) -> Generator[str, None, None]:
         """

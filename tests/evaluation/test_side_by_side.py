@@ -148,6 +148,14 @@ def test_asking_refuses_what_it_cannot_do(settings, message):
         Asking(**settings)
 
 
+def test_prompt_beyond_the_learned_positions_is_refused_before_its_margin_is_read(pair, monkeypatch):
+    """The margin comes first, and an index that is out of range says nothing of the prompt."""
+    side = pair()
+    monkeypatch.setattr("hf_ckt.models.positions.learned_positions", lambda model: 40)
+    with pytest.raises(ValueError, match="the model has learned 40 positions"):
+        side.leanings(side.entries[0], ["short", PROMPT * 9])
+
+
 def test_error_while_writing_reaches_who_reads(pair, monkeypatch):
     """An error in the thread that writes would leave the reader waiting for ever."""
     side = pair(new_tokens=10_000)

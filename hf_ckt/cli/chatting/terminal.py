@@ -75,7 +75,7 @@ class Chat:
                 return
             except KeyboardInterrupt:
                 self._say("(/quit, or Ctrl-D, leaves)")
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, RuntimeError) as error:  # the last where memory does not suffice
                 self._say(str(error))
 
     def take(self, line: str) -> bool:
@@ -120,6 +120,10 @@ class Chat:
             self.console.print(Text(line.translate(_SAFE), "dim"))
 
     def _ask(self, prompt: str) -> None:
+        if not prompt.isascii() and any("\ud800" <= sign <= "\udfff" for sign in prompt):
+            raise ValueError(
+                f"prompt: holds bytes that are not UTF-8 ({prompt!a:.60}), which no tokenizer reads. Write it in UTF-8."
+            )
         asked = self.asking.asked(prompt)
         self._show_prompt(prompt, asked)
         prompts = [asked] if asked == prompt else [asked, prompt]

@@ -107,6 +107,9 @@ def test_commands_change_how_the_next_prompt_is_asked(chat, side):
         ("/noise gaussian", "Use one of text"),
         ("/seed 1.5", "/seed: '1.5' is no number"),
         ("/temperature -1", "temperature: must lie in"),
+        ("/temperature 1e-30", "temperature: must be 0 or at least 0.001"),
+        ("/seed 99999999999999999999", "seed: must be at most"),
+        ("h\udcff", "prompt: holds bytes that are not UTF-8"),
     ],
 )
 def test_wrong_command_is_said_and_the_talk_goes_on(chat, line, message):
@@ -125,6 +128,18 @@ def test_decoding_that_is_said_is_the_one_in_force(chat, side, monkeypatch):
         one = chat()
         one.converse(_lines(["/seed 1"]))
         assert said in one.console.file.getvalue()
+
+
+def test_prompt_that_does_not_fit_in_memory_ends_no_talk(chat, side, monkeypatch):
+    """Memory is torch's to say, as a RuntimeError; a shorter prompt would fit."""
+
+    def full(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(type(side), "leanings", full)
+    one = chat()
+    one.converse(_lines([PROMPT, "/seed 1"]))
+    assert "out of memory" in one.console.file.getvalue() and one.asking.seed == 1
 
 
 @pytest.fixture
