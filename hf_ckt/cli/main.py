@@ -9,7 +9,6 @@ A command is a file of this folder: its name with hyphens is the command, the fi
 import ast
 import dis
 import importlib
-import logging
 import os
 import sys
 import traceback
@@ -97,8 +96,6 @@ def run_guarded(program: str, call: Callable[[], int | None], *, with_traceback:
     Returns:
         `int`: The exit code: that of the call, 2 for wrong input, 1 for what was not foreseen, 130 when interrupted.
     """
-    # bitsandbytes says at import that it did without a kernel that nobody asked for.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_not_about_kernels)
     try:
         return call() or 0
     except KeyboardInterrupt:
@@ -149,10 +146,6 @@ def _is_raised_by_us(error: Exception) -> bool:
         return False
     # A slip such as None + 1 is an error without a `raise`.
     return code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
-
-
-def _is_not_about_kernels(record: logging.LogRecord) -> bool:
-    return "kernels-community" not in record.getMessage()
 
 
 def _fail(program: str, message: str, code: int = 2) -> int:
