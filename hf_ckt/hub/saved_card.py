@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
 _TITLE = re.compile(r"^# (.+)$", re.M)
+# Of the form that PEFT writes beside weights; nobody has filled it in where it still has no title.
+_EMPTY_FORM = "\n# Model Card for Model ID\n"
 # Metadata that a card's facts decide; what else there is, a licence or a language, is its author's.
 _DECIDED = ("library_name", "pipeline_tag", "base_model", "base_model_relation", "model-index")
 _ADDED_TO = ("datasets", "tags")
@@ -32,7 +34,7 @@ def saved_card(
     Returns the text of a saved run's card, as `hf-ckt card` writes it and `hf-ckt push` publishes it.
 
     What hf_ckt wrote is written anew, from the record beside the weights. What stands around it stays, and so does the metadata
-    that is not hf_ckt's. A card that is wholly by another hand keeps its text: it is given `base_model` as metadata, the scores where
+    that is not hf_ckt's. PEFT's empty form is no card. One that is wholly by another hand keeps its text: it is given `base_model` as metadata, the scores where
     it has none, and a section Evaluation, unless it has one.
 
     Args:
@@ -54,6 +56,8 @@ def saved_card(
         text = path.read_text(encoding="utf-8-sig").replace("\r\n", "\n") if path.is_file() else None
     except UnicodeDecodeError as error:
         raise ValueError(f"{CARD}: is not UTF-8 ({error}), so the Hub would refuse it. Save it as UTF-8.") from error
+    if text is not None and _EMPTY_FORM in text:
+        text = None
     part = None if text is None else find_written_part(text)
     if text is not None and part is None:
         return _by_hand(text, repo_id or run.folder.resolve().name, base_model, run.is_adapter, evaluation)

@@ -16,8 +16,8 @@ from ..models.precision import RECORD
 @contextmanager
 def card_kept(folder: str) -> Iterator[None]:
     """
-    Leaves a folder's README.md, or that there is none, as it was before weights are saved there: PEFT writes an empty form that
-    names the base's folder, and into a card that is there its own tags and lines.
+    Leaves a folder's README.md as it was before weights are saved there: PEFT would write its own tags and lines into it, with the
+    base's folder among them. Where there is none, PEFT's empty form is written, as SFTTrainer leaves it.
 
     Args:
         folder (`str`):
@@ -26,9 +26,7 @@ def card_kept(folder: str) -> Iterator[None]:
     card = Path(folder, CARD)
     before = card.read_bytes() if card.is_file() else None
     yield
-    if before is None:
-        card.unlink(missing_ok=True)
-    elif card.read_bytes() != before:
+    if before is not None and card.read_bytes() != before:
         replace_file(card, lambda aside: Path(aside).write_bytes(before))
 
 

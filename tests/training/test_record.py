@@ -135,8 +135,10 @@ def test_saving_leaves_the_card_to_hf_ckt(model_dir, tmp_path):
     card = tmp_path / "run" / "README.md"
     trainer = build(tmp_path / "run", model_dir, given={"peft_config": lora()}, **OFF)
     trainer.save_model()
-    assert not card.exists()
+    assert "[More Information Needed]" in card.read_text()
+    told = saved_card(read_saved_run(tmp_path / "run"))
     trainer.create_model_card()
+    assert card.read_text() == told and "[More Information Needed]" not in told
     mine = card.read_text() + "\nMine.\n"
     card.write_text(mine)
     trainer.save_model()

@@ -3,6 +3,7 @@
 
 import _thread
 import io
+import signal
 
 import pytest
 from rich.console import Console
@@ -155,6 +156,10 @@ def interrupted(side, monkeypatch):
         yield "three"
 
     monkeypatch.setattr(type(side), "answer", answer)
+    # A run in the background is started with interrupts ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_ctrl_c_ends_an_answer_and_not_the_program(chat, interrupted):
