@@ -36,7 +36,7 @@ from hf_ckt.evaluation.probing.fitting import candidate_layers, fit_logistic
 from hf_ckt.evaluation.probing.quality import compared
 from hf_ckt.evaluation.probing.rows import ProbeRow, probe_rows
 from hf_ckt.evaluation.probing.states import prompt_ids, read_states
-from hf_ckt.evaluation.report.numbers import interval, number
+from hf_ckt.evaluation.report.numbers import with_interval
 from hf_ckt.evaluation.scoring.answers import Answers, Separation
 from hf_ckt.evaluation.scoring.rates import Rates
 from hf_ckt.hub.provenance import library_versions, short_device_name
@@ -131,7 +131,7 @@ def show(console: Console, results: dict[str, Any]) -> None:
     for column in ("labelled rows", "misspelt copies", "clean", "typing errors"):
         table.add_column(column, justify="right")
     for one in results["fits"]:
-        cells = (f"{number(area['value'], 3)} {interval(area, 3)}" for area in (one["clean"], one["typos"]))
+        cells = (with_interval(area, 3) for area in (one["clean"], one["typos"]))
         table.add_row(str(one["rows"]), str(one["copies"]), *cells)
     console.print(table)
 

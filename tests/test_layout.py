@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "hf_ckt"
 
 LAYERS: list[set[str]] = [
-    {"checks", "checkpoints", "discovery", "progress", "views"},
+    {"checks", "checkpoints", "discovery", "plotting", "progress", "views"},
     {"models", "kernels"},
     {"losses", "teachers", "perturbations", "metrics", "token_weights"},
     {"objective", "noise", "data"},

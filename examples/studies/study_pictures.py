@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from study_tables import CHOSEN_BY, SHOWN, reached
+from study_tables import CHOSEN_BY, SHOWN, by_value, reached
 
 from hf_ckt.checkpoints import replace_file
 
@@ -46,22 +46,21 @@ def _below_each_other(plt: Any, kept: Mapping[str, Any]) -> Any:
 def _over_a_field(plt: Any, kept: Mapping[str, Any]) -> Any:
     """J of each method over the values of the grid's one field, with a band, clean beside noisy; so is KD alignment."""
     ((name, values),) = kept["study"]["grid"].items()
-    places, methods = _places(values), _by_method(kept, name)
     scores = [score for score in ("kd_alignment", *_views(kept)) if _has(kept, score)]
     figure, axes = plt.subplots(
         1, len(scores), figsize=(1.5 + 4 * len(scores), 3.8), layout="constrained", squeeze=False
     )
     for axis, score in zip(axes[0], scores, strict=True):
-        for place, (method, by_value) in enumerate(methods.items()):
+        for place, (method, groups) in enumerate(by_value(kept, name).items()):
             color, marker = COLORS[place % len(COLORS)], MARKERS[place // len(COLORS) % len(MARKERS)]
-            there = [value for value in values if value in by_value]
-            found = [by_value[value]["scores"][score] for value in there]
-            at = [places[str(value)] for value in there]
+            # Values equally far apart, since those of such a field often double.
+            at = [number for number, value in enumerate(values) if value in groups]
+            found = [kept["methods"][groups[values[number]]]["scores"][score] for number in at]
             axis.plot(at, [one["value"] for one in found], marker=marker, ms=4, lw=1.2, color=color, label=method)
             axis.fill_between(
                 at, [one["low"] for one in found], [one["high"] for one in found], color=color, alpha=0.12
             )
-        axis.set_xticks([*places.values()], [_short(value) for value in values], fontsize=8)
+        axis.set_xticks(range(len(values)), [_short(value) for value in values], fontsize=8)
         axis.set_xlabel(name)
         axis.set_ylabel(SHOWN[score])
         _finish(axis, "y")
@@ -72,10 +71,10 @@ def _map_of_two(plt: Any, kept: Mapping[str, Any]) -> Any:
     """The mean of J and AUROC by the values of the grid's first two fields."""
     (row, rows), (column, columns) = [*kept["study"]["grid"].items()][:2]
     found = {
-        (str(cell["settings"][row]), str(cell["settings"][column])): reached(kept, group)
-        for group, cell in _cells(kept).items()
+        tuple(kept["cells"][runs[0]]["settings"][field] for field in (row, column)): reached(kept, group)
+        for group, runs in kept["groups"].items()
     }
-    values = [[found.get((str(one), str(other)), float("nan")) for other in columns] for one in rows]
+    values = [[found.get((one, other), float("nan")) for other in columns] for one in rows]
     figure, axis = plt.subplots(figsize=(2 + 1.2 * len(columns), 1.6 + 0.6 * len(rows)), layout="constrained")
     axis.imshow(values, cmap="Blues", aspect="auto")
     middle = (min(map(min, values)) + max(map(max, values))) / 2
@@ -100,23 +99,6 @@ def _has(kept: Mapping[str, Any], score: str) -> bool:
 
 def _spread(found: Sequence[Mapping[str, float]]) -> list[list[float]]:
     return [[one["value"] - one["low"] for one in found], [one["high"] - one["value"] for one in found]]
-
-
-def _cells(kept: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The first run of each group."""
-    return {group: kept["cells"][runs[0]] for group, runs in kept["groups"].items()}
-
-
-def _by_method(kept: Mapping[str, Any], name: str) -> dict[str, dict[Any, Mapping[str, Any]]]:
-    found: dict[str, dict[Any, Mapping[str, Any]]] = {}
-    for group, cell in _cells(kept).items():
-        found.setdefault(cell["method"], {})[cell["settings"][name]] = kept["methods"][group]
-    return found
-
-
-def _places(values: Sequence[Any]) -> dict[str, float]:
-    """Where each value stands: in their order, equally far apart, since such a field's values often double."""
-    return {str(value): float(place) for place, value in enumerate(values)}
 
 
 def _short(value: Any) -> str:

@@ -79,7 +79,7 @@ def cost_table(kept: Mapping[str, Any]) -> str:
 
 def chosen(kept: Mapping[str, Any], name: str) -> dict[str, Any]:
     """By method, the value of a field of the grid with the highest mean of J and AUROC; the first of several."""
-    return {method: max(found, key=found.__getitem__) for method, found in _by_value(kept, name).items()}
+    return {method: max(found, key=found.__getitem__) for method, found in _reached_by_value(kept, name).items()}
 
 
 def power_table(kept: Mapping[str, Any]) -> str:
@@ -109,7 +109,7 @@ def choice_table(kept: Mapping[str, Any]) -> str:
     ((name, values),) = kept["study"]["grid"].items()
     best = chosen(kept, name)
     rows: list[Sequence[Any]] = [["method", *(f"{name} {value}" for value in values)]]
-    for method, found in _by_value(kept, name).items():
+    for method, found in _reached_by_value(kept, name).items():
         rows.append([method, *(f"{found[value]:.3f}" + ", chosen" * (value == best[method]) for value in values)])
     return table(rows)
 
@@ -120,13 +120,20 @@ def reached(kept: Mapping[str, Any], group: str) -> float:
     return fmean(scores[score]["value"] for score in CHOSEN_BY)
 
 
-def _by_value(kept: Mapping[str, Any], name: str) -> dict[str, dict[Any, float]]:
-    """By method and value of a field of the grid, the mean of J and AUROC."""
-    found: dict[str, dict[Any, float]] = {}
+def by_value(kept: Mapping[str, Any], name: str) -> dict[str, dict[Any, str]]:
+    """By method and value of a field of the grid, the group of runs."""
+    found: dict[str, dict[Any, str]] = {}
     for group, runs in kept["groups"].items():
         cell = kept["cells"][runs[0]]
-        found.setdefault(cell["method"], {})[cell["settings"][name]] = reached(kept, group)
+        found.setdefault(cell["method"], {})[cell["settings"][name]] = group
     return found
+
+
+def _reached_by_value(kept: Mapping[str, Any], name: str) -> dict[str, dict[Any, float]]:
+    return {
+        method: {value: reached(kept, group) for value, group in groups.items()}
+        for method, groups in by_value(kept, name).items()
+    }
 
 
 def _scored(scores: Mapping[str, Any], name: str) -> str:

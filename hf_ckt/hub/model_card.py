@@ -36,18 +36,20 @@ _TRL_CITATION = """\
 }"""
 
 RUN_FACTS = (
-    *(
-        "base_model",
-        "base_licence",
-        "base_weights",
-        "teacher",
-        "is_adapter",
-        "hub_model_id",
-        "data",
-        "objective",
-        "settings",
-    ),
-    *("framework_versions", "training_summary", "command", "device", "resumed"),
+    "base_model",
+    "base_licence",
+    "base_weights",
+    "teacher",
+    "is_adapter",
+    "hub_model_id",
+    "data",
+    "objective",
+    "settings",
+    "framework_versions",
+    "training_summary",
+    "command",
+    "device",
+    "resumed",
 )
 """Arguments of [`build_model_card`] that are facts of the training; [`~hub.run_card.run_facts`] reads them off a trainer."""
 

@@ -13,20 +13,10 @@ from ..checkpoints import last_complete_checkpoint
 from ..discovery import part_name
 from ..models.precision import RECORD
 from ..objective.objective import ROLES
+from ..plotting.style import COLORS, GRID, INK, STYLE
 
 _STATE = "trainer_state.json"
-# Okabe and Ito's colours, darkened where they would be faint on white.
-_COLORS = ("#0072B2", "#C2500A", "#00795A", "#9A4382", "#7A6100")
-_INK, _GRID = "#1A1D21", "#DDDDDD"
-_STYLE: Any = {
-    "font.size": 9,
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so the same everywhere
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "text.parse_math": False,
-}
+_STYLE: Any = STYLE | {"font.size": 9, "axes.titlesize": 9.5, "axes.titlelocation": "left"}
 
 
 @dataclass
@@ -94,14 +84,14 @@ class _Panel:
         from matplotlib.ticker import MaxNLocator
 
         for place, (name, points) in enumerate(self.lines.items()):
-            color = _INK if place == 0 else _COLORS[(place - 1) % len(_COLORS)]
+            color = INK if place == 0 else COLORS[(place - 1) % len(COLORS)]
             width, marker = (1.8, 1.2)[place > 0], "." if len(points) == 1 else None
             axis.plot(*zip(*points, strict=True), color=color, linewidth=width, marker=marker, label=name)
         if self.evaluated:
             shown = zip(*self.evaluated, strict=True)
-            axis.plot(*shown, color=_INK, linewidth=0, marker="o", fillstyle="none", label="evaluation")
+            axis.plot(*shown, color=INK, linewidth=0, marker="o", fillstyle="none", label="evaluation")
         axis.set_title(self.title)
-        axis.grid(color=_GRID, linewidth=0.6)
+        axis.grid(color=GRID, linewidth=0.6)
         axis.set_axisbelow(True)
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if last_row:

@@ -7,25 +7,16 @@ from textwrap import fill
 from typing import Any
 
 from ...checkpoints import replace_file
+from ...plotting.style import COLORS, GRID, INK, STYLE
 from . import figures
 from .numbers import chance_word, number, score_text, spaced
 from .probe import bound_line
 from .sentences import judge_sentence
 
-# Grey for the first model, the base; then Okabe and Ito's colours, darkened where they would be faint on white. Each has
-# a marker of its own, so that colour is never the only difference.
-_COLORS = ("#5B6573", "#0072B2", "#C2500A", "#00795A", "#9A4382", "#7A6100", "#3B4CC0", "#1A1D21")
+# Grey for the first model, the base. Each has a marker of its own, so that colour is never the only difference.
+_COLORS = ("#5B6573", *COLORS, "#3B4CC0", INK)
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
-_GRID, _INK = "#DDDDDD", "#1A1D21"
-_STYLE: Any = {
-    "font.size": 10,
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so the same everywhere
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "svg.hashsalt": "hf_ckt",
-    "text.usetex": False,
-    "text.parse_math": False,  # a title with dollar signs is a title
-}
+_STYLE: Any = STYLE | {"font.size": 10, "svg.hashsalt": "hf_ckt", "text.usetex": False}
 
 
 def draw_plots(results: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -83,9 +74,9 @@ def _headline(figure: Any, results: Mapping[str, Any]) -> bool:
     for axis, score in zip(axes, names, strict=True):
         text = score_text(score)
         if text.chance is not None:
-            axis.axvline(text.chance, color=_INK, linewidth=0.9, linestyle=":")
+            axis.axvline(text.chance, color=INK, linewidth=0.9, linestyle=":")
         if (known := bound_line(results, score)) is not None:
-            axis.axvline(known, color=_INK, linewidth=1.2, linestyle="--")
+            axis.axvline(known, color=INK, linewidth=1.2, linestyle="--")
         for row, name in enumerate(shown):
             found = results["models"][name]["scores"].get(score)
             if found and found["value"] is not None:
@@ -102,7 +93,7 @@ def _headline(figure: Any, results: Mapping[str, Any]) -> bool:
         low, high = figures.PANELS[score]
         axis.set_xlim(low - (high - low) * 0.03, high + (high - low) * 0.03)
         axis.set_title(text.title, fontsize=10)
-        axis.grid(True, axis="x", color=_GRID, linewidth=0.6)
+        axis.grid(True, axis="x", color=GRID, linewidth=0.6)
     axes[0].set_yticks(range(len(shown)), labels)
     axes[0].set_ylim(len(shown) - 0.4, -0.7)
     probed = " Dashed: a probe of the base." if any(bound_line(results, name) is not None for name in names) else ""
@@ -116,7 +107,7 @@ def _balance(figure: Any, results: Mapping[str, Any]) -> bool:
         return False
     figure.set_size_inches(5.8, 6.0)
     axis = figure.subplots()
-    axis.plot([0, 1], [1, 0], color=_INK, linewidth=0.9, linestyle=":", label="chance: S + H = 1")
+    axis.plot([0, 1], [1, 0], color=INK, linewidth=0.9, linestyle=":", label="chance: S + H = 1")
     for number_, name in enumerate(shown):
         if name not in found:
             continue
@@ -143,7 +134,7 @@ def _balance(figure: Any, results: Mapping[str, Any]) -> bool:
         set_limits(-0.03, 1.03)
     axis.set_xlabel("helpfulness H (more is better)")
     axis.set_ylabel("safety S (more is better)")
-    axis.grid(True, color=_GRID, linewidth=0.6)
+    axis.grid(True, color=GRID, linewidth=0.6)
     axis.set_axisbelow(True)
     _legend(figure)
     _note(figure, results, "Curves: a shift of the refusal log-odds, no judge; markers: own answers.")
@@ -168,8 +159,8 @@ def _categories(rate: str, title: Callable[[Mapping[str, Any]], str]) -> Callabl
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.set_yticks([row + 0.5 for row in range(len(rows) - 1)], minor=True)
         axis.tick_params(axis="y", length=0, which="both")
-        axis.grid(True, axis="x", color=_GRID, linewidth=0.6)
-        axis.grid(True, axis="y", which="minor", color=_GRID, linewidth=0.6)
+        axis.grid(True, axis="x", color=GRID, linewidth=0.6)
+        axis.grid(True, axis="y", which="minor", color=GRID, linewidth=0.6)
         axis.set_xlim(-0.02, 1.02)
         axis.set_xlabel(title(results))
         _legend(figure)
@@ -203,7 +194,7 @@ def _noise_heatmap(figure: Any, results: Mapping[str, Any]) -> bool:
         for row, line in enumerate(cells):
             for column, one in enumerate(line):
                 if one is not None:  # a cell that was not measured stays empty
-                    shade = "white" if 0 <= one["value"] < 0.5 else _INK
+                    shade = "white" if 0 <= one["value"] < 0.5 else INK
                     star = "*" if chance_word(one, score_text("youden_j")) else ""
                     place = {"ha": "center", "va": "center", "color": shade, "fontsize": 9}
                     axis.text(column, row, number(one["value"], 2) + star, **place)
@@ -229,7 +220,7 @@ def _severity(figure: Any, results: Mapping[str, Any]) -> bool:
     for axis in axes[len(lines) :]:
         axis.set_visible(False)
     for axis, (corruption, models) in zip(axes, lines.items(), strict=False):
-        axis.axhline(0, color=_INK, linewidth=0.9, linestyle=":")
+        axis.axhline(0, color=INK, linewidth=0.9, linestyle=":")
         for number_, name in enumerate(shown):
             if points := models.get(name):
                 x, found = zip(*points, strict=True)
@@ -242,7 +233,7 @@ def _severity(figure: Any, results: Mapping[str, Any]) -> bool:
         axis.set_ylim(low - 0.03, high + 0.03)
         axis.set_xticks(sorted({severity for line in models.values() for severity, _ in line}))
         axis.set_xlabel("severity")
-        axis.grid(True, color=_GRID, linewidth=0.6)
+        axis.grid(True, color=GRID, linewidth=0.6)
     axes[0].set_ylabel("Youden's J")
     _legend(figure)
     _note(figure, results, "Dotted: chance. Severity 0: no noise.")
@@ -255,7 +246,7 @@ def _calibration(figure: Any, results: Mapping[str, Any]) -> bool:
         return False
     figure.set_size_inches(5.6, 5.6)
     axis = figure.subplots()
-    axis.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle=":", label="as confident as right")
+    axis.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":", label="as confident as right")
     for number_, name in enumerate(shown):
         if bins := lines.get(name):
             x, y = [one["confidence"] for one in bins], [one["agreement"] for one in bins]
@@ -264,7 +255,7 @@ def _calibration(figure: Any, results: Mapping[str, Any]) -> bool:
         set_limits(-0.02, 1.02)
     axis.set_xlabel("confidence of the student")
     axis.set_ylabel("share of tokens where the teacher agrees")
-    axis.grid(True, color=_GRID, linewidth=0.6)
+    axis.grid(True, color=GRID, linewidth=0.6)
     _legend(figure)
     return True
 
