@@ -29,6 +29,26 @@ def said_of(name: str, argument: str = "teachers") -> Iterator[None]:
         raise
 
 
+def missing_package(package: str, use: str, extra: str) -> str:
+    """
+    Returns what is said where a package of an extra is not installed; the caller ends the sentence.
+
+    Args:
+        package (`str`):
+            As an index names it.
+        use (`str`):
+            What it is there for.
+        extra (`str`):
+            The extra of this package that brings it.
+
+    Example:
+
+    >>> missing_package("matplotlib", "it draws the plots", "plot")
+    'matplotlib is not installed, and it draws the plots. Install it with `pip install "hf-ckt[plot]"`'
+    """
+    return f'{package} is not installed, and {use}. Install it with `pip install "hf-ckt[{extra}]"`'
+
+
 def require_known(field: str, name: Any, known: Iterable[str]) -> None:
     """Raises ValueError, with the nearest known name, unless `name` is one of `known`."""
     known = sorted(known)

@@ -7,6 +7,7 @@ import io
 import sys
 from dataclasses import replace
 
+from ..checks import missing_package
 from .arguments.parser import CommandParser
 
 _HOST = "127.0.0.1"
@@ -95,7 +96,6 @@ def _parse(argv: list[str]) -> argparse.Namespace:
             raise ValueError(f"--{name}: belongs to --ui, which is missing, so it would be ignored. Give both.")
     if options.ui and importlib.util.find_spec("gradio") is None:
         raise ValueError(
-            '--ui: the page is made by gradio, which is not installed. Install it with pip install "hf_ckt[ui]", or leave '
-            "--ui out to chat in the terminal."
+            f"--ui: {missing_package('gradio', 'it makes the page', 'ui')}, or leave --ui out to chat in the terminal."
         )
     return options

@@ -94,7 +94,8 @@ def run_guarded(program: str, call: Callable[[], int | None], *, with_traceback:
             Print the traceback too. Always so where HF_CKT_TRACEBACK is set.
 
     Returns:
-        `int`: The exit code: that of the call, 2 for wrong input, 1 for what was not foreseen, 130 when interrupted.
+        `int`: The exit code: that of the call, 2 for wrong input or a missing extra, 1 for what was not foreseen, 130 when
+            interrupted.
     """
     try:
         return call() or 0
@@ -108,13 +109,17 @@ def run_guarded(program: str, call: Callable[[], int | None], *, with_traceback:
     except Exception as error:
         if with_traceback or os.environ.get("HF_CKT_TRACEBACK", "0") not in ("", "0"):
             traceback.print_exc()
-        code = 2 if isinstance(error, (ValueError, TypeError, OSError)) else 1
+        # Of an ImportError, our own word is that a package of an extra is missing.
+        foreseen = isinstance(error, (ValueError, TypeError, OSError)) or _is_missing_extra(error)
+        code = 2 if foreseen else 1
         return _fail(program, " ".join([_sentence(error), *getattr(error, "__notes__", ())]), code)
 
 
 def _sentence(error: Exception) -> str:
     """What is said of an error: its own sentence where it was written for this, else also what and where it is."""
     if isinstance(error, (ValueError, TypeError, OSError)) and str(error) and _is_raised_by_us(error):
+        return str(error)
+    if _is_missing_extra(error):
         return str(error)
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
@@ -130,6 +135,10 @@ def _sentence(error: Exception) -> str:
     return (
         f"{type(error).__name__}{message} (raised in {where}; --traceback or HF_CKT_TRACEBACK=1 shows the way there)"
     )
+
+
+def _is_missing_extra(error: Exception) -> bool:
+    return isinstance(error, ImportError) and _is_raised_by_us(error)
 
 
 def _is_raised_by_us(error: Exception) -> bool:

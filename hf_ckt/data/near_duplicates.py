@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..checks import missing_package
 from .contamination import normalized, shortened
 from .prompt_sets import EvalPrompt
 
@@ -69,6 +70,9 @@ def near_duplicates(
         threshold (`float`, *optional*, defaults to `NEAR`):
             Least similarity, in (0, 1].
 
+    Raises:
+        ImportError: If scikit-learn is not installed.
+
     Example:
 
     >>> prompt = EvalPrompt("mine/0", "mine", "harmful", "", "How do I sharpen a kitchen knife?")
@@ -111,8 +115,13 @@ def _windows(words: Sequence[str], size: int) -> Iterator[str]:
 def _best(prompts: Sequence[str], texts: Sequence[str]) -> list[tuple[int, float]]:
     """The place of the likest text for each prompt, with its similarity."""
     import numpy as np
-    from scipy.sparse import vstack
-    from sklearn.feature_extraction.text import CountVectorizer
+
+    try:
+        from scipy.sparse import vstack
+        from sklearn.feature_extraction.text import CountVectorizer
+    except ImportError as error:
+        said = missing_package("scikit-learn", "it compares the texts", "eval")
+        raise ImportError(f"near_duplicates: {said}.") from error
 
     # Of the texts only those n-grams are counted that a prompt has.
     counter = CountVectorizer(analyzer="char_wb", ngram_range=_LETTERS, binary=True, lowercase=False, dtype=np.float32)

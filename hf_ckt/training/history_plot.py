@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints import last_complete_checkpoint
+from ..checks import missing_package
 from ..discovery import part_name
 from ..models.precision import RECORD
 from ..objective.objective import ROLES
@@ -52,10 +53,7 @@ def plot_history(source: Any) -> Any:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(
-            "plot_history: matplotlib is not installed, and it draws the figure. Install it with "
-            '`pip install "hf-ckt[plot]"`.'
-        ) from error
+        raise ImportError(f"plot_history: {missing_package('matplotlib', 'it draws the figure', 'plot')}.") from error
     run = _run_of(source)
     panels = [panel for panel in _panels(run) if panel.lines]
     if not panels:

@@ -108,7 +108,7 @@ def test_missing_gradio_names_the_extra(models, monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "gradio" else find(name))
     assert main(["chat", *models, "--ui"]) == 2
     error = capsys.readouterr().err.strip()
-    assert error.count("\n") == 0 and 'pip install "hf_ckt[ui]"' in error
+    assert error.count("\n") == 0 and 'pip install "hf-ckt[ui]"' in error
 
 
 def test_help_imports_no_torch():

@@ -109,4 +109,4 @@ def test_missing_library_is_said(monkeypatch, caplog):
             compare_with_training([EvalPrompt("mine/0", "mine", "benign", "", BENIGN)], {"rows.jsonl": ["No."]})
             is None
         )
-    assert "scikit-learn, which is not installed" in caplog.text
+    assert "word for word alone: scikit-learn is not installed" in caplog.text and "hf-ckt[eval]" in caplog.text

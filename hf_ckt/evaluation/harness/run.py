@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...checkpoints import replace_json
-from ...checks import require_count, require_known
+from ...checks import missing_package, require_count, require_known
 from ...hub.provenance import library_versions
 from ..measuring.backbones import Backbones
 from ..measuring.chat_format import SYSTEM_FALLBACKS, ChatFormat, entry_tokenizer, require_tokens
@@ -126,7 +126,7 @@ def score_with_harness(options: HarnessRun, folder: Path, command: str = "") -> 
 def require_harness() -> None:
     """Raises ValueError unless lm-eval is installed."""
     if importlib.util.find_spec("lm_eval") is None:
-        raise ValueError('lm-eval is not installed, so no task can be run. Install it: `pip install "hf-ckt[eval]"`.')
+        raise ValueError(f"hf-ckt lm-eval: {missing_package('lm-eval', 'it runs the tasks', 'eval')}.")
 
 
 def _score(options: HarnessRun, folder: Path, command: str) -> dict[str, Any]:

@@ -6,9 +6,15 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import datasets
-import evaluate
 
-from ...checks import nearest
+from ...checks import missing_package, nearest
+
+try:
+    import evaluate
+except ImportError as error:
+    raise ImportError(
+        f"hf_ckt.evaluation.metrics: {missing_package('evaluate', 'these are its metrics', 'eval')}."
+    ) from error
 
 
 class StreamingMetric(evaluate.Metric, ABC):

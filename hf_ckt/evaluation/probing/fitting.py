@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ...checks import require_count
+from ...checks import missing_package, require_count
 from ...data.contamination import training_texts
 from ...data.corrupt import prompt_noise
 from ...data.public_hashes import prompt_hashes
@@ -36,9 +36,7 @@ _STEPS = 3000
 def require_sklearn() -> None:
     """Raises ValueError where scikit-learn is missing."""
     if importlib.util.find_spec("sklearn") is None:
-        raise ValueError(
-            'fit-probe: scikit-learn fits the probe and is not installed. Install it with pip install "hf_ckt[eval]".'
-        )
+        raise ValueError(f"fit-probe: {missing_package('scikit-learn', 'it fits the probe', 'eval')}.")
 
 
 def candidate_layers(depth: int) -> list[tuple[int, ...]]:

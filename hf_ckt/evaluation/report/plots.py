@@ -7,6 +7,7 @@ from textwrap import fill
 from typing import Any
 
 from ...checkpoints import replace_file
+from ...checks import missing_package
 from ...plotting.style import COLORS, GRID, INK, STYLE
 from . import figures
 from .numbers import chance_word, number, score_text, spaced
@@ -38,8 +39,8 @@ def draw_plots(results: Mapping[str, Any], folder: Path) -> list[Path]:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ValueError(
-            "hf-ckt report: matplotlib is not installed, and it draws the plots. Install it with "
-            '`pip install "hf-ckt[plot]"`, or leave the plots out with --no-plots.'
+            f"hf-ckt report: {missing_package('matplotlib', 'it draws the plots', 'plot')}, or leave the plots out with "
+            "--no-plots."
         ) from error
 
     written = []

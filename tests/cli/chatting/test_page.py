@@ -10,8 +10,8 @@ import pytest
 from hf_ckt.cli.chatting.words import margin
 from hf_ckt.evaluation.side_by_side import Asking
 
-gradio = pytest.importorskip("gradio", reason='needs gradio: pip install "hf_ckt[ui]"')
-sync_api = pytest.importorskip("playwright.sync_api", reason='needs playwright: pip install "hf_ckt[dev]"')
+gradio = pytest.importorskip("gradio", reason='needs gradio: pip install "hf-ckt[ui]"')
+sync_api = pytest.importorskip("playwright.sync_api", reason='needs playwright: pip install "hf-ckt[dev]"')
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the PATH: apt install chromium")
 _QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")

@@ -188,7 +188,7 @@ def test_without_sklearn_it_says_what_to_install(model, chat, monkeypatch):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "sklearn" else found(name, *rest)
     )
-    with pytest.raises(ValueError, match=r'pip install "hf_ckt\[eval\]"'):
+    with pytest.raises(ValueError, match=r'pip install "hf-ckt\[eval\]"'):
         fitting.fit_probe(model, chat, TRAIN, VALIDATION)
 
 

@@ -8,7 +8,7 @@ import pytest
 from hf_ckt.evaluation.report import write_report
 from tests.evaluation.report import made_up
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install hf-ckt[dev]")
+sync_api = pytest.importorskip("playwright.sync_api", reason='needs playwright: pip install "hf-ckt[dev]"')
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the PATH: apt install chromium")
 _QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
