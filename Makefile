@@ -12,7 +12,7 @@ SMOLLM2 := $(VENV)/.smollm2
 MINILM := $(VENV)/.minilm
 
 .DEFAULT_GOAL := help
-.PHONY: help install smollm2 minilm demo test study-smoke test-versions quality bench-objective bench-growth bench-step \
+.PHONY: help install smollm2 minilm demo test study-smoke test-versions quality package bench-objective bench-growth bench-step \
     bench-page gpu-bundle gpu cards format clean
 
 help:  ## Show what each target does
@@ -58,6 +58,10 @@ quality: install  ## Check style, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	cd examples/benchmarks && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache *.py
+
+# Only built and checked with ARGS=--build. The trial installs the wheel anew, which needs the package index.
+package: install  ## Build wheel and sdist into dist/, check them, and try the wheel where nothing but its dependencies is
+	$(BIN)/python .ci/package.py $(ARGS)
 
 # Options of the script follow in ARGS, for instance ARGS="--device cuda --json out/objective.json".
 bench-objective: install  ## Measure the losses alone, beside plain PyTorch, TRL and the bare products
