@@ -143,6 +143,9 @@ def test_a_trial_fails_by_its_exit_its_words_or_a_traceback(package):
     assert package.complaints(trial, 1, "", sentence.format("plot")) == ["ended with 1, not 2"]
     assert "does not say" in package.complaints(trial, 2, "", sentence.format("eval"))[0]
     assert package.complaints(trial, 2, "", f"Traceback\n{sentence.format('plot')}") == ["shows a traceback"]
+    assert all(
+        re.compile(trial.prints) for trial in package.trials(ROOT, {"Version": "1"})
+    )  # or a trial ends the script
     plain = package.Trial(("hf-ckt", "parts"), prints="^forward")
     assert package.complaints(plain, 0, "losses\nforward_kl\n", "") == []
     assert len(package.complaints(plain, 1, "no forward", "")) == 2
