@@ -11,7 +11,7 @@ from typing import Any
 
 from cases import BASELINE
 from hf_ckt.checkpoints import replace_file
-from hf_ckt.checks import require_known
+from hf_ckt.checks import missing_package, require_known
 from hf_ckt.cli.main import run_guarded
 from tables import AXIS_NAMES
 
@@ -55,9 +55,7 @@ def plot_file(results: Path, folder: Path) -> list[Path]:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ValueError(
-            'matplotlib is not installed, and it does the drawing. Install it with `pip install "hf-ckt[plot]"`.'
-        ) from error
+        raise ValueError(f"{missing_package('matplotlib', 'it does the drawing', 'plot')}.") from error
 
     style: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "hf_ckt"}
     written = []
