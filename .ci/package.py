@@ -32,9 +32,9 @@ from package_trials import Trial, complaints, trials, unkept_promises
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "hf_ckt"
 # What a source distribution holds beside the package.
-SOURCES = {"CHANGELOG.md", "CITATION.cff", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py"}
+SOURCES = {"CHANGELOG.md", "CITATION.cff", "LICENSE", "README.md", "pyproject.toml"}
 # Made by the build.
-BUILT = {"PKG-INFO", "setup.cfg"}
+BUILT = {".gitignore", "PKG-INFO"}
 
 
 class Failed(Exception):
@@ -95,8 +95,7 @@ def check_sdist(sdist: Path, files: list[str]) -> list[str]:
     """Returns what is wrong with the files of a source distribution."""
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames() if archive.getmember(name).isfile()}
-    found = {name for name in names if not name.startswith(f"{PACKAGE}.egg-info/")}
-    return differences(sdist.name, found - BUILT, package_files(files) | SOURCES)
+    return differences(sdist.name, names - BUILT, package_files(files) | SOURCES)
 
 
 def metadata_of(wheel: Path) -> Message:

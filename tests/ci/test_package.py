@@ -4,7 +4,6 @@
 import re
 import sys
 import tomllib
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -37,13 +36,8 @@ def files(package):
 @pytest.fixture(scope="module")
 def made(package, files, tmp_path_factory):
     """A source distribution and a wheel, built by what is installed: no network is asked for a build's own environment."""
-    pytest.importorskip("build", reason='needs build: pip install "hf-ckt[dev]"')
-    try:
-        installed = version("setuptools")
-    except PackageNotFoundError:
-        installed = "0"
-    if int(installed.split(".")[0]) < 77:
-        pytest.skip(f'needs setuptools 77, there is {installed}: pip install "hf-ckt[dev]"')
+    for needed in ("build", "hatchling", "hatch_fancy_pypi_readme"):
+        pytest.importorskip(needed, reason=f'needs {needed}: pip install "hf-ckt[dev]"')
     folder = tmp_path_factory.mktemp("package")
     sources = package.copy_sources(ROOT, files, folder / "sources")
     sdist, wheel = sorted(
@@ -60,7 +54,7 @@ def test_wheel_holds_the_files_of_the_package_and_no_others(package, files, made
 
 
 def test_source_distribution_holds_what_a_wheel_is_built_from(package, files, made):
-    """setuptools adds the first level of tests/ unasked, which do not run without the rest."""
+    """Part of the tests does not run without the rest, and a wheel of a distribution that lacks a file lacks it too."""
     assert any(name.startswith("tests/test_") for name in files)
     assert package.check_sdist(made[0], files) == []
 
@@ -86,11 +80,10 @@ def test_metadata_say_the_packages_version_and_link_to_nothing_that_an_index_lac
     assert "docs/cost.md" in package.check_metadata(metadata, hf_ckt.__version__)[0]
 
 
-def test_the_index_shows_the_readme_without_its_links_into_the_repository():
+def test_the_index_shows_the_readme_without_its_links_into_the_repository(package, made):
     """What an index shows is this README, and not a second text that is kept beside it."""
-    setup = load_script(ROOT / "setup.py")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = setup.description(readme)
+    shown = package.metadata_of(made[1]).get_payload(decode=True).decode("utf-8")
     words = [re.sub(r"\]\([^)]*\)", "", text).replace("[", "").replace("!", "") for text in (readme, shown)]
     for before, after in zip(words[0].splitlines(), words[1].splitlines(), strict=True):
         assert before == after or after == f"(Figure, in the repository: {before}.)"
@@ -103,7 +96,7 @@ def test_the_version_stands_in_one_place_and_the_citation_follows(package):
     """A release that is cited as another one cannot be found."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert "version" in project["project"]["dynamic"] and "version" not in project["project"]
-    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "hf_ckt.__version__"}
+    assert project["tool"]["hatch"]["version"] == {"path": "hf_ckt/__init__.py"}
     assert package.version_of(ROOT) == hf_ckt.__version__
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert cited["version"] == hf_ckt.__version__ and cited["license"] == project["project"]["license"]
