@@ -98,7 +98,8 @@ def _run(study: Study, folder: Path, jobs: int, commands: Commands) -> dict[str,
         return result
 
     with _cores_for(jobs):
-        results = _side_by_side(cells, one, jobs, commands)
+        done = {cell.name for cell in cells if _is_done(cell, options, folder)}
+        results = _side_by_side(cells, done, one, jobs, commands)
     groups: dict[str, list[str]] = {}
     for cell in sorted(cells, key=lambda cell: [*study.methods].index(cell.method)):
         groups.setdefault(cell.group, []).append(cell.name)
@@ -119,10 +120,11 @@ def _run(study: Study, folder: Path, jobs: int, commands: Commands) -> dict[str,
 
 
 def _side_by_side(
-    cells: list[Cell], work: Callable[[Cell], dict[str, Any]], jobs: int, commands: Commands
+    cells: list[Cell], done: set[str], work: Callable[[Cell], dict[str, Any]], jobs: int, commands: Commands
 ) -> dict[str, dict[str, Any]]:
     results, failed = {}, []
-    with ThreadPoolExecutor(jobs) as pool, ProgressBar(total=len(cells), desc="cells", unit="cell") as bar:
+    known = {"desc": "cells", "unit": "cell", "total": len(cells), "initial": len(done)}
+    with ThreadPoolExecutor(jobs) as pool, ProgressBar(**known) as bar:
         running = {pool.submit(work, cell): cell for cell in cells}
         try:
             while running:
@@ -133,7 +135,7 @@ def _side_by_side(
                     except StepFailed as error:
                         failed.append(f"{cell.name}: {error}")
                         bar.write(failed[-1])
-                    bar.update()
+                    bar.update(cell.name not in done)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             commands.end()

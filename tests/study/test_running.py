@@ -89,6 +89,27 @@ def test_study_run_again_trains_and_answers_nothing(study, ran, monkeypatch):
     assert sum(line.startswith("cell     done") for line in lines) == 4 and "4 cells, 0 open" in lines[-1]
 
 
+def test_time_left_is_told_by_the_cells_of_this_run(study, monkeypatch):
+    """Finished cells pass in no time: counted as run, they would promise the rest in a fraction of what it takes."""
+    bars = []
+
+    class Bar(running.ProgressBar):
+        def __init__(self, **known):
+            super().__init__(**known)
+            bars.append((self.n, self.total))
+
+        def close(self):
+            bars.append((self.n, self.total))
+            super().close()
+
+    monkeypatch.setattr(running, "ProgressBar", Bar)
+    cells = study.cells()
+    done = {cells[0].name, cells[2].name}
+    results = running._side_by_side(cells, done, lambda cell: {"seed": cell.seed}, 2, Commands())
+    assert {*results} == {cell.name for cell in cells}
+    assert bars[0] == (2, 4) and bars[-1] == (4, 4)
+
+
 def test_cells_are_evaluated_again_where_the_file_asks_for_another_evaluation(study, ran, monkeypatch):
     """The scores of the old one would be those of the study."""
     folder, _ = ran
