@@ -91,6 +91,9 @@ def _run(study: Study, folder: Path, jobs: int, commands: Commands) -> dict[str,
     runs = ProgressBar(study.prepared().values(), desc="prepare", unit="run")
     prepared = [train_cell(cell, model, folder, commands) for cell in runs]
     evaluate_one(BASE, (), model, options, folder, commands)  # what all cells ask of it too
+    compared = {name: study.prepared()[name].name for name in study.compare}
+    for name in compared.values():
+        evaluate_one(name, [name], model, options, folder, commands)
 
     def one(cell: Cell) -> dict[str, Any]:
         result = train_cell(cell, model, folder, commands)
@@ -103,7 +106,8 @@ def _run(study: Study, folder: Path, jobs: int, commands: Commands) -> dict[str,
     groups: dict[str, list[str]] = {}
     for cell in sorted(cells, key=lambda cell: [*study.methods].index(cell.method)):
         groups.setdefault(cell.group, []).append(cell.name)
-    words = ["evaluate", "--model", model, "--compare", *(str(folder / ADAPTERS / cell.name) for cell in cells)]
+    models = [*compared.values(), *(cell.name for cell in cells)]
+    words = ["evaluate", "--model", model, "--compare", *(str(folder / ADAPTERS / name) for name in models)]
     if len(study.seeds) > 1:
         words += [word for group, runs in groups.items() for word in ("--pool", group, *sorted(runs))]
     words += ["--pieces", str(folder / PIECES), "--output", str(folder / "evaluation"), *words_of(options, folder)]
@@ -113,6 +117,7 @@ def _run(study: Study, folder: Path, jobs: int, commands: Commands) -> dict[str,
         "prepared": prepared,
         "cells": {cell.name: results[cell.name] for cell in cells},
         "groups": groups,
+        "compared": compared,
         "evaluation": "evaluation/results.json",
     }
     replace_json(folder / "results.json", found)

@@ -50,6 +50,7 @@ def study(tiny_model_dir, tmp_path_factory):
                 "kd": {"distillation_weight": 1.0, "teacher_model_name_or_path": {"adapter": "@safe"}},
             },
             "seeds": [0, 1],
+            "compare": ["safe"],
             "evaluate": {"suite": "smoke", "only": ["direct", "overrefusal"], "new_tokens": 2, "dtype": "float32"},
         }
     )
@@ -72,8 +73,12 @@ def test_study_keeps_a_record_of_each_cell_and_compares_all(study, ran):
         assert one["seconds"] > 0 and one["peak_memory"] > 2**26 and one["tokens"] > 0 and "trl" in one["versions"]
         assert yaml.safe_load((folder / "cells" / f"{cell.name}.yaml").read_text())["seed"] == cell.seed
     scores = json.loads((folder / results["evaluation"]).read_text())
-    assert {*scores["models"]} == {"base", *results["cells"]}
+    assert [*results["compared"]] == ["safe"]
+    assert {*scores["models"]} == {"base", results["compared"]["safe"], *results["cells"]}
     assert {*scores["pooled"]} >= {"sft", "kd"}
+    assert {"sft", "kd"} <= {*scores["models"][results["compared"]["safe"]]["against"]} | {
+        name for name, one in scores["pooled"].items() if results["compared"]["safe"] in one["against"]
+    }
     assert results["groups"]["kd"] == [cell.name for cell in study.cells() if cell.method == "kd"]
 
 
@@ -118,7 +123,7 @@ def test_cells_are_evaluated_again_where_the_file_asks_for_another_evaluation(st
     other = Study.of({**vars(study), "evaluate": {**study.evaluate, "new_tokens": 3}})
     assert "4 cells, 4 open" in plan_lines(other, folder)[-1]
     run_study(other, folder)
-    assert [words[0] for words in asked] == ["evaluate"] * 6  # the base, four cells, all
+    assert [words[0] for words in asked] == ["evaluate"] * 7  # the base, what is compared, four cells, all
 
 
 def test_folder_of_another_file_raises(study, tmp_path):
