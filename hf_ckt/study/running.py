@@ -128,8 +128,10 @@ def _side_by_side(
     cells: list[Cell], done: set[str], work: Callable[[Cell], dict[str, Any]], jobs: int, commands: Commands
 ) -> dict[str, dict[str, Any]]:
     results, failed = {}, []
-    known = {"desc": "cells", "unit": "cell", "total": len(cells), "initial": len(done)}
-    with ThreadPoolExecutor(jobs) as pool, ProgressBar(**known) as bar:
+    with (
+        ThreadPoolExecutor(jobs) as pool,
+        ProgressBar(total=len(cells), initial=len(done), desc="cells", unit="cell") as bar,
+    ):
         running = {pool.submit(work, cell): cell for cell in cells}
         try:
             while running:
