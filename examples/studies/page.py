@@ -35,12 +35,13 @@ def keep(folder: Path, destination: Path) -> None:
     scored = found["models"] | (found.get("pooled") or {})
     # A method of one seed is a cell of its own.
     names = {group: group if group in scored else runs[0] for group, runs in study["groups"].items()}
+    names = {BASE: BASE} | study["compared"] | names
     methods = {}
-    for group, name in {BASE: BASE, **names}.items():
+    for group, name in names.items():
         against = scored[name].get("against", {})
         methods[group] = {
             "scores": scored[name]["scores"],
-            "against": {other: against[one] for other, one in {BASE: BASE, **names}.items() if one in against},
+            "against": {other: against[one] for other, one in names.items() if one in against},
         }
     kept = {
         "study": study["study"],

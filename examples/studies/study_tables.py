@@ -88,7 +88,7 @@ def power_table(kept: Mapping[str, Any]) -> str:
     the pair in the middle and the widest. A true difference of so much is found in about half of all repetitions of the study,
     one of 1.4 times as much in four of five.
     """
-    methods = {name: one for name, one in kept["methods"].items() if name != BASE}
+    methods = {name: kept["methods"][name] for name in kept["groups"]}
     rows: list[Sequence[Any]] = [["score", "pairs", "half an interval", "widest"]]
     for score in COMPARED:
         found = [

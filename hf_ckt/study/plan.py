@@ -85,6 +85,8 @@ class Study:
             Of the trainings.
         only (`Sequence[str]`, *optional*):
             Names of the methods that are run, where others are there for `like` or for another file; none: all.
+        compare (`Sequence[str]`, *optional*):
+            Names of prepared runs that are scored and compared beside the cells: the teachers.
         minutes (`float`, *optional*):
             Of a cell, for what is said before one was measured.
 
@@ -100,6 +102,7 @@ class Study:
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     seeds: Sequence[int] = (0, 1, 2)
     only: Sequence[str] = ()
+    compare: Sequence[str] = ()
     minutes: float | None = None
 
     @classmethod
@@ -140,10 +143,16 @@ class Study:
         ):
             if LIKE in fields:
                 raise ValueError(f"{part}: {LIKE} stands in a method alone. Write the fields out.")
-        if self.only:
-            _require_different("only", self.only)
-            for name in self.only:
-                require_known("only", name, self.methods)
+        for part, names, runs in (("only", self.only, self.methods), ("compare", self.compare, self.prepare)):
+            if names:
+                _require_different(part, names)
+                for name in names:
+                    require_known(part, name, runs)
+        for name in self.compare:
+            if name in self.methods:
+                raise ValueError(
+                    f"compare: {name!r} is a method's name too, and both would stand in one table. Rename one."
+                )
         _require_own("evaluate", self.evaluate, _OF_EVALUATION)
         for name, values in self.grid.items():
             _require_different(f"grid, {name}", values)
@@ -179,7 +188,7 @@ class Study:
         for name, own in self.prepare.items():
             found[name] = Cell(self.model, name, {}, 0, _renamed({**self.train, **own}, found))
         methods = [self.methods[name] for name in self.only or self.methods]
-        named = _named([self.train, methods, self.grid, self.evaluate])
+        named = _named([self.train, methods, self.grid, self.evaluate]) | {*self.compare}
         for name in reversed([*self.prepare]):
             if name in named:
                 named |= _named({**self.train, **self.prepare[name]})

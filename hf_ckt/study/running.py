@@ -91,6 +91,9 @@ def _run(study: Study, folder: Path, jobs: int, commands: Commands) -> dict[str,
     runs = ProgressBar(study.prepared().values(), desc="prepare", unit="run")
     prepared = [train_cell(cell, model, folder, commands) for cell in runs]
     evaluate_one(BASE, (), model, options, folder, commands)  # what all cells ask of it too
+    compared = {name: study.prepared()[name].name for name in study.compare}
+    for name in compared.values():
+        evaluate_one(name, [name], model, options, folder, commands)
 
     def one(cell: Cell) -> dict[str, Any]:
         result = train_cell(cell, model, folder, commands)
@@ -98,11 +101,13 @@ def _run(study: Study, folder: Path, jobs: int, commands: Commands) -> dict[str,
         return result
 
     with _cores_for(jobs):
-        results = _side_by_side(cells, one, jobs, commands)
+        done = {cell.name for cell in cells if _is_done(cell, options, folder)}
+        results = _side_by_side(cells, done, one, jobs, commands)
     groups: dict[str, list[str]] = {}
     for cell in sorted(cells, key=lambda cell: [*study.methods].index(cell.method)):
         groups.setdefault(cell.group, []).append(cell.name)
-    words = ["evaluate", "--model", model, "--compare", *(str(folder / ADAPTERS / cell.name) for cell in cells)]
+    models = [*compared.values(), *(cell.name for cell in cells)]
+    words = ["evaluate", "--model", model, "--compare", *(str(folder / ADAPTERS / name) for name in models)]
     if len(study.seeds) > 1:
         words += [word for group, runs in groups.items() for word in ("--pool", group, *sorted(runs))]
     words += ["--pieces", str(folder / PIECES), "--output", str(folder / "evaluation"), *words_of(options, folder)]
@@ -112,6 +117,7 @@ def _run(study: Study, folder: Path, jobs: int, commands: Commands) -> dict[str,
         "prepared": prepared,
         "cells": {cell.name: results[cell.name] for cell in cells},
         "groups": groups,
+        "compared": compared,
         "evaluation": "evaluation/results.json",
     }
     replace_json(folder / "results.json", found)
@@ -119,10 +125,13 @@ def _run(study: Study, folder: Path, jobs: int, commands: Commands) -> dict[str,
 
 
 def _side_by_side(
-    cells: list[Cell], work: Callable[[Cell], dict[str, Any]], jobs: int, commands: Commands
+    cells: list[Cell], done: set[str], work: Callable[[Cell], dict[str, Any]], jobs: int, commands: Commands
 ) -> dict[str, dict[str, Any]]:
     results, failed = {}, []
-    with ThreadPoolExecutor(jobs) as pool, ProgressBar(total=len(cells), desc="cells", unit="cell") as bar:
+    with (
+        ThreadPoolExecutor(jobs) as pool,
+        ProgressBar(total=len(cells), initial=len(done), desc="cells", unit="cell") as bar,
+    ):
         running = {pool.submit(work, cell): cell for cell in cells}
         try:
             while running:
@@ -133,7 +142,7 @@ def _side_by_side(
                     except StepFailed as error:
                         failed.append(f"{cell.name}: {error}")
                         bar.write(failed[-1])
-                    bar.update()
+                    bar.update(cell.name not in done)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             commands.end()

@@ -55,7 +55,8 @@ def test_two_cells_of_each_study_are_run_and_compared(file, tiny, tmp_path):
     results = run_study(study, tmp_path)
     assert len(results["cells"]) == 2
     scores = json.loads((tmp_path / results["evaluation"]).read_text())["models"]
-    assert {*scores} == {"base", *results["cells"]}
+    assert {*scores} == {"base", *results["compared"].values(), *results["cells"]}
+    assert [*results["compared"]] == (["refusals", "tuned"] if file.stem == "main" else [])
     assert "2 cells, 0 open" in plan_lines(study, tmp_path)[-1]
 
 
@@ -129,6 +130,7 @@ def test_gkd_and_distillation_from_one_teacher_are_one_method(tiny, tmp_path):
             "prepare": {"tuned": {**study.prepare["tuned"], **exact}},
             "methods": methods,
             "only": None,
+            "compare": None,
             "seeds": [0],
             "evaluate": {},
         }
@@ -241,7 +243,7 @@ def test_difference_has_the_sign_of_its_heading():
 
 
 def test_power_is_half_of_the_intervals_between_methods():
-    """A difference to the base is another question, and its interval another width."""
+    """A difference to the base or to a teacher is another question, and its interval another width."""
     tables = runpy.run_path(str(EXAMPLES / "studies" / "study_tables.py"))
     found = {
         name: {"youden_j": {"difference": 0.0, "low": -half, "high": half}}
@@ -251,9 +253,11 @@ def test_power_is_half_of_the_intervals_between_methods():
         "base": {"scores": {}, "against": {}},
         "a": {"scores": {}, "against": {"base": found["base"]}},
         "b": {"scores": {}, "against": {"base": found["base"], "a": found["a"]}},
-        "c": {"scores": {}, "against": {"a": found["b"], "b": found["b"]}},
+        "c": {"scores": {}, "against": {"a": found["b"], "b": found["b"], "teacher": found["base"]}},
+        "teacher": {"scores": {}, "against": {"base": found["base"]}},
     }
-    assert tables["power_table"]({"methods": methods}).splitlines()[2:] == ["| J | 3 | 0.20 | 0.20 |"]
+    kept = {"methods": methods, "groups": {name: [name] for name in "abc"}}
+    assert tables["power_table"](kept).splitlines()[2:] == ["| J | 3 | 0.20 | 0.20 |"]
 
 
 @pytest.mark.parametrize(

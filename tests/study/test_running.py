@@ -50,6 +50,7 @@ def study(tiny_model_dir, tmp_path_factory):
                 "kd": {"distillation_weight": 1.0, "teacher_model_name_or_path": {"adapter": "@safe"}},
             },
             "seeds": [0, 1],
+            "compare": ["safe"],
             "evaluate": {"suite": "smoke", "only": ["direct", "overrefusal"], "new_tokens": 2, "dtype": "float32"},
         }
     )
@@ -72,8 +73,12 @@ def test_study_keeps_a_record_of_each_cell_and_compares_all(study, ran):
         assert one["seconds"] > 0 and one["peak_memory"] > 2**26 and one["tokens"] > 0 and "trl" in one["versions"]
         assert yaml.safe_load((folder / "cells" / f"{cell.name}.yaml").read_text())["seed"] == cell.seed
     scores = json.loads((folder / results["evaluation"]).read_text())
-    assert {*scores["models"]} == {"base", *results["cells"]}
+    assert [*results["compared"]] == ["safe"]
+    assert {*scores["models"]} == {"base", results["compared"]["safe"], *results["cells"]}
     assert {*scores["pooled"]} >= {"sft", "kd"}
+    assert {"sft", "kd"} <= {*scores["models"][results["compared"]["safe"]]["against"]} | {
+        name for name, one in scores["pooled"].items() if results["compared"]["safe"] in one["against"]
+    }
     assert results["groups"]["kd"] == [cell.name for cell in study.cells() if cell.method == "kd"]
 
 
@@ -89,6 +94,27 @@ def test_study_run_again_trains_and_answers_nothing(study, ran, monkeypatch):
     assert sum(line.startswith("cell     done") for line in lines) == 4 and "4 cells, 0 open" in lines[-1]
 
 
+def test_time_left_is_told_by_the_cells_of_this_run(study, monkeypatch):
+    """Finished cells pass in no time: counted as run, they would promise the rest in a fraction of what it takes."""
+    bars = []
+
+    class Bar(running.ProgressBar):
+        def __init__(self, **known):
+            super().__init__(**known)
+            bars.append((self.n, self.total))
+
+        def close(self):
+            bars.append((self.n, self.total))
+            super().close()
+
+    monkeypatch.setattr(running, "ProgressBar", Bar)
+    cells = study.cells()
+    done = {cells[0].name, cells[2].name}
+    results = running._side_by_side(cells, done, lambda cell: {"seed": cell.seed}, 2, Commands())
+    assert {*results} == {cell.name for cell in cells}
+    assert bars[0] == (2, 4) and bars[-1] == (4, 4)
+
+
 def test_cells_are_evaluated_again_where_the_file_asks_for_another_evaluation(study, ran, monkeypatch):
     """The scores of the old one would be those of the study."""
     folder, _ = ran
@@ -97,7 +123,7 @@ def test_cells_are_evaluated_again_where_the_file_asks_for_another_evaluation(st
     other = Study.of({**vars(study), "evaluate": {**study.evaluate, "new_tokens": 3}})
     assert "4 cells, 4 open" in plan_lines(other, folder)[-1]
     run_study(other, folder)
-    assert [words[0] for words in asked] == ["evaluate"] * 6  # the base, four cells, all
+    assert [words[0] for words in asked] == ["evaluate"] * 7  # the base, what is compared, four cells, all
 
 
 def test_folder_of_another_file_raises(study, tmp_path):
