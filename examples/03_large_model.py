@@ -21,7 +21,7 @@ An 8B model and one card: from data to a merged model, one `hf-ckt` command afte
 7. merge: the adapter into the bfloat16 weights, which are asked once more; the card
 
 Stopped at any moment, the same command goes on where it was. Expected output: each command with its own lines, then a table of
-aims and the line. Time and memory of the rehearsal stand in docs/large_model.md; on a GPU nothing was measured yet.
+aims and the line. The rehearsal took 18 minutes and 3.0 GB on two busy CPU cores; on a GPU nothing was measured yet.
 """
 
 import argparse
@@ -224,8 +224,7 @@ def teachers(options: argparse.Namespace) -> None:
     run_command(options, "teachers", evaluation(options, options.model, "validation", *words))
     models = results_of(folder)["models"]
     weighed = [(name, models[name], aim) for name, aim in (("safety", REFUSING), ("base", ANSWERING))]
-    say = "a student learns no more than its teachers have; docs/large_model.md says which to take instead"
-    decide(options, "teachers", weighed, say)
+    decide(options, "teachers", weighed, "docs/large_model.md says which teachers to take instead")
 
 
 def student(options: argparse.Namespace) -> None:
@@ -241,8 +240,8 @@ def evaluate(options: argparse.Namespace) -> None:
     run_command(options, "evaluate", command)
     run_command(options, "report", ["report", str(folder / "evaluation")])
     models = results_of(folder / "evaluation")["models"]
-    say = "merge and publish nothing yet; docs/large_model.md says what to look at"
-    decide(options, "verdict", [("student", models["adapter"], aim) for aim in AIMS], say)
+    weighed = [("student", models["adapter"], aim) for aim in AIMS]
+    decide(options, "verdict", weighed, "docs/large_model.md says what to look at")
 
 
 def merge(options: argparse.Namespace) -> None:

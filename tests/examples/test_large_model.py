@@ -79,8 +79,8 @@ def test_large_model_trains_a_student_of_two_teachers_over_four_bits(large):
     run = read(folder / "student" / "hf_ckt_training.json")
     assert run["backbone"]["weights"] == "nf4" and run["settings"]["max_steps"] == 2
     assert {term["role"] for term in run["objective"]} == {"distillation", "contrastive", "regularization"}
-    said = json.dumps(run["teachers"])
-    assert "refuse" in said and "answer" in said and "privileged" in said
+    kinds = {one["route"]: one["kind"] for one in run["teacher"]}
+    assert kinds == {"refuse": "privileged_context of adapter", "answer": "privileged_context of self"}
     assert read(folder / "safety" / "hf_ckt_training.json")["backbone"]["weights"] == "nf4"
 
 
@@ -119,7 +119,7 @@ def test_large_model_started_again_runs_no_command_twice(large, script, capsys):
 
 def test_large_model_stops_where_an_aim_is_missed(large, script, capsys):
     """Who leaves it alone for an afternoon finds a merged model that nobody should use."""
-    folder, options = large
+    _, options = large
     given = [word for word in options if word != "--smoke"]
     given += [word for name, value in script.SMOKE.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     given += ["--labelled", "16", "--max-length", "128", "--new-tokens", "4"]
