@@ -66,13 +66,19 @@ def sorry(refusal: str) -> str:
     return f"{OPENING}, {first}"
 
 
-def student_rows(recipe: Recipe, seed: int, answers: Mapping[str, str] | None = None) -> Dataset:
+def student_rows(
+    recipe: Recipe,
+    seed: int,
+    answers: Mapping[str, str] | None = None,
+    labelled: Sequence[dict[str, Any]] | None = None,
+) -> Dataset:
     """
     The student's training set, with the columns `teacher` and `twin`, and with `teacher_prompt` where teachers read other prompts;
-    `answers` are read in place of those that are written. Of rows that are read one after another, by length, only those that its steps reach.
+    `answers` are read in place of those that are written, `labelled` rows in place of the recipe's. Of rows that are read one after
+    another, by length, only those that its steps reach.
     """
     rows, answers = [], answers or {}
-    labelled = labelled_rows(recipe)
+    labelled = labelled_rows(recipe) if labelled is None else labelled
     for row in labelled:
         harmful = row["kind"] == "harmful"
         words = recipe.refusal_words if harmful else recipe.answer_words
