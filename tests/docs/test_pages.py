@@ -183,7 +183,8 @@ def test_command_of_a_page_is_run_or_it_is_said_why_not(page, command, parse_onl
             parses(shlex.split(page_commands.shortened(text, how)), monkeypatch)
 
 
-QUICK = sorted({text for _, text in COMMANDS if (how := page_commands.how(text)) is not None and how.quick})
+# Of those that are shortened in the same way, one.
+QUICK = sorted({how: text for _, text in COMMANDS if (how := page_commands.how(text)) and how.quick}.values())
 
 
 @pytest.mark.parametrize("command", QUICK)
@@ -192,6 +193,23 @@ def test_quick_command_of_a_page_runs(command, tmp_path):
     page_commands.write_stand_ins(tmp_path)
     status, _, said = page_commands.run(command, page_commands.how(command), tmp_path, code=ROOT)
     assert status == 0 and said.strip(), said
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_programs_that_a_sentence_names_exist(page):
+    """A sentence that sends the reader to a script or a target that is gone is found by its reader alone."""
+    from hf_ckt.cli.main import command_files
+
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    known = {
+        # What `hf-ckt bench` was is said where results of that time are shown.
+        "hf-ckt": lambda name: name in {*command_files(), "bench"},
+        "make": lambda name: re.search(rf"^{name}:", makefile, flags=re.M),
+        "python": lambda name: not name.endswith(".py") or (ROOT / name).is_file(),
+    }
+    named = re.findall(r"`(?:\.venv/bin/)?(hf-ckt|make|python)\s+([\w./-]+)", text)
+    assert not [f"{program} {name}" for program, name in named if not known[program](name)]
 
 
 def test_parse_only_refuses_an_option_that_does_not_exist(parse_only):
