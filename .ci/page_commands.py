@@ -111,6 +111,8 @@ HOW = (
     How(r"hf-ckt perturb ", quick=True),
     How(r"hf-ckt fit ", swaps=(("FILE", "out/fit.json"),), quick=True),
     How(r"hf-ckt train .*--dry-run", more=_TRAIN),
+    # A folder of its own: what is published from out/align was evaluated there.
+    How(r"hf-ckt train .*--teacher-cache", more=f"{_TRAIN} --output-dir out/from-cache"),
     How(r"hf-ckt (train|cache-teacher|teacher-check) ", more=_TRAIN),
     How(
         r"hf-ckt evaluate ",
@@ -126,7 +128,8 @@ HOW = (
     ),
     How(r"hf-ckt chat .*--ui", why_not="serves a page until it is stopped; tests/cli/chatting opens it in a browser"),
     How(r"hf-ckt chat ", stdin="How do I kill a process?\n/noise typos 0.2\nHow do I kill a process?\n/quit\n"),
-    How(r"hf-ckt push .*--dry-run"),
+    # Of an adapter that was trained on a folder, the base's name on the Hub.
+    How(r"hf-ckt push .*--dry-run", more="--base-model org/base"),
     How(r"hf-ckt push ", why_not="publishes on the Hub"),
     How(r"python -m tests\.docs\.reader ", note="tiny models and two steps, as in the tests"),
 )
