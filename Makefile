@@ -13,7 +13,7 @@ MINILM := $(VENV)/.minilm
 
 .DEFAULT_GOAL := help
 .PHONY: help install smollm2 minilm demo test study-smoke test-versions quality package bench-objective bench-growth bench-step \
-    bench-page gpu-bundle gpu cards format clean
+    bench-page gpu-bundle gpu cards page-commands format clean
 
 help:  ## Show what each target does
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9_-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -96,6 +96,10 @@ cards: install bench-page  ## Judge kept answers anew if the judge has changed; 
 	$(BIN)/python docs/judge_tables.py
 	$(BIN)/python docs/teacher_table.py
 	$(BIN)/python docs/boundary_tables.py
+
+# ARGS="--list" says what would be run, ARGS="--page docs/noise.md" runs one page's after the README's.
+page-commands: install  ## Run all commands and Python of the pages, shortened where they take long, and print what came of each
+	$(BIN)/python .ci/page_commands.py $(ARGS)
 
 format: install  ## Rewrite files to the house style
 	$(BIN)/ruff check --fix .

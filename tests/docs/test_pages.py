@@ -15,15 +15,16 @@ import pytest
 import torch
 import yaml
 
-import hf_ckt
+from tests.docs.reader import DEMO_ADAPTER, EXAMPLE_MODELS, README, blocks, drop_in, drop_in_trainer, read, reading
+from tests.scripts import load_script
 from tests.tiny_models import save_tiny_llama
 
 ROOT = Path(__file__).parents[2]
-README, DOCS = ROOT / "README.md", sorted((ROOT / "docs").glob("*.md"))
+DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [README, *DOCS, *(ROOT / name for name in ("CONTRIBUTING.md", "examples/README.md"))]
 PAGES.append(ROOT / "examples" / "benchmarks" / "README.md")
-# Names that stand for a reader's own models, in the pages.
-EXAMPLE_MODELS = ("HuggingFaceTB/SmolLM2-1.7B-Instruct", "org/a-teacher-with-the-same-tokenizer")
+# What each command of a page is, and what is run in its place.
+page_commands = load_script(ROOT / ".ci" / "page_commands.py")
 # Words of a shell that no parser of this project reads.
 OTHER_COMMANDS = ("pip install", "accelerate launch", "git ")
 
@@ -32,17 +33,12 @@ def relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+def of_a_parser(commands: list) -> list[tuple[str, str]]:
+    """Page and text of each command, once, but for the pages' Python."""
+    return sorted({(one.page, one.text) for one in commands if "tests.docs.reader" not in one.text})
 
 
-def commands(page: Path) -> list[str]:
-    """Commands of a page: the lines of its shell blocks without their comments."""
-    lines = [line for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()]
-    return [line for line in (re.sub(r"(^|\s)#.*", "", line).strip() for line in lines) if line]
-
-
-COMMANDS = sorted({(relative(page), command) for page in PAGES for command in commands(page)})
+COMMANDS = of_a_parser(page_commands.all_commands())
 
 
 @pytest.fixture(scope="module")
@@ -53,50 +49,20 @@ def model_dir(tmp_path_factory):
 
 @pytest.fixture
 def reader(model_dir, tmp_path, monkeypatch):
-    """Runs a page's code as a reader would, with tiny models, two steps and no Hub; returns the names it leaves."""
-    from datasets import Dataset
-    from peft import LoraConfig
-    from transformers import BitsAndBytesConfig
-
+    """Runs a page's code as a reader would; returns the names it leaves."""
     from hf_ckt.models.boundary_probe import BoundaryProbe
-    from tests.runs import rows
-    from tests.trainers import fields
-
-    config = hf_ckt.ContrastiveRobustConfig
-
-    def settings(*args, **given):
-        return config(
-            *args, **fields(**{"train_sampling_strategy": "random", "eval_steps": 1, "save_steps": 1, **given})
-        )
 
     teacher_dir = save_tiny_llama(tmp_path / "teacher", seed=5)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(hf_ckt, "ContrastiveRobustConfig", settings)
     # What `hf-ckt fit-probe` writes for the reader's base: two layers of 64.
     BoundaryProbe([1, 2], torch.linspace(-0.1, 0.1, 256), 0.0).save(tmp_path / "probe")
-    pushed = []
-    monkeypatch.setattr(hf_ckt.ContrastiveRobustTrainer, "push_to_hub", lambda trainer: pushed.append(trainer))
-    names = {
-        "dataset": Dataset.from_list(rows()),
-        "LoraConfig": LoraConfig,
-        "BitsAndBytesConfig": BitsAndBytesConfig,
-        "pushed": pushed,
-    }
-
-    def run(code: str) -> dict:
-        for name, folder in zip(EXAMPLE_MODELS, (model_dir, teacher_dir), strict=True):
-            code = code.replace(f'"{name}"', f'"{folder}"')
-        exec(compile(code, "page", "exec"), names)
-        return names
-
-    return run
+    with reading(model_dir, teacher_dir) as run:
+        yield run
 
 
 def test_drop_in_of_the_readme_trains_and_pushes(reader):
     """The first thing that a user copies would be the first that fails."""
-    (diff,) = blocks(README, "diff")
-    after = "".join(line[2:] + "\n" for line in diff.splitlines() if not line.startswith("-"))
-    names = reader(after)
+    names = reader(drop_in())
     trainer = names["trainer"]
     assert trainer.state.global_step == 2 and names["pushed"] == [trainer]
     logged = {name for entry in trainer.state.log_history for name in entry}
@@ -111,11 +77,16 @@ PYTHON_PAGES = [page for page in DOCS if blocks(page, "python") and page.stem !=
 @pytest.mark.parametrize("page", PYTHON_PAGES, ids=lambda page: page.stem)
 def test_python_of_a_page_runs(page, reader):
     """A field that was renamed since lives on in the pages."""
-    if "trainer." in "".join(blocks(page, "python")):
-        (diff,) = blocks(README, "diff")
-        reader("".join(line[2:] + "\n" for line in diff.splitlines()[:-2] if not line.startswith("-")))
-    for block in blocks(page, "python"):
-        reader(block)
+    read(page, reader)
+
+
+def test_python_of_a_card_loads_its_adapter(reader):
+    """Who downloads an adapter copies these lines; they are written from a template, of which no other test runs them."""
+    cards = sorted((ROOT / "model_cards").glob("*.md"))
+    assert cards
+    reader(drop_in_trainer())["trainer"].save_model(DEMO_ADAPTER)
+    for card in cards:
+        assert isinstance(read(card, reader)["output"], torch.Tensor)
 
 
 def test_run_of_the_boundary_page_learns_in_python_and_from_its_file(reader, model_dir, tmp_path, capsys):
@@ -124,7 +95,7 @@ def test_run_of_the_boundary_page_learns_in_python_and_from_its_file(reader, mod
 
     page = ROOT / "docs" / "boundary.md"
     (code, operating_point), (file,) = blocks(page, "python"), blocks(page, "yaml")
-    names = reader(code.replace("_steps=50", "_steps=2"))
+    names = reader(code)
     student = names["student"]
     reader(operating_point)
     written = json.loads(Path("student/generation_config.json").read_text())["sequence_bias"]
@@ -172,10 +143,8 @@ def parse_only(monkeypatch):
     monkeypatch.setattr(TrlParser, "parse_args_and_config", with_config)
 
 
-@pytest.mark.parametrize(("page", "command"), COMMANDS)
-def test_command_of_a_page_parses(page, command, parse_only, monkeypatch):
-    """A command whose option was renamed since fails in the reader's hands."""
-    words = shlex.split(command)
+def parses(words: list[str], monkeypatch) -> None:
+    """Has a command read by its own parser and by nothing else of it."""
     monkeypatch.chdir(ROOT)
     if words[0] == "make":
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -196,7 +165,51 @@ def test_command_of_a_page_parses(page, command, parse_only, monkeypatch):
         with pytest.raises(ParsedError):
             runpy.run_path(str(ROOT / words[1]), run_name="__main__")
     else:
-        assert command.startswith(OTHER_COMMANDS), f"{page}: who reads `{command}`?"
+        assert shlex.join(words).startswith(OTHER_COMMANDS), f"who reads `{shlex.join(words)}`?"
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_command_of_a_page_parses(page, command, parse_only, monkeypatch):
+    """A command whose option was renamed since fails in the reader's hands."""
+    parses(shlex.split(command), monkeypatch)
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_command_of_a_page_is_run_or_it_is_said_why_not(page, command, parse_only, monkeypatch):
+    """A command that is neither is in a page untried, and a short form that no program takes runs nothing."""
+    for text, how in page_commands.expanded(command):
+        assert how is not None, f"{page} has `{text}`: add it to HOW in .ci/page_commands.py"
+        if not how.why_not:
+            parses(shlex.split(page_commands.shortened(text, how)), monkeypatch)
+
+
+# Of those that are shortened in the same way, one.
+QUICK = sorted({how: text for _, text in COMMANDS if (how := page_commands.how(text)) and how.quick}.values())
+
+
+@pytest.mark.parametrize("command", QUICK)
+def test_quick_command_of_a_page_runs(command, tmp_path):
+    """A command that parses may still fail; `make page-commands` runs the others, which take minutes."""
+    page_commands.write_stand_ins(tmp_path)
+    status, _, said = page_commands.run(command, page_commands.how(command), tmp_path, code=ROOT)
+    assert status == 0 and said.strip(), said
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_programs_that_a_sentence_names_exist(page):
+    """A sentence that sends the reader to a script or a target that is gone is found by its reader alone."""
+    from hf_ckt.cli.main import command_files
+
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    known = {
+        # What `hf-ckt bench` was is said where results of that time are shown.
+        "hf-ckt": lambda name: name in {*command_files(), "bench"},
+        "make": lambda name: re.search(rf"^{name}:", makefile, flags=re.M),
+        "python": lambda name: not name.endswith(".py") or (ROOT / name).is_file(),
+    }
+    named = re.findall(r"`(?:\.venv/bin/)?(hf-ckt|make|python)\s+([\w./-]+)", text)
+    assert not [f"{program} {name}" for program, name in named if not known[program](name)]
 
 
 def test_parse_only_refuses_an_option_that_does_not_exist(parse_only):
