@@ -67,10 +67,14 @@ class How:
 
 TINY, ROWS = "tiny", "tiny-rows.jsonl"
 # In all commands: a base of two random layers in the place of each that pages name.
-MODELS = ("smollm2", "HuggingFaceTB/SmolLM2-1.7B-Instruct", "org/base")
-_TRAIN = (
-    f"--model-name-or-path {TINY} --dataset-name {ROWS} --use-cpu true --max-steps 2 --per-device-train-batch-size 4"
-)
+MODELS = ("smollm2", "HuggingFaceTB/SmolLM2-1.7B-Instruct", "meta-llama/Llama-3.1-8B-Instruct", "org/base")
+_STEPS = f"--model-name-or-path {TINY} --use-cpu true --max-steps 2 --per-device-train-batch-size 4"
+_TRAIN = f"{_STEPS} --dataset-name {ROWS}"
+# The folder of align.yaml, whose rows name their teachers, with the teacher that it needs.
+ALIGN = "tiny-align"
+# What pages publish.
+TRAINED = {"out/align": f"{ALIGN}/student", "out/align/evaluation": f"{ALIGN}/student/evaluation"}
+_SAFETY = f"hf-ckt train --config examples/configs/safety_adapter.yaml {_STEPS}"
 _DEMO = f"--model {TINY} --teacher-steps 2 --student-steps 2 --batch-size 2 --prompts 2 --new-tokens 4"
 _STUDY = "the page's study.yaml with a tiny model, two steps and one seed"
 _PYPI = "asks PyPI"
@@ -80,6 +84,10 @@ HOW = (
     How(r"make gpu-bundle$", why_not=f"{_PYPI} for a gigabyte of wheels"),
     How(r"pip install ", why_not=_PYPI),
     How(r"git clone ", why_not="asks GitHub"),
+    How(r"vllm serve ", why_not="needs vLLM and a GPU"),
+    How(r"python llama\.cpp/", why_not="needs a clone of llama.cpp, from GitHub"),
+    How(r"python \S*03_large_model\.py", more=f"--model {TINY} --smoke --max-steps 2 --go-on"),
+    How(r"hf-ckt (judge|rejudge) .*--judge hf:", why_not="asks the Hub for a judge of 7B"),
     How(r"python \.ci/trl_tests\.py ", why_not="needs the clone of TRL in the line before it, from GitHub"),
     How(
         r"python \.ci/record_terminal\.py ",
@@ -111,12 +119,11 @@ HOW = (
     How(r"hf-ckt perturb ", quick=True),
     How(r"hf-ckt fit ", swaps=(("FILE", "out/fit.json"),), quick=True),
     How(r"hf-ckt train .*--dry-run", more=_TRAIN),
-    # A folder of its own: what is published from out/align was evaluated there.
-    How(r"hf-ckt train .*--teacher-cache", more=f"{_TRAIN} --output-dir out/from-cache"),
-    How(r"hf-ckt (train|cache-teacher|teacher-check) ", more=_TRAIN),
+    How(r"hf-ckt train .*align\.yaml", more=_STEPS),
+    How(r"hf-ckt (cache-teacher|teacher-check) .*align\.yaml", more=_STEPS),
     How(
         r"hf-ckt evaluate ",
-        swaps=(("cpu", "smoke"), ("--data", None), ("out/data", None)),
+        swaps=(("cpu", "smoke"), ("gpu", "smoke"), ("--data", None), ("out/data", None)),
         more="--new-tokens 4",
     ),
     How(r"hf-ckt (report|rejudge|card) "),
@@ -178,7 +185,7 @@ def how(text: str) -> How | None:
 
 def shortened(text: str, one: How) -> str:
     """The command that is run in its place."""
-    swaps = {**dict.fromkeys(MODELS, TINY), **dict(one.swaps)}
+    swaps = {**dict.fromkeys(MODELS, TINY), **TRAINED, **dict(one.swaps)}
     words = [swaps.get(word, word) for word in shlex.split(text)]
     return shlex.join([word for word in words if word is not None] + shlex.split(one.more))
 
@@ -225,7 +232,11 @@ def write_stand_ins(folder: Path) -> None:
         }
         for number in range(16)
     ]
-    (folder / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    taught = [row | {"teacher": ("refuse", "answer")[number % 2]} for number, row in enumerate(rows)]
+    taught = [row | {"teacher_prompt": row["prompt"]} for row in taught]
+    (folder / ALIGN / "rows").mkdir(parents=True)
+    for file, its in {ROWS: rows, f"{ALIGN}/rows/refusals.jsonl": rows, f"{ALIGN}/rows/student.jsonl": taught}.items():
+        (folder / file).write_text("".join(json.dumps(row) + "\n" for row in its), encoding="utf-8")
     page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
     study = yaml.safe_load(re.search(r"^```yaml\n(# study\.yaml\n.*?)^```", page, flags=re.M | re.S)[1])
     study["model"] = TINY
@@ -249,6 +260,7 @@ def environment(work: Path, code: Path) -> dict[str, str]:
         "HF_HOME": str(work / "hf"),
         "MPLBACKEND": "Agg",
         "TOKENIZERS_PARALLELISM": "false",
+        "ALIGN_FOLDER": ALIGN,
         "STUDY_MODEL": TINY,
         "STUDY_ADAPTED": "all-linear",  # the tiny model has no layers 10 to 29
     }
@@ -275,6 +287,13 @@ def run(text: str, one: How, work: Path, code: Path | None = None) -> tuple[int,
     except (OSError, subprocess.TimeoutExpired) as error:
         status, said = 1, str(error)
     return status, time.monotonic() - began, said[-3000:]
+
+
+def train_stand_in_teacher(work: Path) -> None:
+    """Trains the teacher of refusals that align.yaml names."""
+    status, _, said = run(_SAFETY, How(""), work)
+    if status:
+        sys.exit(f"{_SAFETY}\n{said}")
 
 
 def digest(*paths: Path) -> str:
@@ -306,8 +325,10 @@ def main(argv: list[str] | None = None) -> int:
             shutil.rmtree(CACHE, ignore_errors=True)
             work.mkdir(parents=True)
             write_stand_ins(work)
-            (work / "done.json").write_text("{}")
         copy_repository(work)
+        if not (work / "done.json").exists():
+            train_stand_in_teacher(work)
+            (work / "done.json").write_text("{}")
         kept = json.loads((work / "done.json").read_text())
     counts = {"as written": 0, "shortened": 0, "not run": 0, "failed": 0}
     for command in all_commands():

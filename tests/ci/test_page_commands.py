@@ -45,7 +45,8 @@ def page(tmp_path, monkeypatch):
     monkeypatch.setattr(page_commands, "ROOT", tmp_path)
     monkeypatch.setattr(page_commands, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(page_commands, "pages", lambda: [tmp_path / "README.md"])
-    monkeypatch.setattr(page_commands, "write_stand_ins", lambda folder: None)
+    for name in ("write_stand_ins", "train_stand_in_teacher"):
+        monkeypatch.setattr(page_commands, name, lambda folder: None)
     subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
     (tmp_path / "README.md").write_text(PAGE)
     (tmp_path / "tests" / "docs").mkdir(parents=True)

@@ -26,7 +26,7 @@ PAGES.append(ROOT / "examples" / "benchmarks" / "README.md")
 # What each command of a page is, and what is run in its place.
 page_commands = load_script(ROOT / ".ci" / "page_commands.py")
 # Words of a shell that no parser of this project reads.
-OTHER_COMMANDS = ("pip install", "accelerate launch", "git ")
+OTHER_COMMANDS = ("pip install", "accelerate launch", "git ", "vllm serve", "python llama.cpp/")
 
 
 def relative(path: Path) -> str:
@@ -146,6 +146,8 @@ def parse_only(monkeypatch):
 def parses(words: list[str], monkeypatch) -> None:
     """Has a command read by its own parser and by nothing else of it."""
     monkeypatch.chdir(ROOT)
+    if shlex.join(words).startswith(OTHER_COMMANDS):
+        return
     if words[0] == "make":
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
         targets = [word for word in words[1:] if "=" not in word]
@@ -165,7 +167,7 @@ def parses(words: list[str], monkeypatch) -> None:
         with pytest.raises(ParsedError):
             runpy.run_path(str(ROOT / words[1]), run_name="__main__")
     else:
-        assert shlex.join(words).startswith(OTHER_COMMANDS), f"who reads `{shlex.join(words)}`?"
+        raise AssertionError(f"who reads `{shlex.join(words)}`?")
 
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS)
