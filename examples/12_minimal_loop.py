@@ -143,4 +143,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_guarded("minimal_loop.py", main))
+    sys.exit(run_guarded("12_minimal_loop.py", main))

@@ -4,7 +4,7 @@ Asks a served model what it says of a run's rows, and makes a teacher's cache of
 that never was in its memory.
 
     vllm serve org/teacher --max-logprobs 20
-    python examples/served_teacher.py --config run.yaml --url http://localhost:8000/v1 --served-model org/teacher --output cache
+    python examples/13_served_teacher.py --config run.yaml --url http://localhost:8000/v1 --served-model org/teacher --output cache
     hf-ckt train --config run.yaml --teacher-cache cache
 
 The server must be OpenAI-compatible and have the run's tokenizer: rows go there as token ids, so that it reads what the

@@ -7,7 +7,7 @@ hold in their own ways: as a model of its own, in 4 bits, as a second adapter on
 alone, from a cache, as its most probable tokens. Beside them stand teachers that know something else: the frozen base, the
 base with another system prompt, a model with another tokenizer.
 
-    python examples/teachers.py --output-dir out/teachers
+    python examples/04_teachers.py --output-dir out/teachers
 
 Each run is a process of its own, so that memory is its own; stopped at any moment, the same command goes on where it was.
 """

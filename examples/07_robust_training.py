@@ -7,7 +7,7 @@ consistency under gaussian noise, typing errors, or adversarial noise. Each answ
 kinds of corruption that none of them was trained on: how well it tells harmful prompts from look-alikes under noise, how
 many points that is less than on the clean ones, and how much it differs from SFT alone on the same prompts.
 
-    python examples/robust_training.py --output-dir out/robust_training
+    python examples/07_robust_training.py --output-dir out/robust_training
 
 Stopped at any moment, the same command goes on where it was.
 """
@@ -15,13 +15,15 @@ Stopped at any moment, the same command goes on where it was.
 import argparse
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from boundary_recipe import DTYPE, SYSTEM_PROMPT
-from boundary_training import DEVICE, lora, train, training_arguments
+# TRL's trainers send usage data; an example should not. Read when the Hub's client is imported, so it comes first.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
 from peft import AutoPeftModelForCausalLM
 from rich.console import Console
 from rich.table import Table
@@ -31,6 +33,8 @@ from hf_ckt import ContrastiveRobustTrainer
 from hf_ckt.checkpoints import replace_file, replace_json
 from hf_ckt.cli.arguments.parser import CommandParser
 from hf_ckt.data import load_prompts, load_starter_set, to_prompt_completion
+from hf_ckt.demo.recipe import DTYPE, SYSTEM_PROMPT
+from hf_ckt.demo.training import DEVICE, lora, train, training_arguments
 from hf_ckt.discovery import load_part
 from hf_ckt.evaluation.comparisons.asking import ask, prompt_row
 from hf_ckt.evaluation.comparisons.kept_answers import judge_answers, score_answers
@@ -208,7 +212,7 @@ def main() -> None:
         models[name] = {"title": TITLES[name], "trained_precision": trained, **measured}
         del loaded
     results = {
-        "command": "python examples/robust_training.py",
+        "command": "python examples/07_robust_training.py",
         "settings": {**settings, "model": options.model or HUB_ID},
         "device": short_device_name(),
         "versions": library_versions(*LIBRARIES),

@@ -8,7 +8,7 @@ objective on. What changes in a script of yours:
     - from trl import SFTConfig, SFTTrainer
     + from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer
 
-    python examples/drop_in.py
+    python examples/02_drop_in.py
 """
 
 import argparse
