@@ -1,4 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["hf-ckt"]
+#
+# [tool.uv.sources]
+# hf-ckt = { path = "..", editable = true }
+# ///
 """
 SFTTrainer and ContrastiveRobustTrainer on the same data, side by side.
 

@@ -1,4 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["hf-ckt[demo]"]
+#
+# [tool.uv.sources]
+# hf-ckt = { path = "..", editable = true }
+# ///
 """
 Does noise in training help against corruptions that training never saw?
 
@@ -10,6 +17,11 @@ many points that is less than on the clean ones, and how much it differs from SF
     python examples/07_robust_training.py --output-dir out/robust_training
 
 Stopped at any moment, the same command goes on where it was.
+
+Expected output: a table with a column a method and, as `results.json` and a picture beside it, each score by corruption. That of
+docs/noise.md was measured so: none of the four methods was told much apart on corrupted prompts.
+
+Time and memory: about an hour on 2 CPU cores that multiply bfloat16; memory was not recorded.
 """
 
 import argparse

@@ -1,4 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["hf-ckt"]
+#
+# [tool.uv.sources]
+# hf-ckt = { path = "..", editable = true }
+# ///
 """
 The method in plain PyTorch, without a Trainer: what ContrastiveRobustTrainer computes, to read and to lift.
 
