@@ -14,6 +14,17 @@ someone. The same rows are trained on twice, with the teacher in each step and f
 this one the cache saves more: none of it is in memory then.
 
     python examples/05_teacher_cache.py
+
+Expected output, after the lines of both trainings (the seconds are those of a machine that had much else to do; most of what is
+on disk is the head, which is there once):
+
+    1,185 answer tokens of 32 rows kept in 18 s, 58.0 MB on disk
+    teacher         s a step  first loss   last loss
+    in each step        7.37      0.1448      0.0547
+    from disk           5.94      0.1448      0.0547
+    largest difference of a step's loss: 0 nats
+
+Time and memory: 38 s of processor time on one core, 1.7 GB (`/usr/bin/time -v`).
 """
 
 import argparse
@@ -51,17 +62,14 @@ def build_trainer(options: argparse.Namespace, folder: Path, rows: Dataset, **fi
         per_device_train_batch_size=options.batch_size,
         learning_rate=1e-3,
         train_sampling_strategy="sequential",
-        task_weight=0.0,
         distillation_weight=1.0,
-        contrastive_weight=0.0,
-        consistency_weight=0.0,
-        regularization_weight=0.0,
         gradient_checkpointing=False,
         bf16=native_dtype() == "bfloat16",
         use_cpu=not torch.cuda.is_available(),
         logging_steps=1,
         save_strategy="no",
         model_init_kwargs={"dtype": native_dtype()},
+        **dict.fromkeys(("task_weight", "contrastive_weight", "consistency_weight", "regularization_weight"), 0.0),
         **fields,
     )
     lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear")

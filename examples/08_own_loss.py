@@ -15,6 +15,17 @@ Then two students of one teacher, a base that is told what to refuse: by `forwar
 run files and on the command line too, put the class into `hf_ckt/losses/` (CONTRIBUTING.md).
 
     python examples/08_own_loss.py
+
+Expected output: the two checks, and a line a step. The two losses cannot be compared; acceptance, 1 less the total variation
+between student and teacher, can:
+
+    where both sides are equal: 0e+00
+    gradients agree with finite differences: yes
+    step              forward_kl, loss        forward_kl, acceptance        alpha_divergence, loss  alpha_divergence, acceptance
+       1                        0.1185                        0.8572                        0.1039                        0.8572
+       8                        0.0382                        0.9100                        0.0378                        0.9101
+
+Time and memory: 40 s of processor time on one core, 1.8 GB (`/usr/bin/time -v`).
 """
 
 import argparse

@@ -15,6 +15,18 @@ was evaluated, name the evaluation (`09_evaluate_and_report.py`) with `--evaluat
 
     python examples/10_publish.py --repo me/align
     python examples/10_publish.py --repo me/align --push      # after hf auth login
+
+Expected output: the first lines of the card, and
+
+    me/align would get:
+           6,564  README.md
+           1,294  adapter_config.json
+      19,593,064  adapter_model.safetensors
+      ...
+      23,127,664  bytes in 7 files
+    left out: training_args.bin (a pickle, which may run code where it is loaded)
+
+Time and memory: 23 s of processor time on one core, 2.1 GB (`/usr/bin/time -v`).
 """
 
 import argparse
