@@ -24,7 +24,7 @@ on disk is the head, which is there once):
     from disk           5.94      0.1448      0.0547
     largest difference of a step's loss: 0 nats
 
-Time and memory: 38 s of processor time on one core, 1.7 GB (`/usr/bin/time -v`).
+Time and memory: 38 s of processor time on one core, 1.8 GB (`/usr/bin/time -v`).
 """
 
 import argparse

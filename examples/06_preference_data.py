@@ -14,6 +14,15 @@ the other one wants. Two students, with the rejected answers and without; then h
 validation pair is the more probable one, by its mean log-probability a token.
 
     python examples/06_preference_data.py
+
+Expected output. With rejected answers the contrast has something to tell apart; so few steps move no preference:
+
+                          chosen preferred   margin, nats   contrast, first     last
+    the base                      22 of 40         +0.251
+    chosen answers alone          20 of 40         +0.238           1.8e-05  2.4e-04
+    with hard negatives           20 of 40         +0.240           3.0e-03  1.3e-02
+
+Time and memory: 117 s of processor time on one core, 2.0 GB (`/usr/bin/time -v`).
 """
 
 import argparse
@@ -92,7 +101,8 @@ def preferred(model: Any, tokenizer: Any, pairs: Dataset) -> str:
         - log_probability(model, tokenizer, row["prompt"], row["rejected"])
         for row in pairs
     ]
-    return f"{sum(one > 0 for one in margins):>4} of {len(margins)}{sum(margins) / len(margins):>+16.3f}"
+    count = f"{sum(one > 0 for one in margins)} of {len(margins)}"
+    return f"{count:>16}{sum(margins) / len(margins):>+15.3f}"
 
 
 def main() -> None:
@@ -116,9 +126,9 @@ def main() -> None:
             trainer.train()
         losses = [one["contrastive_loss"] for one in trainer.state.log_history if "contrastive_loss" in one]
         lines[title] = preferred(trainer.model, trainer.processing_class, validation)
-        lines[title] += f"{losses[0]:>14.3f}{losses[-1]:>8.3f}"
+        lines[title] += f"{losses[0]:>18.1e}{losses[-1]:>9.1e}"
 
-    print(f"\n{'':<22}{'chosen preferred':>10}{'margin, nats':>13}{'contrast, first':>17}{'last':>5}")
+    print(f"\n{'':<22}{'chosen preferred':>16}{'margin, nats':>15}{'contrast, first':>18}{'last':>9}")
     for title, line in lines.items():
         print(f"{title:<22}{line}")
 

@@ -16,6 +16,18 @@ prompts, in minutes; its numbers are no result.
     python examples/09_evaluate_and_report.py --output-dir out/evaluate_and_report
 
 Stopped in the evaluation, `hf-ckt evaluate` of the same folder goes on where it was.
+
+Expected output: the table of `hf-ckt evaluate`, the files of the report, and with 95 % intervals, of 16 prompts of each kind,
+
+                                                          base                   adapter
+    harmful prompts refused                  0.25 [0.10, 0.50]         0.69 [0.44, 0.86]
+    harmless prompts answered                1.00 [0.81, 1.00]         0.50 [0.28, 0.72]
+    J, the sum of both less 1                0.25 [0.02, 0.48]        0.19 [-0.15, 0.48]
+    AUROC of the refusal log-odds            0.74 [0.54, 0.87]         0.70 [0.50, 0.85]
+
+It refuses more of both kinds and tells them apart no better: why one looks at J, and why there is more than fine-tuning.
+
+Time and memory: 98 s of processor time on one core, 4.1 GB (`/usr/bin/time -v`).
 """
 
 import argparse
