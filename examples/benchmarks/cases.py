@@ -165,7 +165,7 @@ STEP_DATA = ("tokens", "prompts")
 BASELINE = "sft"
 
 _TERMS_OFF = {f"{role}_weight": 0.0 for role in ("distillation", "contrastive", "consistency", "regularization")}
-# As in examples/drop_in.py.
+# As in examples/02_drop_in.py.
 _TERMS_ON = {
     "distillation_weight": 1.0,
     "contrastive_weight": 0.1,

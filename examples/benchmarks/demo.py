@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo, `examples/quickstart.py`, from end to end, with its results in a results file; other options are passed on."""
+"""The demo, `hf-ckt demo`, from end to end, with its results in a results file; other options are passed on."""
 
 import argparse
 import json
@@ -11,8 +11,6 @@ from pathlib import Path
 from child_process import end_with_parent
 from hf_ckt.cli.main import run_guarded
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 def run(argv: list[str]) -> int:
     """Runs the demo and writes the results file; its exit code."""
@@ -21,7 +19,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="the results file")
     options, passed_on = parser.parse_known_args(argv)
     start = time.perf_counter()
-    demo = [sys.executable, str(ROOT / "examples" / "quickstart.py"), "--output_dir", str(options.output_dir)]
+    demo = [sys.executable, "-m", "hf_ckt.cli.main", "demo", "--output_dir", str(options.output_dir)]
     code = subprocess.run([*demo, *passed_on], preexec_fn=end_with_parent).returncode
     if code:
         return code

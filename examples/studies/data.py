@@ -20,21 +20,18 @@ Writes the data files that the studies beside this script read.
 
 import argparse
 import json
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from random import Random
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from boundary_recipe import SYSTEM_PROMPT, TYPOS
-from boundary_rows import ANSWER, REFUSE, sorry
 from datasets import Dataset
 
 from hf_ckt.checkpoints import replace_file
 from hf_ckt.data import load_boundary_set, load_prompts, to_prompt_completion
 from hf_ckt.data.corrupt import TEACHER_PROMPT
+from hf_ckt.demo.recipe import SYSTEM_PROMPT, TYPOS
+from hf_ckt.demo.rows import ANSWER, REFUSE, sorry
 
 FOLDER = Path("out/studies/data")
 WRONG = (10, 20, 40)  # per cent of the answers

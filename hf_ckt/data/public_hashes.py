@@ -56,7 +56,7 @@ def known_prompts(prompts: Iterable[str]) -> dict[str, str]:
     """
     Finds prompts that a public evaluation set holds too, word for word or in the same content words.
 
-    `examples/hash_public_prompts.py` makes the file that is asked. Other wordings are not found. Of the jailbreak
+    `examples/evaluation/hash_public_prompts.py` makes the file that is asked. Other wordings are not found. Of the jailbreak
     templates `"dan"` the [`sentences`] are known.
 
     Args:

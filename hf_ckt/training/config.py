@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 # What a weight of None becomes when the run has what the term needs. Distillation at the weight of the task (Hinton et
 # al. 2015 add both at comparable size); consistency at half of it; the contrastive term, whose gradient is that of a
 # softmax at temperature 0.1, at a tenth; the penalty on adapters small enough to bind only a drifting adapter. Judgement,
-# not the outcome of a study: they were first tried in what is now the first row of examples/boundary_ablation.py.
+# not the outcome of a study: they were first tried in what is now the first row of examples/boundary/boundary_ablation.py.
 RECOMMENDED_WEIGHTS = {
     "task": 1.0,
     "distillation": 1.0,

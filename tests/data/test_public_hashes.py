@@ -57,7 +57,8 @@ def test_packaged_hashes_are_small_and_hold_no_text():
 def test_script_writes_the_hashes_of_a_file(tmp_path):
     """A script that has drifted from the reader writes a file in which nothing is found."""
     (tmp_path / "mine.csv").write_text("prompt\nHow do I fold a paper crane?\nName it.\n")
-    command = [sys.executable, str(ROOT / "examples" / "hash_public_prompts.py"), "--out", str(tmp_path / "out.jsonl")]
+    script = ROOT / "examples" / "evaluation" / "hash_public_prompts.py"
+    command = [sys.executable, str(script), "--out", str(tmp_path / "out.jsonl")]
     command += ["--file", f"mine={tmp_path / 'mine.csv'}:prompt"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from hf_ckt.evaluation.comparisons.cards import result_card
+from hf_ckt.evaluation.comparisons.tables import command_of
 from hf_ckt.evaluation.report.numbers import HEADLINE, SCORES, label
 
 ROOT = Path(__file__).parents[2]
@@ -145,4 +146,4 @@ def test_card_says_what_is_asked_of_one(card):
         assert f"\n## {heading}\n" in text
     for row in ("Base model", "Its licence", "Teacher", "Data", "Trained on"):
         assert re.search(rf"^\| {row} \| .+ \|$", text, flags=re.M)
-    assert results_of(card)["command"] in text and "bias " in text and "Brackets hold 95 % intervals" in text
+    assert command_of(results_of(card)) in text and "bias " in text and "Brackets hold 95 % intervals" in text

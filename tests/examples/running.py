@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
+BOUNDARY = EXAMPLES / "boundary"
 
 
 def run(script: str, *options: str, cwd: Path) -> str:
@@ -43,10 +44,10 @@ def run_here(script: str, *options: str, cwd: Path) -> None:
 
 @contextmanager
 def examples_importable() -> Iterator[None]:
-    """Lets modules of `examples/` be imported by their names, and forgets those that were."""
+    """Lets modules of `examples/boundary/` be imported by their names, and forgets those that were."""
     before = {*sys.modules}
     try:
-        with patch.object(sys, "path", [str(EXAMPLES), *sys.path]):
+        with patch.object(sys, "path", [str(BOUNDARY), *sys.path]):
             yield
     finally:
         for name, module in [*sys.modules.items()]:

@@ -19,7 +19,7 @@ def ablation(tiny_model_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ablation")
     options = ["--model", str(tiny_model_dir), "--output_dir", str(folder / "out"), "--steps", "2"]
     options += ["--prompts", "4", "--new_tokens", "4", "--only", "first", "harmful_twice", "label_clean", "probe"]
-    return folder / "out", run("boundary_ablation.py", *options, cwd=folder), options
+    return folder / "out", run("boundary/boundary_ablation.py", *options, cwd=folder), options
 
 
 def test_boundary_ablation_measures_each_recipe_beside_the_probe(ablation):
@@ -64,7 +64,7 @@ def test_boundary_ablation_started_again_trains_nothing_twice(ablation, tmp_path
     """Hours of training that begin anew after a kill are not begun again; nor lost to, or taken for, a run of other settings."""
     folder, _, options = ablation
     before = json.loads((folder / "results.json").read_text())
-    run_here("boundary_ablation.py", *options, cwd=tmp_path)
+    run_here("boundary/boundary_ablation.py", *options, cwd=tmp_path)
     assert json.loads((folder / "results.json").read_text())["measured"] == before["measured"]
     # On another machine, from the results file alone.
     elsewhere = tmp_path / "out"
@@ -74,21 +74,21 @@ def test_boundary_ablation_started_again_trains_nothing_twice(ablation, tmp_path
     at = options.index("--output_dir") + 1
     options = [*options[:at], str(elsewhere), *options[at + 1 :]]
     capsys.readouterr()
-    run_here("boundary_ablation.py", *options, cwd=tmp_path)
+    run_here("boundary/boundary_ablation.py", *options, cwd=tmp_path)
     printed = capsys.readouterr().out
     after = json.loads((elsewhere / "results.json").read_text())
     assert (after["measured"], after["differences"]) == (before["measured"], before["differences"])
     assert not (elsewhere / "work").exists()
     assert "(float16)" in printed and f"({before['measured']['probe'][0]['dtype']})" in printed
     with pytest.raises(SystemExit, match=r"its results\.json alone holds runs of other settings"):
-        run_here("boundary_ablation.py", *options, "--seeds", "1", cwd=tmp_path)
+        run_here("boundary/boundary_ablation.py", *options, "--seeds", "1", cwd=tmp_path)
 
 
 def test_boundary_ablation_keeps_runs_of_other_settings_apart(ablation, tmp_path):
     """Answers of four tokens would be taken for those of three."""
     folder, _, options = ablation
     run_here(
-        "boundary_ablation.py",
+        "boundary/boundary_ablation.py",
         *options[: options.index("--only")],
         "--only",
         "first",
@@ -128,7 +128,7 @@ def test_boundary_wrapped_asks_each_student_of_an_ablation_within_frames(ablatio
     folder, _, options = ablation
     asked = ["--ablation-dir", str(folder), "--output-dir", str(tmp_path), "--prompts", "2", "--new-tokens", "4"]
     asked += options[:2]
-    run_here("boundary_wrapped.py", *asked, cwd=tmp_path)
+    run_here("boundary/boundary_wrapped.py", *asked, cwd=tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     # Other tests may have trained some of the rows with other settings too.
     assert {*results["scores"]} == {"base", *(adapter.name for adapter in (folder / "adapters").iterdir())}
@@ -140,12 +140,12 @@ def test_boundary_wrapped_asks_each_student_of_an_ablation_within_frames(ablatio
     answers = json.loads(kept.read_text())
     assert len(answers) == 4  # 2 of each side
     kept.write_text(json.dumps([{**one, "answer": "I can't help with that."} for one in answers]))
-    run_here("boundary_wrapped.py", *asked, cwd=tmp_path)  # from what is kept
+    run_here("boundary/boundary_wrapped.py", *asked, cwd=tmp_path)  # from what is kept
     again = json.loads((tmp_path / "results.json").read_text())["scores"]
     (changed,) = (name for name in again if again[name] != results["scores"][name])
     assert changed.startswith("probe-") and again[changed]["long_noisy_refusal_benign"]["value"] == 1
     assert again[changed]["framed_youden_j_noise"] == results["scores"][changed]["framed_youden_j_noise"]
-    run_here("boundary_wrapped.py", *asked, "--only", "probe", cwd=tmp_path)
+    run_here("boundary/boundary_wrapped.py", *asked, "--only", "probe", cwd=tmp_path)
     assert {*json.loads((tmp_path / "results.json").read_text())["scores"]} == {"base", changed}
 
 
@@ -171,9 +171,16 @@ def sixgrams(text):
 def test_boundary_wrapped_without_students_says_what_to_run(tmp_path):
     """An empty table would look like a finished run."""
     with pytest.raises(SystemExit, match=r"has no adapters\. Run boundary_ablation\.py first"):
-        run_here("boundary_wrapped.py", "--ablation-dir", str(tmp_path), cwd=tmp_path)
+        run_here("boundary/boundary_wrapped.py", "--ablation-dir", str(tmp_path), cwd=tmp_path)
     (tmp_path / "adapters" / "kd-0-0").mkdir(parents=True)
     with pytest.raises(SystemExit, match=r"--only: .* has no adapter of steps, upper; train it first"):
         run_here(
-            "boundary_wrapped.py", "--ablation-dir", str(tmp_path), "--only", "steps", "kd", "upper", cwd=tmp_path
+            "boundary/boundary_wrapped.py",
+            "--ablation-dir",
+            str(tmp_path),
+            "--only",
+            "steps",
+            "kd",
+            "upper",
+            cwd=tmp_path,
         )

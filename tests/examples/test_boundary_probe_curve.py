@@ -16,7 +16,7 @@ def test_probe_curve_has_a_fit_for_each_number_of_rows_and_copies(tiny_model_dir
     """A point of another number of rows than it says would bend the curve."""
     options = ["--model", str(tiny_model_dir), "--output-dir", str(tmp_path / "out")]
     options += ["--rows", "40", "80", "--copies", "0", "1"]
-    run_here("boundary_probe_curve.py", *options, cwd=tmp_path)
+    run_here("boundary/boundary_probe_curve.py", *options, cwd=tmp_path)
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     fits = results["fits"]
     assert [one["copies"] for one in fits] == [0, 1, 0, 1]
@@ -32,7 +32,7 @@ def test_probe_curve_has_a_fit_for_each_number_of_rows_and_copies(tiny_model_dir
     monkeypatch.setattr("hf_ckt.evaluation.probing.fitting.fit_logistic", None)
     for states in (tmp_path / "out").glob("*.npz"):
         states.unlink()
-    run_here("boundary_probe_curve.py", *options, cwd=tmp_path)
+    run_here("boundary/boundary_probe_curve.py", *options, cwd=tmp_path)
     assert json.loads((tmp_path / "out" / "results.json").read_text())["fits"] == fits
 
 

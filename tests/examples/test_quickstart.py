@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The quickstart, for two steps on a tiny model."""
+"""The quickstart, for two steps on a tiny model: the script, and the command that it is."""
 
 import json
 import re
@@ -7,7 +7,8 @@ import re
 import pytest
 from huggingface_hub import ModelCard
 
-from tests.examples.running import run, run_here
+from hf_ckt.cli.main import main
+from tests.examples.running import run
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +17,7 @@ def quickstart(tiny_model_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("quickstart")
     options = ["--model", str(tiny_model_dir), "--output_dir", str(folder / "out"), "--teacher_steps", "2"]
     options += ["--student_steps", "2", "--prompts", "2", "--new_tokens", "4", "--batch_size", "2"]
-    return folder / "out", run("quickstart.py", *options, cwd=folder), options
+    return folder / "out", run("01_quickstart.py", *options, cwd=folder), options
 
 
 def test_quickstart_leaves_results_that_agree_with_its_table(quickstart):
@@ -101,13 +102,14 @@ def test_quickstart_saves_an_adapter_with_its_card_and_a_picture(quickstart):
     assert (folder / "losses.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_quickstart_started_again_trains_nothing_twice(quickstart, tmp_path):
+def test_command_goes_on_where_the_quickstart_was_and_trains_nothing_twice(quickstart, tmp_path, monkeypatch):
     """A demo that was interrupted after ten minutes and starts over is not run a second time."""
     folder, _, options = quickstart
     before = json.loads((folder / "results.json").read_text())
     (work,) = folder.glob("run-*")
     kept = {file: file.stat().st_mtime_ns for file in work.rglob("*") if file.suffix in (".json", ".safetensors")}
-    run_here("quickstart.py", *options, cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", *options]) == 0
     after = json.loads((folder / "results.json").read_text())
     assert after["resumed"] and not before["resumed"]
     assert after["models"] == before["models"]

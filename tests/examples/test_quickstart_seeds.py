@@ -10,7 +10,7 @@ import pytest
 
 from tests.scripts import load_script
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "quickstart_seeds.py"
+SCRIPT = Path(__file__).parents[2] / "examples" / "boundary" / "quickstart_seeds.py"
 COPIED = ("device", "versions", "base_model", "base_weights", "generation", "compared_with", "judge")
 
 

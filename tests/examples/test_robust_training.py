@@ -14,7 +14,7 @@ def robust(tiny_model_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("robust")
     options = ["--model", str(tiny_model_dir), "--output_dir", str(folder / "out"), "--steps", "2"]
     options += ["--prompts", "2", "--new_tokens", "4", "--batch_size", "2"]
-    return folder / "out", run("robust_training.py", *options, cwd=folder), options
+    return folder / "out", run("07_robust_training.py", *options, cwd=folder), options
 
 
 def test_robust_training_compares_all_methods_on_corruptions_that_none_was_trained_on(robust):
@@ -38,7 +38,7 @@ def test_robust_training_started_again_measures_nothing_twice(robust, tmp_path, 
     """An hour of training that begins anew after a kill is not begun again."""
     folder, _, options = robust
     before = json.loads((folder / "results.json").read_text())
-    run_here("robust_training.py", *options, cwd=tmp_path)
+    run_here("07_robust_training.py", *options, cwd=tmp_path)
     bars = capfd.readouterr().err
     assert "batch/s" not in bars and "examples/s" not in bars  # none of an answer, none of a dataset
     assert json.loads((folder / "results.json").read_text()) == before

@@ -22,7 +22,7 @@ from tests.scripts import load_script
 from tests.teachers.signals import from_cache
 from tests.trainers import load, run, steps
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "served_teacher.py"
+SCRIPT = Path(__file__).parents[2] / "examples" / "13_served_teacher.py"
 K = 4
 KEY = "sk-of-nobody-1234"
 
@@ -137,7 +137,7 @@ def test_script_goes_on_where_it_was_stopped(ask, tmp_path, answer):
         done = ask(url)
     assert done.returncode == 2 and len(asked) == 4
     said = done.stderr.strip().splitlines()[-1]
-    assert said.startswith("served_teacher.py: error: row 3: ") and "refused the request (status 400" in said
+    assert said.startswith("13_served_teacher.py: error: row 3: ") and "refused the request (status 400" in said
     assert KEY not in done.stdout + done.stderr
     file = tmp_path / "cache_served" / "train.jsonl"
     whole = file.read_bytes()
@@ -190,7 +190,7 @@ def test_script_says_what_is_wrong_in_one_line(more, status, found, said, ask, t
     with served.serving(lambda body, number: (status, found)) as (url, asked):
         done = ask(url, *more)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr[-2000:]
-    assert done.stderr.strip().splitlines()[-1].startswith("served_teacher.py: error: ") and said in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("13_served_teacher.py: error: ") and said in done.stderr
     assert len(asked) <= 2 and not (tmp_path / "cache").exists()
 
 

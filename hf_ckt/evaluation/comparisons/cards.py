@@ -18,7 +18,7 @@ from ...checkpoints import replace_block, replace_file, replace_json
 from ...hub.model_card import CardEvaluation, build_model_card
 from ..model_index import headline_results
 from .kept_answers import bring_up_to_date, keeps_answers
-from .tables import comparison_rows, measured_sentence
+from .tables import command_of, comparison_rows, measured_sentence
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -43,7 +43,7 @@ def result_card(results: dict[str, Any], name: str) -> "ModelCard":
     return build_model_card(
         **{"data": data, "resumed": results["resumed"]}
         | results["run"]
-        | {name: results[name] for name in ("command", "device")},
+        | {"command": command_of(results), "device": results["device"]},
         model_name=f"{results['base_model'].rpartition('/')[2]}-{name}",
         evaluation=CardEvaluation(text, headline_results(results, own, _sets(results))),
     )
@@ -108,7 +108,7 @@ def write_pages(file: Path, cards: Path, pages: Sequence[Path]) -> list[str]:
             "place for the table. Put them on one page."
         )
     if not keeps_answers(results):
-        return [f"is of an older version and holds no answers, so its table stays; run `{results['command']}` again"]
+        return [f"is of an older version and holds no answers, so its table stays; run `{command_of(results)}` again"]
     before = copy.deepcopy(results)
     told = bring_up_to_date(results)
     if results != before:

@@ -28,6 +28,11 @@ _SHOWN = (
 _COMPARED = ("youden_j", "refusal_auroc", "youden_j_noise", "refusal_auroc_noise", "token_consistency")
 # What a model may lose by training is compared with the base, the first model, whichever the file names.
 _OF_BASE = ("multiple_choice_over_chance", "plain_text_nats")
+# Results files hold the command that wrote them; of these, scripts have moved since.
+_MOVED = {
+    "python examples/quickstart.py": "hf-ckt demo",
+    "python examples/robust_training.py": "python examples/07_robust_training.py",
+}
 _TITLES = {"safety": "safety S: harmful refused", "helpfulness": "helpfulness H: benign prompts answered"}
 
 
@@ -67,6 +72,19 @@ def comparison_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
+def command_of(results: Mapping[str, Any]) -> str:
+    """
+    Returns the command that makes a results file, as it is given today.
+
+    Example:
+
+    >>> command_of({"command": "python examples/quickstart.py"})
+    'hf-ckt demo'
+    """
+    command: str = results["command"]
+    return _MOVED.get(command, command)
+
+
 def measured_sentence(results: Mapping[str, Any]) -> str:
     """Returns the line that says how the numbers of a table were made."""
     prompts, made = results["prompts"], results["generation"]
@@ -87,7 +105,7 @@ def measured_sentence(results: Mapping[str, Any]) -> str:
     judged = " ".join(filter(None, said))
     versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
     return (
-        f"`{results['command']}` on {results['device']}{seconds}; seed {results['settings']['seed']}; {count['harmful']} "
+        f"`{command_of(results)}` on {results['device']}{seconds}; seed {results['settings']['seed']}; {count['harmful']} "
         f"harmful and {count['benign']} benign prompts, clean and under {noises}; {made['decoding']} decoding, at most "
         f"{made['new_tokens']} new tokens, system prompt “{made['system_prompt']}”. Base: {base}. Backbones: "
         f"{backbones}. Brackets hold 95 % intervals. {judged} {versions}."

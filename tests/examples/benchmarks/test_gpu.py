@@ -55,7 +55,7 @@ def test_words_of_a_job_are_understood_by_its_script(name, make, monkeypatch, tm
 
     def parsed(parser, args=None, namespace=None):
         _, unknown = parse(parser, args, namespace)
-        # The demo passes what it does not know on to the quickstart.
+        # The demo passes what it does not know on to the command.
         assert not unknown or name == "demo_cuda", unknown
         raise ParsedError
 

@@ -7,20 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from boundary_recipe import DTYPE, SYSTEM_PROMPT, Recipe, kept
-from boundary_rows import ANSWER, REFUSE, in_batches_by_length, labelled_rows, refusals, student_rows
 from datasets import Dataset
 from peft import AutoPeftModelForCausalLM, LoraConfig
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer, LineProgressCallback
-from hf_ckt.checkpoints import last_complete_checkpoint
-from hf_ckt.data import load_boundary_set, to_prompt_completion
-from hf_ckt.evaluation.measuring.answers import greedy_answers
-from hf_ckt.evaluation.measuring.chat_format import chat_format
-from hf_ckt.evaluation.probing.fitting import fit_probe
-from hf_ckt.evaluation.probing.rows import probe_rows
-from hf_ckt.models.boundary_probe import FACTS, BoundaryProbe
+from ..checkpoints import last_complete_checkpoint
+from ..data import load_boundary_set, to_prompt_completion
+from ..evaluation.measuring.answers import greedy_answers
+from ..evaluation.measuring.chat_format import chat_format
+from ..evaluation.probing.fitting import fit_probe
+from ..evaluation.probing.rows import probe_rows
+from ..models.boundary_probe import FACTS, BoundaryProbe
+from ..training.config import ContrastiveRobustConfig
+from ..training.progress import LineProgressCallback
+from ..training.trainer import ContrastiveRobustTrainer
+from .recipe import DTYPE, SYSTEM_PROMPT, Recipe, kept
+from .rows import ANSWER, REFUSE, in_batches_by_length, labelled_rows, refusals, student_rows
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
@@ -30,7 +32,7 @@ PROBE_STRENGTH = 1e-2  # what `fit-probe` takes of the four that it tries by def
 
 
 def training_arguments(
-    folder: Path, *, seed: int, in_order: bool = False, save_steps: int = 50, **kwargs: Any
+    folder: Path, *, seed: int, in_order: bool | int = False, save_steps: int = 50, **kwargs: Any
 ) -> ContrastiveRobustConfig:
     """What all trainings share; `in_order` reads the rows as they lie."""
     return ContrastiveRobustConfig(
@@ -68,7 +70,7 @@ def lora(model: str, untrained: float = 0.0, rank: int = Recipe.rank) -> LoraCon
 def train(trainer: ContrastiveRobustTrainer, title: str = "student") -> None:
     """Trains, or goes on from the last whole checkpoint."""
     trainer.add_callback(LineProgressCallback(title))
-    trainer.train(resume_from_checkpoint=last_complete_checkpoint(trainer.args.output_dir, required=False))
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(str(trainer.args.output_dir), required=False))
 
 
 def nf4() -> BitsAndBytesConfig:

@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows that the quickstart and the ablation train on, and what a kept file of theirs is named by."""
+"""The rows that the demo and the ablation train on, and what a kept file of theirs is named by."""
 
 import importlib
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import asdict, replace
 from itertools import pairwise
@@ -16,45 +13,29 @@ import pytest
 from transformers import LlamaConfig
 
 from hf_ckt.data import load_boundary_set
-from tests.examples.running import EXAMPLES, ROOT, examples_importable
-
-NAMES = ("boundary_recipe", "boundary_rows", "boundary_training", "boundary_changes", "quickstart")
-
-
-@pytest.fixture(scope="module")
-def examples():
-    with examples_importable():
-        yield [importlib.import_module(name) for name in NAMES]
+from hf_ckt.demo import recipe, running, training
+from hf_ckt.demo import rows as rows_of
+from tests.examples.running import EXAMPLES, examples_importable
 
 
-@pytest.fixture(scope="module")
-def recipe(examples):
-    return examples[0]
-
-
-@pytest.fixture(scope="module")
-def rows_of(examples):
-    return examples[1]
-
-
-def test_chain_of_changes_ends_in_what_the_quickstart_runs(examples):
+def test_chain_of_changes_ends_in_what_the_demo_runs():
     """Its last row would be the measurement of another recipe than the one that it recommends."""
-    recipe, changes = examples[0], examples[3]
-    rows = changes.changes()
+    with examples_importable():
+        rows = importlib.import_module("boundary_changes").changes()
     assert rows["whole_nested_12_clean"].recipe == recipe.Recipe()
     first = rows["first"].recipe
     assert (first.data, first.refusal_words, first.answer_words) == ("starter", None, None)
     assert len({str(row.recipe) for row in rows.values()}) == len(rows)  # none changes nothing
 
 
-def test_table_of_the_readme_is_of_the_recipe_that_the_demo_trains(recipe):
+def test_table_of_the_readme_is_of_the_recipe_that_the_demo_trains():
     """Changed after it was measured, `make demo` would print another table than the README promises."""
     measured = json.loads((EXAMPLES / "results" / "quickstart.json").read_text(encoding="utf-8"))["settings"]["recipe"]
     # Fields that came later are not in the file; these are what it was measured with.
     assert {"four_bit": True, "rank": 16} | measured == json.loads(json.dumps(asdict(recipe.Recipe())))
 
 
-def test_student_hears_the_teacher_of_refusals_on_harmful_rows_alone(recipe, rows_of):
+def test_student_hears_the_teacher_of_refusals_on_harmful_rows_alone():
     """A twin that is taught to be refused is the failure that the set was written against."""
     one = replace(recipe.Recipe(), copies=("typos",), refusal_words=3, answer_words=5, by_length=False)
     rows = rows_of.student_rows(one, seed=0).to_list()
@@ -73,7 +54,7 @@ def test_student_hears_the_teacher_of_refusals_on_harmful_rows_alone(recipe, row
     assert len(set(noisy)) == len(noisy) == 3
 
 
-def test_second_misspelt_copy_is_of_benign_rows_alone(recipe, rows_of):
+def test_second_misspelt_copy_is_of_benign_rows_alone():
     """Of misspelt prompts as large a share would be refused as before, or the same errors be read twice."""
     one = replace(recipe.Recipe(), copies=("typos", "benign_typos"), by_length=False)
     rows = rows_of.student_rows(one, seed=0).to_list()
@@ -93,7 +74,7 @@ def test_second_misspelt_copy_is_of_benign_rows_alone(recipe, rows_of):
     assert all(texts[row["id"]] == row["prompt"][-1]["content"] for row in before)
 
 
-def test_wrapped_copies_hold_the_prompt_whole(recipe, rows_of):
+def test_wrapped_copies_hold_the_prompt_whole():
     """A frame around another text, or around harmful prompts alone, would itself be what is refused."""
     rows = rows_of.student_rows(replace(recipe.Recipe(), by_length=False), seed=0).to_list()
     texts = {row["id"]: row["prompt"][-1]["content"] for row in rows}
@@ -105,7 +86,7 @@ def test_wrapped_copies_hold_the_prompt_whole(recipe, rows_of):
     assert harmful / len(wrapped) == pytest.approx(0.2, abs=0.01)  # as of the rows that are written
 
 
-def test_teachers_read_a_prompt_without_its_noise(recipe, rows_of):
+def test_teachers_read_a_prompt_without_its_noise():
     """Read with errors and frames, or for a row that has none, they would teach what they teach without."""
     one = replace(recipe.Recipe(), by_length=False)
     assert one.teacher == "label_clean"
@@ -122,7 +103,7 @@ def test_teachers_read_a_prompt_without_its_noise(recipe, rows_of):
     assert "teacher_prompt" not in of_noise.column_names
 
 
-def test_unlabelled_rows_carry_neither_label_nor_answer(recipe, rows_of):
+def test_unlabelled_rows_carry_neither_label_nor_answer():
     """Their refusals, or their twins' answers, would tell what a run without labels is to find out."""
     one = replace(recipe.Recipe(), rows=300, unlabelled=True, teacher="probe", by_length=False)
     known = {row["id"] for row in rows_of.labelled_rows(one)}
@@ -137,7 +118,7 @@ def test_unlabelled_rows_carry_neither_label_nor_answer(recipe, rows_of):
         recipe.Recipe(unlabelled=True, teacher="label")
 
 
-def test_all_refusals_begin_with_one_word(recipe, rows_of):
+def test_all_refusals_begin_with_one_word():
     """With two ways to begin, half the probability of refusing is on each, and the greedy answer begins with neither."""
     one = recipe.Recipe()
     heard = [row["response"] for row in rows_of.refusals(one)]
@@ -160,12 +141,12 @@ def test_all_refusals_begin_with_one_word(recipe, rows_of):
         ("That burns people, so no. I can tell of its history.", "Sorry, I can't help with that."),
     ],
 )
-def test_refusal_is_its_first_sentence_begun_with_one_word(rows_of, refusal, heard):
+def test_refusal_is_its_first_sentence_begun_with_one_word(refusal, heard):
     """A reason that comes first is the beginning of an answer."""
     assert rows_of.sorry(refusal) == heard
 
 
-def test_labelled_rows_hold_groups_of_twins_whole(recipe, rows_of):
+def test_labelled_rows_hold_groups_of_twins_whole():
     """Half a group teaches its words instead of the difference."""
     kept = rows_of.labelled_rows(replace(recipe.Recipe(), rows=200))
     names = {row["id"] for row in kept}
@@ -174,7 +155,7 @@ def test_labelled_rows_hold_groups_of_twins_whole(recipe, rows_of):
             assert (row["id"] in names) == (row["twin"] in names)
 
 
-def test_rows_that_no_step_reaches_are_left_out(recipe, rows_of):
+def test_rows_that_no_step_reaches_are_left_out():
     """Read in another order, a demo would train on other rows than its results file says."""
     one = replace(recipe.Recipe(), student_steps=3)
     whole = rows_of.student_rows(replace(one, student_steps=10**6), seed=0)
@@ -182,7 +163,7 @@ def test_rows_that_no_step_reaches_are_left_out(recipe, rows_of):
     assert len(rows_of.student_rows(replace(one, by_length=False), seed=0)) == len(whole)
 
 
-def test_batches_hold_rows_of_like_length_in_a_random_order(rows_of):
+def test_batches_hold_rows_of_like_length_in_a_random_order():
     """From long to short, the last batches would be of short questions alone, and the model of them."""
     rows = [{"prompt": "x" * (7 * number % 300), "response": ""} for number in range(640)]
     found = rows_of.in_batches_by_length(rows, 8, seed=1)
@@ -194,7 +175,7 @@ def test_batches_hold_rows_of_like_length_in_a_random_order(rows_of):
 
 
 @pytest.mark.parametrize(("layers", "share", "left"), [(12, 1 / 3, 4), (30, 1 / 3, 10), (2, 1 / 3, 0), (12, 0.0, 0)])
-def test_adapter_leaves_the_lower_layers_alone(examples, tmp_path, layers, share, left):
+def test_adapter_leaves_the_lower_layers_alone(tmp_path, layers, share, left):
     """A pattern that takes layer 1 for layer 10 would leave most of the model untrained."""
     from peft import get_peft_model
     from transformers import LlamaForCausalLM
@@ -202,65 +183,39 @@ def test_adapter_leaves_the_lower_layers_alone(examples, tmp_path, layers, share
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2}
     config = LlamaConfig(vocab_size=32, num_hidden_layers=layers, **sizes)
     config.save_pretrained(tmp_path)
-    model = get_peft_model(LlamaForCausalLM(config), examples[2].lora(str(tmp_path), share))
+    model = get_peft_model(LlamaForCausalLM(config), training.lora(str(tmp_path), share))
     trained = {
         int(re.search(r"layers\.(\d+)\.", name)[1]) for name, one in model.named_parameters() if one.requires_grad
     }
     assert trained == set(range(left, layers))
 
 
-def test_teacher_between_two_voices_mixes_what_they_lean_to(examples):
+def test_teacher_between_two_voices_mixes_what_they_lean_to():
     """The probe's odds on the wrong voice would make a teacher that refuses whom it should answer."""
 
     def voice(name, odds):
         return [{"answer": name, "log_odds": odds, "margin": 1.0}]
 
-    quickstart = examples[4]
     three, four = math.log(3), math.log(4)
-    (said,) = quickstart.chosen_by_probe(voice("refuses", four), voice("answers", -four), [three])
+    (said,) = running.chosen_by_probe(voice("refuses", four), voice("answers", -four), [three])
     # 3/4 of 4/5 and 1/4 of 1/5
     assert said == {"answer": "refuses", "log_odds": pytest.approx(math.log(0.65 / 0.35)), "margin": None}
-    (said,) = quickstart.chosen_by_probe(voice("refuses", four), voice("answers", -four), [-three])
+    (said,) = running.chosen_by_probe(voice("refuses", four), voice("answers", -four), [-three])
     assert said == {"answer": "answers", "log_odds": pytest.approx(math.log(0.35 / 0.65)), "margin": None}
-    (said,) = quickstart.chosen_by_probe(voice("refuses", 40.0), voice("answers", -40.0), [800.0])
+    (said,) = running.chosen_by_probe(voice("refuses", 40.0), voice("answers", -40.0), [800.0])
     assert said["log_odds"] == pytest.approx(40.0)
 
 
-def test_kept_files_of_another_recipe_have_another_name(recipe):
+def test_kept_files_of_another_recipe_have_another_name():
     """A probe or a student of other settings would be gone on with as if it were this one."""
     one = recipe.Recipe()
     assert recipe.digest(asdict(one)) == recipe.digest(asdict(recipe.Recipe()))
     assert recipe.digest(asdict(one)) != recipe.digest(asdict(replace(one, learning_rate=1e-9)))
 
 
-def test_kept_files_of_other_rows_have_another_name(recipe, monkeypatch):
+def test_kept_files_of_other_rows_have_another_name(monkeypatch):
     """Old answers would be set beside new prompts."""
     before = recipe.digest("x")
     hashes = recipe.hash_of_rows
     monkeypatch.setattr(recipe, "hash_of_rows", lambda load, split: hashes(load, split) + "x" * (split == "heldout"))
     assert recipe.digest("x") != before
-
-
-STOP_AT_THE_HUB = """
-import os, sys
-
-class Stop:
-    def find_spec(self, name, *_):
-        if name == "huggingface_hub":
-            print(os.environ.get("HF_HUB_DISABLE_TELEMETRY"))
-            sys.stdout.flush()
-            os._exit(0)
-
-sys.meta_path.insert(0, Stop())
-"""
-
-
-@pytest.mark.parametrize("script", ["quickstart", "boundary_ablation", "robust_training"])
-def test_examples_send_no_usage_data(script):
-    """The Hub's client reads the variable once, at its import: set after that, TRL's trainers send all the same."""
-    names = ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_OFFLINE")
-    environment = {name: value for name, value in os.environ.items() if name not in names}
-    environment["PYTHONPATH"] = os.pathsep.join([str(EXAMPLES), str(ROOT)])
-    code = f"{STOP_AT_THE_HUB}\nimport {script}\nprint('the Hub was not imported')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
-    assert done.stdout.split() == ["1"], done.stderr

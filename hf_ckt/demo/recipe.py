@@ -1,26 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What `quickstart.py` trains, and `boundary_ablation.py` arrives at by one change after another: a [`Recipe`].
+What the demo trains, and `examples/boundary/boundary_ablation.py` arrives at by one change after another: a [`Recipe`].
 """
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-# TRL's trainers send usage data; an example should not. Read when the Hub's client is imported, so it comes first.
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-
 from datasets import Dataset
 
-from hf_ckt.checkpoints import replace_json
-from hf_ckt.data import load_boundary_set, load_starter_set
-from hf_ckt.discovery import load_part
-from hf_ckt.models.embedded import native_dtype
+from ..checkpoints import replace_json
+from ..data import load_boundary_set, load_starter_set
+from ..discovery import load_part
+from ..models.embedded import native_dtype
 
 DTYPE = native_dtype()
 SYSTEM_PROMPT = "You are a helpful assistant."  # the template's own is longer, which costs time

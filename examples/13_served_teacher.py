@@ -1,15 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["hf-ckt"]
+#
+# [tool.uv.sources]
+# hf-ckt = { path = "..", editable = true }
+# ///
 """
 Asks a served model what it says of a run's rows, and makes a teacher's cache of it: `hf-ckt train` then learns from a model
 that never was in its memory.
 
     vllm serve org/teacher --max-logprobs 20
-    python examples/served_teacher.py --config run.yaml --url http://localhost:8000/v1 --served-model org/teacher --output cache
+    python examples/13_served_teacher.py --config run.yaml --url http://localhost:8000/v1 --served-model org/teacher --output cache
     hf-ckt train --config run.yaml --teacher-cache cache
 
 The server must be OpenAI-compatible and have the run's tokenizer: rows go there as token ids, so that it reads what the
 student reads. It is asked for completions with `echo`, or with --vllm for `prompt_logprobs`. Stopped at any moment, the same
 command goes on where it was. An API key is read from the environment variable OPENAI_API_KEY.
+
+Expected output: how many rows were asked and where they are, then what `hf-ckt import-logprobs` says of the cache:
+
+    8 rows, 2 of them were there: cache_served/train.jsonl
+
+Time and memory: those of the server, and here of the student, which is loaded to lay out the rows.
 """
 
 import argparse

@@ -1,4 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["hf-ckt"]
+#
+# [tool.uv.sources]
+# hf-ckt = { path = "..", editable = true }
+# ///
 """
 One small run of each kind of teacher on a real model, and a table: time and memory beside no teacher, and what was learnt.
 
@@ -7,9 +14,17 @@ hold in their own ways: as a model of its own, in 4 bits, as a second adapter on
 alone, from a cache, as its most probable tokens. Beside them stand teachers that know something else: the frozen base, the
 base with another system prompt, a model with another tokenizer.
 
-    python examples/teachers.py --output-dir out/teachers
+    python examples/04_teachers.py --output-dir out/teachers
 
 Each run is a process of its own, so that memory is its own; stopped at any moment, the same command goes on where it was.
+
+Expected output: the table of docs/teachers.md, among its rows
+
+    | none | the task alone | 0.98 s, 1.00 x | 2,115 MiB, +0 |  |
+    | adapter | the first adapter on the student's own backbone | 1.27 s, 1.30 x | 2,225 MiB, +111 | 0.537, 0.786 |
+
+Time and memory: each of the ten runs 16 steps of 0.9 to 2.2 s after its model is loaded, at most 3,275 MiB, on 2 CPU cores that
+multiply bfloat16 (`results/teachers.json`).
 """
 
 import argparse

@@ -1,4 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["hf-ckt"]
+#
+# [tool.uv.sources]
+# hf-ckt = { path = "..", editable = true }
+# ///
 """
 SFTTrainer and ContrastiveRobustTrainer on the same data, side by side.
 
@@ -8,7 +15,16 @@ objective on. What changes in a script of yours:
     - from trl import SFTConfig, SFTTrainer
     + from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer
 
-    python examples/drop_in.py
+    python examples/02_drop_in.py --steps 8
+
+Expected output, after the logs of the three trainings: a line a step, then the terms of the third training.
+
+    step          SFTTrainer    hf_ckt, extras 0  difference
+       1   3.522988080978394   3.522988080978394         0.0
+       8   3.960779428482056   3.960779428482056         0.0
+    largest difference in loss, grad_norm, entropy, mean_token_accuracy: 0.0
+
+Time and memory: 73 s of processor time on one core for 8 steps of each, 2.4 GB (`/usr/bin/time -v`).
 """
 
 import argparse

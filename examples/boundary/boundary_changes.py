@@ -4,7 +4,7 @@
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from boundary_recipe import Recipe
+from hf_ckt.demo.recipe import Recipe
 
 
 class Change(NamedTuple):
@@ -117,7 +117,7 @@ def changes() -> dict[str, Change]:
     step("whole_nested_clean", clean_noise[0], **clean_noise[1])
     step(
         "whole_nested_12_clean",
-        "12 frames at most, 240 steps: the recipe of quickstart.py",
+        "12 frames at most, 240 steps: the recipe of the demo",
         copies=final.copies,
         student_steps=final.student_steps,
     )

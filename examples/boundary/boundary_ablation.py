@@ -2,12 +2,12 @@
 """
 What of a recipe makes a student tell harmful prompts from their twins?
 
-Students on SmolLM2-135M-Instruct, one change after another from the first recipe to that of `quickstart.py`, and then
+Students on SmolLM2-135M-Instruct, one change after another from the first recipe to that of the demo, and then
 what was tried beside it, or beside that of a quarter of its steps. Each answers the validation prompts of the boundary set, clean
 and with typing errors, and is scored by J (judged answers) and AUROC (log-odds of beginning a refusal), beside the probe of
 its base, which was chosen on the same prompts and is a little too good there. The held-out prompts are not read.
 
-    python examples/boundary_ablation.py --output-dir out/boundary_ablation --only first data kd
+    python examples/boundary/boundary_ablation.py --output-dir out/boundary_ablation --only first data kd
 
 Stopped at any moment, the same command goes on where it was. With an earlier results file of the same seeds in the output
 folder, rows that it holds are not trained again, wherever it was made: each says in which dtype it was, that of the machine.
@@ -15,6 +15,7 @@ folder, rows that it holds are not trained again, wherever it was made: each say
 
 import argparse
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -22,17 +23,20 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+# TRL's trainers send usage data; an example should not. Read when the Hub's client is imported, so it comes first.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
 from boundary_changes import Change, changes
 from boundary_differences import means, row_differences
-from boundary_recipe import DTYPE, LIBRARIES, SYSTEM_PROMPT, Recipe, digest, kept
-from boundary_rows import labelled_rows, refusals, validation_prompts
-from boundary_training import answers_of_base, base_probe, fine_tuned, student_trainer, train
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer, set_seed
 
 from hf_ckt.checkpoints import replace_file, replace_json
 from hf_ckt.cli.arguments.parser import CommandParser
+from hf_ckt.demo.recipe import DTYPE, LIBRARIES, SYSTEM_PROMPT, Recipe, digest, kept
+from hf_ckt.demo.rows import labelled_rows, refusals, validation_prompts
+from hf_ckt.demo.training import answers_of_base, base_probe, fine_tuned, student_trainer, train
 from hf_ckt.evaluation.comparisons.asking import ask, probed
 from hf_ckt.evaluation.comparisons.kept_answers import judge_answers, score_answers
 from hf_ckt.evaluation.judging import load_judging
@@ -296,7 +300,7 @@ def main() -> None:
     measured = {name: [run for run in runs if run is not None] for name, runs in found.items() if any(runs)}
     base = next(iter(measured.values()))[0]["base"]
     results = {
-        "command": "python examples/boundary_ablation.py",
+        "command": "python examples/boundary/boundary_ablation.py",
         "settings": {"seeds": options.seeds, "new_tokens": options.new_tokens},
         "base_model": options.model or HUB_ID,
         "base_weights": weights_origin(model),

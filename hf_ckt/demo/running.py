@@ -1,19 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Trains an instruct model over a frozen 4-bit backbone to refuse harmful prompts and go on answering their benign twins.
+The demo from end to end: what the base knows, a teacher, a student, and what they say to held-out prompts.
 
-1. What the base knows: a probe of its middle layers, fitted on the boundary set.
-2. A teacher of refusals: LoRA on SmolLM2-135M-Instruct, fine-tuned on refusals alone.
-3. A student: LoRA on the same model in NF4. On prompts labelled harmful it learns from the teacher of refusals, on all others
-   from its own frozen base; it reads them clean, with typing errors and within frames, its teachers always clean.
-   `boundary_recipe.py` holds what is trained.
-4. Held-out prompts, harmful ones and a benign twin of each, clean and with typing errors: the base before, the student after,
-   and the two teachers, between which the probe chooses. Scored by the answers (J) and by the log-odds of beginning a refusal
-   (AUROC). Refusing everything gains nothing. Questions and plain text show whether ability was lost.
-
-    python examples/quickstart.py --output-dir out/quickstart
-
-Stopped at any moment, the same command goes on where it was.
+Stopped at any moment, it goes on where it was.
 """
 
 import argparse
@@ -25,49 +14,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from boundary_recipe import DTYPE, LIBRARIES, SYSTEM_PROMPT, Recipe, digest, kept
-from boundary_rows import with_typos
-from boundary_training import base_probe, fine_tuned, student_trainer, train
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer, set_seed
 
-from hf_ckt import ContrastiveRobustTrainer
-from hf_ckt.checkpoints import replace_file, replace_json
-from hf_ckt.cli.arguments.parser import CommandParser
-from hf_ckt.data import load_boundary_set, load_prompts
-from hf_ckt.evaluation.comparisons.asking import agreement, ask, probed
-from hf_ckt.evaluation.comparisons.cards import own_set_name, result_card
-from hf_ckt.evaluation.comparisons.kept_answers import judge_answers, score_answers
-from hf_ckt.evaluation.comparisons.tables import comparison_rows
-from hf_ckt.evaluation.comparisons.utility import ask_utility
-from hf_ckt.evaluation.judging import load_judging
-from hf_ckt.evaluation.scoring.alignment import alignment_scores
-from hf_ckt.hub.provenance import library_versions, peak_memory, short_device_name
-from hf_ckt.hub.run_card import run_backbone, run_facts
-from hf_ckt.models.embedded import HUB_ID, embedded_model, weights_origin
-from hf_ckt.models.library_messages import without_preparation_bars
-from hf_ckt.models.precision import backbone_precision, precision_name
-from hf_ckt.progress.bars import parts_of_a_whole
+from ..checkpoints import replace_file, replace_json
+from ..data import load_boundary_set, load_prompts
+from ..evaluation.comparisons.asking import agreement, ask, probed
+from ..evaluation.comparisons.cards import own_set_name, result_card
+from ..evaluation.comparisons.kept_answers import judge_answers, score_answers
+from ..evaluation.comparisons.tables import comparison_rows
+from ..evaluation.comparisons.utility import ask_utility
+from ..evaluation.judging import load_judging
+from ..evaluation.scoring.alignment import alignment_scores
+from ..hub.provenance import library_versions, peak_memory, short_device_name
+from ..hub.run_card import run_backbone, run_facts
+from ..models.embedded import HUB_ID, embedded_model, weights_origin
+from ..models.library_messages import without_preparation_bars
+from ..models.precision import backbone_precision, precision_name
+from ..progress.bars import parts_of_a_whole
+from ..training.trainer import ContrastiveRobustTrainer
+from .recipe import DTYPE, LIBRARIES, SYSTEM_PROMPT, Recipe, digest, kept
+from .rows import with_typos
+from .training import base_probe, fine_tuned, student_trainer, train
 
 PROBE_ROWS = 2000  # half of the set, for half the time
-
-
-def parse_options() -> argparse.Namespace:
-    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=None, help="Hub id or folder; default: SmolLM2-135M-Instruct")
-    parser.add_argument("--output-dir", type=Path, default=Path("out/quickstart"), help="where results go")
-    parser.add_argument("--teacher-steps", type=int, default=Recipe.teacher_steps, help="of the teacher of refusals")
-    parser.add_argument("--student-steps", type=int, default=Recipe.student_steps, help="of the student")
-    parser.add_argument("--batch-size", type=int, default=Recipe.batch_size, help="rows in a step of the student")
-    parser.add_argument("--prompts", type=int, default=64, help="held-out prompts of each kind, evenly spaced")
-    parser.add_argument("--new-tokens", type=int, default=32, help="at most so many in an answer")
-    parser.add_argument("--seed", type=int, default=0, help="of both trainings and of the typing errors")
-    parser.add_argument("--restart", action="store_true", help="forget what the output folder holds")
-    options = parser.parse_args()
-    if options.prompts < 1:
-        parser.error(f"--prompts: must be 1 or more, got {options.prompts}: without prompts nothing is measured.")
-    return options
 
 
 def heldout_prompts(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -186,8 +157,14 @@ def parts(options: argparse.Namespace) -> list[tuple[str, float]]:
     return [(title.format(name), seconds) for name, titles in order for title, seconds in titles]
 
 
-def main() -> None:
-    options = parse_options()
+def run_demo(options: argparse.Namespace) -> None:
+    """
+    Runs the demo, or goes on with it.
+
+    Args:
+        options (`argparse.Namespace`):
+            Those of `hf-ckt demo`. But for the folder and `restart` they are the settings that a run's folder is named by.
+    """
     # Stages, the time left and the table are to be seen, and nothing else.
     with without_preparation_bars(), parts_of_a_whole(parts(options)):
         demonstrate(options)
@@ -195,7 +172,9 @@ def main() -> None:
 
 def demonstrate(options: argparse.Namespace) -> None:
     started, console, model = time.time(), Console(width=118), options.model or embedded_model()
-    settings = {name: str(value) for name, value in vars(options).items() if name not in ("output_dir", "restart")}
+    settings: dict[str, Any] = {
+        name: str(value) for name, value in vars(options).items() if name not in ("output_dir", "restart")
+    }
     recipe = replace(
         Recipe(),
         teacher_steps=options.teacher_steps,
@@ -248,7 +227,7 @@ def demonstrate(options: argparse.Namespace) -> None:
     )
     run = run_facts(trainer) | {"base_model": options.model or HUB_ID, "teacher": described}
     results = {
-        "command": "python examples/quickstart.py",
+        "command": "hf-ckt demo",
         "settings": settings,
         "seconds": round(time.time() - started),
         "resumed": resumed,  # then the seconds are those of the last part only
@@ -277,7 +256,3 @@ def demonstrate(options: argparse.Namespace) -> None:
         replace_file(options.output_dir / "losses.png", lambda aside: figure.savefig(aside, dpi=110, format="png"))
     show_table(console, results)
     console.print(f"{results['seconds']} s in all. {options.output_dir} holds adapter/, losses.png and results.json")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Runs `quickstart.py` with several seeds, and writes each score's mean over them.
+Runs the demo with several seeds, and writes each score's mean over them.
 
-    python examples/quickstart_seeds.py --output-dir out/quickstart_seeds --seeds 0 1 2
+    python examples/boundary/quickstart_seeds.py --output-dir out/quickstart_seeds --seeds 0 1 2
 
-Other options are handed to `quickstart.py`. Stopped at any moment, the same command goes on where it was; a seed that is done is
+Other options are handed to `hf-ckt demo`. Stopped at any moment, the same command goes on where it was; a seed that is done is
 not run again.
 """
 
@@ -31,7 +31,7 @@ SHOWN = (
 
 
 def parse_options() -> tuple[argparse.Namespace, list[str]]:
-    """The options of this script, and those for quickstart.py."""
+    """The options of this script, and those for `hf-ckt demo`."""
     parser = CommandParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -49,11 +49,11 @@ def run_of(seed: int, folder: Path, others: Sequence[str]) -> dict[str, Any]:
     """The results of one seed: those of an earlier run with the same options, or of one made now."""
     results, asked = folder / "results.json", folder / "options.json"
     if not (results.exists() and asked.exists() and json.loads(asked.read_text(encoding="utf-8")) == [*others]):
-        script = [sys.executable, str(Path(__file__).with_name("quickstart.py"))]
-        done = subprocess.run([*script, *others, "--output-dir", str(folder), "--seed", str(seed)], check=False)
+        demo = [sys.executable, "-m", "hf_ckt.cli.main", "demo"]
+        done = subprocess.run([*demo, *others, "--output-dir", str(folder), "--seed", str(seed)], check=False)
         if done.returncode:
             sys.exit(
-                f"quickstart.py failed with seed {seed}, for the reason above. Remove the cause and give the same command again."
+                f"hf-ckt demo failed with seed {seed}, for the reason above. Remove the cause and give the same command again."
             )
         replace_json(asked, [*others])
     return json.loads(results.read_text(encoding="utf-8"))
@@ -71,7 +71,7 @@ def main() -> None:
     models = [*runs[0]["models"]]
     copied = ("device", "versions", "base_model", "base_weights", "generation", "compared_with", "judge")
     results = {
-        "command": "python examples/quickstart_seeds.py",
+        "command": "python examples/boundary/quickstart_seeds.py",
         "settings": {**runs[0]["settings"], "seed": options.seeds},
         "seconds": [run["seconds"] for run in runs],
         "resumed": [run["resumed"] for run in runs],

@@ -7,7 +7,7 @@ of twins whole) and on none, one or more copies of each prompt with typing error
 harmful validation prompts against their twins, clean and with several draws of typing errors. What stops growing with both
 is what the base does not know; the rest is what its rows did not say. The held-out prompts are not read.
 
-    python examples/boundary_probe_curve.py --output-dir out/boundary_probe_curve
+    python examples/boundary/boundary_probe_curve.py --output-dir out/boundary_probe_curve
 
 States are read once and kept; a fit that is done is not made again.
 """
@@ -19,9 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from boundary_recipe import DTYPE, LIBRARIES, SYSTEM_PROMPT, TYPOS, Recipe, digest, kept
-from boundary_rows import labelled_rows
-from boundary_training import PROBE_STRENGTH, frozen_base
 from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
@@ -31,6 +28,9 @@ from hf_ckt.checkpoints import replace_file, replace_json
 from hf_ckt.cli.arguments.parser import CommandParser
 from hf_ckt.data import load_boundary_set
 from hf_ckt.data.corrupt import prompt_noise
+from hf_ckt.demo.recipe import DTYPE, LIBRARIES, SYSTEM_PROMPT, TYPOS, Recipe, digest, kept
+from hf_ckt.demo.rows import labelled_rows
+from hf_ckt.demo.training import PROBE_STRENGTH, frozen_base
 from hf_ckt.evaluation.measuring.chat_format import chat_format
 from hf_ckt.evaluation.probing.fitting import candidate_layers, fit_logistic
 from hf_ckt.evaluation.probing.quality import compared
@@ -186,7 +186,7 @@ def main() -> None:
         fits.append(kept(file, partial(fitted, count, copies, states, train, validation)))
         console.print(f"{count} rows, {copies} misspelt copies of each: AUROC {fits[-1]['clean']['value']:.3f}")
     results = {
-        "command": "python examples/boundary_probe_curve.py",
+        "command": "python examples/boundary/boundary_probe_curve.py",
         "base_model": options.model or HUB_ID,
         "base_weights": weights_origin(model),
         "device": short_device_name(),

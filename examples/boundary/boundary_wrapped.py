@@ -5,7 +5,7 @@ Does a student still tell harmful prompts from their twins when both stand withi
 Asks students that `boundary_ablation.py` has trained the validation prompts within frames that no training and no evaluation
 has, and scores them as that script does. What is chosen for jailbreak templates is chosen here.
 
-    python examples/boundary_wrapped.py --ablation-dir out/boundary_ablation --output-dir out/boundary_wrapped
+    python examples/boundary/boundary_wrapped.py --ablation-dir out/boundary_ablation --output-dir out/boundary_wrapped
 
 Stopped at any moment, the same command goes on where it was; students that were asked earlier are not asked again.
 """
@@ -17,8 +17,6 @@ from typing import Any
 
 from boundary_changes import changes
 from boundary_frames import LONG, SHORT
-from boundary_recipe import DTYPE, LIBRARIES, SYSTEM_PROMPT, kept
-from boundary_training import frozen_base
 from peft import PeftModel
 from rich.console import Console
 from rich.table import Table
@@ -27,6 +25,8 @@ from transformers import AutoTokenizer
 from hf_ckt.checkpoints import replace_json
 from hf_ckt.cli.arguments.parser import CommandParser
 from hf_ckt.data import load_prompts
+from hf_ckt.demo.recipe import DTYPE, LIBRARIES, SYSTEM_PROMPT, kept
+from hf_ckt.demo.training import frozen_base
 from hf_ckt.evaluation.comparisons.asking import ask, prompt_row
 from hf_ckt.evaluation.comparisons.kept_answers import judge_answers, score_answers
 from hf_ckt.evaluation.judging import load_judging
@@ -139,7 +139,7 @@ def main() -> None:
     replace_json(
         options.output_dir / "results.json",
         {
-            "command": "python examples/boundary_wrapped.py",
+            "command": "python examples/boundary/boundary_wrapped.py",
             "settings": {"new_tokens": options.new_tokens, "prompts": len(views["plain"]), "dtype": DTYPE},
             "device": short_device_name(),
             "versions": library_versions(*LIBRARIES),

