@@ -69,7 +69,6 @@ TINY, ROWS = "tiny", "tiny-rows.jsonl"
 # In all commands: a base of two random layers in the place of each that pages name.
 MODELS = ("smollm2", "HuggingFaceTB/SmolLM2-1.7B-Instruct", "meta-llama/Llama-3.1-8B-Instruct", "org/base")
 _STEPS = f"--model-name-or-path {TINY} --use-cpu true --max-steps 2 --per-device-train-batch-size 4"
-_TRAIN = f"{_STEPS} --dataset-name {ROWS}"
 # The folder of align.yaml, whose rows name their teachers, with the teacher that it needs.
 ALIGN = "tiny-align"
 # What pages publish.
@@ -118,9 +117,7 @@ HOW = (
     How(r"hf-ckt parts$"),
     How(r"hf-ckt perturb ", quick=True),
     How(r"hf-ckt fit ", swaps=(("FILE", "out/fit.json"),), quick=True),
-    How(r"hf-ckt train .*--dry-run", more=_TRAIN),
-    How(r"hf-ckt train .*align\.yaml", more=_STEPS),
-    How(r"hf-ckt (cache-teacher|teacher-check) .*align\.yaml", more=_STEPS),
+    How(r"hf-ckt (train|cache-teacher|teacher-check) .*align\.yaml", more=_STEPS),
     How(
         r"hf-ckt evaluate ",
         swaps=(("cpu", "smoke"), ("gpu", "smoke"), ("--data", None), ("out/data", None)),

@@ -21,7 +21,7 @@ An 8B model and one card: from data to a merged model, one `hf-ckt` command afte
 7. merge: the adapter into the bfloat16 weights, which are asked once more; the card
 
 Stopped at any moment, the same command goes on where it was. Expected output: each command with its own lines, then a table of
-aims and the line. The rehearsal took 18 minutes and 3.0 GB on two busy CPU cores; on a GPU nothing was measured yet.
+aims and the line. Time and memory: the rehearsal took 18 minutes and 3.0 GB on two busy CPU cores; on a GPU nothing was measured yet.
 """
 
 import argparse
