@@ -29,6 +29,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -235,9 +236,8 @@ def evaluate(options: argparse.Namespace) -> None:
     command = evaluation(options, options.model, "heldout", *words, "--output", str(folder / "evaluation"))
     run_command(options, "evaluate", command)
     run_command(options, "report", ["report", str(folder / "evaluation")])
-    models = results_of(folder / "evaluation")["models"]
-    weighed = [("student", models["adapter"], aim) for aim in AIMS]
-    decide(options, "verdict", weighed, "docs/large_model.md says what to look at")
+    adapter = results_of(folder / "evaluation")["models"]["adapter"]
+    decide(options, "verdict", [("student", adapter, aim) for aim in AIMS], "docs/large_model.md says what to look at")
 
 
 def merge(options: argparse.Namespace) -> None:
@@ -259,8 +259,7 @@ def merge(options: argparse.Namespace) -> None:
     run_command(options, "merged", evaluation(options, str(merged), "heldout", *asked))
     other = results_of(folder / "merged_evaluation")["models"]["base"]["scores"]
     for score in ("youden_j", "youden_j_noise", "refusal_auroc"):
-        before, after = one[score]["value"], other[score]["value"]
-        print(f"{score}: over NF4 {before:.2f}, merged in bfloat16 {after:.2f}")
+        print(f"{score}: over NF4 {one[score]['value']:.2f}, merged in bfloat16 {other[score]['value']:.2f}")
     run_command(options, "card", ["card", str(folder / "student"), "--evaluation", str(folder / "evaluation")])
 
 
@@ -314,7 +313,11 @@ def run_process(words: list[str], variables: dict[str, str]) -> int | None:
     """Runs `hf-ckt` with these words and returns the most memory that it held, in bytes."""
     env = {**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1", **variables}  # TRL's trainers send usage data
     process = subprocess.Popen([sys.executable, "-m", "hf_ckt.cli.main", *words], env=env)
-    _, status, usage = os.wait4(process.pid, 0)
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    except BaseException:  # a training that went on alone would write where the next one does
+        process.terminate()
+        raise
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise ValueError(f"hf-ckt {words[0]} ended with code {process.returncode}; what it said stands above.")
@@ -329,10 +332,7 @@ def main() -> int:
     if options.restart and file.exists():  # a folder without is no run's, and its files are not ours to delete
         shutil.rmtree(options.output_dir)
     if file.exists() and json.loads(file.read_text(encoding="utf-8")) != settings:
-        raise ValueError(
-            f"--output-dir: {str(options.output_dir)!r} holds a run of other settings, and the two would mix. Name another folder, "
-            "or forget it with --restart."
-        )
+        raise ValueError(f"{file}: a run of other settings; both would mix. Take another --output-dir or --restart.")
     replace_json(file, settings)
     try:
         for name, step in STEPS.items():
@@ -346,4 +346,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(run_guarded(Path(__file__).name, main))

@@ -31,7 +31,7 @@ def script():
         module = importlib.util.module_from_spec(spec)
         sys.modules["large_model"] = module  # where dataclasses look for it
         spec.loader.exec_module(module)
-        module.run_process = run_here
+        module.run_apart, module.run_process = module.run_process, run_here
         yield module
 
 
@@ -115,6 +115,26 @@ def test_large_model_started_again_runs_no_command_twice(large, script, capsys):
     assert (folder / "commands.json").read_bytes() == before
     with pytest.raises(ValueError, match="run of other settings"):
         start(script, [*options, "--seed", "1"])
+
+
+def test_large_model_that_is_stopped_stops_its_command(script, monkeypatch):
+    """Left alone, a training goes on, and the one that takes its place finds its checkpoints deleted."""
+
+    class Process:
+        pid, ended = 1, False
+
+        def terminate(self):
+            self.ended = True
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    process = Process()
+    monkeypatch.setattr(script.subprocess, "Popen", lambda *_, **__: process)
+    monkeypatch.setattr(script.os, "wait4", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        script.run_apart(["train"], {})
+    assert process.ended
 
 
 def test_large_model_of_another_folder_deletes_nothing(script, tiny_model_dir, tmp_path):
