@@ -21,7 +21,7 @@ An 8B model and one card: from data to a merged model, one `hf-ckt` command afte
 7. merge: the adapter into the bfloat16 weights, which are asked once more; the card
 
 Stopped at any moment, the same command goes on where it was. Expected output: each command with its own lines, then a table of
-aims and the line. Time and memory: the rehearsal took 18 minutes and 3.0 GB on two busy CPU cores; on a GPU nothing was measured yet.
+aims and the line. Time and memory: the rehearsal 18 minutes and 3.0 GB on two busy CPU cores; on a GPU nothing was measured yet.
 """
 
 import argparse
@@ -29,6 +29,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -45,21 +46,19 @@ from hf_ckt.checks import require_columns, require_count
 from hf_ckt.cli.arguments.parser import CommandParser
 from hf_ckt.cli.main import run_guarded
 from hf_ckt.data import load_boundary_set, load_prompts, to_prompt_completion
+from hf_ckt.data.files import load_rows
 from hf_ckt.demo.recipe import SYSTEM_PROMPT, Recipe
 from hf_ckt.demo.rows import labelled_rows, refusals, sorry, student_rows
 from hf_ckt.evaluation.measuring.models import resolve
+from hf_ckt.hub.provenance import peak_memory
 from hf_ckt.models.embedded import native_dtype
 
 MODEL = "meta-llama/Llama-3.1-8B-Instruct"
 CONFIGS = Path(__file__).parent / "configs"
 SMOKE = {"labelled": 64, "max_steps": 2, "batch_size": 4, "max_length": 192}
 SMOKE |= {"prompts": 2, "new_tokens": 8, "suite": "smoke"}
-PROMPT_SETS = {
-    "validation-harmful": "boundary-validation-harmful",
-    "validation-benign": "boundary-validation-twin",
-    "heldout-harmful": "boundary-harmful",
-    "heldout-benign": "boundary-twin",
-}
+PROMPT_SETS = {"validation-harmful": "boundary-validation-harmful", "validation-benign": "boundary-validation-twin"}
+PROMPT_SETS |= {"heldout-harmful": "boundary-harmful", "heldout-benign": "boundary-twin"}
 
 
 @dataclass(frozen=True)
@@ -125,14 +124,14 @@ def parse_options() -> argparse.Namespace:
     add("--only", nargs="+", choices=STEPS, metavar="STEP", help=f"of {', '.join(STEPS)}; default: all")
     add("--go-on", action="store_true", help="train and merge also where the line says NO-GO or OPEN")
     add("--smoke", action="store_true", help=f"a rehearsal: --go-on, and unless given otherwise {SMOKE}")
-    add("--restart", action="store_true", help="forget what the output folder holds")
+    add("--restart", action="store_true", help="forget the run that the output folder holds")
     options = parser.parse_args()
     options.model = resolve(options.model)
     if options.smoke:
         for name, value in SMOKE.items():
             if getattr(options, name) == parser.get_default(name):
                 setattr(options, name, value)
-    for name in ("labelled", "max_steps", "batch_size", "prompts"):
+    for name in ("labelled", "max_steps", "batch_size", "max_length", "prompts", "new_tokens"):
         if getattr(options, name) is not None:
             require_count(f"--{name.replace('_', '-')}", getattr(options, name), 1, "Of none nothing comes.")
     return options
@@ -142,8 +141,6 @@ def own_rows(source: str | None) -> list[dict[str, Any]]:
     """Rows of the user's own, as those of the boundary set are."""
     if source is None:
         return []
-    from hf_ckt.data.files import load_rows
-
     found, needed = load_rows(source), ("prompt", "response", "kind")
     require_columns("own", found.column_names, needed, "--rows", "leave --rows out")
     about = {"category": "", "twin": None}
@@ -239,9 +236,8 @@ def evaluate(options: argparse.Namespace) -> None:
     command = evaluation(options, options.model, "heldout", *words, "--output", str(folder / "evaluation"))
     run_command(options, "evaluate", command)
     run_command(options, "report", ["report", str(folder / "evaluation")])
-    models = results_of(folder / "evaluation")["models"]
-    weighed = [("student", models["adapter"], aim) for aim in AIMS]
-    decide(options, "verdict", weighed, "docs/large_model.md says what to look at")
+    adapter = results_of(folder / "evaluation")["models"]["adapter"]
+    decide(options, "verdict", [("student", adapter, aim) for aim in AIMS], "docs/large_model.md says what to look at")
 
 
 def merge(options: argparse.Namespace) -> None:
@@ -249,6 +245,7 @@ def merge(options: argparse.Namespace) -> None:
     from transformers import AutoTokenizer
 
     folder, merged = options.output_dir, options.output_dir / "merged"
+    one = results_of(folder / "evaluation")["models"]["adapter"]["scores"]
     if not merged.exists():
         print(f"merging {folder / 'student'} into the base in bfloat16: {merged}", flush=True)
         model = AutoPeftModelForCausalLM.from_pretrained(folder / "student", dtype="bfloat16").merge_and_unload()
@@ -260,11 +257,9 @@ def merge(options: argparse.Namespace) -> None:
     # Not the model that was measured: the base has its bfloat16 weights back.
     asked = ["--only", "direct", "overrefusal", "noise", "--output", str(folder / "merged_evaluation")]
     run_command(options, "merged", evaluation(options, str(merged), "heldout", *asked))
-    one = results_of(folder / "evaluation")["models"]["adapter"]["scores"]
     other = results_of(folder / "merged_evaluation")["models"]["base"]["scores"]
     for score in ("youden_j", "youden_j_noise", "refusal_auroc"):
-        before, after = one[score]["value"], other[score]["value"]
-        print(f"{score}: over NF4 {before:.2f}, merged in bfloat16 {after:.2f}")
+        print(f"{score}: over NF4 {one[score]['value']:.2f}, merged in bfloat16 {other[score]['value']:.2f}")
     run_command(options, "card", ["card", str(folder / "student"), "--evaluation", str(folder / "evaluation")])
 
 
@@ -294,7 +289,10 @@ def decide(options: argparse.Namespace, title: str, weighed: list[tuple[str, dic
 
 
 def results_of(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    file = folder / "results.json"
+    if not file.is_file():
+        raise ValueError(f"{file}: there is no such file. The step `evaluate` writes it.")
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def run_command(options: argparse.Namespace, name: str, words: list[str]) -> None:
@@ -311,29 +309,30 @@ def run_command(options: argparse.Namespace, name: str, words: list[str]) -> Non
     replace_json(file, done, indent=2)
 
 
-def run_process(words: list[str], variables: dict[str, str]) -> int:
+def run_process(words: list[str], variables: dict[str, str]) -> int | None:
     """Runs `hf-ckt` with these words and returns the most memory that it held, in bytes."""
     env = {**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1", **variables}  # TRL's trainers send usage data
     process = subprocess.Popen([sys.executable, "-m", "hf_ckt.cli.main", *words], env=env)
-    _, status, usage = os.wait4(process.pid, 0)
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    except BaseException:  # a training that went on alone would write where the next one does
+        process.terminate()
+        raise
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise ValueError(f"hf-ckt {words[0]} ended with code {process.returncode}; what it said stands above.")
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return peak_memory(usage)
 
 
 def main() -> int:
     options = parse_options()
-    if options.restart:
-        shutil.rmtree(options.output_dir, ignore_errors=True)
     left_out = ("output_dir", "only", "go_on", "restart", "smoke")
     settings = {name: value for name, value in vars(options).items() if name not in left_out}
     file = options.output_dir / "settings.json"
+    if options.restart and file.exists():  # a folder without is no run's, and its files are not ours to delete
+        shutil.rmtree(options.output_dir)
     if file.exists() and json.loads(file.read_text(encoding="utf-8")) != settings:
-        raise ValueError(
-            f"--output-dir: {str(options.output_dir)!r} holds a run of other settings, and the two would mix. Name another folder, "
-            "or forget it with --restart."
-        )
+        raise ValueError(f"{file}: a run of other settings; both would mix. Take another --output-dir or --restart.")
     replace_json(file, settings)
     try:
         for name, step in STEPS.items():
@@ -347,4 +346,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(run_guarded(Path(__file__).name, main))

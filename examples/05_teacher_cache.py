@@ -45,6 +45,7 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 
 from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer, LineProgressCallback
+from hf_ckt.checks import require_count
 from hf_ckt.cli.arguments.parser import CommandParser
 from hf_ckt.cli.main import run_guarded
 from hf_ckt.data import load_starter_set, to_prompt_completion
@@ -102,6 +103,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=4)
     options = parser.parse_args()
+    require_count("--steps", options.steps, 2, "A step's time is that between the ends of two.")
     rows = load_starter_set("train").shuffle(seed=0).select(range(options.steps * options.batch_size))
     rows = to_prompt_completion(rows)
 

@@ -38,6 +38,7 @@ from datasets import Dataset
 from peft import LoraConfig
 
 from hf_ckt import ContrastiveRobustConfig, ContrastiveRobustTrainer, LineProgressCallback
+from hf_ckt.checks import require_count
 from hf_ckt.cli.arguments.parser import CommandParser
 from hf_ckt.cli.main import run_guarded
 from hf_ckt.data import load_boundary_set
@@ -112,6 +113,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--pairs", type=int, default=40, help="validation pairs that are asked")
     options = parser.parse_args()
+    require_count("--pairs", options.pairs, 1, "Of none nothing is preferred.")
     training, validation = preference_pairs("train"), preference_pairs("validation")
     validation = validation.select(range(min(options.pairs, len(validation))))
 

@@ -35,7 +35,7 @@ def keep(folder: Path, destination: Path) -> None:
     scored = found["models"] | (found.get("pooled") or {})
     # A method of one seed is a cell of its own.
     names = {group: group if group in scored else runs[0] for group, runs in study["groups"].items()}
-    names = {BASE: BASE} | study["compared"] | names
+    names = {BASE: BASE} | study.get("compared", {}) | names
     methods = {}
     for group, name in names.items():
         against = scored[name].get("against", {})

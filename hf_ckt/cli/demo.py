@@ -5,6 +5,7 @@ import argparse
 import os
 from pathlib import Path
 
+from ..checks import require_count
 from .arguments.parser import CommandParser
 
 STAGES = """
@@ -39,8 +40,10 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of both trainings and of the typing errors")
     parser.add_argument("--restart", action="store_true", help="forget what the output folder holds")
     options = parser.parse_args(argv)
-    if options.prompts < 1:
-        parser.error(f"--prompts: must be 1 or more, got {options.prompts}: without prompts nothing is measured.")
+    for name in ("teacher_steps", "student_steps", "batch_size", "prompts", "new_tokens"):
+        if getattr(options, name) is not None:
+            # Trainer takes 0 steps for whole epochs; the others would fail behind the first training.
+            require_count(f"--{name.replace('_', '-')}", getattr(options, name), 1, "Of none nothing comes.")
 
     # TRL's trainers send usage data; a demo should not. Read when the Hub's client is imported, so it comes first.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

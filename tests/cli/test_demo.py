@@ -40,12 +40,13 @@ def test_demo_takes_the_steps_that_it_is_given(started):
     assert [started[0].teacher_steps, started[0].student_steps, started[0].batch_size] == [2, 3, 4]
 
 
-def test_demo_without_prompts_is_refused(started, capsys):
-    """After ten minutes of training there would be nothing to show."""
-    with pytest.raises(SystemExit) as ended:
-        main(["demo", "--prompts", "0"])
-    assert ended.value.code == 2 and not started
-    assert "--prompts: must be 1 or more, got 0" in capsys.readouterr().err
+@pytest.mark.parametrize("option", ["--teacher-steps", "--student-steps", "--batch-size", "--prompts", "--new-tokens"])
+def test_demo_of_nothing_is_refused(option, started, capsys):
+    """After minutes of training there would be nothing to show, and 0 steps would be epochs without end."""
+    assert main(["demo", option, "0"]) == 2 and not started
+    assert (
+        capsys.readouterr().err == f"hf-ckt demo: error: {option}: must be 1 or more, got 0. Of none nothing comes.\n"
+    )
 
 
 def test_help_of_the_demo_imports_no_torch():

@@ -31,7 +31,7 @@ def script():
         module = importlib.util.module_from_spec(spec)
         sys.modules["large_model"] = module  # where dataclasses look for it
         spec.loader.exec_module(module)
-        module.run_process = run_here
+        module.run_apart, module.run_process = module.run_process, run_here
         yield module
 
 
@@ -115,6 +115,60 @@ def test_large_model_started_again_runs_no_command_twice(large, script, capsys):
     assert (folder / "commands.json").read_bytes() == before
     with pytest.raises(ValueError, match="run of other settings"):
         start(script, [*options, "--seed", "1"])
+
+
+def test_large_model_that_is_stopped_stops_its_command(script, monkeypatch):
+    """Left alone, a training goes on, and the one that takes its place finds its checkpoints deleted."""
+
+    class Process:
+        pid, ended = 1, False
+
+        def terminate(self):
+            self.ended = True
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    process = Process()
+    monkeypatch.setattr(script.subprocess, "Popen", lambda *_, **__: process)
+    monkeypatch.setattr(script.os, "wait4", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        script.run_apart(["train"], {})
+    assert process.ended
+
+
+def test_large_model_of_another_folder_deletes_nothing(script, tiny_model_dir, tmp_path):
+    """`--restart --output-dir ~` would take all that lies there."""
+    (tmp_path / "mine.txt").touch()
+    options = [
+        "--model",
+        str(tiny_model_dir),
+        "--output-dir",
+        str(tmp_path),
+        "--smoke",
+        "--restart",
+        "--only",
+        "merge",
+    ]
+    with pytest.raises(
+        ValueError, match=r"evaluation/results\.json: there is no such file\. The step `evaluate` writes"
+    ):
+        start(script, options)
+    assert (tmp_path / "mine.txt").exists() and not (tmp_path / "merged").exists()
+    # Now it holds a run, which is forgotten whole.
+    with pytest.raises(ValueError, match=r"The step `evaluate` writes"):
+        start(script, options)
+    assert [one.name for one in tmp_path.iterdir()] == ["settings.json"]
+
+
+@pytest.mark.parametrize(
+    "option", ["--labelled", "--max-steps", "--batch-size", "--max-length", "--prompts", "--new-tokens"]
+)
+def test_large_model_of_nothing_is_refused(script, option, tmp_path):
+    """A length of 0 fails hours later, and 0 new tokens would be taken for the suite's own number."""
+    with pytest.raises(ValueError, match=f"{option}: must be 1 or more, got 0"):
+        start(script, ["--output-dir", str(tmp_path / "out"), option, "0"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_large_model_stops_where_an_aim_is_missed(large, script, capsys):
