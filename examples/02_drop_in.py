@@ -24,7 +24,7 @@ Expected output, after the logs of the three trainings: a line a step, then the 
        8   3.960779428482056   3.960779428482056         0.0
     largest difference in loss, grad_norm, entropy, mean_token_accuracy: 0.0
 
-Time and memory: 73 s of processor time on one core for 8 steps of each, 2.4 GB (`/usr/bin/time -v`).
+Time and memory: 56 s of processor time on one core for 8 steps of each, 2.3 GB.
 """
 
 import argparse

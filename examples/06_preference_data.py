@@ -22,7 +22,7 @@ Expected output. With rejected answers the contrast has something to tell apart;
     chosen answers alone          20 of 40         +0.238           1.8e-05  2.4e-04
     with hard negatives           20 of 40         +0.240           3.0e-03  1.3e-02
 
-Time and memory: 117 s of processor time on one core, 2.0 GB (`/usr/bin/time -v`).
+Time and memory: 93 s of processor time on one core, 2.1 GB.
 """
 
 import argparse

@@ -27,7 +27,7 @@ Expected output: the table of `hf-ckt evaluate`, the files of the report, and wi
 
 It refuses more of both kinds and tells them apart no better: why one looks at J, and why there is more than fine-tuning.
 
-Time and memory: 98 s of processor time on one core, 4.1 GB (`/usr/bin/time -v`).
+Time and memory: 77 s of processor time on one core, 4.2 GB.
 """
 
 import argparse

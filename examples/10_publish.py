@@ -26,7 +26,7 @@ Expected output: the first lines of the card, and
       23,127,664  bytes in 7 files
     left out: training_args.bin (a pickle, which may run code where it is loaded)
 
-Time and memory: 23 s of processor time on one core, 2.1 GB (`/usr/bin/time -v`).
+Time and memory: 19 s of processor time on one core, 2.1 GB.
 """
 
 import argparse

@@ -24,7 +24,7 @@ Expected output of one process; of several the same, but for the first line and 
        1            3.955719            3.932403            0.000000            0.046633            1.000008
        4            3.456729            3.368387            0.067617            0.040976            0.881711
 
-Time and memory: 33 s of processor time on one core, 3.3 GB (`/usr/bin/time -v`). On GPUs nothing was measured yet: two CPU
+Time and memory: 28 s of processor time on one core, 3.3 GB. On GPUs nothing was measured yet: two CPU
 processes under DDP are tested, and of the other files that accelerate reads them.
 """
 

@@ -21,7 +21,7 @@ Expected output:
        1         3.52838         3.49165         0.00000         0.17462         0.03853         0.00000
       20         2.93545         2.64150         0.24175         0.33647         0.03136        28.67089
 
-Time and memory: 77 s of processor time on one core, 2.8 GB (`/usr/bin/time -v`).
+Time and memory: 60 s of processor time on one core, 2.6 GB.
 """
 
 import sys

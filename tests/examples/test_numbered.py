@@ -192,3 +192,28 @@ def test_head_of_the_teachers_has_rows_of_their_table():
     seconds = [one["seconds_per_step"] for one in measured]
     assert f"{measured[0]['steps']} steps of {min(seconds):.1f} to {max(seconds):.1f} s" in doc
     assert f"at most {max(one['peak_memory_bytes'] for one in measured) / 2**20:,.0f} MiB" in doc
+
+
+MEASURED = json.loads((EXAMPLES / "results" / "examples.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", sorted(MEASURED))
+def test_head_and_table_say_what_was_measured(name):
+    """As above; `python .ci/measure_examples.py` writes the file."""
+    found, doc = MEASURED[name], ast.get_docstring(ast.parse((EXAMPLES / name).read_text(encoding="utf-8")))
+    seconds, memory = f"{found['processor_seconds']:.0f} s", f"{found['peak_memory'] / 1e9:.1f} GB"
+    (row,) = re.findall(rf"^.*`{name}`.*$", README, flags=re.M)
+    assert f"{seconds} of processor time" in doc and memory in doc and row.endswith(f" {memory} |") and seconds in row
+    assert re.search(rf"^ +{re.escape(found['command'])}", doc, flags=re.M)
+    printed = [" ".join(line.split()) for line in found["printed"]]
+    expected = re.findall(r"^    (.+)$", doc.partition("Expected output")[2], flags=re.M)
+    assert expected and not [
+        line for line in expected if line.strip() != "..." and " ".join(line.split()) not in printed
+    ]
+
+
+def test_every_short_example_is_measured():
+    """An example of which nothing is kept would be shown with numbers that nobody can find."""
+    shown = set(re.findall(r"`(\d\d_\w+\.py)`", README))
+    elsewhere = {"01", "03", "04", "07", "13"}  # results of their own, hours, or a server
+    assert {*MEASURED} == {name for name in shown if name[:2] not in elsewhere}
