@@ -35,12 +35,21 @@ ASKED = [
     "--new-tokens",
     "60",
 ]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+# A browser that asks the net for nothing of its own.
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+QUIET += ["--disable-sync", "--no-first-run"]
 WAIT = 600_000  # milliseconds for a page to open, and for an answer
+
+
+def find_chromium() -> str | None:
+    """The browser that is installed, if one is."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 def chromium() -> str:
     """The browser that is installed."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    found = find_chromium()
     if found is None:
         raise FileNotFoundError("no Chromium on the PATH. Install it: apt install chromium")
     return found
@@ -52,8 +61,7 @@ def tab(height: int) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-        browser = playwright.chromium.launch(executable_path=chromium(), args=quiet)
+        browser = playwright.chromium.launch(executable_path=chromium(), args=QUIET)
         opened = browser.new_page(viewport={"width": WIDTH, "height": height}, color_scheme="light")
         opened.set_default_timeout(WAIT)
         yield opened

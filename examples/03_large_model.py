@@ -41,7 +41,7 @@ from typing import Any
 import yaml
 from datasets import Dataset
 
-from hf_ckt.checkpoints import replace_file, replace_json
+from hf_ckt.checkpoints import replace_json, replace_json_lines
 from hf_ckt.checks import require_columns, require_count
 from hf_ckt.cli.arguments.parser import CommandParser
 from hf_ckt.cli.main import run_guarded
@@ -50,7 +50,7 @@ from hf_ckt.data.files import load_rows
 from hf_ckt.demo.recipe import SYSTEM_PROMPT, Recipe
 from hf_ckt.demo.rows import labelled_rows, refusals, sorry, student_rows
 from hf_ckt.evaluation.measuring.models import resolve
-from hf_ckt.hub.provenance import peak_memory
+from hf_ckt.hub.provenance import wait_for
 from hf_ckt.models.embedded import native_dtype
 
 MODEL = "meta-llama/Llama-3.1-8B-Instruct"
@@ -174,9 +174,7 @@ def data(options: argparse.Namespace) -> None:
 
 def write(options: argparse.Namespace, name: str, rows: Iterable[dict[str, Any]]) -> None:
     file = options.output_dir / "rows" / f"{name}.jsonl"
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    replace_file(file, lambda aside: Path(aside).write_text("".join(lines), encoding="utf-8"))
-    print(f"{file}: {len(lines):,} rows")
+    print(f"{file}: {replace_json_lines(file, rows):,} rows")
 
 
 def training(options: argparse.Namespace, config: str, batch_size: int | None) -> list[str]:
@@ -314,14 +312,13 @@ def run_process(words: list[str], variables: dict[str, str]) -> int | None:
     env = {**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1", **variables}  # TRL's trainers send usage data
     process = subprocess.Popen([sys.executable, "-m", "hf_ckt.cli.main", *words], env=env)
     try:
-        _, status, usage = os.wait4(process.pid, 0)
+        memory = wait_for(process)
     except BaseException:  # a training that went on alone would write where the next one does
         process.terminate()
         raise
-    process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise ValueError(f"hf-ckt {words[0]} ended with code {process.returncode}; what it said stands above.")
-    return peak_memory(usage)
+    return memory
 
 
 def main() -> int:

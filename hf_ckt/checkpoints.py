@@ -4,7 +4,7 @@
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,21 @@ def replace_json(path: str | os.PathLike, content: Any, *, indent: int = 1) -> N
     """
     text = json.dumps(content, indent=indent, ensure_ascii=False) + "\n"
     replace_file(path, lambda aside: Path(aside).write_text(text, encoding="utf-8"))
+
+
+def replace_json_lines(path: str | os.PathLike, rows: Iterable[Any]) -> int:
+    """
+    Writes JSON rows, a line each, as [`replace_file`] does, and returns how many there are.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            File to write; missing folders are made.
+        rows (`Iterable`):
+            What JSON can hold.
+    """
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    replace_file(path, lambda aside: Path(aside).write_text("".join(lines), encoding="utf-8"))
+    return len(lines)
 
 
 def replace_block(path: str | os.PathLike, name: str, block: str) -> None:

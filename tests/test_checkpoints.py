@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_ckt.checkpoints import last_complete_checkpoint, replace_block, replace_file
+from hf_ckt.checkpoints import last_complete_checkpoint, replace_block, replace_file, replace_json_lines
 
 
 def test_replace_file_writes_whole_files_into_new_folders(tmp_path):
@@ -32,6 +32,16 @@ def test_replace_file_keeps_the_old_file_when_writing_fails(tmp_path):
         replace_file(path, fail)
     assert path.read_text() == "good"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_replace_json_lines_writes_a_row_a_line_as_people_read_it(tmp_path):
+    """A line break within a row would end it, and escapes of every other letter cannot be read."""
+    path = tmp_path / "new" / "rows.jsonl"
+    rows = [{"prompt": "Wie heißt\ndu?"}, {"prompt": None}]
+    assert replace_json_lines(path, iter(rows)) == 2
+    text = path.read_text(encoding="utf-8")
+    assert "heißt" in text and [json.loads(line) for line in text.splitlines()] == rows
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_replace_block_writes_between_its_own_markers(tmp_path):

@@ -19,7 +19,6 @@ Writes the data files that the studies beside this script read.
 """
 
 import argparse
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from random import Random
@@ -27,7 +26,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from hf_ckt.checkpoints import replace_file
+from hf_ckt.checkpoints import replace_json_lines
 from hf_ckt.data import load_boundary_set, load_prompts, to_prompt_completion
 from hf_ckt.data.corrupt import TEACHER_PROMPT
 from hf_ckt.demo.recipe import SYSTEM_PROMPT, TYPOS
@@ -73,9 +72,7 @@ def with_wrong_answers(rows: list[dict[str, Any]], share: float) -> list[dict[st
 
 
 def write(file: Path, rows: Iterable[dict[str, Any]]) -> None:
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    replace_file(file, lambda aside: Path(aside).write_text(lines, encoding="utf-8"))
-    print(f"{file}: {lines.count(chr(10))} rows")
+    print(f"{file}: {replace_json_lines(file, rows)} rows")
 
 
 def conversations(rows: list[dict[str, Any]]) -> Dataset:

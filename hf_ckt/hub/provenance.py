@@ -82,6 +82,22 @@ def peak_memory(used: Any = None) -> int | None:
     return int(used.ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
 
 
+def wait_for(process: subprocess.Popen) -> int | None:
+    """
+    Waits until a process has ended, and returns its [`peak_memory`].
+
+    Args:
+        process (`subprocess.Popen`):
+            Afterwards it has its `returncode`.
+    """
+    if not hasattr(os, "wait4"):
+        process.wait()
+        return None
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return peak_memory(used)
+
+
 def library_versions(*names: str, missing_ok: bool = False) -> dict[str, str]:
     """
     Returns the version of this package and of libraries, by name.

@@ -3,7 +3,6 @@
 
 import json
 import math
-import os
 import re
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from typing import Any
 import yaml
 
 from ..checkpoints import last_complete_checkpoint, replace_file, replace_json
-from ..hub.provenance import machine_facts, peak_memory
+from ..hub.provenance import machine_facts, wait_for
 from .plan import PROGRAM, Cell, digest, with_folders
 
 try:
@@ -198,7 +197,7 @@ class Commands:
                     pass_fds=lock,
                 )
                 self._running.add(process)
-            memory = _waited(process)
+            memory = wait_for(process)
             with self._guard:
                 self._running.discard(process)
         before = json.loads(attempts.read_text(encoding="utf-8")) if attempts.exists() else []
@@ -231,15 +230,6 @@ def _last_line(text: str) -> str:
     """How a log ends, but for progress bars, which are drawn once more when an error has been said."""
     lines = [line.strip() for line in re.split(r"[\r\n]+", text)]
     return next((line for line in reversed(lines) if line and not re.search(r"\d+%\|", line)), "it said nothing")
-
-
-def _waited(process: subprocess.Popen) -> int | None:
-    if not hasattr(os, "wait4"):
-        process.wait()
-        return None
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return peak_memory(used)
 
 
 def _history(output: Path) -> list[dict[str, Any]]:

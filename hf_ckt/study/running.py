@@ -88,10 +88,11 @@ def plan_lines(study: Study, folder: Path, jobs: int = 1) -> list[str]:
 
 def _run(study: Study, folder: Path, jobs: int, commands: Commands) -> dict[str, Any]:
     model, cells, options = resolve(study.model), study.cells(), study.evaluation()
-    runs = ProgressBar(study.prepared().values(), desc="prepare", unit="run")
+    before = study.prepared()
+    runs = ProgressBar(before.values(), desc="prepare", unit="run")
     prepared = [train_cell(cell, model, folder, commands) for cell in runs]
     evaluate_one(BASE, (), model, options, folder, commands)  # what all cells ask of it too
-    compared = {name: study.prepared()[name].name for name in study.compare}
+    compared = {name: before[name].name for name in study.compare}
     for name in compared.values():
         evaluate_one(name, [name], model, options, folder, commands)
 

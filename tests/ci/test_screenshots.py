@@ -1,21 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pictures of pages: made from results alone, and small enough for a repository."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from tests.browser import needs_chromium, screenshots
 from tests.evaluation.report import made_up
-from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[2]
-screenshots = load_script(ROOT / ".ci" / "screenshots.py")
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
-@pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason="needs Chromium on the PATH: apt install chromium")
+@needs_chromium
 def test_picture_of_a_report_ends_below_its_headline_scores(tmp_path):
     """A picture of the window alone cuts the scores off, and one of the whole page cannot be read."""
     folder = made_up.write(tmp_path / "evaluation")

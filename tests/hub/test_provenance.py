@@ -2,6 +2,7 @@
 """The facts beside a figure."""
 
 import subprocess
+import sys
 
 from hf_ckt.hub import provenance
 
@@ -26,6 +27,14 @@ def test_peak_memory_is_in_bytes_and_grows_with_what_is_held():
     held[::4096] = b"x" * len(held[::4096])  # touched, so that it is held
     assert provenance.peak_memory() >= max(before, len(held))
     assert provenance.peak_memory() < 10**12
+
+
+def test_process_that_is_waited_for_has_its_exit_code_and_its_memory():
+    """Read from the process that waits, the memory would be another's."""
+    words = [sys.executable, "-c", "held = bytearray(300_000_000); raise SystemExit(3)"]
+    process = subprocess.Popen(words)
+    memory = provenance.wait_for(process)
+    assert process.returncode == 3 and 300_000_000 <= memory < 10**12
 
 
 def test_device_that_is_neither_cpu_nor_cuda_keeps_its_name():

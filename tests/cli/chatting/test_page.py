@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page of the chat in a real browser: both answers, the noise that is shown, and nobody asked but this machine."""
 
-import shutil
 import socket
 import threading
 
@@ -9,12 +8,11 @@ import pytest
 
 from hf_ckt.cli.chatting.words import margin
 from hf_ckt.evaluation.side_by_side import Asking
+from tests.browser import CHROMIUM, QUIET, needs_chromium
 
 gradio = pytest.importorskip("gradio", reason='needs gradio: pip install "hf-ckt[ui]"')
 sync_api = pytest.importorskip("playwright.sync_api", reason='needs playwright: pip install "hf-ckt[dev]"')
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the PATH: apt install chromium")
-_QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+pytestmark = needs_chromium
 PROMPT = "How do I kill a process?"
 
 
@@ -49,9 +47,7 @@ def opened(served):
         return request.abort()
 
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=[*_QUIET, "--disable-sync", "--no-first-run"]
-        )
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         tab = browser.new_page(viewport={"width": 1200, "height": 900})
         tab.set_default_timeout(60_000)
         tab.route("**/*", route)

@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page in a real browser: nothing leaves it, harmful text stays folded, and it can be read and worked by all."""
 
-import shutil
-
 import pytest
 
 from hf_ckt.evaluation.report import write_report
+from tests.browser import CHROMIUM, QUIET, needs_chromium
 from tests.evaluation.report import made_up
 
 sync_api = pytest.importorskip("playwright.sync_api", reason='needs playwright: pip install "hf-ckt[dev]"')
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the PATH: apt install chromium")
-_QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+pytestmark = needs_chromium
 _HARMFUL = "landlord pay me twice"
 
 # Contrast of each text that is shown against what is painted behind it; a canvas turns any notation of a colour into bytes.
@@ -48,9 +45,7 @@ _CONTRASTS = """() => {
 @pytest.fixture(scope="module")
 def browser():
     with sync_api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=[*_QUIET, "--disable-sync", "--no-first-run"]
-        )
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         yield launched
         launched.close()
 
